@@ -1,0 +1,1 @@
+"""The actor kernel and one file an actor."""

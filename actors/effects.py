@@ -1,0 +1,60 @@
+"""How a body in this process reports: asks to the run's actor, patient with a journal that cannot write now."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, TypeVar
+
+from ironflow.actors.kernel import Ref
+from ironflow.core.commands import ExecutionLeft
+from ironflow.core.errors import Gone, NotFound, StorageError, Suspended
+from ironflow.core.messages import Message
+
+if TYPE_CHECKING:
+    from ironflow.actors.environment import Environment
+
+R = TypeVar("R")
+log = logging.getLogger("ironflow.runs")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds between attempts to report while the journal cannot write."""
+
+
+class LocalEffects:
+    """`ironflow.core.execution.Effects` by asking the actor of the run."""
+
+    __slots__ = ("_environment", "_execution", "_ref")
+
+    def __init__(self, environment: Environment, ref: Ref, execution: int) -> None:
+        self._environment, self._ref, self._execution = environment, ref, execution
+
+    async def ask(self, command: Message[R]) -> R:
+        """Report until it is recorded. Every command is safe to repeat: the actor knows what it recorded."""
+        try:
+            return await self._ref.ask(command, timeout=None, trusted=True)
+        except (StorageError, Gone) as error:
+            failure: Exception = error
+        pause = FIRST_PAUSE
+        while True:
+            if self._environment.system.is_stopped:
+                raise Suspended("the process is stopping")
+            log.warning("%s cannot be recorded, trying again: %s", self._ref.address, failure)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+            try:
+                return await self._ref.ask(command, timeout=None, trusted=True)
+            except (StorageError, Gone) as error:
+                failure = error
+
+    async def blob(self, digest: str) -> bytes:
+        """A large value. Raises `NotFound` when the database has lost it."""
+        data = await self._environment.store.reader.blob(digest)
+        if data is None:
+            raise NotFound("stored value", digest)
+        return data
+
+    def leave(self) -> None:
+        """The body is out of memory."""
+        if not self._environment.system.is_stopped:
+            self._ref.post(ExecutionLeft(self._execution))

@@ -1,0 +1,44 @@
+"""Who waits, in this process, for a run to end. Nothing durable: a caller that holds a connection open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from ironflow.core.runs import Run
+
+Listener = Callable[[Run], None]
+
+
+class Endings:
+    """Futures by run id, and listeners to every end (metrics)."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[asyncio.Future[Run]]] = {}
+        self._listeners: list[Listener] = []
+
+    def expect(self, run_id: str) -> asyncio.Future[Run]:
+        """A future that gets the run when it ends. Give it back with `forget`."""
+        future: asyncio.Future[Run] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(run_id, []).append(future)
+        return future
+
+    def forget(self, run_id: str, future: asyncio.Future[Run]) -> None:
+        """No longer interested, for whatever reason."""
+        futures = self._waiting.get(run_id)
+        if futures is not None and future in futures:
+            futures.remove(future)
+            if not futures:
+                del self._waiting[run_id]
+
+    def listen(self, listener: Listener) -> None:
+        """Tell `listener` of every run that ends, after the commit."""
+        self._listeners.append(listener)
+
+    def publish(self, run: Run) -> None:
+        """The run has ended, durably."""
+        for listener in self._listeners:
+            listener(run)
+        for future in self._waiting.pop(run.id, ()):
+            if not future.done():
+                future.set_result(run)

@@ -1,0 +1,357 @@
+"""The engine: every actor of one process and the doors that faces use. Writes go to actors, reads to storage.
+
+`start` brings back everything that the journal says is unfinished before anything new is taken; `drain`
+stops taking new work and lets bodies come to a step boundary; `stop` closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import msgspec
+
+from ironflow.actors.endings import Endings
+from ironflow.actors.environment import Environment
+from ironflow.actors.kernel import Behavior, Ensure
+from ironflow.actors.outbox import Outbox, decode_row
+from ironflow.actors.pool import Pool
+from ironflow.actors.router import EventEmitted, FunctionsChanged, Router
+from ironflow.actors.run import RunActor, fold
+from ironflow.actors.schedule import ScheduleActor
+from ironflow.actors.system import System
+from ironflow.actors.timers import Timers
+from ironflow.core import commands as c
+from ironflow.core.clock import Clock, Ids, derive_id
+from ironflow.core.decisions import MAX_CRASHES
+from ironflow.core.entries import Payload, pack
+from ironflow.core.errors import (
+    Draining,
+    IdempotencyConflict,
+    InvalidInput,
+    NotFound,
+)
+from ironflow.core.execution import Host
+from ironflow.core.functions import Definition
+from ironflow.core.patterns import validate_event_name
+from ironflow.core.runs import Run
+from ironflow.storage.ports import FUNCTIONS, Batch, FunctionRow, NewEntry, Store
+
+log = logging.getLogger("ironflow")
+
+RECOVERY_PAGE = 1000
+MAX_DEPTH = 32
+"""How deep runs may invoke runs."""
+
+
+class Engine:
+    """Durable functions over one store. Made by the assembly; everything below runs on one event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: Host,
+        clock: Clock,
+        ids: Ids,
+        *,
+        capacity: int = 1000,
+        max_crashes: int = MAX_CRASHES,
+        system: System | None = None,
+        on_fatal: Callable[[str], None] | None = None,
+    ) -> None:
+        """`capacity`: bodies that execute at once; others wait in the order in which they came."""
+        self.store, self.host, self.clock, self.ids = store, host, clock, ids
+        self.system = system or System(clock, ids, on_fatal=on_fatal)
+        self.pool = Pool(capacity, lambda fid: host.spec(fid) is not None, self._grant)
+        self.timers = Timers(clock, self._ring)
+        self.environment = Environment(
+            store=store,
+            clock=clock,
+            ids=ids,
+            host=host,
+            system=self.system,
+            pool=self.pool,
+            timers=self.timers,
+            outbox=Outbox(self.system),
+            max_crashes=max_crashes,
+        )
+        self.draining = False
+        make = self.environment
+        self.system.register(Behavior("run", partial(RunActor, make), bound=10_000))
+        self.system.register(Behavior("schedule", partial(ScheduleActor, make)))
+        self.system.register(
+            Behavior("router", partial(Router, make), bound=100_000, idle_after=None)
+        )
+        self.router = self.system.ref("router")
+
+    @property
+    def endings(self) -> Endings:
+        """Who is told when runs end."""
+        return self.environment.endings
+
+    # -- life -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Register the host's functions and bring back what is unfinished."""
+        await self.system.start([self.router])
+        await self.register([spec.definition for spec in self.host.specs()])
+        for row in await self.store.reader.deliveries():
+            try:
+                message = decode_row(row)
+            except (msgspec.DecodeError, KeyError) as error:
+                log.error("durable message %s cannot be read and stays: %s", row.id, error)
+                continue
+            self.environment.outbox.post(row.target, row.id, message)
+        await self._recover_runs()
+        await self.timers.start(self.store.reader)
+
+    async def _recover_runs(self) -> None:
+        after: tuple[int, str] | None = None
+        total = 0
+        while True:
+            rows = await self.store.reader.unfinished(RECOVERY_PAGE, after)
+            for row in rows:
+                self.pool.enqueue(row.id, row.function_id)
+            total += len(rows)
+            if len(rows) < RECOVERY_PAGE:
+                break
+            after = (rows[-1].created_at, rows[-1].id)
+        if total:
+            log.info("%d unfinished runs go on", total)
+
+    def begin_drain(self) -> None:
+        """Take nothing new: later requests that create work are refused with `Draining`."""
+        self.draining = True
+        self.pool.close()
+
+    async def stop(self) -> None:
+        """Stop every actor; whatever they had appended is committed."""
+        self.begin_drain()
+        self.timers.stop()
+        await self.system.stop()
+        await self.store.journal.flush()
+
+    def _grant(self, run_id: str) -> None:
+        if not self.system.is_stopped:
+            self.system.ref("run", run_id).post(c.Dispatch())
+
+    def _ring(self, target: str, name: str) -> None:
+        self.system.at(target).post(c.TimerFired(name))
+
+    # -- functions --------------------------------------------------------------------------------
+
+    async def register(self, definitions: Sequence[Definition]) -> None:
+        """Record the functions that this process serves; a changed definition gets a new version."""
+        known = {row.id: row for row in await self.store.reader.functions()}
+        batch = Batch([], [], [])
+        now = self.clock.now()
+        for definition in definitions:
+            spec = msgspec.json.encode(definition)
+            digest = hashlib.sha256(spec).hexdigest()[:16]
+            row = known.get(definition.id)
+            if row is None or row.hash != digest:
+                version = row.version + 1 if row is not None else 1
+                stream = f"function/{definition.id}"
+                batch.entries.append(NewEntry(stream, version, now, "function.registered", spec))
+                batch.puts.append((FUNCTIONS, (definition.id, version, digest, spec, now)))
+        if batch.entries:
+            await self.store.journal.commit(batch)
+        self.router.post(FunctionsChanged())
+        for definition in definitions:
+            self.pool.serve(definition.id)
+        scheduled = {d.id for d in definitions if d.cron is not None}
+        scheduled |= {i for i, row in known.items() if b'"cron"' in row.spec}
+        for function_id in sorted(scheduled):
+            if self.host.spec(function_id) is not None:
+                await self.system.ref("schedule", function_id).ask(Ensure())
+
+    async def functions(self) -> list[tuple[FunctionRow, Definition]]:
+        """Every function that was ever registered, by id."""
+        rows = await self.store.reader.functions()
+        return [(row, msgspec.json.decode(row.spec, type=Definition)) for row in rows]
+
+    async def function(self, function_id: str) -> tuple[FunctionRow, Definition]:
+        """One function. Raises `NotFound`."""
+        for row, definition in await self.functions():
+            if row.id == function_id:
+                return row, definition
+        raise NotFound("function", function_id)
+
+    # -- requests ---------------------------------------------------------------------------------
+
+    async def invoke(
+        self, function_id: str, data: bytes = b"null", *, idempotency_key: str | None = None
+    ) -> c.Created:
+        """Create a run with JSON input. Durable when it returns.
+
+        Raises `NotFound`, `InvalidInput` (the function's input type refuses it), `IdempotencyConflict`,
+        `Draining`, `Overloaded`, `StorageFull`.
+        """
+        return await self._create(await self._prepare(function_id, data, idempotency_key))
+
+    async def _prepare(
+        self, function_id: str, data: bytes, idempotency_key: str | None
+    ) -> tuple[str, c.CreateRun]:
+        """The run's id and the command that creates it."""
+        self._check_open()
+        spec = self.host.spec(function_id)
+        if spec is not None:
+            definition = spec.definition
+            spec.check_input(data)
+        else:
+            _, definition = await self.function(function_id)
+        if idempotency_key is None:
+            run_id = self.ids.new()
+        else:
+            _check_key(idempotency_key)
+            run_id = derive_id("invoke", function_id, idempotency_key)
+        payload, blob = pack(data)
+        command = c.CreateRun(
+            function_id=function_id,
+            input=payload,
+            input_hash=_digest(data),
+            options=definition.options,
+            code=definition.code,
+            idempotency_key=idempotency_key,
+            blob=blob,
+        )
+        return run_id, command
+
+    async def _create(self, prepared: tuple[str, c.CreateRun]) -> c.Created:
+        run_id, command = prepared
+        return await self.system.ref("run", run_id).ask(command)
+
+    async def emit(
+        self,
+        name: str,
+        data: bytes = b"null",
+        *,
+        idempotency_key: str | None = None,
+        source: str = "api",
+    ) -> c.Emitted:
+        """Emit an event with JSON data. Durable, with the runs that it starts, when it returns.
+
+        Raises `InvalidInput`, `IdempotencyConflict`, `Draining`, `Overloaded`, `StorageFull`.
+        """
+        self._check_open()
+        validate_event_name(name, "name")
+        digest = _digest(data)
+        if idempotency_key is None:
+            event_id = self.ids.new()
+        else:
+            _check_key(idempotency_key)
+            event_id = derive_id("event", name, idempotency_key)
+            row = await self.store.reader.event(event_id)
+            if row is not None:
+                known = msgspec.json.decode(row.data, type=EventEmitted)
+                if known.data_hash != digest:
+                    raise IdempotencyConflict(idempotency_key, f"event {event_id}")
+                return c.Emitted(event_id, known.runs, False)
+        payload, blob = pack(data)
+        command = c.EmitEvent(
+            id=event_id,
+            name=name,
+            data=payload,
+            source=source,
+            idempotency_key=idempotency_key,
+            data_hash=digest,
+            blob=blob,
+        )
+        return await self.router.ask(command)
+
+    async def cancel(self, run_id: str, reason: str = "cancelled by request") -> str:
+        """Cancel a run; answers its status. Raises `NotFound`, `Conflict` when it has ended."""
+        return await self.system.ref("run", run_id).ask(c.CancelRun(reason=reason))
+
+    async def pause(self, run_id: str, reason: str = "paused by request") -> str:
+        """Pause a run at its next step boundary; answers its status. Raises `NotFound`, `Conflict`."""
+        return await self.system.ref("run", run_id).ask(c.PauseRun(reason))
+
+    async def resume(self, run_id: str) -> str:
+        """Let a paused run go on; answers its status. Raises `NotFound`, `Conflict`."""
+        self._check_open()
+        return await self.system.ref("run", run_id).ask(c.ResumeRun())
+
+    async def retry(self, run_id: str, reason: str = "") -> str:
+        """Try a failed or cancelled run again from its failure; answers its status. Raises `NotFound`, `Conflict`."""
+        self._check_open()
+        return await self.system.ref("run", run_id).ask(c.RetryRun(reason))
+
+    async def wait(self, run_id: str, timeout: float | None = None) -> Run | None:
+        """The run once it has ended, None after `timeout` seconds. Raises `NotFound`. Nothing polls."""
+        future = self.endings.expect(run_id)
+        try:
+            row = await self.store.reader.run(run_id)
+            if row is None:
+                raise NotFound("run", run_id)
+            if row.ended_at is not None:
+                return await self.run(run_id)
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError:
+            return None
+        finally:
+            self.endings.forget(run_id, future)
+
+    async def invoke_and_wait(
+        self,
+        function_id: str,
+        data: bytes = b"null",
+        *,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+    ) -> tuple[c.Created, Run | None]:
+        """`invoke`, then `wait`, without a read in between when the run is new."""
+        prepared = await self._prepare(function_id, data, idempotency_key)
+        future = self.endings.expect(prepared[0])
+        try:
+            created = await self._create(prepared)
+            if not created.created:
+                return created, await self.wait(created.run_id, timeout)
+            async with asyncio.timeout(timeout):
+                return created, await future
+        except TimeoutError:
+            return created, None
+        finally:
+            self.endings.forget(prepared[0], future)
+
+    # -- reads ------------------------------------------------------------------------------------
+
+    async def run(self, run_id: str) -> Run:
+        """The whole recorded state of a run, read from the journal. Raises `NotFound`."""
+        run = fold(run_id, await self.store.reader.load(f"run/{run_id}"))
+        if not run.exists:
+            raise NotFound("run", run_id)
+        return run
+
+    async def load_payload(self, payload: Payload) -> bytes:
+        """A payload's JSON text, from the entry or the blob table. Raises `NotFound` for a lost blob."""
+        if payload.json is not None:
+            return bytes(payload.json)
+        data = await self.store.reader.blob(payload.blob or "")
+        if data is None:
+            raise NotFound("stored value", payload.blob or "")
+        return data
+
+    def _check_open(self) -> None:
+        if self.draining:
+            raise Draining("the server is shutting down and takes no new work")
+
+
+def _digest(data: bytes) -> str:
+    """A hash of JSON that does not depend on the order of keys or on white space."""
+    try:
+        value = msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise InvalidInput("input", f"not JSON: {error}") from error
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:32]
+
+
+def _check_key(key: str) -> None:
+    if not key or len(key) > 500:
+        raise InvalidInput("idempotency_key", "must have 1 to 500 characters")
+
+

@@ -1,0 +1,36 @@
+"""What the actors of one process share: storage, time, the executor's side, and the in-memory indexes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ironflow.actors.endings import Endings
+from ironflow.actors.outbox import Outbox
+from ironflow.actors.pool import Pool
+from ironflow.actors.timers import Timers
+from ironflow.actors.waiters import WaiterIndex
+from ironflow.core.clock import Clock, Ids
+from ironflow.core.decisions import MAX_CRASHES
+from ironflow.core.execution import Host
+from ironflow.storage.ports import Store
+
+if TYPE_CHECKING:
+    from ironflow.actors.system import System
+
+
+@dataclass(slots=True)
+class Environment:
+    """Wired once by the assembly, then handed to every actor."""
+
+    store: Store
+    clock: Clock
+    ids: Ids
+    host: Host
+    system: System
+    pool: Pool
+    timers: Timers
+    outbox: Outbox
+    waiters: WaiterIndex = field(default_factory=WaiterIndex)
+    endings: Endings = field(default_factory=Endings)
+    max_crashes: int = MAX_CRASHES

@@ -1,0 +1,73 @@
+"""Durable messages between actors: a row committed with its cause, deleted in the commit of its effect.
+
+After the commit the message is posted at once; the row only matters when the process or the receiver fails
+in between. A receiver may therefore see a message twice, and says so by consuming it again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ironflow.core.commands import DELIVERABLE, DELIVERY_KINDS, Send
+from ironflow.core.messages import Message
+from ironflow.storage.ports import Delivery
+
+if TYPE_CHECKING:
+    from ironflow.actors.system import System
+
+_encode = msgspec.json.Encoder().encode
+_decoders: dict[str, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(message) for kind, message in DELIVERABLE.items()
+}
+
+
+def encode_row(send: Send, delivery: str, at: int) -> Delivery:
+    """The row of a durable message. Bytes for the blob table travel beside it, not in it."""
+    message = send.message
+    if getattr(message, "blob", None) is not None:
+        message = msgspec.structs.replace(message, blob=None)
+    return Delivery(delivery, send.target, DELIVERY_KINDS[type(message)], _encode(message), at)
+
+
+def decode_row(row: Delivery) -> Message[Any]:
+    """The message of a row, ready to be posted."""
+    return with_delivery(_decoders[row.kind].decode(row.data), row.id)
+
+
+def with_delivery(message: Message[Any], delivery: str) -> Message[Any]:
+    """The message with the name of its row, and without bytes that were committed already."""
+    facts: dict[str, Any] = {"delivery": delivery}
+    if getattr(message, "blob", None) is not None:
+        facts["blob"] = None
+    return msgspec.structs.replace(message, **facts)
+
+
+class Outbox:
+    """Messages that were posted and not yet consumed, by target."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._pending: dict[str, dict[str, Message[Any]]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(messages) for messages in self._pending.values())
+
+    def post(self, target: str, delivery: str, message: Message[Any]) -> None:
+        """Post a message whose row is committed."""
+        self._pending.setdefault(target, {})[delivery] = message
+        self._system.at(target).post(message)
+
+    def consumed(self, target: str, delivery: str) -> None:
+        """The row is deleted."""
+        messages = self._pending.get(target)
+        if messages is not None:
+            messages.pop(delivery, None)
+            if not messages:
+                del self._pending[target]
+
+    def repost(self, target: str) -> None:
+        """Post again what the target has not consumed; it failed in between."""
+        for message in list(self._pending.get(target, {}).values()):
+            self._system.at(target).post(message)

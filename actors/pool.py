@@ -1,0 +1,110 @@
+"""The slots in which bodies execute in this process, and the order in which runs wait for one.
+
+A run holds a slot exactly while its status is `running`. Queued runs wait first in, first out; those of
+functions that nothing here serves wait until something does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+Grant = Callable[[str], None]
+Serves = Callable[[str], bool]
+
+
+class Pool:
+    """`capacity` slots; `grant(run_id)` tells a waiting run that it holds one."""
+
+    def __init__(self, capacity: int, serves: Serves, grant: Grant) -> None:
+        if capacity < 1:
+            raise ValueError("capacity must be at least 1")
+        self.capacity = capacity
+        self._serves, self._grant = serves, grant
+        self._holders: set[str] = set()
+        self._queue: deque[str] = deque()
+        self._queued: set[str] = set()
+        self._unserved: dict[str, dict[str, None]] = {}
+        self._closed = False
+
+    @property
+    def active(self) -> int:
+        """Slots in use."""
+        return len(self._holders)
+
+    @property
+    def queued(self) -> int:
+        """Runs that wait for a slot."""
+        return len(self._queued)
+
+    @property
+    def unserved(self) -> int:
+        """Runs of functions that nothing here serves."""
+        return sum(len(runs) for runs in self._unserved.values())
+
+    def acquire(self, run_id: str) -> bool:
+        """Take a slot at once if one is free and nobody waits for it. A holder may ask again."""
+        if run_id in self._holders:
+            return True
+        if self._closed or self._queued or len(self._holders) >= self.capacity:
+            return False
+        self._holders.add(run_id)
+        return True
+
+    def release(self, run_id: str) -> None:
+        """Give the slot back, if the run holds one, to whoever waits longest."""
+        if run_id in self._holders:
+            self._holders.discard(run_id)
+            if self._queued:
+                self._pump()
+
+    def enqueue(self, run_id: str, function_id: str) -> None:
+        """Wait for a slot. Waiting twice is waiting once."""
+        if not self._serves(function_id):
+            self._unserved.setdefault(function_id, {})[run_id] = None
+            return
+        if run_id not in self._queued:
+            self._queued.add(run_id)
+            self._queue.append(run_id)
+            self._pump()
+
+    def discard(self, run_id: str, function_id: str) -> None:
+        """The run no longer wants a slot."""
+        self._queued.discard(run_id)  # its place in the deque is skipped when it comes up
+        waiting = self._unserved.get(function_id)
+        if waiting is not None:
+            waiting.pop(run_id, None)
+            if not waiting:
+                del self._unserved[function_id]
+
+    def position(self, run_id: str) -> int | None:
+        """How many runs are before this one in the queue, None when it does not wait."""
+        if run_id not in self._queued:
+            return None
+        return sum(1 for other in self._before(run_id))
+
+    def serve(self, function_id: str) -> None:
+        """The function can be executed here from now on."""
+        for run_id in self._unserved.pop(function_id, {}):
+            self.enqueue(run_id, function_id)
+
+    def close(self) -> None:
+        """Grant nothing any more: the process is draining."""
+        self._closed = True
+
+    def _before(self, run_id: str) -> list[str]:
+        before = []
+        for other in self._queue:
+            if other == run_id:
+                break
+            if other in self._queued:
+                before.append(other)
+        return before
+
+    def _pump(self) -> None:
+        while self._queue and len(self._holders) < self.capacity and not self._closed:
+            run_id = self._queue.popleft()
+            if run_id in self._queued:
+                self._queued.discard(run_id)
+                self._holders.add(run_id)
+                self._grant(run_id)

@@ -1,0 +1,294 @@
+"""The actor that brings events to whoever wants them: functions that an event starts, runs that wait for it.
+
+One commit holds the event, the runs that it creates (as durable messages) and its deliveries. Each run has
+an id derived from the event and the function, so that whatever is repeated creates nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+import orjson
+
+from ironflow.actors.environment import Environment
+from ironflow.actors.kernel import LATER, Actor, Ensure, Envelope
+from ironflow.actors.outbox import encode_row, with_delivery
+from ironflow.core import commands as c
+from ironflow.core.clock import SECOND, derive_id, to_rfc3339
+from ironflow.core.entries import EventRef, Payload, pack
+from ironflow.core.errors import IdempotencyConflict, IronflowError
+from ironflow.core.functions import FunctionSpec
+from ironflow.core.messages import Message
+from ironflow.core.patterns import PatternIndex
+from ironflow.storage.ports import (
+    BLOB_REFS,
+    BLOBS,
+    DELIVERIES,
+    EVENTS,
+    Batch,
+    EventFilter,
+    NewEntry,
+)
+
+log = logging.getLogger("ironflow.events")
+
+REMEMBERED = 10_000
+"""Events whose ids are held in memory, to answer a repeated emit before the first one is readable."""
+
+
+class EventEmitted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The entry of an event's stream."""
+
+    name: str
+    data: Payload
+    source: str
+    data_hash: str = ""
+    idempotency_key: str | None = None
+    runs: tuple[str, ...] = ()
+    delivered: tuple[str, ...] = ()
+
+
+class LookBack(Message[None], frozen=True):
+    """A step that has just begun to wait would also take an event of the last `seconds`."""
+
+    run_id: str
+    step: str
+    seconds: float
+
+
+class FunctionsChanged(Message[None], frozen=True):
+    """The functions that this process serves have changed."""
+
+
+class Router(Actor):
+    """There is one. Understands `EmitEvent`, `LookBack` and `FunctionsChanged`."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.triggers: PatternIndex[tuple[FunctionSpec, int]] = PatternIndex()
+        self.recent: dict[str, tuple[c.Emitted, str]] = {}
+        self.chores: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Load who waits."""
+        self._index_triggers()
+        for row in await self.environment.store.reader.waiters():
+            if self.environment.waiters.get(row.run_id, row.step) is None:
+                self.environment.waiters.add(row.run_id, row.step, row.event, row.match)
+
+    def stop(self) -> None:
+        """Let go of what is under way; durable messages are found again in the outbox."""
+        for chore in self.chores:
+            chore.cancel()
+
+    def receive(self, message: Message[Any], envelope: Envelope) -> object:
+        """Understands the messages of this module and `EmitEvent`."""
+        match message:
+            case c.EmitEvent():
+                return self._emit(message, envelope)
+            case LookBack():
+                self._spawn(self._look_back(message))
+                return None
+            case FunctionsChanged():
+                self._index_triggers()
+                return None
+            case _:
+                return super().receive(message, envelope)
+
+    def _index_triggers(self) -> None:
+        self.triggers = PatternIndex()
+        for spec in self.environment.host.specs():
+            for number, (trigger, _) in enumerate(spec.filters):
+                self.triggers.add(trigger.event, (spec, number))
+
+    # -- emit -------------------------------------------------------------------------------------
+
+    def _emit(self, command: c.EmitEvent, envelope: Envelope) -> object:
+        env, batch = self.environment, Batch([], [], [])
+        if command.delivery is not None:
+            batch.deletes.append((DELIVERIES, (command.delivery,)))
+        known = self.recent.get(command.id)
+        if known is not None:
+            emitted, data_hash = known
+            if data_hash != command.data_hash:
+                raise IdempotencyConflict(command.idempotency_key or command.id, f"event {command.id}")
+            again = msgspec.structs.replace(emitted, created=False)
+            return self._commit(batch, envelope, command, again, [], [])
+        at = command.at or env.clock.now()
+        event = self._describe(command, at)
+        creates = [
+            c.Send(f"run/{derive_id('event', command.id, spec.id)}", self._create(spec, command))
+            for spec in self._match(event)
+        ]
+        delivers = self._deliveries(event, batch)
+        run_ids = tuple(send.target.removeprefix("run/") for send in creates)
+        entry = EventEmitted(
+            command.name,
+            command.data,
+            command.source,
+            command.data_hash,
+            command.idempotency_key,
+            run_ids,
+            tuple(send.target.removeprefix("run/") for send in delivers),
+        )
+        stream = f"event/{command.id}"
+        batch.entries.append(
+            NewEntry(stream, 1, at, "event.emitted", msgspec.json.encode(entry))
+        )
+        row = (command.id, command.name, at, command.source, command.idempotency_key)
+        batch.puts.append((EVENTS, row))
+        if command.data.blob is not None:
+            batch.puts.append((BLOB_REFS, (stream, command.data.blob)))
+            if command.blob is not None:
+                batch.puts.append((BLOBS, (command.data.blob, len(command.blob), command.blob)))
+        emitted = c.Emitted(command.id, run_ids, True)
+        self._remember(emitted, command.data_hash)
+        return self._commit(batch, envelope, command, emitted, creates, delivers)
+
+    def _remember(self, emitted: c.Emitted, data_hash: str) -> None:
+        self.recent[emitted.event_id] = (emitted, data_hash)
+        while len(self.recent) > REMEMBERED:
+            del self.recent[next(iter(self.recent))]
+
+    def _commit(
+        self,
+        batch: Batch,
+        envelope: Envelope,
+        command: c.EmitEvent,
+        emitted: c.Emitted,
+        creates: list[c.Send],
+        delivers: list[c.Send],
+    ) -> object:
+        env, now = self.environment, self.environment.clock.now()
+        sends = []
+        for number, send in enumerate([*creates, *delivers]):
+            delivery = f"event/{command.id}/{number}"
+            batch.puts.append((DELIVERIES, encode_row(send, delivery, now)))
+            sends.append((send.target, delivery, with_delivery(send.message, delivery)))
+
+        def committed(error: Exception | None) -> None:
+            if self.cell.actor is not self:
+                return
+            if error is not None:
+                # Nothing was written: who asks again must not be told that it was.
+                self.recent.pop(command.id, None)
+                self.cell.refuse(envelope, error)
+                if command.delivery is not None:
+                    env.system.later(1.0, env.system.ref("router"), command)
+                return
+            if command.delivery is not None:
+                env.outbox.consumed("router/", command.delivery)
+            for send in sends:
+                env.outbox.post(*send)
+            if creates and envelope.reply is not None:
+                self._spawn(self._answer(envelope, emitted))
+            else:
+                self.cell.answer(envelope, emitted)
+
+        env.store.journal.append(batch, committed)
+        return LATER
+
+    async def _answer(self, envelope: Envelope, emitted: c.Emitted) -> None:
+        """Answer once the runs can be read, so that whoever holds their ids finds them."""
+        for run_id in emitted.run_ids:
+            try:
+                # First in, first out: this is answered once the creation is on its way to the disk.
+                await self.system.ref("run", run_id).ask(Ensure(), trusted=True)
+            except (IronflowError, TimeoutError) as error:
+                log.warning("run %s of event %s is delayed: %s", run_id, emitted.event_id, error)
+        await self.environment.store.journal.flush()
+        self.cell.answer(envelope, emitted)
+
+    def _describe(self, command: c.EmitEvent, at: int) -> dict[str, Any]:
+        raw = command.data.json if command.data.json is not None else command.blob
+        return {
+            "id": command.id,
+            "name": command.name,
+            "data": orjson.loads(bytes(raw)) if raw is not None else None,
+            "at": to_rfc3339(at),
+            "source": command.source,
+        }
+
+    def _match(self, event: dict[str, Any]) -> list[FunctionSpec]:
+        """The functions that the event starts, each once."""
+        found: dict[str, FunctionSpec] = {}
+        for spec, number in self.triggers.find(event["name"]):
+            expression = spec.filters[number][1]
+            if expression is None or expression.matches({"event": event, "data": event["data"]}):
+                found[spec.id] = spec
+        return list(found.values())
+
+    def _create(self, spec: FunctionSpec, command: c.EmitEvent) -> c.CreateRun:
+        return c.CreateRun(
+            function_id=spec.id,
+            input=command.data,
+            input_hash=command.data_hash,
+            options=spec.definition.options,
+            code=spec.definition.code,
+            event=EventRef(command.id, command.name),
+        )
+
+    def _deliveries(self, event: dict[str, Any], batch: Batch) -> list[c.Send]:
+        waiters = self.environment.waiters.take(event)
+        if not waiters:
+            return []
+        payload, blob = pack(orjson.dumps(event))
+        if blob is not None:
+            batch.puts.append((BLOBS, (payload.blob, len(blob), blob)))
+            batch.puts.append((BLOB_REFS, (f"event/{event['id']}", payload.blob)))
+        return [
+            c.Send(
+                f"run/{waiter.run_id}",
+                c.EventDelivered(step=waiter.step, event_id=event["id"], event=payload),
+            )
+            for waiter in waiters
+        ]
+
+    # -- look back --------------------------------------------------------------------------------
+
+    async def _look_back(self, message: LookBack) -> None:
+        """Find the earliest event of the past that the waiter would take."""
+        env = self.environment
+        await env.store.journal.flush()
+        since = env.clock.now() - int(message.seconds * SECOND)
+        waiter = env.waiters.get(message.run_id, message.step)
+        if waiter is None:
+            return
+        found: dict[str, Any] | None = None
+        before: tuple[int, str] | None = None
+        exact = () if "*" in waiter.event or ">" in waiter.event else (waiter.event,)
+        index: PatternIndex[bool] = PatternIndex()
+        index.add(waiter.event, True)
+        while True:
+            rows = await env.store.reader.events(EventFilter(names=exact, since=since), 200, before)
+            for row in rows:
+                event = msgspec.json.decode(row.data, type=EventEmitted)
+                raw = event.data.json
+                if raw is None and event.data.blob is not None:
+                    raw = await env.store.reader.blob(event.data.blob)  # type: ignore[assignment]
+                view = {
+                    "id": row.id,
+                    "name": row.name,
+                    "data": orjson.loads(bytes(raw)) if raw is not None else None,
+                    "at": to_rfc3339(row.at),
+                    "source": row.source,
+                }
+                if index.find(row.name) and waiter.accepts(view):
+                    found = view
+            if len(rows) < 200:
+                break
+            before = (rows[-1].at, rows[-1].id)
+        if found is not None and env.waiters.get(message.run_id, message.step) is waiter:
+            payload, blob = pack(orjson.dumps(found))
+            delivered = c.EventDelivered(
+                step=message.step, event_id=found["id"], event=payload, blob=blob
+            )
+            env.system.ref("run", message.run_id).post(delivered)
+
+    def _spawn(self, work: Any) -> None:
+        chore = self.system.loop.create_task(work)
+        self.chores.add(chore)
+        chore.add_done_callback(self.chores.discard)

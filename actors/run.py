@@ -1,0 +1,302 @@
+"""The actor of one run: its mailbox around the pure decisions of `ironflow.core.decisions`.
+
+It reserves a slot when a command may start the body, decides, commits the entries with all that follows
+from them, and after the commit starts, wakes or cancels the body. User code never runs in here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from ironflow.actors.effects import LocalEffects
+from ironflow.actors.environment import Environment
+from ironflow.actors.kernel import LATER, Ensure, Envelope
+from ironflow.actors.outbox import encode_row, with_delivery
+from ironflow.actors.router import LookBack
+from ironflow.actors.stream import StreamActor
+from ironflow.core import commands as c
+from ironflow.core import decisions as d
+from ironflow.core.entries import KINDS, decode_entry, encode_entry, payloads
+from ironflow.core.execution import Assignment
+from ironflow.core.messages import Message
+from ironflow.core.runs import Run, RunStatus, Step, StepStatus, apply
+from ironflow.storage.ports import (
+    BLOB_REFS,
+    BLOBS,
+    DELIVERIES,
+    RUNS,
+    TIMERS,
+    WAITERS,
+    Batch,
+    Loaded,
+    NewEntry,
+    RunRow,
+)
+
+_encode_state = msgspec.json.Encoder().encode
+_decode_state = msgspec.json.Decoder(Run).decode
+
+
+def fold(run_id: str, loaded: Loaded) -> Run:
+    """The run that a snapshot and the entries after it make."""
+    run = Run(run_id) if loaded.snapshot is None else _decode_state(loaded.snapshot.data)
+    for entry in loaded.entries:
+        apply(run, decode_entry(entry.kind, entry.data), entry.at)
+    return run
+
+
+def run_row(run: Run) -> RunRow:
+    """The run as lists and filters see it."""
+    error = run.error
+    reason = run.reason or (f"{error.kind}: {error.message}"[:500] if error is not None else None)
+    return RunRow(
+        run.id,
+        run.function_id,
+        run.status.value,
+        run.created_at,
+        run.started_at,
+        run.ended_at,
+        run.updated_at,
+        run.attempt,
+        run.version,
+        run.event.id if run.event is not None else None,
+        run.event.name if run.event is not None else None,
+        run.idempotency_key,
+        run.parent.run_id if run.parent is not None else None,
+        run.code,
+        reason,
+        run.crashes,
+    )
+
+
+class RunActor(StreamActor):
+    """One run. Understands the commands of `ironflow.core.commands`."""
+
+    run: Run
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.situation = d.Situation(0, max_crashes=environment.max_crashes)
+
+    async def start(self) -> None:
+        """Fold the stream."""
+        loaded = await self.environment.store.reader.load(self.address)
+        self.run = fold(self.key, loaded)
+        if loaded.snapshot is not None:
+            self.snapshot_version = loaded.snapshot.version
+        if self.cell.restarts:
+            self._reestablish()
+
+    def receive(self, message: Message[Any], envelope: Envelope) -> object:
+        """Decide, commit, and answer after the commit."""
+        kind = type(message)
+        if kind is Ensure:
+            return None
+        run, env, situation = self.run, self.environment, self.situation
+        situation.now = env.clock.now()
+        situation.hot = env.host.is_hot(run.id, run.execution)
+        if kind is c.CreateRun and not run.exists:
+            message = self._complete(message)
+        if kind is c.Dispatch or kind in d.MAY_START:
+            self._reserve(message)
+        before = run.status, run.execution, run.attempt, run.reason
+        try:
+            decision = d.decide(run, message, situation)
+        except Exception:
+            if run.status is not RunStatus.RUNNING:
+                env.pool.release(run.id)
+            if not run.exists:
+                self.cell.leave_when_quiet()
+            raise
+        batch, sends = self._prepare(decision, getattr(message, "blob", None))
+        if before != (run.status, run.execution, run.attempt, run.reason):
+            batch.puts.append((RUNS, msgspec.structs.astuple(run_row(run))))
+        if run.status is not RunStatus.RUNNING:
+            env.pool.release(run.id)
+        then = partial(self._act, decision.effects, sends) if decision.effects else None
+        if batch.entries or batch.puts or batch.deletes:
+            self.commit(batch, envelope, decision.reply, then)
+            return LATER
+        if then is not None:
+            then()
+        return decision.reply
+
+    # -- before the decision ----------------------------------------------------------------------
+
+    def _complete(self, command: c.CreateRun) -> c.CreateRun:
+        """Fill in what the function's definition says, for runs that events, schedules and parents create."""
+        spec = self.environment.host.spec(command.function_id)
+        if spec is None or command.options is not None:
+            return command
+        definition = spec.definition
+        return msgspec.structs.replace(command, options=definition.options, code=definition.code)
+
+    def _reserve(self, message: Message[Any]) -> None:
+        """See whether the body could be run now, and take a slot for it."""
+        env, situation = self.environment, self.situation
+        function_id = (
+            message.function_id if isinstance(message, c.CreateRun) else self.run.function_id
+        )
+        spec = env.host.spec(function_id)
+        # A body on its way out must be gone first: its last step may still be executing.
+        leaving = env.host.is_active(self.key) and not situation.hot
+        situation.code = None if spec is None or leaving else spec.definition.code
+        situation.slot = situation.code is not None and env.pool.acquire(self.key)
+
+    # -- the commit -------------------------------------------------------------------------------
+
+    def _prepare(
+        self, decision: d.Decision, blob: bytes | None
+    ) -> tuple[Batch, list[tuple[str, str, Message[Any]]]]:
+        """Apply the entries, and put them with everything durable that follows from them into one batch."""
+        run, stream, now = self.run, self.address, self.situation.now
+        batch = Batch([], [], [])
+        for entry in decision.entries:
+            apply(run, entry, now)
+            batch.entries.append(
+                NewEntry(stream, run.version, now, KINDS[type(entry)], encode_entry(entry))
+            )
+            for payload in payloads(entry):
+                if payload is not None and payload.blob is not None:
+                    batch.puts.append((BLOB_REFS, (stream, payload.blob)))
+                    if blob is not None:
+                        batch.puts.append((BLOBS, (payload.blob, len(blob), blob)))
+        sends: list[tuple[str, str, Message[Any]]] = []
+        for effect in decision.effects:
+            if type(effect) is c.Send:
+                # Named for its cause, so that it keeps its name however often it is sent.
+                delivery = f"{stream}/{run.version}/{len(sends)}"
+                self._send(batch, effect, delivery)
+                sends.append((effect.target, delivery, with_delivery(effect.message, delivery)))
+            else:
+                self._add(batch, effect)
+        if decision.entries and self.snapshot_is_due(run.version):
+            self.add_snapshot(batch, run.version, _encode_state(run))
+        return batch, sends
+
+    def _send(self, batch: Batch, send: c.Send, delivery: str) -> None:
+        batch.puts.append((DELIVERIES, encode_row(send, delivery, self.situation.now)))
+        blob = getattr(send.message, "blob", None)
+        payload = getattr(send.message, "input", None) or getattr(send.message, "data", None)
+        if blob is not None and payload is not None and payload.blob is not None:
+            batch.puts.append((BLOBS, (payload.blob, len(blob), blob)))
+            batch.puts.append((BLOB_REFS, (self.address, payload.blob)))
+
+    def _add(self, batch: Batch, effect: d.Effect) -> None:
+        run, env = self.run, self.environment
+        match effect:
+            case d.SetTimer():
+                batch.puts.append((TIMERS, (self.address, effect.name, effect.at, run.version)))
+            case d.ClearTimer():
+                batch.deletes.append((TIMERS, (self.address, effect.name)))
+            case d.AddWaiter():
+                row = (run.id, effect.step, effect.event, effect.match, self.situation.now)
+                batch.puts.append((WAITERS, row))
+                # Before the commit: whoever emits because the commit was seen emits later than this.
+                env.waiters.add(run.id, effect.step, effect.event, effect.match)
+            case d.RemoveWaiter():
+                batch.deletes.append((WAITERS, (run.id, effect.step)))
+                env.waiters.remove(run.id, effect.step)
+            case d.Consume():
+                batch.deletes.append((DELIVERIES, (effect.delivery,)))
+            case _:
+                pass
+
+    # -- after the commit -------------------------------------------------------------------------
+
+    def _act(
+        self, effects: list[d.Effect], sends: list[tuple[str, str, Message[Any]]]
+    ) -> None:
+        run, env = self.run, self.environment
+        for send in sends:
+            env.outbox.post(*send)
+        for effect in effects:
+            match effect:
+                case d.SetTimer():
+                    env.timers.arm(self.address, effect.name, effect.at)
+                case d.ClearTimer():
+                    env.timers.disarm(self.address, effect.name)
+                case d.Consume():
+                    env.outbox.consumed(self.address, effect.delivery)
+                case d.AddWaiter():
+                    if effect.lookback is not None:
+                        look = LookBack(run.id, effect.step, effect.lookback)
+                        env.system.ref("router").post(look)
+                case d.Ended():
+                    env.pool.discard(run.id, run.function_id)
+                    env.endings.publish(run)
+                case d.Enqueue():
+                    env.pool.enqueue(run.id, run.function_id)
+                case _:
+                    self._drive(effect)
+        if run.is_terminal or (
+            run.status is RunStatus.WAITING and not env.host.is_active(run.id)
+        ):
+            self.cell.leave_when_quiet()
+
+    def _drive(self, effect: d.Effect) -> None:
+        """What the body is told."""
+        run, host = self.run, self.environment.host
+        match effect:
+            case d.StartBody():
+                host.start(self._assignment())
+            case d.WakeBody():
+                if not host.wake(run.id, run.execution, effect.key):
+                    # Evicted since the decision: have the run dispatched anew.
+                    self.system.at(self.address).post(c.ExecutionLeft(run.execution))
+            case d.CancelBody():
+                host.cancel(run.id, run.execution)
+            case d.DropBody():
+                host.drop(run.id)
+            case _:
+                pass
+
+    def _assignment(self) -> Assignment:
+        run = self.run
+        ending = run.unwinding or run.cancelling
+        return Assignment(
+            run.id,
+            run.function_id,
+            run.execution,
+            run.attempt,
+            run.input,
+            run.event,
+            run.parent.depth if run.parent is not None else 0,
+            run.steps,
+            run.order,
+            ending.outcome if ending is not None else None,
+            LocalEffects(self.environment, self.system.at(self.address), run.execution),
+        )
+
+    # -- after a failure --------------------------------------------------------------------------
+
+    def _reestablish(self) -> None:
+        """Renew every source that may wake this run: a message or a timer may have been lost with the failure."""
+        run, env = self.run, self.environment
+        env.outbox.repost(self.address)
+        if not run.exists or run.is_terminal:
+            return
+        for key in run.open:
+            self._rearm(run.steps[key])
+        for index, rule in enumerate(run.options.cancel_on):
+            step = f"{d.CANCEL_STEP}{index}"
+            for effect in d.watch_for_cancel(index, rule, run.input):
+                env.waiters.add(run.id, step, effect.event, effect.match)
+        if run.options.timeout is not None:
+            due = run.created_at + int(run.options.timeout * d.SECOND)
+            env.timers.arm(self.address, d.TIMEOUT_TIMER, due)
+        if run.retry_at is not None:
+            env.timers.arm(self.address, d.ATTEMPT_TIMER, run.retry_at)
+        if run.status is RunStatus.QUEUED:
+            env.pool.enqueue(run.id, run.function_id)
+        elif run.status is RunStatus.RUNNING:
+            self.system.at(self.address).post(c.ExecutionLeft(run.execution))
+
+    def _rearm(self, step: Step) -> None:
+        if step.until is not None:
+            self.environment.timers.arm(self.address, d.STEP_TIMER + step.key, step.until)
+        if step.event is not None and step.status is StepStatus.WAITING:
+            self.environment.waiters.add(self.run.id, step.key, step.event, step.match)

@@ -1,0 +1,77 @@
+"""Actors whose state is the fold of a stream: start from snapshot and entries, change only by committed entries.
+
+Commits are pipelined: the state moves on when an append is queued and the answer leaves when it is durable.
+That is safe because there is one writer and it is first in, first out: if a commit fails, everything queued
+behind it for this stream fails with it, and the actor is dropped and wakes again from what the journal has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from ironflow.actors.environment import Environment
+from ironflow.actors.kernel import Actor, Ensure, Envelope
+from ironflow.storage.ports import SNAPSHOTS, Batch
+
+SNAPSHOT_AFTER = 256
+"""Entries since the last snapshot before a new one is considered."""
+
+REVIVE_AFTER = 1.0
+"""Seconds until an actor whose commit failed is woken."""
+
+
+class StreamActor(Actor):
+    """Base of event-sourced actors. The stream has the actor's address as its name."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.uncommitted = 0
+        self.snapshot_version = 0
+
+    def is_quiet(self) -> bool:
+        """Nothing is on its way to the disk."""
+        return self.uncommitted == 0
+
+    def snapshot_is_due(self, version: int) -> bool:
+        """Whether the state as of `version` should be stored: ever rarer as the stream grows, so that the
+        cost per entry stays flat, and waking reads at most about a third of the stream's entries."""
+        since = version - self.snapshot_version
+        return since >= SNAPSHOT_AFTER and since * 2 >= self.snapshot_version
+
+    def add_snapshot(self, batch: Batch, version: int, state: bytes) -> None:
+        """Store the state with the entries of `batch`."""
+        self.snapshot_version = version
+        batch.puts.append((SNAPSHOTS, (self.address, version, state)))
+
+    def commit(
+        self,
+        batch: Batch,
+        envelope: Envelope | None = None,
+        reply: object = None,
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Queue a batch; once it is durable answer `envelope` with `reply` and run `then`."""
+        self.uncommitted += 1
+        self.environment.store.journal.append(
+            batch, partial(self._committed, envelope, reply, then)
+        )
+
+    def _committed(
+        self,
+        envelope: Envelope | None,
+        reply: object,
+        then: Callable[[], None] | None,
+        error: Exception | None,
+    ) -> None:
+        cell = self.cell
+        if error is None:
+            self.uncommitted -= 1
+            if envelope is not None:
+                cell.answer(envelope, reply)
+            if then is not None:
+                then()
+        elif cell.actor is self:
+            cell.crash(error)
+            # It wakes again even if nobody writes to it: what it waits for may have been lost on the way.
+            self.system.later(REVIVE_AFTER, self.system.at(self.address), Ensure())

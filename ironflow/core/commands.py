@@ -1,0 +1,226 @@
+"""What a run can be told: by the API, by the execution of its body, by timers, events and other runs.
+
+Every report of an execution carries its number; a report of an execution that no longer owns the run is
+refused with `StaleExecution`. A command with a `delivery` comes from the durable outbox and is consumed in
+the commit of its effect.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ironflow.core.entries import (
+    EventRef,
+    Failure,
+    ParentRef,
+    Payload,
+    RunOptions,
+    StepKind,
+    UnwindOutcome,
+)
+from ironflow.core.messages import Message
+
+Directive = Literal["go", "suspend", "unwind", "compensate"]
+"""What an execution does after a report: go on, let go of the body, unwind it, or run its compensations."""
+
+
+class Created(msgspec.Struct, frozen=True):
+    """The answer to `CreateRun`: `created` is False when the same request had created the run before."""
+
+    run_id: str
+    created: bool
+    status: str
+
+
+class CreateRun(Message[Created], frozen=True, kw_only=True, omit_defaults=True):
+    """Create the run that this actor is for. The same command again finds it; another input is a conflict."""
+
+    function_id: str
+    input: Payload
+    input_hash: str
+    options: RunOptions | None = None
+    code: str | None = None
+    event: EventRef | None = None
+    idempotency_key: str | None = None
+    parent: ParentRef | None = None
+    delivery: str | None = None
+    blob: bytes | None = None
+
+
+class Dispatch(Message[None], frozen=True):
+    """The pool has a slot for this run (granted with the message)."""
+
+
+class ExecutionLeft(Message[None], frozen=True):
+    """The body of an execution is out of memory without having ended the run."""
+
+    execution: int
+
+
+class Send(msgspec.Struct, frozen=True):
+    """A durable message: committed with its cause, delivered at least once, consumed in the commit of its effect."""
+
+    target: str
+    message: Message[object]
+
+
+class RecordStep(Message[Directive], frozen=True, kw_only=True, omit_defaults=True):
+    """A step has its result. `cancels` are waits that lost a race and end with it."""
+
+    execution: int
+    key: str
+    name: str
+    pos: int
+    kind: StepKind
+    result: Payload
+    scope: str = ""
+    attempt: int = 1
+    started_at: int = 0
+    blob: bytes | None = None
+    cancels: tuple[str, ...] = ()
+    sends: tuple[Send, ...] = ()
+
+
+class FailStep(Message[Directive], frozen=True, kw_only=True, omit_defaults=True):
+    """An attempt of a step failed. `retry_in` seconds until the next one, None for never.
+
+    `parks`: the keys of all other waits of the body when no branch of it is active any more, else None.
+    """
+
+    execution: int
+    key: str
+    name: str
+    pos: int
+    kind: StepKind
+    error: Failure
+    scope: str = ""
+    attempt: int = 1
+    started_at: int = 0
+    retry_in: float | None = None
+    parks: tuple[str, ...] | None = None
+
+
+class StartWait(Message[Directive], frozen=True, kw_only=True, omit_defaults=True):
+    """A branch waits. `parks` as in `FailStep`. `create` is the child to invoke."""
+
+    execution: int
+    key: str
+    name: str
+    pos: int
+    kind: StepKind
+    scope: str = ""
+    until: int | None = None
+    event: str | None = None
+    match: str | None = None
+    lookback: float | None = None
+    child: str | None = None
+    create: CreateRun | None = None
+    parks: tuple[str, ...] | None = None
+    blob: bytes | None = None
+
+
+class Park(Message[None], frozen=True):
+    """Every branch of the body waits, for the steps `waits`."""
+
+    execution: int
+    waits: tuple[str, ...]
+
+
+class EndExecution(Message[Directive], frozen=True, kw_only=True, omit_defaults=True):
+    """The body ended. `compensations`: it registered some that have not run yet."""
+
+    execution: int
+    outcome: Literal["completed", "failed", "unwound", "compensated"]
+    result: Payload | None = None
+    error: Failure | None = None
+    compensations: bool = False
+    blob: bytes | None = None
+
+
+class CancelRun(Message[str], frozen=True, kw_only=True, omit_defaults=True):
+    """End the run. Answers its status: `cancelled`, or `running` while its body unwinds."""
+
+    reason: str = "cancelled"
+    outcome: UnwindOutcome = "cancelled"
+    delivery: str | None = None
+
+
+class PauseRun(Message[str], frozen=True):
+    """Stop at the next step boundary. Answers the status: `paused`, or `running` until the boundary."""
+
+    reason: str = "paused by request"
+
+
+class ResumeRun(Message[str], frozen=True):
+    """Go on after a pause. Answers the status."""
+
+
+class RetryRun(Message[str], frozen=True):
+    """Try a failed or cancelled run again from where it failed. Answers the status."""
+
+    reason: str = ""
+
+
+class TimerFired(Message[None], frozen=True):
+    """A durable timer of this actor is due."""
+
+    name: str
+
+
+class EventDelivered(Message[None], frozen=True, kw_only=True, omit_defaults=True):
+    """An event that the step `step` of this run waits for; `event` is the whole event as JSON."""
+
+    step: str
+    event_id: str
+    event: Payload
+    delivery: str | None = None
+    blob: bytes | None = None
+
+
+class ChildEnded(Message[None], frozen=True, kw_only=True, omit_defaults=True):
+    """A run that the step `step` of this run invoked has ended."""
+
+    step: str
+    run_id: str
+    function_id: str
+    status: str
+    result: Payload | None = None
+    error: Failure | None = None
+    reason: str | None = None
+    delivery: str | None = None
+
+
+class Emitted(msgspec.Struct, frozen=True):
+    """The answer to `EmitEvent`; `created` is False when the idempotency key was seen before."""
+
+    event_id: str
+    run_ids: tuple[str, ...]
+    created: bool
+
+
+class EmitEvent(Message[Emitted], frozen=True, kw_only=True, omit_defaults=True):
+    """Store an event and bring it to whoever waits for it: functions that it starts, runs that wait for it."""
+
+    id: str
+    name: str
+    data: Payload
+    source: str = "api"
+    idempotency_key: str | None = None
+    data_hash: str = ""
+    at: int | None = None
+    delivery: str | None = None
+    blob: bytes | None = None
+
+
+DELIVERABLE: dict[str, type[Message[object]]] = {
+    "create_run": CreateRun,
+    "cancel_run": CancelRun,
+    "event_delivered": EventDelivered,
+    "child_ended": ChildEnded,
+    "emit_event": EmitEvent,
+}  # type: ignore[dict-item]
+"""The messages that the durable outbox carries, by the name in its rows."""
+
+DELIVERY_KINDS = {kind: name for name, kind in DELIVERABLE.items()}

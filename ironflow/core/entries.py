@@ -1,0 +1,307 @@
+"""The facts of a run's stream: one frozen struct a kind, past tense. Their fold (`core.runs.apply`) is the run.
+
+Field names are the storage format. They may gain fields with defaults; they are never renamed or removed,
+so that every journal ever written can be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import msgspec
+
+from ironflow.core.retry import RetryPolicy
+
+INLINE_LIMIT = 64 * 1024
+"""Bytes of JSON that an entry holds itself; larger values go to the content-addressed blob table."""
+
+StepKind = Literal[
+    "run", "sleep", "event", "invoke", "emit", "value", "race", "compensate"
+]
+WaitOutcome = Literal["completed", "timed_out", "failed", "cancelled"]
+UnwindOutcome = Literal["failed", "cancelled", "timed_out"]
+
+
+class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A JSON value, here (`json`) or in the blob table (`blob`, its SHA-256; `size` in bytes)."""
+
+    json: msgspec.Raw | None = None
+    blob: str | None = None
+    size: int = 0
+
+
+NULL = Payload(json=msgspec.Raw(b"null"))
+
+
+def pack(data: bytes) -> tuple[Payload, bytes | None]:
+    """JSON text as a payload, and the bytes that the blob table must hold when it is too large to go inline."""
+    if len(data) <= INLINE_LIMIT:
+        return Payload(json=msgspec.Raw(data)), None
+    return Payload(blob=hashlib.sha256(data).hexdigest(), size=len(data)), data
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What went wrong: the exception's type name, its sentence, a stable code, and where."""
+
+    kind: str
+    message: str
+    code: str = "error"
+    retryable: bool = True
+    trace: str = ""
+    facts: dict[str, Any] | None = None
+    """What an ironflow error knows beside its sentence, so that replay raises it whole."""
+
+
+class EventRef(msgspec.Struct, frozen=True):
+    """The event that started a run."""
+
+    id: str
+    name: str
+
+
+class ParentRef(msgspec.Struct, frozen=True):
+    """The run and step that invoked this run; a detached parent does not wait for it."""
+
+    run_id: str
+    step: str
+    detached: bool = False
+    depth: int = 1
+
+
+class CancelOn(msgspec.Struct, frozen=True):
+    """Cancel the run when `event` comes with the same value at `match` (such as `data.order_id`) as the run's input."""
+
+    event: str
+    match: str | None = None
+
+
+class RunOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a function promises its runs, fixed when the run is created. `timeout` is seconds of wall time."""
+
+    retry: RetryPolicy = RetryPolicy()
+    timeout: float | None = None
+    compensate_on: tuple[UnwindOutcome, ...] = ("failed",)
+    cancel_on: tuple[CancelOn, ...] = ()
+
+
+class RunCreated(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A run exists and waits for its turn."""
+
+    function_id: str
+    input: Payload
+    input_hash: str
+    options: RunOptions = RunOptions()
+    code: str | None = None
+    event: EventRef | None = None
+    idempotency_key: str | None = None
+    parent: ParentRef | None = None
+
+
+class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An execution of the body began; its number is the fencing token of all it reports."""
+
+    execution: int
+    code: str | None = None
+    recovered: bool = False
+    """The execution before it ended with the process, not with a report."""
+
+
+class RunWoken(msgspec.Struct, frozen=True):
+    """The body, still in memory, goes on after a wait."""
+
+
+class RunQueued(msgspec.Struct, frozen=True):
+    """The run could go on and waits for capacity."""
+
+
+class RunParked(msgspec.Struct, frozen=True):
+    """Every branch of the body waits for something durable."""
+
+
+class StepCompleted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A step has its result; it never runs again."""
+
+    key: str
+    name: str
+    pos: int
+    kind: StepKind
+    result: Payload
+    scope: str = ""
+    attempt: int = 1
+    started_at: int = 0
+
+
+class StepFailed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An attempt of a step failed; it is tried again at `retry_at`, or never."""
+
+    key: str
+    name: str
+    pos: int
+    kind: StepKind
+    error: Failure
+    scope: str = ""
+    attempt: int = 1
+    started_at: int = 0
+    retry_at: int | None = None
+    parks: bool = False
+    """No other branch is active: the run waits for the next attempt of this step."""
+
+
+class StepRetryDue(msgspec.Struct, frozen=True):
+    """The pause before a step's next attempt is over."""
+
+    key: str
+
+
+class WaitStarted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A branch waits: until a moment, for an event, or for an invoked run."""
+
+    key: str
+    name: str
+    pos: int
+    kind: StepKind
+    scope: str = ""
+    until: int | None = None
+    event: str | None = None
+    match: str | None = None
+    child: str | None = None
+    target: str | None = None
+    """The function id of an invoked run."""
+    parks: bool = False
+    """No other branch is active: the run is parked by this wait."""
+
+
+class WaitEnded(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a branch waited for came, failed or did not come in time."""
+
+    key: str
+    outcome: WaitOutcome
+    result: Payload | None = None
+    error: Failure | None = None
+
+
+class AttemptFailed(msgspec.Struct, frozen=True):
+    """The body raised; the whole function is tried again at `retry_at` with its finished steps kept."""
+
+    error: Failure
+    retry_at: int
+
+
+class AttemptDue(msgspec.Struct, frozen=True):
+    """The pause before the function's next attempt is over."""
+
+
+class CancelRequested(msgspec.Struct, frozen=True):
+    """The run is to end; its body is being unwound."""
+
+    outcome: UnwindOutcome
+    reason: str
+
+
+class PauseRequested(msgspec.Struct, frozen=True):
+    """The run is to stop at its next step boundary; without a reason the request is withdrawn."""
+
+    reason: str | None
+
+
+class RunPaused(msgspec.Struct, frozen=True):
+    """Nothing of the run goes on until it is resumed."""
+
+    reason: str
+    cause: Literal["request", "crash_loop"] = "request"
+
+
+class RunResumed(msgspec.Struct, frozen=True):
+    """A paused run may go on."""
+
+
+class RunUnwinding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the run will end is settled; compensations run first."""
+
+    outcome: UnwindOutcome
+    error: Failure | None = None
+    reason: str = ""
+
+
+class RunCompleted(msgspec.Struct, frozen=True):
+    """The body returned."""
+
+    result: Payload
+
+
+class RunFailed(msgspec.Struct, frozen=True):
+    """The run failed for good."""
+
+    error: Failure
+
+
+class RunCancelled(msgspec.Struct, frozen=True):
+    """The run was cancelled."""
+
+    reason: str
+
+
+class RunReopened(msgspec.Struct, frozen=True):
+    """A failed or cancelled run is tried again from its failure: finished steps stay, failed ones are forgotten."""
+
+    reason: str = ""
+
+
+RunEntry = (
+    RunCreated | RunStarted | RunWoken | RunQueued | RunParked | StepCompleted | StepFailed
+    | StepRetryDue | WaitStarted | WaitEnded | AttemptFailed | AttemptDue | CancelRequested
+    | PauseRequested | RunPaused | RunResumed | RunUnwinding | RunCompleted | RunFailed
+    | RunCancelled | RunReopened
+)  # fmt: skip
+
+KINDS: dict[type, str] = {
+    RunCreated: "run.created",
+    RunStarted: "run.started",
+    RunWoken: "run.woken",
+    RunQueued: "run.queued",
+    RunParked: "run.parked",
+    StepCompleted: "step.completed",
+    StepFailed: "step.failed",
+    StepRetryDue: "step.retry_due",
+    WaitStarted: "wait.started",
+    WaitEnded: "wait.ended",
+    AttemptFailed: "attempt.failed",
+    AttemptDue: "attempt.due",
+    CancelRequested: "run.cancel_requested",
+    PauseRequested: "run.pause_requested",
+    RunPaused: "run.paused",
+    RunResumed: "run.resumed",
+    RunUnwinding: "run.unwinding",
+    RunCompleted: "run.completed",
+    RunFailed: "run.failed",
+    RunCancelled: "run.cancelled",
+    RunReopened: "run.reopened",
+}
+
+_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(struct) for struct, kind in KINDS.items()
+}
+_encode = msgspec.json.Encoder().encode
+
+
+def encode_entry(entry: RunEntry) -> bytes:
+    """The entry as its journal row holds it."""
+    return _encode(entry)
+
+
+def decode_entry(kind: str, data: bytes) -> RunEntry:
+    """The entry of a journal row. Raises `KeyError` for a kind that is not a run's, `msgspec.DecodeError` for damage."""
+    entry: RunEntry = _DECODERS[kind].decode(data)
+    return entry
+
+
+def payloads(entry: RunEntry) -> tuple[Payload | None, ...]:
+    """The payloads that an entry holds."""
+    match entry:
+        case RunCreated():
+            return (entry.input,)
+        case StepCompleted() | WaitEnded() | RunCompleted():
+            return (entry.result,)
+        case _:
+            return ()

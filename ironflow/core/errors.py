@@ -1,0 +1,275 @@
+"""Every error ironflow raises on purpose.
+
+An `IronflowError` carries its facts as attributes, builds its own sentence, survives pickling, and knows
+the HTTP status and the stable `code` it has on the wire; faces only encode it. Two signals derive from
+`BaseException` instead, so that a user's `except Exception` cannot swallow them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class IronflowError(Exception):
+    """Something ironflow refuses or cannot do."""
+
+    code = "internal"
+    status = 500
+
+    def __init__(self, message: str = "") -> None:
+        self.message = message or (type(self).__doc__ or "").strip().splitlines()[0]
+        super().__init__(self.message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.__dict__.copy()))
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def _rebuild(kind: type[IronflowError], facts: dict[str, Any]) -> IronflowError:
+    error = kind.__new__(kind)
+    error.__dict__.update(facts)
+    error.args = (facts.get("message", ""),)
+    return error
+
+
+class InvalidInput(IronflowError):
+    """The request is not acceptable; `field` names the part and `message` the reason."""
+
+    code = "invalid_input"
+    status = 422
+
+    def __init__(self, field: str, reason: str) -> None:
+        self.field, self.reason = field, reason
+        super().__init__(f"{field}: {reason}" if field else reason)
+
+
+class NotFound(IronflowError):
+    """There is no such thing."""
+
+    code = "not_found"
+    status = 404
+
+    def __init__(self, kind: str, key: str) -> None:
+        self.kind, self.key = kind, key
+        super().__init__(f"no {kind} {key!r}")
+
+
+class Conflict(IronflowError):
+    """The request contradicts the present state."""
+
+    code = "conflict"
+    status = 409
+
+
+class IdempotencyConflict(Conflict):
+    """An idempotency key was used again with other input."""
+
+    code = "idempotency_conflict"
+
+    def __init__(self, key: str, existing: str) -> None:
+        self.key, self.existing = key, existing
+        super().__init__(
+            f"idempotency key {key!r} was already used by {existing} with different input; "
+            "send the same input or another key"
+        )
+
+
+class StaleExecution(Conflict):
+    """A report came from an execution that no longer owns the run."""
+
+    code = "stale_execution"
+
+    def __init__(self, run_id: str, execution: int, current: int) -> None:
+        self.run_id, self.execution, self.current = run_id, execution, current
+        super().__init__(f"execution {execution} of run {run_id} no longer owns it (now {current})")
+
+
+class Overloaded(IronflowError):
+    """A bounded queue is full; try again after `retry_after` seconds."""
+
+    code = "overloaded"
+    status = 429
+
+    def __init__(self, what: str, retry_after: float = 1.0) -> None:
+        self.what, self.retry_after = what, retry_after
+        super().__init__(f"{what} is full; try again in {retry_after:g} s")
+
+
+class Gone(IronflowError):
+    """The actor stopped or crashed before it answered."""
+
+    code = "unavailable"
+    status = 503
+    retry_after = 1.0
+
+
+class Draining(IronflowError):
+    """The server is shutting down and takes no new work."""
+
+    code = "draining"
+    status = 503
+    retry_after = 5.0
+
+
+class StorageError(IronflowError):
+    """The journal could not be read or written."""
+
+    code = "storage_error"
+    status = 503
+    retry_after = 5.0
+
+
+class StorageFull(StorageError):
+    """The disk is full: nothing was written; reads go on."""
+
+    code = "storage_full"
+    status = 507
+
+
+class DatabaseInUse(StorageError):
+    """Another ironflow process has this database open."""
+
+    code = "database_in_use"
+
+    def __init__(self, path: str, owner: str = "") -> None:
+        self.path, self.owner = path, owner
+        super().__init__(
+            f"{path} is in use by another ironflow process" + (f" ({owner})" if owner else "")
+        )
+
+
+class SchemaTooNew(StorageError):
+    """The database was written by a newer ironflow."""
+
+    code = "schema_too_new"
+
+    def __init__(self, path: str, found: int, known: int) -> None:
+        self.path, self.found, self.known = path, found, known
+        super().__init__(
+            f"{path} has schema version {found}, this ironflow knows up to {known}: "
+            "upgrade ironflow or restore the backup made before the migration"
+        )
+
+
+class StreamConflict(StorageError):
+    """Another writer appended to the stream first."""
+
+    code = "stream_conflict"
+    status = 409
+
+    def __init__(self, stream: str, version: int) -> None:
+        self.stream, self.version = stream, version
+        super().__init__(f"version {version} of stream {stream} was already written")
+
+
+class NonRetryable(IronflowError):
+    """Raised by user code: this failure is final, whatever the retry policy says."""
+
+    code = "non_retryable"
+
+
+class StepError(IronflowError):
+    """A step failed for good; `step`, `kind` (the original exception's type) and `attempts` say how."""
+
+    code = "step_failed"
+
+    def __init__(self, step: str, kind: str, reason: str, attempts: int = 1) -> None:
+        self.step, self.kind, self.reason, self.attempts = step, kind, reason, attempts
+        tries = f" after {attempts} attempts" if attempts > 1 else ""
+        super().__init__(f"step {step!r} failed{tries}: {kind}: {reason}")
+
+
+class StepTimeout(IronflowError):
+    """A step ran longer than its timeout, in seconds."""
+
+    code = "step_timeout"
+
+    def __init__(self, step: str, seconds: float) -> None:
+        self.step, self.seconds = step, seconds
+        super().__init__(f"step {step!r} ran longer than {seconds:g} s")
+
+
+class WaitTimeout(IronflowError):
+    """What a run waited for did not come in time."""
+
+    code = "wait_timeout"
+
+    def __init__(self, step: str, what: str) -> None:
+        self.step, self.what = step, what
+        super().__init__(f"step {step!r} waited for {what} and timed out")
+
+
+class InvokeError(IronflowError):
+    """An invoked run failed, was cancelled or timed out."""
+
+    code = "invoke_failed"
+
+    def __init__(self, step: str, function_id: str, run_id: str, reason: str) -> None:
+        self.step, self.function_id, self.run_id, self.reason = step, function_id, run_id, reason
+        super().__init__(f"step {step!r}: run {run_id} of {function_id!r} {reason}")
+
+
+class ParallelError(IronflowError):
+    """Branches of a parallel block failed; `failures` maps a branch to its sentence."""
+
+    code = "branches_failed"
+
+    def __init__(self, step: str, failures: dict[str, str]) -> None:
+        self.step, self.failures = step, failures
+        first = next(iter(failures.items()), ("?", "?"))
+        super().__init__(
+            f"{len(failures)} branch(es) of {step!r} failed, first {first[0]}: {first[1]}"
+        )
+
+
+class NonDeterminism(IronflowError):
+    """On replay the code asked for another step than the one recorded at this place."""
+
+    code = "non_determinism"
+    status = 409
+
+    def __init__(self, scope: str, position: int, recorded: str, asked: str) -> None:
+        self.scope, self.position, self.recorded, self.asked = scope, position, recorded, asked
+        where = f"position {position}" + (f" of branch {scope!r}" if scope else "")
+        super().__init__(
+            f"non-deterministic code: at {where} the journal has {recorded!r} but the code asked for "
+            f"{asked!r}; keep the order of steps, or start a new run"
+        )
+
+
+class NotSerializable(IronflowError):
+    """A value cannot be stored; `step` and `path` name the place inside it."""
+
+    code = "not_serializable"
+
+    def __init__(self, step: str, path: str, kind: str, reason: str = "") -> None:
+        self.step, self.path, self.kind, self.reason = step, path, kind, reason
+        super().__init__(
+            f"{step}: cannot store {kind} at {path}: " + (reason or "not a JSON-able type")
+        )
+
+
+class ExpressionError(InvalidInput):
+    """An expression does not parse, or asks for more than expressions may do."""
+
+    code = "invalid_expression"
+
+
+class ConfigError(IronflowError):
+    """A setting is missing or wrong; the message names it and its origin."""
+
+    code = "invalid_config"
+    status = 400
+
+
+class Suspended(BaseException):
+    """Unwinds a run's body that waits for something durable; the body is replayed when it comes.
+
+    A `BaseException`, so that `except Exception` in user code does not mistake it for a failure.
+    """
+
+
+class Unwound(BaseException):
+    """Unwinds a run's body that was cancelled or timed out, so that its compensations can run."""

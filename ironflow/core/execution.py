@@ -1,0 +1,104 @@
+"""The contract between the engine, which decides and records, and whatever executes a run's body.
+
+An executor is handed an `Assignment` and reports through its `Effects`; the engine wakes, cancels and drops
+bodies through the `Host`. Both sides share only this module and `core.commands`, so that a body runs in this
+process, in a worker or behind an endpoint by the same protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from ironflow.core.entries import EventRef, Payload, UnwindOutcome
+from ironflow.core.functions import FunctionSpec
+from ironflow.core.messages import Message
+from ironflow.core.runs import Step
+
+R = TypeVar("R")
+
+
+class Effects(Protocol):
+    """How an execution reports. Answers come after the commit: what was answered is durable."""
+
+    async def ask(self, command: Message[R]) -> R:
+        """Report and wait for the answer. Waits out a full disk; raises `StaleExecution` once it lost the run."""
+        ...
+
+    async def blob(self, digest: str) -> bytes:
+        """A large value by its digest."""
+        ...
+
+    def leave(self) -> None:
+        """Say that the body is out of memory without having ended the run."""
+        ...
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """One execution of a run's body: what it is, what is recorded already, and where to report.
+
+    `steps` and `order` are live views of the run's record: they grow as reports are committed.
+    """
+
+    run_id: str
+    function_id: str
+    execution: int
+    attempt: int
+    input: Payload
+    event: EventRef | None
+    depth: int
+    steps: Mapping[str, Step]
+    order: Mapping[str, list[str]]
+    unwinding: UnwindOutcome | None
+    effects: Effects
+
+
+class RunningStep(msgspec.Struct, frozen=True):
+    """A step whose function is executing now; `started_at` in microseconds."""
+
+    key: str
+    name: str
+    attempt: int
+    started_at: int
+
+
+class Host(Protocol):
+    """Where bodies are executed in this process."""
+
+    def spec(self, function_id: str) -> FunctionSpec | None:
+        """The function, if this process can execute it."""
+        ...
+
+    def specs(self) -> Iterable[FunctionSpec]:
+        """Every function that this process can execute."""
+        ...
+
+    def start(self, assignment: Assignment) -> None:
+        """Begin an execution."""
+        ...
+
+    def wake(self, run_id: str, execution: int, key: str | None) -> bool:
+        """Let branches whose waits have ended go on (`key`: just this one). False when the body is not in memory."""
+        ...
+
+    def cancel(self, run_id: str, execution: int) -> None:
+        """Unwind the body of an execution."""
+        ...
+
+    def drop(self, run_id: str) -> None:
+        """Let go of a body that waits."""
+        ...
+
+    def is_hot(self, run_id: str, execution: int) -> bool:
+        """Whether the body of this execution is in memory and can be woken."""
+        ...
+
+    def is_active(self, run_id: str) -> bool:
+        """Whether any body of the run is in memory, also one that is on its way out."""
+        ...
+
+    def running_steps(self, run_id: str) -> list[RunningStep]:
+        """The steps of the run that are executing now."""
+        ...

@@ -1,0 +1,82 @@
+"""What the engine knows of a function: its definition as data, without its body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from ironflow.core.entries import RunOptions
+from ironflow.core.expressions import Expression, compile_expression
+from ironflow.core.patterns import validate_pattern
+from ironflow.core.schedules import CronSchedule
+
+EVENT_VARIABLES = frozenset({"event", "data"})
+"""What a filter expression may speak of: the whole event, and `data`, short for `event.data`."""
+
+Executor = Literal["loop", "thread"]
+
+
+class Trigger(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Starts a run for each event whose name matches `event` and for which the filter `expression` holds."""
+
+    event: str
+    expression: str | None = None
+
+
+class Cron(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Starts a run at each time of a cron expression in a time zone."""
+
+    expression: str
+    timezone: str = "UTC"
+
+
+class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A function as it is registered, stored and listed. `code` is a hash of its source."""
+
+    id: str
+    name: str
+    code: str
+    description: str = ""
+    triggers: tuple[Trigger, ...] = ()
+    cron: Cron | None = None
+    options: RunOptions = RunOptions()
+    executor: Executor | None = None
+    input_schema: dict[str, Any] | None = None
+
+
+class FunctionSpec(msgspec.Struct, kw_only=True):
+    """A definition with what can be asked of the code behind it in this process."""
+
+    definition: Definition
+    check_input: Callable[[bytes], object]
+    """Raises `InvalidInput` for JSON that the function's declared input type refuses."""
+    filters: list[tuple[Trigger, Expression | None]] = []
+    schedule: CronSchedule | None = None
+
+    @property
+    def id(self) -> str:
+        """The function's id."""
+        return self.definition.id
+
+
+def compile_spec(definition: Definition, check_input: Callable[[bytes], object]) -> FunctionSpec:
+    """A spec with its filters and schedule compiled. Raises `InvalidInput` naming the field that is wrong."""
+    filters: list[tuple[Trigger, Expression | None]] = []
+    for trigger in definition.triggers:
+        validate_pattern(trigger.event, "on.event")
+        filters.append((trigger, compile_filter(trigger.expression, "on.expression")))
+    schedule = None
+    if definition.cron is not None:
+        schedule = CronSchedule(definition.cron.expression, definition.cron.timezone)
+    return FunctionSpec(
+        definition=definition, check_input=check_input, filters=filters, schedule=schedule
+    )
+
+
+def compile_filter(expression: str | None, field: str) -> Expression | None:
+    """A filter on events. Raises `ExpressionError`, also for unknown names."""
+    if expression is None:
+        return None
+    return compile_expression(expression, EVENT_VARIABLES, field)

@@ -1,0 +1,324 @@
+"""A run, and how each entry of its stream changes it. Pure: no I/O, no clock.
+
+`apply` is the only way in which a run changes. Live operation, recovery, views of the past and simulation
+are the same fold over the same entries. It changes the run in place, because a run of 100,000 steps cannot
+be copied for each of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import assert_never
+
+import msgspec
+
+from ironflow.core import entries as e
+from ironflow.core.entries import Failure, Payload, RunEntry, StepKind, UnwindOutcome
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. The last three are final, but for `retry`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+
+class StepStatus(StrEnum):
+    """Where a step stands. `retrying` waits for its next attempt; `due` may be attempted again."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    RETRYING = "retrying"
+    DUE = "due"
+    WAITING = "waiting"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+
+
+OPEN = frozenset({StepStatus.RETRYING, StepStatus.WAITING})
+
+
+class Step(msgspec.Struct, omit_defaults=True, gc=False):
+    """What the journal knows of one step. `until` is when a sleep, a time limit or a retry pause ends."""
+
+    key: str
+    name: str
+    kind: StepKind
+    status: StepStatus
+    pos: int
+    scope: str = ""
+    attempt: int = 1
+    started_at: int = 0
+    ended_at: int | None = None
+    result: Payload | None = None
+    error: Failure | None = None
+    until: int | None = None
+    event: str | None = None
+    match: str | None = None
+    child: str | None = None
+    target: str | None = None
+
+
+class Run(msgspec.Struct, omit_defaults=True):
+    """The state of a run: the fold of its stream up to `version`."""
+
+    id: str
+    function_id: str = ""
+    status: RunStatus = RunStatus.QUEUED
+    version: int = 0
+    created_at: int = 0
+    started_at: int | None = None
+    ended_at: int | None = None
+    updated_at: int = 0
+    input: Payload = e.NULL
+    input_hash: str = ""
+    options: e.RunOptions = e.RunOptions()
+    event: e.EventRef | None = None
+    parent: e.ParentRef | None = None
+    idempotency_key: str | None = None
+    code: str | None = None
+    attempt: int = 1
+    execution: int = 0
+    crashes: int = 0
+    """Executions in a row that ended with the process and recorded nothing."""
+    steps: dict[str, Step] = {}
+    order: dict[str, list[str]] = {}
+    """For each scope the keys of its steps, by position; an empty string is a position not seen."""
+    open: dict[str, None] = {}
+    """The keys of the steps that wait, in the order in which they began."""
+    retry_at: int | None = None
+    """When the function's next attempt is due."""
+    cancelling: e.CancelRequested | None = None
+    unwinding: e.RunUnwinding | None = None
+    pausing: str | None = None
+    reason: str | None = None
+    paused_cause: str | None = None
+    result: Payload | None = None
+    error: Failure | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether the run was ever created."""
+        return self.version > 0
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the run has ended."""
+        return self.status in TERMINAL
+
+
+def apply(run: Run, entry: RunEntry, at: int) -> None:
+    """Change `run` by one entry that was recorded at `at`."""
+    run.version += 1
+    run.updated_at = at
+    # The two most frequent kinds first; `match` is a chain of isinstance checks.
+    if type(entry) is e.StepCompleted:
+        _complete_step(run, entry, at)
+        return
+    match entry:
+        case e.WaitStarted():
+            _start_wait(run, entry, at)
+        case e.WaitEnded():
+            _end_wait(run, entry, at)
+        case e.StepFailed():
+            _fail_step(run, entry, at)
+        case e.StepRetryDue():
+            run.steps[entry.key].status = StepStatus.DUE
+            run.open.pop(entry.key, None)
+        case e.StepCompleted():
+            _complete_step(run, entry, at)
+        case e.RunCreated():
+            _create(run, entry, at)
+        case e.RunStarted():
+            _start(run, entry, at)
+        case e.RunWoken():
+            run.status = RunStatus.RUNNING
+        case e.RunQueued() | e.AttemptDue():
+            run.status = RunStatus.QUEUED
+            run.retry_at = None
+        case e.RunParked():
+            run.status = RunStatus.WAITING
+            run.crashes = 0
+        case e.AttemptFailed():
+            run.error, run.retry_at, run.status = entry.error, entry.retry_at, RunStatus.WAITING
+            run.attempt += 1
+            run.crashes = 0
+        case e.CancelRequested():
+            run.cancelling, run.reason = entry, entry.reason
+        case e.PauseRequested():
+            run.pausing = entry.reason
+        case e.RunPaused():
+            run.status, run.reason, run.paused_cause = RunStatus.PAUSED, entry.reason, entry.cause
+            run.pausing = None
+        case e.RunResumed():
+            run.status, run.reason, run.paused_cause = RunStatus.QUEUED, None, None
+            run.pausing, run.crashes = None, 0
+        case e.RunUnwinding():
+            run.unwinding, run.error = entry, entry.error or run.error
+        case e.RunCompleted():
+            run.result, run.error = entry.result, None
+            _end(run, RunStatus.COMPLETED, at)
+        case e.RunFailed():
+            run.error = entry.error
+            _end(run, RunStatus.FAILED, at)
+        case e.RunCancelled():
+            run.reason = entry.reason
+            _end(run, RunStatus.CANCELLED, at)
+        case e.RunReopened():
+            _reopen(run)
+        case _:
+            assert_never(entry)
+
+
+def replay(run_id: str, history: list[tuple[str, bytes, int]]) -> Run:
+    """The run as of the last of these (kind, data, at): the same fold as live operation."""
+    run = Run(run_id)
+    for kind, data, at in history:
+        apply(run, e.decode_entry(kind, data), at)
+    return run
+
+
+def _create(run: Run, entry: e.RunCreated, at: int) -> None:
+    run.function_id, run.input, run.input_hash = entry.function_id, entry.input, entry.input_hash
+    run.options, run.event, run.parent = entry.options, entry.event, entry.parent
+    run.idempotency_key, run.code = entry.idempotency_key, entry.code
+    run.created_at = at
+
+
+def _start(run: Run, entry: e.RunStarted, at: int) -> None:
+    run.status, run.execution = RunStatus.RUNNING, entry.execution
+    run.code = entry.code or run.code
+    if entry.recovered:
+        run.crashes += 1
+    if run.started_at is None:
+        run.started_at = at
+    run.retry_at = None
+
+
+def _place(run: Run, scope: str, pos: int, key: str) -> None:
+    order = run.order.get(scope)
+    if order is None:
+        order = run.order[scope] = []
+    if pos == len(order):
+        order.append(key)
+        return
+    while len(order) <= pos:
+        order.append("")
+    order[pos] = key
+
+
+def _complete_step(run: Run, entry: e.StepCompleted, at: int) -> None:
+    key = entry.key
+    if key not in run.steps:
+        _place(run, entry.scope, entry.pos, key)
+    run.steps[key] = Step(
+        key,
+        # Names repeat over thousands of runs; one copy in memory is enough.
+        sys.intern(entry.name),
+        entry.kind,
+        StepStatus.COMPLETED,
+        entry.pos,
+        entry.scope,
+        entry.attempt,
+        entry.started_at,
+        at,
+        entry.result,
+    )
+    _progress(run)
+
+
+def _fail_step(run: Run, entry: e.StepFailed, at: int) -> None:
+    if entry.key not in run.steps:
+        _place(run, entry.scope, entry.pos, entry.key)
+    again = entry.retry_at is not None
+    run.steps[entry.key] = Step(
+        entry.key,
+        sys.intern(entry.name),
+        entry.kind,
+        StepStatus.RETRYING if again else StepStatus.FAILED,
+        entry.pos,
+        entry.scope,
+        entry.attempt,
+        entry.started_at,
+        at,
+        error=entry.error,
+        until=entry.retry_at,
+    )
+    if again:
+        run.open[entry.key] = None
+    _progress(run)
+    if entry.parks and run.status is RunStatus.RUNNING:
+        run.status = RunStatus.WAITING
+
+
+def _start_wait(run: Run, entry: e.WaitStarted, at: int) -> None:
+    if entry.key not in run.steps:
+        _place(run, entry.scope, entry.pos, entry.key)
+    run.steps[entry.key] = Step(
+        entry.key,
+        sys.intern(entry.name),
+        entry.kind,
+        StepStatus.WAITING,
+        entry.pos,
+        entry.scope,
+        started_at=at,
+        until=entry.until,
+        event=entry.event,
+        match=entry.match,
+        child=entry.child,
+        target=entry.target,
+    )
+    run.open[entry.key] = None
+    _progress(run)
+    if entry.parks and run.status is RunStatus.RUNNING:
+        run.status = RunStatus.WAITING
+
+
+_OUTCOMES = {
+    "completed": StepStatus.COMPLETED,
+    "timed_out": StepStatus.TIMED_OUT,
+    "failed": StepStatus.FAILED,
+    "cancelled": StepStatus.CANCELLED,
+}
+
+
+def _end_wait(run: Run, entry: e.WaitEnded, at: int) -> None:
+    step = run.steps[entry.key]
+    step.status, step.ended_at = _OUTCOMES[entry.outcome], at
+    step.result, step.error = entry.result, entry.error
+    run.open.pop(entry.key, None)
+
+
+def _progress(run: Run) -> None:
+    run.crashes = 0
+    # A record from a body that was thought to be parked: it still runs (a branch of the user's own making).
+    if run.status is RunStatus.WAITING and run.retry_at is None and not run.is_terminal:
+        run.status = RunStatus.RUNNING
+
+
+def _end(run: Run, status: RunStatus, at: int) -> None:
+    run.status, run.ended_at = status, at
+    run.open.clear()
+    run.retry_at = run.pausing = run.cancelling = None
+
+
+def _reopen(run: Run) -> None:
+    for key in [k for k, s in run.steps.items() if s.status is not StepStatus.COMPLETED]:
+        del run.steps[key]
+    for key in [k for k, s in run.steps.items() if s.kind == "compensate"]:
+        # What was undone must be undoable again.
+        del run.steps[key]
+    run.open.clear()
+    run.status, run.ended_at, run.error, run.reason = RunStatus.QUEUED, None, None, None
+    run.unwinding = run.cancelling = run.retry_at = run.result = None
+    run.attempt += 1
+    run.crashes = 0

@@ -1,0 +1,372 @@
+"""Executes bodies in this process: the `Host` of `ironflow.core.execution`.
+
+Async bodies are tasks on the loop. Sync bodies get a thread each, with a `ctx` whose operations block; sync
+steps run in a bounded pool of threads. A body that waits stays in memory for a short while (`linger`), so
+that short sleeps and retries cost no replay; then it is let go of, and replayed when what it waits for comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from types import FunctionType
+from typing import Any
+
+from ironflow.core import commands as c
+from ironflow.core.clock import Clock, Ids
+from ironflow.core.entries import pack
+from ironflow.core.errors import (
+    Gone,
+    IronflowError,
+    StaleExecution,
+    StepTimeout,
+    Suspended,
+    Unwound,
+)
+from ironflow.core.execution import Assignment, RunningStep
+from ironflow.core.functions import FunctionSpec
+from ironflow.core.retry import RetryPolicy
+from ironflow.core.values import encode_plain
+from ironflow.sdk.blocking import BlockingContext
+from ironflow.sdk.context import Context, current_run_id
+from ironflow.sdk.execution import COMPENSATIONS, Branch, Execution, Place, current_branch
+from ironflow.sdk.failures import describe_failure
+from ironflow.sdk.function import Function, Registry
+
+log = logging.getLogger("ironflow.runs")
+
+LINGER = 2.0
+"""Seconds that a waiting body stays in memory."""
+IDLE_BODIES = 2000
+"""Waiting bodies that stay in memory at most."""
+STEP_THREADS = 32
+NO_RETRY = RetryPolicy(max_attempts=1, no_retry_on=("Exception",))
+
+
+class Executor:
+    """Bodies of the functions in `registry`, on the running loop."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        clock: Clock,
+        ids: Ids,
+        *,
+        linger: float = LINGER,
+        step_threads: int = STEP_THREADS,
+    ) -> None:
+        self.registry, self.clock, self.ids = registry, clock, ids
+        self.loop = asyncio.get_running_loop()
+        self.linger = linger
+        self._bodies: dict[str, Execution] = {}
+        self._idle: dict[Execution, float] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+        self._threads = ThreadPoolExecutor(step_threads, thread_name_prefix="ironflow-step")
+        self._draining = False
+
+    # -- the Host ---------------------------------------------------------------------------------
+
+    def spec(self, function_id: str) -> FunctionSpec | None:
+        """The function, if it is served here."""
+        function = self.registry.get(function_id)
+        return function.spec if function is not None else None
+
+    def specs(self) -> Iterable[FunctionSpec]:
+        """Every function served here."""
+        return [function.spec for function in self.registry.all()]
+
+    def start(self, assignment: Assignment) -> None:
+        """Begin an execution. The engine starts none before the last one of the run has left."""
+        function = self.registry.get(assignment.function_id)
+        if function is None or self._draining:
+            assignment.effects.leave()
+            return
+        execution = Execution(self, function, assignment)
+        self._bodies[assignment.run_id] = execution
+        execution.task = self.loop.create_task(self._execute(execution))
+
+    def wake(self, run_id: str, execution: int, key: str | None) -> bool:
+        """Let branches whose waits have ended go on."""
+        body = self._bodies.get(run_id)
+        if body is None or body.number != execution or body.leaving:
+            return False
+        body.wake(key)
+        return True
+
+    def cancel(self, run_id: str, execution: int) -> None:
+        """Unwind a body."""
+        body = self._bodies.get(run_id)
+        if body is not None and body.number == execution:
+            body.unwind()
+
+    def drop(self, run_id: str) -> None:
+        """Let go of a body that waits."""
+        body = self._bodies.get(run_id)
+        if body is not None:
+            body.suspend()
+
+    def is_hot(self, run_id: str, execution: int) -> bool:
+        """Whether this execution's body is in memory and stays there."""
+        body = self._bodies.get(run_id)
+        return body is not None and body.number == execution and not body.leaving
+
+    def is_active(self, run_id: str) -> bool:
+        """Whether any body of the run is in memory."""
+        return run_id in self._bodies
+
+    def running_steps(self, run_id: str) -> list[RunningStep]:
+        """The steps that execute now."""
+        body = self._bodies.get(run_id)
+        return body.running_steps() if body is not None else []
+
+    def __len__(self) -> int:
+        return len(self._bodies)
+
+    # -- idle bodies ------------------------------------------------------------------------------
+
+    def note_idle(self, body: Execution) -> None:
+        """The body may have nothing to do but wait: it is let go of when that lasts."""
+        if not body.is_idle or body.leaving:
+            return
+        self._idle.pop(body, None)
+        self._idle[body] = self.loop.time() + self.linger
+        if len(self._idle) > IDLE_BODIES:
+            next(iter(self._idle)).suspend()
+        if self._sweep is None:
+            self._sweep = self.loop.call_later(self.linger, self._drop_idle)
+
+    def note_busy(self, body: Execution) -> None:
+        """The body goes on."""
+        self._idle.pop(body, None)
+
+    def _drop_idle(self) -> None:
+        self._sweep = None
+        now = self.loop.time()
+        for body, deadline in list(self._idle.items()):
+            if deadline > now:
+                self._sweep = self.loop.call_at(deadline, self._drop_idle)
+                break
+            del self._idle[body]
+            if body.is_idle:
+                body.suspend()
+
+    # -- a body -----------------------------------------------------------------------------------
+
+    async def _execute(self, body: Execution) -> None:
+        current_branch.set(Branch(body, ""))
+        current_run_id.set(body.run_id)
+        try:
+            end = await self._run_body(body)
+            while end is not None:
+                end = await self._conclude(body, end)
+        except Suspended:
+            self._leave(body)
+        except (StaleExecution, Gone):
+            self._leave(body)
+        except asyncio.CancelledError:
+            self._leave(body)
+            if not (self._draining or body.leaving):
+                raise
+        except Exception as error:
+            log.exception("execution %d of run %s broke", body.number, body.run_id)
+            await self._give_up(body, error)
+        else:
+            self._forget(body)
+
+    async def _give_up(self, body: Execution, error: Exception) -> None:
+        """A fault of ours: the run fails with it, for trying again would only repeat it without end."""
+        failure = describe_failure(error, NO_RETRY)
+        end = c.EndExecution(execution=body.number, outcome="failed", error=failure)
+        try:
+            await body.effects.ask(end)
+        except (IronflowError, Suspended):
+            self._leave(body)
+        else:
+            self._forget(body)
+
+    def _leave(self, body: Execution) -> None:
+        self._forget(body)
+        body.effects.leave()
+
+    def _forget(self, body: Execution) -> None:
+        self._idle.pop(body, None)
+        if self._bodies.get(body.run_id) is body:
+            del self._bodies[body.run_id]
+
+    async def _run_body(self, body: Execution) -> c.EndExecution | None:
+        """The body up to its end. Raises `Suspended` when it is to be replayed later."""
+        function, number = body.function, body.number
+        try:
+            value = await self._input(body)
+            context = Context(body)
+            result = await self._call_body(function, context, value)
+            if body.fatal is not None:
+                raise body.fatal
+            data = encode_plain(result, f"result of function {function.id!r}")
+        except (Suspended, asyncio.CancelledError) as signal:
+            if body.unwinding and not body.leaving and isinstance(signal, asyncio.CancelledError):
+                return self._unwound(body)
+            raise
+        except Unwound:
+            return self._unwound(body)
+        except StaleExecution:
+            raise
+        except Exception as error:
+            if body.fatal is not None and body.fatal is not error:
+                error = body.fatal
+            if body.unwinding:
+                return self._unwound(body)
+            failure = describe_failure(error, function.retry)
+            pending = bool(body.compensations)
+            return c.EndExecution(execution=number, outcome="failed", error=failure, compensations=pending)
+        payload, blob = pack(data)
+        return c.EndExecution(execution=number, outcome="completed", result=payload, blob=blob)
+
+    def _unwound(self, body: Execution) -> c.EndExecution:
+        pending = bool(body.compensations)
+        return c.EndExecution(execution=body.number, outcome="unwound", compensations=pending)
+
+    async def _conclude(self, body: Execution, end: c.EndExecution) -> c.EndExecution | None:
+        """Report the end; compensate when told to, then report again."""
+        directive = await body.report(end)
+        if directive != "compensate":
+            return None
+        body.compensating = True
+        context = Context(body)
+        branch = Branch(body, COMPENSATIONS)
+        token = current_branch.set(branch)
+        try:
+            for name, fn, args, kwargs in reversed(body.compensations):
+                try:
+                    await context.step.run_compensation(branch, name, fn, args, kwargs)
+                except Exception as error:
+                    # Recorded as a failed step; the others must still have their chance.
+                    log.warning("compensation %r of run %s: %s", name, body.run_id, error)
+        finally:
+            current_branch.reset(token)
+        return c.EndExecution(execution=body.number, outcome="compensated")
+
+    async def _input(self, body: Execution) -> Any:
+        if not body.function.takes_input:
+            return None
+        payload = body.assignment.input
+        if payload.json is not None:
+            return body.function.convert(bytes(payload.json))
+        return body.function.convert(await body.effects.blob(payload.blob or ""))
+
+    async def _call_body(self, function: Function, context: Context, value: Any) -> Any:
+        extra = (value,) if function.takes_input else ()
+        if function.is_async:
+            return await function.fn(context, *extra)
+        blocking = BlockingContext(context, self.loop)
+        result = await self._in_thread(partial(function.fn, blocking, *extra))
+        return await result if inspect.isawaitable(result) else result
+
+    # -- calls of user code -----------------------------------------------------------------------
+
+    async def call(
+        self,
+        body: Execution,
+        place: Place,
+        seconds: float | None,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Call a step's function, for at most `seconds`. Raises `StepTimeout`."""
+        if seconds is None:
+            if _is_async(fn):
+                return await fn(*args, **kwargs)
+            return await self._call_sync(body, fn, args, kwargs)
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                if _is_async(fn):
+                    return await fn(*args, **kwargs)
+                return await self._call_sync(body, fn, args, kwargs)
+        except TimeoutError as error:
+            # A TimeoutError of the user's own is the user's failure, not ours.
+            if limit.expired():
+                raise StepTimeout(place.name, seconds) from error
+            raise
+
+    async def _call_sync(
+        self, body: Execution, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if body.function.definition.executor == "loop":
+            result = fn(*args, **kwargs)
+        else:
+            context = copy_context()
+            work = partial(context.run, fn, *args, **kwargs)
+            result = await self.loop.run_in_executor(self._threads, work)
+        return await result if inspect.isawaitable(result) else result
+
+    async def call_branch(self, branch: Callable[[], Any]) -> Any:
+        """Call a branch of a parallel block; a sync one belongs to a sync body and gets a thread."""
+        if _is_async(branch):
+            return await branch()
+        asking = current_branch.get()
+        if asking is not None and not asking.execution.function.is_async:
+            result = await self._in_thread(branch)
+        else:
+            result = branch()  # a lambda or a partial that makes a coroutine
+        return await result if inspect.isawaitable(result) else result
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        """Run something that blocks in a thread of its own: a pool could be exhausted by bodies that wait."""
+        future: asyncio.Future[Any] = self.loop.create_future()
+        context = copy_context()
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        def main() -> None:
+            try:
+                result, error = context.run(work), None
+            except StopIteration as raised:  # a future cannot carry it
+                result, error = None, RuntimeError(f"raised {raised!r}")
+            except BaseException as raised:
+                result, error = None, raised
+            if not self.loop.is_closed():
+                self.loop.call_soon_threadsafe(settle, result, error)
+
+        threading.Thread(target=main, name="ironflow-body", daemon=True).start()
+        return await future
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    async def drain(self, seconds: float) -> None:
+        """Bring every body to its next step boundary, for at most `seconds`, then let go of all."""
+        self._draining = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for body in list(self._bodies.values()):
+            body.suspend()
+        tasks = [b.task for b in self._bodies.values() if b.task is not None]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=1.0)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_async(fn: Callable[..., Any]) -> bool:
+    """Whether a call of `fn` gives a coroutine; the usual case without the cost of `inspect`."""
+    if type(fn) is FunctionType:
+        return fn.__code__.co_flags & inspect.CO_COROUTINE != 0
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
+        getattr(type(fn), "__call__", None)
+    )

@@ -1,0 +1,238 @@
+"""`@function`: a durable function, and the registry of those that a process serves."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import textwrap
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import CodeType
+from typing import Any
+
+from ironflow.core.durations import parse_duration
+from ironflow.core.entries import CancelOn, RunOptions, UnwindOutcome
+from ironflow.core.errors import InvalidInput
+from ironflow.core.functions import (
+    Cron,
+    Definition,
+    Executor,
+    FunctionSpec,
+    Trigger,
+    compile_spec,
+)
+from ironflow.core.retry import RetryPolicy
+from ironflow.core.values import convert_input, json_schema
+from ironflow.sdk.waits import Duration
+
+On = str | Trigger | Mapping[str, str] | Sequence[str | Trigger | Mapping[str, str]]
+Retry = RetryPolicy | int | dict[str, Any] | bool
+
+
+class Function:
+    """A durable function: the user's body with what `@function` says of it. Calling it calls the plain body."""
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        definition: Definition,
+        input_type: Any,
+        takes_input: bool,
+    ) -> None:
+        self.fn, self.definition = fn, definition
+        self.input_type, self.takes_input = input_type, takes_input
+        self.is_async = inspect.iscoroutinefunction(fn)
+        self.spec: FunctionSpec = compile_spec(definition, self.convert)
+        self.__doc__, self.__name__ = fn.__doc__, getattr(fn, "__name__", definition.id)
+        self.__module__ = getattr(fn, "__module__", "")
+        self.__wrapped__ = fn
+
+    def __repr__(self) -> str:
+        return f"<function {self.id!r}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn(*args, **kwargs)
+
+    @property
+    def id(self) -> str:
+        """Its id, by which runs and events find it."""
+        return self.definition.id
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """How often the function, and by default each of its steps, is tried."""
+        return self.definition.options.retry
+
+    def convert(self, data: bytes) -> Any:
+        """JSON input as the declared type. Raises `InvalidInput` with the path of what is wrong."""
+        return convert_input(data, self.input_type, "input")
+
+
+class Registry:
+    """Functions by id. Two different functions of one id are an error of the user's, told at once."""
+
+    def __init__(self) -> None:
+        self._functions: dict[str, Function] = {}
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+    def add(self, function: Function) -> None:
+        """Add or, when it was defined by the same code line (a module imported again), replace."""
+        known = self._functions.get(function.id)
+        if known is not None and _origin(known) != _origin(function):
+            raise InvalidInput(
+                "id", f"function {function.id!r} is defined twice: {_place(known)} and {_place(function)}"
+            )
+        self._functions[function.id] = function
+
+    def get(self, function_id: str) -> Function | None:
+        """The function of an id."""
+        return self._functions.get(function_id)
+
+    def all(self) -> list[Function]:
+        """Every function, by id."""
+        return [self._functions[key] for key in sorted(self._functions)]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._functions.clear()
+
+
+registry = Registry()
+"""Where `@function` puts the functions of this process."""
+
+
+def function(
+    fn: Callable[..., Any] | None = None,
+    *,
+    id: str | None = None,
+    name: str | None = None,
+    on: On | None = None,
+    cron: str | None = None,
+    timezone: str = "UTC",
+    retry: Retry | None = None,
+    timeout: Duration | None = None,
+    input: Any = None,
+    cancel_on: str | CancelOn | Sequence[str | CancelOn] = (),
+    compensate_on: Iterable[UnwindOutcome] = ("failed",),
+    executor: Executor | None = None,
+    description: str | None = None,
+) -> Any:
+    """Make a durable function of `fn(ctx, input)` (or `fn(ctx)`), async or sync.
+
+    `on`: event name patterns, or `{"event": ..., "if": filter expression}`. `cron`: a cron expression in
+    `timezone`. `retry`: attempts, or a policy, for the function and by default for its steps. `timeout` bounds
+    a run's wall time. `input`: its type, by default the annotation of the second parameter. `cancel_on`: events
+    that cancel a run. `compensate_on`: the endings (`failed`, `cancelled`, `timed_out`) that run
+    compensations. `executor`: where sync steps run, `thread` (default) or `loop` (they must not block).
+    Raises `InvalidInput` naming what is wrong.
+    """
+    if fn is None:
+        options = {k: v for k, v in locals().items() if k != "fn"}
+        return lambda body: function(body, **options)
+    if not callable(fn):
+        raise InvalidInput("function", f"{fn!r} is not a function")
+    function_id = id or getattr(fn, "__name__", "").replace("_", "-")
+    _check_id(function_id)
+    takes_input, annotated = _signature(fn)
+    input_type = input if input is not None else annotated
+    definition = Definition(
+        id=function_id,
+        name=name or function_id,
+        code=hash_code(fn),
+        description=description if description is not None else inspect.getdoc(fn) or "",
+        triggers=tuple(_triggers(on)),
+        cron=_cron(cron, timezone),
+        options=RunOptions(
+            retry=RetryPolicy() if retry is None else RetryPolicy.of(retry),
+            timeout=None if timeout is None else parse_duration(timeout, "timeout"),
+            compensate_on=tuple(compensate_on),
+            cancel_on=tuple(_cancel_rules(cancel_on)),
+        ),
+        executor=executor,
+        input_schema=json_schema(input_type) or None,
+    )
+    made = Function(fn, definition, input_type, takes_input)
+    registry.add(made)
+    return made
+
+
+def _check_id(function_id: str) -> None:
+    allowed = all(ch.isalnum() or ch in "-_." for ch in function_id)
+    if not function_id or len(function_id) > 200 or not allowed or not function_id.isascii():
+        raise InvalidInput("id", f"{function_id!r}: use ASCII letters, digits, '-', '_' and '.'")
+
+
+def _signature(fn: Callable[..., Any]) -> tuple[bool, Any]:
+    parameters = list(inspect.signature(fn).parameters.values())
+    positional = [
+        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if not 1 <= len(positional) <= 2:
+        raise InvalidInput("function", "must take ctx, or ctx and its input")
+    if len(positional) == 1:
+        return False, None
+    try:
+        hints = typing.get_type_hints(fn)
+    except (NameError, TypeError):
+        hints = {}
+    hint = hints.get(positional[1].name)
+    return True, None if hint is Any else hint
+
+
+def _cron(expression: str | None, timezone: str) -> Cron | None:
+    if expression is None:
+        return None
+    zone, _, rest = expression.partition(" ")
+    if zone.startswith("CRON_TZ="):
+        return Cron(rest.strip(), zone.removeprefix("CRON_TZ="))
+    return Cron(expression, timezone)
+
+
+def _triggers(on: On | None) -> Iterable[Trigger]:
+    if on is None:
+        return
+    many = [on] if isinstance(on, str | Trigger | Mapping) else list(on)
+    for item in many:
+        if isinstance(item, Trigger):
+            yield item
+        elif isinstance(item, str):
+            yield Trigger(item)
+        else:
+            unknown = set(item) - {"event", "if", "expression"}
+            if unknown or "event" not in item:
+                raise InvalidInput("on", "expected event and, if wanted, if: {'event': ..., 'if': ...}")
+            yield Trigger(item["event"], item.get("if") or item.get("expression"))
+
+
+def _cancel_rules(rules: str | CancelOn | Sequence[str | CancelOn]) -> Iterable[CancelOn]:
+    many = [rules] if isinstance(rules, str | CancelOn) else rules
+    for rule in many:
+        yield CancelOn(rule) if isinstance(rule, str) else rule
+
+
+def hash_code(fn: Callable[..., Any]) -> str:
+    """16 hex digits that change with the function's source, but not with comments and formatting."""
+    target = inspect.unwrap(fn)
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(target)))
+        text = ast.dump(tree).encode()
+    except (OSError, TypeError, SyntaxError):
+        code = getattr(target, "__code__", None)
+        text = _hash_bytecode(code) if code is not None else repr(target).encode()
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _hash_bytecode(code: CodeType) -> bytes:
+    constants = [_hash_bytecode(k) if isinstance(k, CodeType) else repr(k) for k in code.co_consts]
+    return repr((code.co_code, code.co_names, constants)).encode()
+
+
+def _origin(made: Function) -> tuple[str, str]:
+    return made.__module__, getattr(made.fn, "__qualname__", "")
+
+
+def _place(made: Function) -> str:
+    return ".".join(_origin(made))

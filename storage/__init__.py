@@ -1,0 +1,1 @@
+"""Journal, readers and blobs behind small protocols."""

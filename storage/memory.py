@@ -1,0 +1,393 @@
+"""The in-memory store: the semantics of the SQLite one without its files and threads.
+
+For tests, simulation and runs that need no durability. A commit takes place on the next turn of the
+loop, or after an injected delay; an injected fault can refuse it. Everything is gone when the
+object is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import islice
+from operator import attrgetter, itemgetter
+from typing import Any
+
+from ironflow.core.errors import StorageError, StreamConflict
+from ironflow.storage import retention
+from ironflow.storage.journal import GROUP_LIMIT, Fence, GroupJournal, Row, Written
+from ironflow.storage.ports import (
+    BLOB_REFS,
+    BLOBS,
+    DELIVERIES,
+    EVENTS,
+    FUNCTIONS,
+    META,
+    RUNS,
+    SNAPSHOTS,
+    TABLES,
+    TIMERS,
+    WAITERS,
+    Batch,
+    Delivery,
+    Entry,
+    EventFilter,
+    EventRow,
+    FunctionRow,
+    Loaded,
+    RetentionRule,
+    Retired,
+    RunFilter,
+    RunRow,
+    Snapshot,
+    StoreInfo,
+    Table,
+    TimerRow,
+    WaiterRow,
+)
+
+Fault = Callable[[list[Batch]], Exception | None]
+Key = tuple[Any, ...]
+
+_created = attrgetter("created_at", "id")
+_TARGET, _NAME, _AT = 0, 1, 2
+_seq = itemgetter(0)
+
+
+class Tables:
+    """The committed state: entries by stream and by `seq`, and the rows of each projection by
+    key."""
+
+    def __init__(self) -> None:
+        self.log: list[Entry] = []
+        self.streams: dict[str, list[Entry]] = {}
+        self.rows: dict[str, dict[Key, Row]] = {table.name: {} for table in TABLES}
+
+    def head(self, stream: str) -> int:
+        """The newest version of a stream, 0 when it has no entries."""
+        entries = self.streams.get(stream)
+        return entries[-1].version if entries else 0
+
+    def put(self, table: Table, row: Row) -> None:
+        """Insert a row or change the columns that may change."""
+        rows, key = self.rows[table.name], row[: table.key]
+        old = rows.get(key)
+        if old is not None and table.fixed:
+            kept = zip(table.columns, old, row, strict=True)
+            row = tuple(was if name in table.fixed else now for name, was, now in kept)
+        rows[key] = tuple(row)
+
+    def forget(self, streams: set[str]) -> int:
+        """Remove the entries of `streams`; how many there were."""
+        count = sum(len(self.streams.pop(stream, ())) for stream in streams)
+        if count:
+            self.log = [entry for entry in self.log if entry.stream not in streams]
+        return count
+
+
+class MemoryJournal(GroupJournal):
+    """Applies batches to `Tables`, in the turn of the loop after the one that asked."""
+
+    def __init__(
+        self,
+        tables: Tables,
+        *,
+        group_limit: int = GROUP_LIMIT,
+        delay: Callable[[], float] | None = None,
+        fault: Fault | None = None,
+    ) -> None:
+        super().__init__(group_limit=group_limit)
+        self.tables, self.delay, self.fault = tables, delay, fault
+
+    def _write(self, batches: list[Batch]) -> None:
+        loop = asyncio.get_running_loop()
+        if self.delay is None:
+            loop.call_soon(self._apply, batches)
+        else:
+            loop.call_later(self.delay(), self._apply, batches)
+
+    def _perform(self, job: Callable[..., Any]) -> None:
+        asyncio.get_running_loop().call_soon(self._do, job)
+
+    def _do(self, job: Callable[[Tables], Any]) -> None:
+        try:
+            result = job(self.tables)
+        except Exception as error:  # noqa: BLE001 - handed to whoever awaits the job
+            self._performed(None, error)
+        else:
+            self._performed(result, None)
+
+    def _apply(self, batches: list[Batch]) -> None:
+        error = self.fault(batches) if self.fault is not None else None
+        if isinstance(error, StorageError):
+            self._refused(error)
+            return
+        if error is not None:
+            self._refused(StorageError(f"{type(error).__name__}: {error}"))
+            return
+        fence, rows, errors = Fence(), list[Row](), dict[int, Exception]()
+        for index, batch in enumerate(batches):
+            refused = fence.check(batch)
+            if refused is None and (refused := self._conflict(batch)) is not None:
+                fence.add(batch, refused)
+            if refused is not None:
+                errors[index] = refused
+            else:
+                self._keep(batch, rows)
+        self._written(Written(rows, errors))
+
+    def _conflict(self, batch: Batch) -> StreamConflict | None:
+        heads: dict[str, int] = {}
+        for entry in batch.entries:
+            head = heads.get(entry.stream)
+            if head is None:
+                head = self.tables.head(entry.stream)
+            if entry.version != head + 1:
+                return StreamConflict(entry.stream, entry.version)
+            heads[entry.stream] = entry.version
+        return None
+
+    def _keep(self, batch: Batch, rows: list[Row]) -> None:
+        tables = self.tables
+        seq = self._last_seq + len(rows)
+        for new in batch.entries:
+            seq += 1
+            entry = Entry(seq, *new)
+            rows.append(entry)
+            tables.log.append(entry)
+            tables.streams.setdefault(new.stream, []).append(entry)
+        for table, key in batch.deletes:
+            tables.rows[table.name].pop(tuple(key), None)
+        for table, row in batch.puts:
+            tables.put(table, row)
+
+
+class MemoryReader:
+    """See `ports.Reader`."""
+
+    def __init__(self, tables: Tables, journal: MemoryJournal) -> None:
+        self._tables, self._journal = tables, journal
+
+    def _rows(self, table: Table) -> dict[Key, Row]:
+        return self._tables.rows[table.name]
+
+    async def load(self, stream: str) -> Loaded:
+        """See `ports.Reader`."""
+        row = self._rows(SNAPSHOTS).get((stream,))
+        snapshot = Snapshot(row[1], row[2]) if row is not None else None
+        after = snapshot.version if snapshot is not None else 0
+        return Loaded(snapshot, await self.entries(stream, after, limit=-1))
+
+    async def entries(self, stream: str, after: int = 0, limit: int = 1000) -> list[Entry]:
+        """See `ports.Reader`."""
+        found = self._tables.streams.get(stream, [])
+        start = bisect_right(found, after, key=attrgetter("version"))
+        return found[start:] if limit < 0 else found[start : start + limit]
+
+    async def entry(self, stream: str, version: int) -> Entry | None:
+        """See `ports.Reader`."""
+        found = await self.entries(stream, version - 1, 1)
+        return found[0] if found and found[0].version == version else None
+
+    async def tail(self, after: int, limit: int = 1000) -> list[Entry]:
+        """See `ports.Reader`."""
+        start = bisect_right(self._tables.log, after, key=_seq)
+        return self._tables.log[start : start + limit]
+
+    async def run(self, run_id: str) -> RunRow | None:
+        """See `ports.Reader`."""
+        row = self._rows(RUNS).get((run_id,))
+        return RunRow(*row) if row is not None else None
+
+    async def runs(
+        self, where: RunFilter, limit: int = 50, before: tuple[int, str] | None = None
+    ) -> list[RunRow]:
+        """See `ports.Reader`."""
+        exact = {
+            name: getattr(where, name)
+            for name in ("function_id", "event_id", "event_name", "parent_id", "idempotency_key")
+            if getattr(where, name) is not None
+        }
+        found = [
+            run
+            for run in map(_run, self._rows(RUNS).values())
+            if all(getattr(run, name) == value for name, value in exact.items())
+            and (not where.statuses or run.status in where.statuses)
+            and _within(run.created_at, where.since, where.until)
+            and (before is None or _created(run) < before)
+        ]
+        return sorted(found, key=_created, reverse=True)[:limit]
+
+    async def unfinished(
+        self, limit: int = 1000, after: tuple[int, str] | None = None
+    ) -> list[RunRow]:
+        """See `ports.Reader`."""
+        found = [
+            run
+            for run in map(_run, self._rows(RUNS).values())
+            if run.status in ("queued", "running") and (after is None or _created(run) > after)
+        ]
+        return sorted(found, key=_created)[:limit]
+
+    async def count_runs(self) -> dict[tuple[str, str], int]:
+        """See `ports.Reader`."""
+        counts: dict[tuple[str, str], int] = {}
+        for run in map(_run, self._rows(RUNS).values()):
+            key = run.function_id, run.status
+            counts[key] = counts.get(key, 0) + 1
+        return counts
+
+    async def event(self, event_id: str) -> EventRow | None:
+        """See `ports.Reader`."""
+        row = self._rows(EVENTS).get((event_id,))
+        return self._event(row) if row is not None else None
+
+    async def events(
+        self, where: EventFilter, limit: int = 50, before: tuple[int, str] | None = None
+    ) -> list[EventRow]:
+        """See `ports.Reader`."""
+        found = [
+            row
+            for row in self._rows(EVENTS).values()
+            if (not where.names or row[1] in where.names)
+            and (where.source is None or row[3] == where.source)
+            and _within(row[_AT], where.since, where.until)
+            and (before is None or (row[_AT], row[0]) < before)
+        ]
+        found.sort(key=itemgetter(_AT, 0), reverse=True)
+        events = (event for row in found if (event := self._event(row)) is not None)
+        return list(islice(events, limit))
+
+    def _event(self, row: Row) -> EventRow | None:
+        entries = self._tables.streams.get(f"event/{row[0]}")
+        return EventRow(*(*row, entries[0].data)) if entries else None
+
+    async def timers(
+        self, until: int, limit: int, after: tuple[int, str, str] | None = None
+    ) -> list[TimerRow]:
+        """See `ports.Reader`."""
+        order = itemgetter(_AT, _TARGET, _NAME)
+        due = sorted((row for row in self._rows(TIMERS).values() if row[_AT] <= until), key=order)
+        start = bisect_right(due, after, key=order) if after is not None else 0
+        return [TimerRow(*row) for row in due[start : start + limit]]
+
+    async def waiters(self) -> list[WaiterRow]:
+        """See `ports.Reader`."""
+        return [WaiterRow(*row) for _, row in sorted(self._rows(WAITERS).items())]
+
+    async def deliveries(self) -> list[Delivery]:
+        """See `ports.Reader`."""
+        return sorted(
+            (Delivery(*row) for row in self._rows(DELIVERIES).values()), key=attrgetter("at", "id")
+        )
+
+    async def functions(self) -> list[FunctionRow]:
+        """See `ports.Reader`."""
+        return [FunctionRow(*row) for _, row in sorted(self._rows(FUNCTIONS).items())]
+
+    async def blob(self, digest: str) -> bytes | None:
+        """See `ports.Reader`."""
+        row = self._rows(BLOBS).get((digest,))
+        return row[2] if row is not None else None
+
+    async def meta(self, key: str) -> str | None:
+        """See `ports.Reader`."""
+        row = self._rows(META).get((key,))
+        return row[1] if row is not None else None
+
+    async def info(self) -> StoreInfo:
+        """See `ports.Reader`; sizes are those of the data."""
+        tables = self._tables
+        size = sum(len(entry.data) for entry in tables.log)
+        size += sum(row[1] for row in self._rows(BLOBS).values())
+        return StoreInfo(
+            url="memory:",
+            schema_version=0,
+            durability="none",
+            size=size,
+            wal_size=0,
+            last_seq=self._journal.last_seq,
+            rows={"journal": len(tables.log)} | {name: len(r) for name, r in tables.rows.items()},
+        )
+
+
+class MemoryStore:
+    """See `ports.Store`. `fault` may refuse a commit, `delay` (seconds) put it off; both serve
+    simulation."""
+
+    def __init__(
+        self,
+        *,
+        group_limit: int = GROUP_LIMIT,
+        delay: Callable[[], float] | None = None,
+        fault: Fault | None = None,
+    ) -> None:
+        self.tables = Tables()
+        self.journal = MemoryJournal(self.tables, group_limit=group_limit, delay=delay, fault=fault)
+        self.reader = MemoryReader(self.tables, self.journal)
+
+    async def retire(self, rules: Sequence[RetentionRule], now: int, dry_run: bool) -> Retired:
+        """See `ports.Store`."""
+        limits = retention.limits(rules, now)
+        return await self.journal.exclusive(lambda tables: _retire(tables, limits, dry_run))
+
+    async def close(self) -> None:
+        """See `ports.Store`."""
+        await self.journal.flush()
+        self.journal.refuse(StorageError("the store is closed"))
+
+
+def _run(row: Row) -> RunRow:
+    return RunRow(*row)
+
+
+def _within(at: int, since: int | None, until: int | None) -> bool:
+    return (since is None or at >= since) and (until is None or at < until)
+
+
+def _retire(tables: Tables, limits: list[retention.Limit], dry_run: bool) -> Retired:
+    rows = tables.rows
+    runs = [RunRow(*row) for row in rows[RUNS.name].values()]
+    open_runs = {run.id for run in runs if run.status not in retention.ENDED}
+    needed = {run.event_id for run in runs if run.id in open_runs}
+    gone_runs, gone_events = set[str](), set[str]()
+    for limit in limits:
+        if limit.kind == retention.EVENTS:
+            aged = sorted((row[_AT], row[_AT], row[0]) for row in rows[EVENTS.name].values())
+            gone_events.update(id_ for id_ in limit.beyond(aged) if id_ not in needed)
+        else:
+            ended = [run for run in runs if run.status == limit.kind]
+            aged = sorted((run.created_at, _ended_at(run), run.id) for run in ended)
+            parents = {run.id: run.parent_id for run in ended}
+            gone_runs.update(id_ for id_ in limit.beyond(aged) if parents[id_] not in open_runs)
+    streams = {f"run/{id_}" for id_ in gone_runs} | {f"event/{id_}" for id_ in gone_events}
+    refs = rows[BLOB_REFS.name]
+    kept = {hash_ for stream, hash_ in refs if stream not in streams}
+    orphans = {hash_ for stream, hash_ in refs if stream in streams and hash_ not in kept}
+    blobs = [rows[BLOBS.name][hash_,] for hash_ in orphans if (hash_,) in rows[BLOBS.name]]
+    retired = Retired(
+        runs=len(gone_runs),
+        events=len(gone_events),
+        entries=sum(len(tables.streams.get(stream, ())) for stream in streams),
+        blobs=len(blobs),
+        blob_bytes=sum(blob[1] for blob in blobs),
+    )
+    if not dry_run:
+        tables.forget(streams)
+        _remove(rows[RUNS.name], gone_runs)
+        _remove(rows[EVENTS.name], gone_events)
+        _remove(rows[WAITERS.name], gone_runs)
+        for table in (TIMERS, SNAPSHOTS, BLOB_REFS):
+            _remove(rows[table.name], streams)
+        _remove(rows[BLOBS.name], orphans)
+    return retired
+
+
+def _ended_at(run: RunRow) -> int:
+    return run.updated_at if run.ended_at is None else run.ended_at
+
+
+def _remove(rows: dict[Key, Row], first: set[str]) -> None:
+    for key in [key for key in rows if key[0] in first]:
+        del rows[key]

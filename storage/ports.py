@@ -1,0 +1,374 @@
+"""What the rest of ironflow may ask of storage: small protocols and the rows that cross them.
+
+A `Store` is one database with a `Journal` (the only writer) and a `Reader` (queries that see every
+acknowledged write). Drivers translate their own errors into `ironflow.core.errors` here and nowhere
+else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+
+class Entry(NamedTuple):
+    """One fact in the journal. `seq` orders all of them; `version` counts the entries of one stream
+    from 1."""
+
+    seq: int
+    stream: str
+    version: int
+    at: int
+    kind: str
+    data: bytes
+
+
+class NewEntry(NamedTuple):
+    """An entry that has no `seq` yet."""
+
+    stream: str
+    version: int
+    at: int
+    kind: str
+    data: bytes
+
+
+class Table(NamedTuple):
+    """A projection table: `columns` in order, the first `key` of them are the primary key.
+
+    `fixed` columns never change once a row exists: a later put must repeat them, and does not
+    rewrite them.
+    """
+
+    name: str
+    key: int
+    columns: tuple[str, ...]
+    fixed: tuple[str, ...] = ()
+
+
+class Batch(msgspec.Struct):
+    """What one actor commits in one piece: entries, projection rows, row keys to delete.
+
+    Within a batch the deletes come first: a key that is both deleted and put ends up put.
+    """
+
+    entries: list[NewEntry] = []
+    puts: list[tuple[Table, tuple[Any, ...]]] = []
+    deletes: list[tuple[Table, tuple[Any, ...]]] = []
+
+
+Done = Callable[[Exception | None], None]
+
+
+RUNS = Table(
+    "runs",
+    1,
+    (
+        "id", "function_id", "status", "created_at", "started_at", "ended_at", "updated_at", "attempt",
+        "version", "event_id", "event_name", "idempotency_key", "parent_id", "code", "reason", "crashes",
+    ),
+    ("function_id", "created_at", "event_id", "event_name", "idempotency_key", "parent_id"),
+)  # fmt: skip
+TIMERS = Table("timers", 2, ("target", "name", "at", "version"))
+WAITERS = Table("waiters", 2, ("run_id", "step", "event", "match", "since"))
+DELIVERIES = Table("deliveries", 1, ("id", "target", "kind", "data", "at"))
+EVENTS = Table("events", 1, ("id", "name", "at", "source", "idempotency_key"))
+FUNCTIONS = Table("functions", 1, ("id", "version", "hash", "spec", "updated_at"))
+BLOBS = Table("blobs", 1, ("hash", "size", "data"), ("size", "data"))
+BLOB_REFS = Table("blob_refs", 2, ("stream", "hash"))
+SNAPSHOTS = Table("snapshots", 1, ("stream", "version", "data"))
+META = Table("meta", 1, ("key", "value"))
+TABLES = (
+    RUNS, TIMERS, WAITERS, DELIVERIES, EVENTS, FUNCTIONS, BLOBS, BLOB_REFS, SNAPSHOTS, META,
+)  # fmt: skip
+
+
+class RunRow(msgspec.Struct, frozen=True):
+    """A row of `runs`, the columns of `RUNS` in order. Moments are microseconds; `None` is not
+    yet."""
+
+    id: str
+    function_id: str
+    status: str
+    created_at: int
+    started_at: int | None
+    ended_at: int | None
+    updated_at: int
+    attempt: int
+    version: int
+    event_id: str | None
+    event_name: str | None
+    idempotency_key: str | None
+    parent_id: str | None
+    code: str | None
+    reason: str | None
+    crashes: int
+
+
+class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs: every given field must hold. `since` <= created_at < `until`."""
+
+    function_id: str | None = None
+    statuses: tuple[str, ...] = ()
+    event_id: str | None = None
+    event_name: str | None = None
+    parent_id: str | None = None
+    idempotency_key: str | None = None
+    since: int | None = None
+    until: int | None = None
+
+
+class EventRow(msgspec.Struct, frozen=True):
+    """A row of `events` with the data of its journal entry (`event/<id>`, version 1)."""
+
+    id: str
+    name: str
+    at: int
+    source: str
+    idempotency_key: str | None
+    data: bytes
+
+
+class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events; `names` are exact names. `since` <= at < `until`."""
+
+    names: tuple[str, ...] = ()
+    source: str | None = None
+    since: int | None = None
+    until: int | None = None
+
+
+class TimerRow(NamedTuple):
+    """A durable timer: tell `target` that `name`, set at `version`, is due at `at`."""
+
+    target: str
+    name: str
+    at: int
+    version: int
+
+
+class WaiterRow(NamedTuple):
+    """A run that waits for an event: `match` is a filter expression or None."""
+
+    run_id: str
+    step: str
+    event: str
+    match: str | None
+    since: int
+
+
+class Delivery(NamedTuple):
+    """A durable message that its target has not yet consumed."""
+
+    id: str
+    target: str
+    kind: str
+    data: bytes
+    at: int
+
+
+class FunctionRow(msgspec.Struct, frozen=True):
+    """A registered function: `spec` is its JSON definition, `version` counts changes of `hash`."""
+
+    id: str
+    version: int
+    hash: str
+    spec: bytes
+    updated_at: int
+
+
+class Snapshot(NamedTuple):
+    """The encoded state of a stream's actor as of `version`."""
+
+    version: int
+    data: bytes
+
+
+class Loaded(NamedTuple):
+    """What an actor wakes from: the newest snapshot, if any, and the entries after it."""
+
+    snapshot: Snapshot | None
+    entries: list[Entry]
+
+
+class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts for `db info`, `doctor` and metrics; sizes in bytes."""
+
+    url: str
+    schema_version: int
+    durability: str
+    size: int
+    wal_size: int
+    last_seq: int
+    rows: dict[str, int]
+
+
+class JournalStats(msgspec.Struct):
+    """Running totals of the journal since start; `waiting` is the depth of the queue now."""
+
+    commits: int = 0
+    entries: int = 0
+    failures: int = 0
+    waiting: int = 0
+
+
+class RetentionRule(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be deleted: ended runs or events older than `max_age` (microseconds) or beyond the
+    newest `max_count`.
+
+    `kind` is `events` or a terminal run status: `completed`, `failed`, `cancelled`.
+    """
+
+    kind: str
+    max_age: int | None = None
+    max_count: int | None = None
+
+
+class Retired(msgspec.Struct, frozen=True, kw_only=True):
+    """What retention found or deleted, in rows, and in bytes of blobs."""
+
+    runs: int = 0
+    events: int = 0
+    entries: int = 0
+    blobs: int = 0
+    blob_bytes: int = 0
+
+
+class Journal(Protocol):
+    """The only writer. Appends of one caller are committed in the order in which they were made."""
+
+    stats: JournalStats
+
+    @property
+    def last_seq(self) -> int:
+        """The newest committed sequence number, 0 when empty."""
+        ...
+
+    def append(self, batch: Batch, done: Done) -> None:
+        """Queue a batch for the next commit; never blocks, must be called on the event loop.
+
+        `done(None)` is called on the loop once the batch is durable, `done(error)` when nothing of
+        it was written: `StreamConflict` (the fence), `StorageFull`, or another `StorageError`. A
+        batch that fails takes with it every batch queued after it that touches one of its streams,
+        so that versions stay gapless. Callbacks run in the order of the appends, and before any
+        subscriber hears of the entries.
+        """
+        ...
+
+    async def commit(self, batch: Batch) -> None:
+        """`append`, awaited. Raises what `done` would be told."""
+        ...
+
+    async def flush(self) -> None:
+        """Return when everything appended so far is committed or refused."""
+        ...
+
+    def subscribe(self, listener: Callable[[Sequence[Entry]], None]) -> Callable[[], None]:
+        """Call `listener` with the entries of each commit, in order, after their callbacks. Returns
+        an unsubscriber."""
+        ...
+
+    def on_commit(self, observer: Callable[[int, float], None]) -> None:
+        """Tell `observer` the number of entries and the seconds of each commit (for metrics)."""
+        ...
+
+
+class Reader(Protocol):
+    """Queries. Each sees all that was acknowledged before it was asked."""
+
+    async def load(self, stream: str) -> Loaded:
+        """What an actor wakes from. Loads asked for in the same turn of the loop share one
+        query."""
+        ...
+
+    async def entries(self, stream: str, after: int = 0, limit: int = 1000) -> list[Entry]:
+        """Entries of a stream with version > `after`, oldest first."""
+        ...
+
+    async def entry(self, stream: str, version: int) -> Entry | None:
+        """One entry."""
+        ...
+
+    async def tail(self, after: int, limit: int = 1000) -> list[Entry]:
+        """Entries of all streams with seq > `after`, oldest first."""
+        ...
+
+    async def run(self, run_id: str) -> RunRow | None:
+        """One run's row."""
+        ...
+
+    async def runs(
+        self, where: RunFilter, limit: int = 50, before: tuple[int, str] | None = None
+    ) -> list[RunRow]:
+        """Runs, newest first by (created_at, id), strictly before that key when given."""
+        ...
+
+    async def unfinished(
+        self, limit: int = 1000, after: tuple[int, str] | None = None
+    ) -> list[RunRow]:
+        """Runs that are queued or running, oldest first by (created_at, id), strictly after that
+        key."""
+        ...
+
+    async def count_runs(self) -> dict[tuple[str, str], int]:
+        """Number of runs by (function_id, status)."""
+        ...
+
+    async def event(self, event_id: str) -> EventRow | None:
+        """One event."""
+        ...
+
+    async def events(
+        self, where: EventFilter, limit: int = 50, before: tuple[int, str] | None = None
+    ) -> list[EventRow]:
+        """Events, newest first by (at, id), strictly before that key when given."""
+        ...
+
+    async def timers(
+        self, until: int, limit: int, after: tuple[int, str, str] | None = None
+    ) -> list[TimerRow]:
+        """Timers with at <= `until`, by (at, target, name), strictly after that key."""
+        ...
+
+    async def waiters(self) -> list[WaiterRow]:
+        """Every run that waits for an event."""
+        ...
+
+    async def deliveries(self) -> list[Delivery]:
+        """Every durable message not yet consumed, oldest first by (at, id)."""
+        ...
+
+    async def functions(self) -> list[FunctionRow]:
+        """Every registered function, by id."""
+        ...
+
+    async def blob(self, digest: str) -> bytes | None:
+        """A large value by its SHA-256 hex digest."""
+        ...
+
+    async def meta(self, key: str) -> str | None:
+        """A fact about the database."""
+        ...
+
+    async def info(self) -> StoreInfo:
+        """Facts about the database."""
+        ...
+
+
+class Store(Protocol):
+    """One open database."""
+
+    journal: Journal
+    reader: Reader
+
+    async def retire(self, rules: Sequence[RetentionRule], now: int, dry_run: bool) -> Retired:
+        """Apply retention: delete (or, dry, count) ended runs and events with their entries,
+        snapshots and blobs that nothing refers to any more. Unfinished runs, and runs whose parent
+        is unfinished, stay."""
+        ...
+
+    async def close(self) -> None:
+        """Commit what waits and close; later appends are refused."""
+        ...

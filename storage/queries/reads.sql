@@ -1,0 +1,53 @@
+-- name: run
+-- One run.
+SELECT {columns} FROM runs WHERE id = ?;
+
+-- name: runs
+-- A page of runs, newest first; one branch of a union when several statuses are asked for.
+SELECT {columns} FROM runs WHERE {where} ORDER BY created_at DESC, id DESC LIMIT :limit;
+
+-- name: unfinished
+-- Runs of one status, oldest first; the caller unites queued and running.
+SELECT {columns} FROM runs WHERE status = {status} AND (created_at, id) > (:after_at, :after_id)
+ORDER BY created_at, id LIMIT :limit;
+
+-- name: count_runs
+-- Runs by function and status, from the index alone.
+SELECT function_id, status, count(*) FROM runs GROUP BY function_id, status;
+
+-- name: event
+-- One event with its data.
+SELECT e.id, e.name, e.at, e.source, e.idempotency_key, j.data
+FROM events e JOIN journal j ON j.stream = 'event/' || e.id AND j.version = 1 WHERE e.id = ?;
+
+-- name: events
+-- A page of events, newest first; one branch of a union when several names are asked for.
+SELECT e.id, e.name, e.at, e.source, e.idempotency_key, j.data
+FROM events e CROSS JOIN journal j ON j.stream = 'event/' || e.id AND j.version = 1
+WHERE {where} ORDER BY e.at DESC, e.id DESC LIMIT :limit;
+
+-- name: timers
+-- A page of timers that are due.
+SELECT target, name, at, version FROM timers
+WHERE at <= :until AND (at, target, name) > (:after_at, :after_target, :after_name)
+ORDER BY at, target, name LIMIT :limit;
+
+-- name: waiters
+-- Every run that waits for an event.
+SELECT run_id, step, event, match, since FROM waiters ORDER BY run_id, step;
+
+-- name: deliveries
+-- Every message not yet consumed.
+SELECT id, target, kind, data, at FROM deliveries ORDER BY at, id;
+
+-- name: functions
+-- Every registered function.
+SELECT id, version, hash, spec, updated_at FROM functions ORDER BY id;
+
+-- name: blob
+-- A large value.
+SELECT data FROM blobs WHERE hash = ?;
+
+-- name: meta
+-- A fact about the database.
+SELECT value FROM meta WHERE key = ?;

@@ -1,0 +1,161 @@
+"""Numbered SQL migrations, and the checks that a file is a database of ours which this version
+understands.
+
+Every migration runs in a transaction of its own and is recorded with the SHA-256 of its text: an
+applied one that has changed since is refused. A database with content is copied to
+`<db>.backup-<version>-<time>` first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+from ironflow.core.clock import to_datetime
+from ironflow.core.errors import SchemaTooNew, StorageError
+from ironflow.storage.sqlite_errors import translate
+
+APPLICATION_ID = 0x49464C57  # "IFLW"
+OLDEST_SQLITE = (3, 32, 0)  # row values, upserts, and statements with more than 999 parameters
+
+_RECORD = """CREATE TABLE IF NOT EXISTS migrations (
+  version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_at INTEGER NOT NULL)"""
+
+
+class Migration(NamedTuple):
+    """One numbered file: `version` and `name` come from `NNNN_name.sql`."""
+
+    version: int
+    name: str
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the text, as hex. Line ends do not count, so that a checkout on Windows
+        agrees."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """All migrations of this version, in order. Raises ValueError when a number is missing or
+    double."""
+    folder = files("ironflow.storage").joinpath("migrations", "sqlite")
+    found = []
+    for file in folder.iterdir():
+        stem, _, suffix = file.name.rpartition(".")
+        if suffix == "sql":
+            number, _, name = stem.partition("_")
+            text = file.read_text(encoding="utf-8").replace("\r\n", "\n")
+            found.append(Migration(int(number), name, text))
+    found.sort()
+    if [migration.version for migration in found] != list(range(1, len(found) + 1)):
+        raise ValueError(f"migrations are not numbered 1 to {len(found)}")
+    return tuple(found)
+
+
+def statements(text: str) -> Iterator[str]:
+    """The statements of a script, one by one; semicolons inside strings and triggers do not end
+    one."""
+    pending = ""
+    for line in text.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            yield pending.strip()
+            pending = ""
+    if pending.strip() and not all(part.startswith("--") for part in pending.strip().splitlines()):
+        raise ValueError(f"the last statement does not end: {pending.strip()[:60]!r}")
+
+
+def schema_version(connection: sqlite3.Connection, path: str, known: int) -> int:
+    """The schema version of a database, 0 when it is new.
+
+    Raises `StorageError` when the file is something else, `SchemaTooNew` when it is beyond `known`.
+    """
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application != APPLICATION_ID:
+            if application or objects:
+                raise StorageError(f"{path} is an SQLite database, but not one of ironflow")
+            return 0
+        (version,) = connection.execute("SELECT max(version) FROM migrations").fetchone()
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_NOTADB:
+            raise StorageError(f"{path} is not a database: choose another file") from error
+        raise translate(error, path) from error
+    if version > known:
+        raise SchemaTooNew(path, version, known)
+    return int(version)
+
+
+def migrate(
+    connection: sqlite3.Connection,
+    path: str,
+    now: int,
+    wanted: tuple[Migration, ...] | None = None,
+) -> int:
+    """Bring an open database (in autocommit mode) to the newest schema; the version it has then.
+
+    Raises `SchemaTooNew`, and `StorageError` for a foreign file or an applied migration that has
+    changed.
+    """
+    wanted = migrations() if wanted is None else wanted
+    found = schema_version(connection, path, len(wanted))
+    if found:
+        _compare(connection, path, wanted)
+    if found < len(wanted):
+        if found:
+            backup_copy(connection, path, found, now)
+        for migration in wanted[found:]:
+            _apply(connection, path, migration, now)
+    return len(wanted)
+
+
+def backup_copy(connection: sqlite3.Connection, path: str, version: int, now: int) -> str:
+    """Copy the database beside itself, durably; the path of the copy."""
+    target = f"{path}.backup-{version}-{to_datetime(now):%Y%m%dT%H%M%S}"
+    try:
+        connection.execute("VACUUM INTO ?", (target,))
+        descriptor = os.open(target, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except (sqlite3.Error, OSError) as error:
+        raise StorageError(
+            f"cannot back up {path} to {target} before migrating: {error}"
+        ) from error
+    return target
+
+
+def _compare(connection: sqlite3.Connection, path: str, wanted: tuple[Migration, ...]) -> None:
+    for version, checksum in connection.execute("SELECT version, checksum FROM migrations"):
+        if wanted[version - 1].checksum != checksum:
+            raise StorageError(
+                f"{path}: migration {version} is not the one that was applied; "
+                "use the ironflow that made this database, or a release of it"
+            )
+
+
+def _apply(connection: sqlite3.Connection, path: str, migration: Migration, now: int) -> None:
+    row = (migration.version, migration.name, migration.checksum, now)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(_RECORD)
+        for statement in statements(migration.text):
+            connection.execute(statement)
+        connection.execute("INSERT INTO migrations VALUES (?, ?, ?, ?)", row)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        problem = translate(error, path)
+        problem.add_note(f"in migration {migration.version} ({migration.name})")
+        raise problem from error

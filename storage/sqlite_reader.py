@@ -1,0 +1,347 @@
+"""Queries on SQLite: each is one function in the thread of a read-only connection.
+
+Two connections: one for what actors wait for (loads and single rows), one for pages and counts, so
+that a long list does not hold up a wake-up. In WAL mode a query sees everything that was committed
+when it began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from ironflow.core.errors import StorageError
+from ironflow.storage import sql
+from ironflow.storage.connection import Connection
+from ironflow.storage.ports import (
+    RUNS,
+    TABLES,
+    Delivery,
+    Entry,
+    EventFilter,
+    EventRow,
+    FunctionRow,
+    Loaded,
+    RunFilter,
+    RunRow,
+    Snapshot,
+    StoreInfo,
+    TimerRow,
+    WaiterRow,
+)
+from ironflow.storage.sqlite_errors import Broken, translate
+
+LOADS_AT_ONCE = 64
+_RUN_COLUMNS = ", ".join(RUNS.columns)
+# The first of these that is given selects few enough runs; the status is then only a condition.
+_SELECTIVE = ("idempotency_key", "parent_id", "event_id", "event_name")
+
+Row = tuple[Any, ...]
+T = TypeVar("T")
+
+
+class SqliteReader:
+    """See `ports.Reader`."""
+
+    def __init__(
+        self,
+        path: str,
+        durability: str,
+        lookups: Connection,
+        scans: Connection,
+        on_fatal: Callable[[StorageError], None] | None = None,
+    ) -> None:
+        self._path, self._durability, self._on_fatal = path, durability, on_fatal
+        self._lookups, self._scans = lookups, scans
+        self._loop = asyncio.get_running_loop()
+        self._asked: dict[str, list[asyncio.Future[Loaded]]] = {}
+        self._loading = False
+        self._journal, self._reads = sql.load("journal"), sql.load("reads")
+
+    # -- streams ----------------------------------------------------------------------------------
+
+    async def load(self, stream: str) -> Loaded:
+        """See `ports.Reader`."""
+        future: asyncio.Future[Loaded] = self._loop.create_future()
+        self._asked.setdefault(stream, []).append(future)
+        if not self._loading:
+            self._loading = True
+            self._loop.call_soon(self._start_loads)
+        return await future
+
+    def _start_loads(self) -> None:
+        """Take what waits, as a commit does; whoever asks from now on gets a query of its own."""
+        streams = list(self._asked)[:LOADS_AT_ONCE]
+        if not streams:
+            self._loading = False
+            return
+        group = {stream: self._asked.pop(stream) for stream in streams}
+        try:
+            self._lookups.submit(lambda: self._read_loads(group))
+        except StorageError as error:
+            self._loop.call_soon(self._finish_loads, group, {}, error)
+
+    def _read_loads(self, group: dict[str, list[asyncio.Future[Loaded]]]) -> None:
+        """In the thread."""
+        found, failure = dict[str, Loaded](), None
+        try:
+            for stream in group:
+                found[stream] = self._read_load(self._lookups.raw, stream)
+        except Exception as error:  # noqa: BLE001 - handed to whoever awaits
+            failure = self._translated(error)
+        self._loop.call_soon_threadsafe(self._finish_loads, group, found, failure)
+
+    def _read_load(self, connection: sqlite3.Connection, stream: str) -> Loaded:
+        row = connection.execute(self._journal["snapshot"], (stream,)).fetchone()
+        snapshot = Snapshot(*row) if row is not None else None
+        after = snapshot.version if snapshot is not None else 0
+        rows = connection.execute(self._journal["stream"], (stream, after, -1))
+        return Loaded(snapshot, list(map(Entry._make, rows)))
+
+    def _finish_loads(
+        self,
+        group: dict[str, list[asyncio.Future[Loaded]]],
+        found: dict[str, Loaded],
+        error: Exception | None,
+    ) -> None:
+        self._start_loads()
+        for stream, futures in group.items():
+            loaded = found.get(stream)
+            for future in futures:
+                if future.done():
+                    continue
+                if loaded is not None:
+                    future.set_result(loaded)
+                else:
+                    future.set_exception(error or StorageError(f"{stream} was not read"))
+
+    async def entries(self, stream: str, after: int = 0, limit: int = 1000) -> list[Entry]:
+        """See `ports.Reader`."""
+        rows = await self._fetch(self._scans, self._journal["stream"], (stream, after, limit))
+        return list(map(Entry._make, rows))
+
+    async def entry(self, stream: str, version: int) -> Entry | None:
+        """See `ports.Reader`."""
+        rows = await self._fetch(self._lookups, self._journal["entry"], (stream, version))
+        return Entry._make(rows[0]) if rows else None
+
+    async def tail(self, after: int, limit: int = 1000) -> list[Entry]:
+        """See `ports.Reader`."""
+        rows = await self._fetch(self._scans, self._journal["tail"], (after, limit))
+        return list(map(Entry._make, rows))
+
+    # -- runs -------------------------------------------------------------------------------------
+
+    async def run(self, run_id: str) -> RunRow | None:
+        """See `ports.Reader`."""
+        query = self._reads["run"].format(columns=_RUN_COLUMNS)
+        rows = await self._fetch(self._lookups, query, (run_id,))
+        return RunRow(*rows[0]) if rows else None
+
+    async def runs(
+        self, where: RunFilter, limit: int = 50, before: tuple[int, str] | None = None
+    ) -> list[RunRow]:
+        """See `ports.Reader`."""
+        query, values = self.runs_query(where, limit, before)
+        return [RunRow(*row) for row in await self._fetch(self._scans, query, values)]
+
+    def runs_query(
+        self, where: RunFilter, limit: int, before: tuple[int, str] | None
+    ) -> tuple[str, dict[str, Any]]:
+        """The SQL of `runs`, chosen so that every page is read from an index in its order."""
+        values: dict[str, Any] = {"limit": limit}
+        exact = [n for n in ("function_id", *_SELECTIVE) if getattr(where, n) is not None]
+        values |= {name: getattr(where, name) for name in exact}
+        conditions = [f"{name} = :{name}" for name in exact]
+        conditions += _moments("created_at", "id", where, before, values)
+        base = self._reads["runs"].replace("{columns}", _RUN_COLUMNS)
+        values |= {f"status{n}": status for n, status in enumerate(where.statuses)}
+        names = [f":status{n}" for n in range(len(where.statuses))]
+        if names and any(name in _SELECTIVE for name in exact):
+            # The plus keeps SQLite from choosing the index of statuses.
+            conditions.append(f"+status IN ({', '.join(names)})")
+            names = []
+        branches = [[f"status = {name}", *conditions] for name in names] or [conditions]
+        return _unite(base, branches, "created_at DESC, id DESC"), values
+
+    async def unfinished(
+        self, limit: int = 1000, after: tuple[int, str] | None = None
+    ) -> list[RunRow]:
+        """See `ports.Reader`."""
+        at, id_ = after or (-(2**63), "")
+        base = self._reads["unfinished"].replace("{columns}", _RUN_COLUMNS)
+        parts = [f"SELECT * FROM ({base.format(status=s)})" for s in ("'queued'", "'running'")]
+        query = f"{' UNION ALL '.join(parts)} ORDER BY created_at, id LIMIT :limit"
+        values = {"limit": limit, "after_at": at, "after_id": id_}
+        return [RunRow(*row) for row in await self._fetch(self._scans, query, values)]
+
+    async def count_runs(self) -> dict[tuple[str, str], int]:
+        """See `ports.Reader`."""
+        rows = await self._fetch(self._scans, self._reads["count_runs"])
+        return {(function_id, status): count for function_id, status, count in rows}
+
+    # -- events -----------------------------------------------------------------------------------
+
+    async def event(self, event_id: str) -> EventRow | None:
+        """See `ports.Reader`."""
+        rows = await self._fetch(self._lookups, self._reads["event"], (event_id,))
+        return EventRow(*rows[0]) if rows else None
+
+    async def events(
+        self, where: EventFilter, limit: int = 50, before: tuple[int, str] | None = None
+    ) -> list[EventRow]:
+        """See `ports.Reader`."""
+        query, values = self.events_query(where, limit, before)
+        return [EventRow(*row) for row in await self._fetch(self._scans, query, values)]
+
+    def events_query(
+        self, where: EventFilter, limit: int, before: tuple[int, str] | None
+    ) -> tuple[str, dict[str, Any]]:
+        """The SQL of `events`, chosen so that every page is read from an index in its order."""
+        values: dict[str, Any] = {"limit": limit}
+        conditions = _moments("e.at", "e.id", where, before, values)
+        if where.source is not None:
+            conditions.append("e.source = :source")
+            values["source"] = where.source
+        names = list(dict.fromkeys(where.names))
+        values |= {f"name{n}": name for n, name in enumerate(names)}
+        branches = [[f"e.name = :name{n}", *conditions] for n in range(len(names))] or [conditions]
+        return _unite(self._reads["events"], branches, "at DESC, id DESC"), values
+
+    # -- the rest ---------------------------------------------------------------------------------
+
+    async def timers(
+        self, until: int, limit: int, after: tuple[int, str, str] | None = None
+    ) -> list[TimerRow]:
+        """See `ports.Reader`."""
+        at, target, name = after or (-(2**63), "", "")
+        values: dict[str, Any] = {"until": until, "limit": limit, "after_at": at}
+        values |= {"after_target": target, "after_name": name}
+        rows = await self._fetch(self._lookups, self._reads["timers"], values)
+        return [TimerRow(*row) for row in rows]
+
+    async def waiters(self) -> list[WaiterRow]:
+        """See `ports.Reader`."""
+        return [WaiterRow(*row) for row in await self._fetch(self._scans, self._reads["waiters"])]
+
+    async def deliveries(self) -> list[Delivery]:
+        """See `ports.Reader`."""
+        return [Delivery(*row) for row in await self._fetch(self._scans, self._reads["deliveries"])]
+
+    async def functions(self) -> list[FunctionRow]:
+        """See `ports.Reader`."""
+        rows = await self._fetch(self._scans, self._reads["functions"])
+        return [FunctionRow(*row) for row in rows]
+
+    async def blob(self, digest: str) -> bytes | None:
+        """See `ports.Reader`."""
+        rows = await self._fetch(self._lookups, self._reads["blob"], (digest,))
+        return rows[0][0] if rows else None
+
+    async def meta(self, key: str) -> str | None:
+        """See `ports.Reader`."""
+        rows = await self._fetch(self._lookups, self._reads["meta"], (key,))
+        return rows[0][0] if rows else None
+
+    async def info(self) -> StoreInfo:
+        """See `ports.Reader`. Counts every row, so the cost grows with the database."""
+        return await self.scan(read_info, self._path, self._durability)
+
+    async def scan(self, function: Callable[..., T], *args: Any) -> T:
+        """Run `function(connection, *args)` where long queries run."""
+        result: T = await self._call(self._scans, function, *args)
+        return result
+
+    async def close(self) -> None:
+        """Close both connections."""
+        await self._lookups.close()
+        await self._scans.close()
+
+    # -- running a query --------------------------------------------------------------------------
+
+    async def _fetch(
+        self, connection: Connection, query: str, values: Sequence[Any] | dict[str, Any] = ()
+    ) -> list[Row]:
+        rows: list[Row] = await self._call(connection, _fetch, query, values)
+        return rows
+
+    async def _call(self, connection: Connection, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return await connection.call(function, *args)
+        except Exception as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: Exception) -> Exception:
+        """Errors of SQLite in our words; the ones for good are also told to whoever must stop."""
+        if isinstance(error, ValueError) and "onnection" in str(error):
+            return StorageError("the database is closed")
+        if not isinstance(error, sqlite3.Error):
+            return error
+        problem = translate(error, self._path)
+        if isinstance(problem, Broken) and self._on_fatal is not None:
+            self._loop.call_soon_threadsafe(self._on_fatal, problem)
+        return problem
+
+
+def _fetch(
+    connection: sqlite3.Connection, query: str, values: Sequence[Any] | dict[str, Any]
+) -> list[Row]:
+    return connection.execute(query, values).fetchall()
+
+
+def _moments(
+    at: str,
+    id_: str,
+    where: RunFilter | EventFilter,
+    before: tuple[int, str] | None,
+    values: dict[str, Any],
+) -> list[str]:
+    conditions = []
+    if where.since is not None:
+        conditions.append(f"{at} >= :since")
+        values["since"] = where.since
+    if where.until is not None:
+        conditions.append(f"{at} < :until")
+        values["until"] = where.until
+    if before is not None:
+        conditions.append(f"({at}, {id_}) < (:before_at, :before_id)")
+        values |= {"before_at": before[0], "before_id": before[1]}
+    return conditions
+
+
+def _unite(base: str, branches: list[list[str]], order: str) -> str:
+    """One query, or several that each give a page from their own index, merged to one page."""
+    queries = [base.replace("{where}", " AND ".join(b) or "true") for b in branches]
+    if len(queries) == 1:
+        return queries[0]
+    parts = " UNION ALL ".join(f"SELECT * FROM ({query})" for query in queries)
+    return f"{parts} ORDER BY {order} LIMIT :limit"
+
+
+def read_info(connection: sqlite3.Connection, path: str, durability: str) -> StoreInfo:
+    """The facts about an open database."""
+    names = ["journal", *(table.name for table in TABLES)]
+    rows = {
+        name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names
+    }
+    (version,) = connection.execute("SELECT max(version) FROM migrations").fetchone()
+    (last_seq,) = connection.execute(sql.load("journal")["last_seq"]).fetchone()
+    return StoreInfo(
+        url=f"sqlite:///{path}",
+        schema_version=version,
+        durability=durability,
+        size=os.path.getsize(path),
+        wal_size=_size(f"{path}-wal"),
+        last_seq=last_seq,
+        rows=rows,
+    )
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,172 @@
+"""Retention on SQLite: chunks of streams are deleted in transactions of their own, between the
+commits of others.
+
+Everything of a stream goes in one transaction, so that a crash leaves no half of it. Which runs and
+events may go is decided inside that transaction: a run that was revived meanwhile stays.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from ironflow.storage import sql
+from ironflow.storage.ports import Retired
+from ironflow.storage.retention import EVENTS, Limit
+
+if TYPE_CHECKING:
+    from ironflow.storage.sqlite_reader import SqliteReader
+    from ironflow.storage.sqlite_writer import SqliteJournal
+
+CHUNK_STREAMS = 64
+CHUNK_ENTRIES = 2000
+"""A chunk ends when it has this many entries, unless its first stream alone has more."""
+
+NEVER = (-(2**63), "")
+Key = tuple[int, str]
+
+
+class Range(NamedTuple):
+    """A limit with its key: what is at or before `until` is beyond the newest ones to keep."""
+
+    limit: Limit
+    until: Key
+
+    @property
+    def stream(self) -> str:
+        """Prefix of the streams."""
+        return "event/" if self.limit.kind == EVENTS else "run/"
+
+
+class SqliteRetention:
+    """Deletes through the journal's connection, counts through the reader's."""
+
+    def __init__(self, journal: SqliteJournal, reader: SqliteReader) -> None:
+        self._journal, self._reader = journal, reader
+
+    async def retire(self, limits: list[Limit], dry_run: bool) -> Retired:
+        """Delete what is beyond the limits, or count it."""
+        ranges = [await self._reader.scan(find_range, limit) for limit in limits]
+        if dry_run:
+            return await self._reader.scan(count, ranges)
+        total = Retired()
+        for range_ in ranges:
+            after: Key | None = NEVER
+            while after is not None:
+                job = partial(_delete_chunk, range_=range_, after=after)
+                part, after = await self._journal.exclusive(job)
+                total = _add(total, part)
+        return total
+
+
+def find_range(connection: sqlite3.Connection, limit: Limit) -> Range:
+    """Look up where the newest ones to keep end."""
+    if limit.keep is None:
+        return Range(limit, NEVER)
+    name = "newest_event_to_go" if limit.kind == EVENTS else "newest_run_to_go"
+    values = {"keep": limit.keep} | ({} if limit.kind == EVENTS else {"kind": limit.kind})
+    key = connection.execute(sql.load("retention")[name], values).fetchone()
+    return Range(limit, key or NEVER)
+
+
+def _candidates(connection: sqlite3.Connection, range_: Range, after: Key, count: int) -> list[Key]:
+    limit = range_.limit
+    cutoff = NEVER[0] if limit.cutoff is None else limit.cutoff
+    last = max(range_.until, (cutoff, ""))
+    values: dict[str, int | str] = {
+        "after_at": after[0],
+        "after_id": after[1],
+        "last_at": last[0],
+        "last_id": last[1],
+        "until_at": range_.until[0],
+        "until_id": range_.until[1],
+        "cutoff": cutoff,
+        "limit": count,
+    }
+    if limit.kind != EVENTS:
+        values["kind"] = limit.kind
+    name = "events" if limit.kind == EVENTS else "runs"
+    return connection.execute(sql.load("retention")[name], values).fetchall()
+
+
+def count(connection: sqlite3.Connection, ranges: list[Range]) -> Retired:
+    """What would be deleted, as of one moment."""
+    queries = sql.load("retention")
+    references: Counter[str] = Counter()
+    runs = events = entries = 0
+    connection.execute("BEGIN")
+    try:
+        for range_ in ranges:
+            after: Key | None = NEVER
+            while after is not None:
+                keys = _candidates(connection, range_, after, 1000)
+                for _, id_ in keys:
+                    stream = range_.stream + id_
+                    entries += connection.execute(queries["count_entries"], (stream,)).fetchone()[0]
+                    references.update(
+                        h for (h,) in connection.execute(queries["references"], (stream,))
+                    )
+                if range_.limit.kind == EVENTS:
+                    events += len(keys)
+                else:
+                    runs += len(keys)
+                after = keys[-1] if keys else None
+        sizes = []
+        for digest, number in references.items():
+            if connection.execute(queries["count_references"], (digest,)).fetchone()[0] == number:
+                sizes += connection.execute(queries["blob_size"], (digest,)).fetchall()
+    finally:
+        connection.execute("ROLLBACK")
+    return Retired(
+        runs=runs,
+        events=events,
+        entries=entries,
+        blobs=len(sizes),
+        blob_bytes=sum(size for (size,) in sizes),
+    )
+
+
+def _delete_chunk(
+    connection: sqlite3.Connection, range_: Range, after: Key
+) -> tuple[Retired, Key | None]:
+    """Delete some streams after a key; what went, and the key to go on after, None at the end."""
+    queries, journal = sql.load("retention"), sql.load("journal")
+    keys = _candidates(connection, range_, after, CHUNK_STREAMS)
+    if not keys:
+        return Retired(), None
+    (seq,) = connection.execute(journal["last_seq"]).fetchone()
+    connection.execute(journal["keep_last_seq"], (str(seq),))
+    streams = entries = blobs = blob_bytes = 0
+    last = after
+    for last in keys:
+        id_, stream = last[1], range_.stream + last[1]
+        digests = connection.execute(queries["references"], (stream,)).fetchall()
+        entries += connection.execute(queries["delete_entries"], (stream,)).rowcount
+        for name in ("delete_snapshot", "delete_references", "delete_timers"):
+            connection.execute(queries[name], (stream,))
+        if range_.limit.kind == EVENTS:
+            connection.execute(queries["delete_event"], (id_,))
+        else:
+            connection.execute(queries["delete_run"], (id_,))
+            connection.execute(queries["delete_waiters"], (id_,))
+        for (digest,) in digests:
+            sizes = connection.execute(queries["blob_size"], (digest,)).fetchall()
+            if connection.execute(queries["delete_blob"], {"hash": digest}).rowcount:
+                blobs += 1
+                blob_bytes += sizes[0][0]
+        streams += 1
+        if entries >= CHUNK_ENTRIES:
+            break
+    kind = "events" if range_.limit.kind == EVENTS else "runs"
+    part = Retired(entries=entries, blobs=blobs, blob_bytes=blob_bytes)
+    return msgspec.structs.replace(part, **{kind: streams}), last
+
+
+def _add(total: Retired, part: Retired) -> Retired:
+    return Retired(
+        **{name: getattr(total, name) + getattr(part, name) for name in Retired.__struct_fields__}
+    )

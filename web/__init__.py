@@ -1,0 +1,1 @@
+"""The HTTP faces: routes decode, ask or read, and encode."""

@@ -1,0 +1,295 @@
+"""The native API's bodies: nothing but fields. Requests are decoded into these, responses encoded from them,
+and `/openapi.json` is generated from them.
+
+Moments are RFC 3339 text in UTC with `Z`; durations are seconds. Unknown fields in requests are refused.
+"""
+
+from typing import Any
+
+import msgspec
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of request bodies."""
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of response bodies."""
+
+
+class Problem(View, omit_defaults=True):
+    """An error (RFC 9457). `field` names the part of the request that is wrong, where one is."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    field: str | None = None
+    retry_after: float | None = None
+
+
+class Health(View):
+    """The process is up."""
+
+    status: str
+    version: str
+
+
+class Ready(View):
+    """Whether the server takes work, and if not, why."""
+
+    status: str
+    issues: list[str]
+
+
+class EmitRequest(Request):
+    """An event. The same idempotency key and name again return the first event."""
+
+    name: str
+    data: Any = None
+    idempotency_key: str | None = None
+
+
+class EmitView(View):
+    """The event and the runs that it started; `created` is False for a repeated key."""
+
+    event_id: str
+    run_ids: list[str]
+    created: bool
+
+
+class EventView(View):
+    """A stored event."""
+
+    id: str
+    name: str
+    data: Any
+    at: str
+    source: str
+    idempotency_key: str | None
+    run_ids: list[str]
+
+
+class EventPage(View):
+    """Events, newest first; `next_cursor` goes on."""
+
+    items: list[EventView]
+    next_cursor: str | None
+
+
+class TriggerView(View):
+    """What starts a function."""
+
+    event: str
+    expression: str | None
+
+
+class RetryView(View):
+    """A retry policy; delays in seconds."""
+
+    max_attempts: int
+    initial_delay: float
+    factor: float
+    max_delay: float
+    jitter: float
+
+
+class FunctionView(View):
+    """A registered function. `served` says whether this server can run it now."""
+
+    id: str
+    name: str
+    version: int
+    code: str
+    description: str
+    triggers: list[TriggerView]
+    cron: str | None
+    timezone: str | None
+    next_run_at: str | None
+    timeout: float | None
+    retry: RetryView
+    input_schema: dict[str, Any] | None
+    served: bool
+    updated_at: str
+
+
+class FunctionPage(View):
+    """Every function, by id."""
+
+    items: list[FunctionView]
+
+
+class InvokeRequest(Request):
+    """Start a run. The same idempotency key again finds the first run; with other input it is a conflict."""
+
+    input: Any = None
+    idempotency_key: str | None = None
+
+
+class InvokeView(View):
+    """The run; with `?wait=` also how it ended, if it did in time."""
+
+    run_id: str
+    created: bool
+    status: str
+    result: Any = None
+    error: "FailureView | None" = None
+    timed_out: bool = False
+    """The wait is over but the run goes on."""
+
+
+class FailureView(View):
+    """What went wrong."""
+
+    kind: str
+    message: str
+    code: str
+    retryable: bool
+    trace: str
+
+
+class RunSummary(View):
+    """A run as lists show it. `reason` says why it is paused, failed or was cancelled. `duration` in seconds."""
+
+    id: str
+    function_id: str
+    status: str
+    attempt: int
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+    updated_at: str
+    duration: float | None
+    event_id: str | None
+    event_name: str | None
+    idempotency_key: str | None
+    parent_id: str | None
+    code: str | None
+    reason: str | None
+
+
+class RunPage(View):
+    """Runs, newest first; `next_cursor` goes on."""
+
+    items: list[RunSummary]
+    next_cursor: str | None
+
+
+class RunView(RunSummary):
+    """One run, whole."""
+
+    input: Any
+    result: Any
+    error: FailureView | None
+    execution: int
+    crashes: int
+    version: int
+    steps_total: int
+    waiting_for: list[str]
+    """Why it does not go on now, in words; see `/why`."""
+
+
+class StepView(View):
+    """One step. `scope` is the branch it belongs to. `running` steps are executing now and not recorded yet."""
+
+    key: str
+    name: str
+    kind: str
+    status: str
+    scope: str
+    position: int
+    attempt: int
+    started_at: str | None
+    ended_at: str | None
+    duration: float | None
+    until: str | None
+    event: str | None
+    child_run_id: str | None
+    child_function_id: str | None
+    result: Any
+    error: FailureView | None
+
+
+class StepPage(View):
+    """A run's steps in the order in which they began."""
+
+    run_id: str
+    status: str
+    items: list[StepView]
+
+
+class EntryView(View):
+    """One journal entry."""
+
+    seq: int
+    stream: str
+    version: int
+    at: str
+    kind: str
+    data: Any
+
+
+class EntryPage(View):
+    """Entries of a run, oldest first; `next_version` goes on with `?after=`."""
+
+    items: list[EntryView]
+    next_version: int | None
+
+
+class ResultView(View):
+    """How a run ended; `status` tells whether it has."""
+
+    run_id: str
+    status: str
+    result: Any
+    error: FailureView | None
+    reason: str | None
+
+
+class ReasonRequest(Request):
+    """Why, for the record."""
+
+    reason: str | None = None
+
+
+class StatusView(View):
+    """The run's status after a request; `running` while a cancel or pause takes effect at the next step boundary."""
+
+    run_id: str
+    status: str
+    pending: str | None = None
+    """`cancel` or `pause` while that is under way."""
+
+
+class WhyView(View):
+    """Why a run stands where it stands, in words, and what will wake it."""
+
+    run_id: str
+    status: str
+    summary: str
+    reasons: list["ReasonView"]
+
+
+class ReasonView(View):
+    """One thing that a run waits for. `due_at` is when it ends by itself, if it does."""
+
+    kind: str
+    """`timer`, `event`, `run`, `retry`, `slot`, `function`, `step`, `pause`, `ended`, or `none` (a defect)."""
+    step: str | None
+    text: str
+    due_at: str | None
+
+
+class StatisticsView(View):
+    """The server now: actors by kind, slots, timers, waiters, journal."""
+
+    version: str
+    uptime: float
+    actors: dict[str, Any]
+    runs: dict[str, int]
+    slots: dict[str, int]
+    timers: int
+    waiters: int
+    undelivered: int
+    journal: dict[str, Any]
