@@ -16,6 +16,7 @@ import msgspec
 
 from ironflow.actors.endings import Endings
 from ironflow.actors.environment import Environment
+from ironflow.actors.janitor import Janitor
 from ironflow.actors.kernel import Behavior, Ensure
 from ironflow.actors.outbox import Outbox, decode_row
 from ironflow.actors.pool import Pool
@@ -38,7 +39,14 @@ from ironflow.core.execution import Host
 from ironflow.core.functions import Definition
 from ironflow.core.patterns import validate_event_name
 from ironflow.core.runs import Run
-from ironflow.storage.ports import FUNCTIONS, Batch, FunctionRow, NewEntry, Store
+from ironflow.storage.ports import (
+    FUNCTIONS,
+    Batch,
+    FunctionRow,
+    NewEntry,
+    RetentionRule,
+    Store,
+)
 
 log = logging.getLogger("ironflow")
 
@@ -59,6 +67,7 @@ class Engine:
         *,
         capacity: int = 1000,
         max_crashes: int = MAX_CRASHES,
+        retention: Sequence[RetentionRule] = (),
         system: System | None = None,
         on_fatal: Callable[[str], None] | None = None,
     ) -> None:
@@ -85,6 +94,9 @@ class Engine:
         self.system.register(
             Behavior("router", partial(Router, make), bound=100_000, idle_after=None)
         )
+        self.system.register(
+            Behavior("janitor", partial(Janitor, make, retention), idle_after=None)
+        )
         self.router = self.system.ref("router")
 
     @property
@@ -96,7 +108,7 @@ class Engine:
 
     async def start(self) -> None:
         """Register the host's functions and bring back what is unfinished."""
-        await self.system.start([self.router])
+        await self.system.start([self.router, self.system.ref("janitor")])
         await self.register([spec.definition for spec in self.host.specs()])
         for row in await self.store.reader.deliveries():
             try:
@@ -330,7 +342,7 @@ class Engine:
     async def load_payload(self, payload: Payload) -> bytes:
         """A payload's JSON text, from the entry or the blob table. Raises `NotFound` for a lost blob."""
         if payload.json is not None:
-            return bytes(payload.json)
+            return payload.json
         data = await self.store.reader.blob(payload.blob or "")
         if data is None:
             raise NotFound("stored value", payload.blob or "")

@@ -207,7 +207,7 @@ class Router(Actor):
         return {
             "id": command.id,
             "name": command.name,
-            "data": orjson.loads(bytes(raw)) if raw is not None else None,
+            "data": orjson.loads(raw) if raw is not None else None,
             "at": to_rfc3339(at),
             "source": command.source,
         }
@@ -268,11 +268,11 @@ class Router(Actor):
                 event = msgspec.json.decode(row.data, type=EventEmitted)
                 raw = event.data.json
                 if raw is None and event.data.blob is not None:
-                    raw = await env.store.reader.blob(event.data.blob)  # type: ignore[assignment]
+                    raw = await env.store.reader.blob(event.data.blob)
                 view = {
                     "id": row.id,
                     "name": row.name,
-                    "data": orjson.loads(bytes(raw)) if raw is not None else None,
+                    "data": orjson.loads(raw) if raw is not None else None,
                     "at": to_rfc3339(row.at),
                     "source": row.source,
                 }

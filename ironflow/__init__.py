@@ -1,1 +1,76 @@
-"""Durable workflows in one asyncio process."""
+"""Durable workflows in one asyncio process.
+
+Importing this package is cheap: each name below is loaded from its module when it is first used. The parts,
+lowest first, each importing only what stands before it: `core` (pure), `sdk`, `storage`, `actors`, `web`,
+`server` with `embedded` and `testing`, `cli`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+VERSION = "0.1.0"
+
+if TYPE_CHECKING:
+    from ironflow.core.entries import CancelOn as CancelOn
+    from ironflow.core.errors import InvokeError as InvokeError
+    from ironflow.core.errors import IronflowError as IronflowError
+    from ironflow.core.errors import NonRetryable as NonRetryable
+    from ironflow.core.errors import RunError as RunError
+    from ironflow.core.errors import StepError as StepError
+    from ironflow.core.errors import WaitTimeout as WaitTimeout
+    from ironflow.core.functions import Trigger as Trigger
+    from ironflow.core.retry import RetryPolicy as RetryPolicy
+    from ironflow.embedded import run as run
+    from ironflow.embedded import run_sync as run_sync
+    from ironflow.sdk.blocking import BlockingContext as BlockingContext
+    from ironflow.sdk.context import Context as Context
+    from ironflow.sdk.function import Function as Function
+    from ironflow.sdk.function import function as function
+    from ironflow.sdk.waits import Event as Event
+    from ironflow.sdk.waits import EventWait as EventWait
+    from ironflow.sdk.waits import Outcome as Outcome
+    from ironflow.sdk.waits import RunWait as RunWait
+    from ironflow.sdk.waits import TimerWait as TimerWait
+    from ironflow.sdk.waits import Winner as Winner
+
+_HOMES = {
+    "BlockingContext": "sdk.blocking",
+    "CancelOn": "core.entries",
+    "Context": "sdk.context",
+    "Event": "sdk.waits",
+    "EventWait": "sdk.waits",
+    "Function": "sdk.function",
+    "InvokeError": "core.errors",
+    "IronflowError": "core.errors",
+    "NonRetryable": "core.errors",
+    "Outcome": "sdk.waits",
+    "RetryPolicy": "core.retry",
+    "RunError": "core.errors",
+    "RunWait": "sdk.waits",
+    "StepError": "core.errors",
+    "TimerWait": "sdk.waits",
+    "Trigger": "core.functions",
+    "WaitTimeout": "core.errors",
+    "Winner": "sdk.waits",
+    "function": "sdk.function",
+    "run": "embedded",
+    "run_sync": "embedded",
+}
+
+__all__ = ["VERSION", *_HOMES]  # noqa: PLE0604 - the names of the table above
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'ironflow' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"ironflow.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-VERSION = "0.1.0"
+from ironflow import VERSION
 
 PYZ: str | None = None
 """Absolute path of the ironflow.pyz this process was started from; its bootstrap sets it."""

@@ -20,7 +20,7 @@ T = TypeVar("T")
 SYNCHRONOUS = {"full": "FULL", "process": "NORMAL"}
 """`full` survives a power loss, `process` the death of the process (or kill -9) only."""
 
-# Fewer and larger checkpoints: each makes one commit wait for a second file to be synced. 16 MiB of log.
+# 16 MiB of log. Larger checkpoints are fewer, and each makes a commit wait for a second file.
 CHECKPOINT_PAGES = 4000
 
 
@@ -33,8 +33,11 @@ class Connection(aiosqlite.Connection):
     """
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Run `function(sqlite connection, *args)` in the thread."""
-        result: T = await self._execute(function, self._conn, *args)  # type: ignore[no-untyped-call]
+        """Run `function(sqlite connection, *args)` in the thread. Raises what it does, or
+        `StorageError` once closed."""
+        if not self._running:
+            raise StorageError("the database is closed")
+        result: T = await self._execute(function, self.raw, *args)  # type: ignore[no-untyped-call]
         return result
 
     def submit(self, function: Callable[[], None]) -> None:
@@ -50,7 +53,9 @@ class Connection(aiosqlite.Connection):
     @property
     def raw(self) -> sqlite3.Connection:
         """The connection itself, for use in its thread only."""
-        return self._conn
+        if self._connection is None:
+            raise StorageError("the database is closed")
+        return self._connection
 
 
 def _hold_time(loop: Any, function: Callable[[], None]) -> None:
@@ -64,7 +69,7 @@ def _hold_time(loop: Any, function: Callable[[], None]) -> None:
 async def connect(connector: Callable[[], sqlite3.Connection]) -> Connection:
     """Start a thread and open a connection in it. Raises what `connector` does."""
     connection = Connection(connector, iter_chunk_size=64)
-    await connection
+    _ = await connection
     return connection
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -86,7 +87,7 @@ class Fence:
         return error
 
 
-class GroupJournal:
+class GroupJournal(ABC):
     """The queue, the callbacks and the subscribers of a journal."""
 
     def __init__(self, last_seq: int = 0, group_limit: int = GROUP_LIMIT) -> None:
@@ -168,14 +169,14 @@ class GroupJournal:
 
     # -- for subclasses ---------------------------------------------------------------------------
 
+    @abstractmethod
     def _write(self, batches: list[Batch]) -> None:
         """Start to write `batches` in one commit; later, and on the loop, call `_written` or
         `_refused`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _perform(self, job: Callable[..., Any]) -> None:
         """Start `job`; later, and on the loop, call `_performed`."""
-        raise NotImplementedError
 
     def _written(self, outcome: Written) -> None:
         """The commit returned: start the next one, then tell who waits."""

@@ -332,10 +332,24 @@ class MemoryStore:
         limits = retention.limits(rules, now)
         return await self.journal.exclusive(lambda tables: _retire(tables, limits, dry_run))
 
+    def after_crash(self) -> MemoryStore:
+        """What a process finds that starts after this one was killed: all that was committed.
+
+        This store refuses everything from now on, also what is on its way.
+        """
+        heir = MemoryStore()
+        heir.tables = heir.journal.tables = self.tables
+        heir.reader = MemoryReader(self.tables, heir.journal)
+        heir.journal._last_seq = self.journal.last_seq
+        killed = StorageError("the process was killed")
+        self.journal.fault = lambda _: killed
+        self.journal.refuse(killed)
+        return heir
+
     async def close(self) -> None:
         """See `ports.Store`."""
-        await self.journal.flush()
         self.journal.refuse(StorageError("the store is closed"))
+        await self.journal.flush()
 
 
 def _run(row: Row) -> RunRow:

@@ -156,9 +156,8 @@ def _check_header(line: bytes) -> None:
     if header.ironflow != "export":
         raise _Invalid("this is not an export of ironflow")
     if header.schema != len(migrations()):
-        raise _Invalid(
-            f"the export has schema version {header.schema}, this ironflow needs {len(migrations())}"
-        )
+        known = len(migrations())
+        raise _Invalid(f"the export has schema version {header.schema}, this ironflow has {known}")
 
 
 def _decode(line: bytes) -> tuple[Table | None, Any]:

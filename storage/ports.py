@@ -66,8 +66,9 @@ RUNS = Table(
     "runs",
     1,
     (
-        "id", "function_id", "status", "created_at", "started_at", "ended_at", "updated_at", "attempt",
-        "version", "event_id", "event_name", "idempotency_key", "parent_id", "code", "reason", "crashes",
+        "id", "function_id", "status", "created_at", "started_at", "ended_at", "updated_at",
+        "attempt", "version", "event_id", "event_name", "idempotency_key", "parent_id", "code",
+        "reason", "crashes",
     ),
     ("function_id", "created_at", "event_id", "event_name", "idempotency_key", "parent_id"),
 )  # fmt: skip

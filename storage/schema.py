@@ -24,7 +24,8 @@ APPLICATION_ID = 0x49464C57  # "IFLW"
 OLDEST_SQLITE = (3, 32, 0)  # row values, upserts, and statements with more than 999 parameters
 
 _RECORD = """CREATE TABLE IF NOT EXISTS migrations (
-  version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_at INTEGER NOT NULL)"""
+  version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL,
+  applied_at INTEGER NOT NULL)"""
 
 
 class Migration(NamedTuple):

@@ -53,8 +53,8 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
-        await self.journal.flush()
         self.journal.refuse(StorageError("the database is closed"))
+        await self.journal.flush()
         try:
             # Readers first: the last connection to close folds the log into the database.
             await self.reader.close()

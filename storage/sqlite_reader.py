@@ -276,8 +276,6 @@ class SqliteReader:
 
     def _translated(self, error: Exception) -> Exception:
         """Errors of SQLite in our words; the ones for good are also told to whoever must stop."""
-        if isinstance(error, ValueError) and "onnection" in str(error):
-            return StorageError("the database is closed")
         if not isinstance(error, sqlite3.Error):
             return error
         problem = translate(error, self._path)

@@ -77,7 +77,7 @@ class SqliteJournal(GroupJournal):
                 stream, version = new[0], new[1]
                 head = heads.get(stream)
                 if head is None:
-                    # A first version is fenced by the index; of any other the one before must be there.
+                    # The index fences a first version; before any other the last one must be there.
                     if version != 1:
                         plan.unknown[stream] = version - 1
                 elif version != head + 1:

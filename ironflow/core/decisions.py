@@ -169,7 +169,7 @@ def watch_for_cancel(index: int, rule: CancelOn, payload: e.Payload) -> list[Add
     """The waiter behind a `cancel_on` rule: the event must carry the value that the run's input has."""
     match = None
     if rule.match is not None:
-        data = orjson.loads(bytes(payload.json)) if payload.json is not None else None
+        data = orjson.loads(payload.json) if payload.json is not None else None
         value = compile_path(rule.match).get({"data": data}, None)
         if isinstance(value, dict | list | None):
             return []  # nothing to compare with: such a rule can never match

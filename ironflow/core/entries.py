@@ -23,21 +23,30 @@ WaitOutcome = Literal["completed", "timed_out", "failed", "cancelled"]
 UnwindOutcome = Literal["failed", "cancelled", "timed_out"]
 
 
+_NOTHING = msgspec.Raw()
+
+
 class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
     """A JSON value, here (`json`) or in the blob table (`blob`, its SHA-256; `size` in bytes)."""
 
-    json: msgspec.Raw | None = None
+    # Not `Raw | None`: in a union msgspec does not keep the text as it is.
+    raw: msgspec.Raw = msgspec.field(default=_NOTHING, name="json")
     blob: str | None = None
     size: int = 0
 
+    @property
+    def json(self) -> bytes | None:
+        """The JSON text, unless it lies in the blob table."""
+        return bytes(self.raw) if self.blob is None else None
 
-NULL = Payload(json=msgspec.Raw(b"null"))
+
+NULL = Payload(raw=msgspec.Raw(b"null"))
 
 
 def pack(data: bytes) -> tuple[Payload, bytes | None]:
     """JSON text as a payload, and the bytes that the blob table must hold when it is too large to go inline."""
     if len(data) <= INLINE_LIMIT:
-        return Payload(json=msgspec.Raw(data)), None
+        return Payload(raw=msgspec.Raw(data)), None
     return Payload(blob=hashlib.sha256(data).hexdigest(), size=len(data)), data
 
 

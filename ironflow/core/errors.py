@@ -211,17 +211,15 @@ class InvokeError(IronflowError):
         super().__init__(f"step {step!r}: run {run_id} of {function_id!r} {reason}")
 
 
-class ParallelError(IronflowError):
-    """Branches of a parallel block failed; `failures` maps a branch to its sentence."""
+class RunError(IronflowError):
+    """A run that was waited for did not complete; `status`, `kind` and `reason` say how it ended."""
 
-    code = "branches_failed"
+    code = "run_failed"
 
-    def __init__(self, step: str, failures: dict[str, str]) -> None:
-        self.step, self.failures = step, failures
-        first = next(iter(failures.items()), ("?", "?"))
-        super().__init__(
-            f"{len(failures)} branch(es) of {step!r} failed, first {first[0]}: {first[1]}"
-        )
+    def __init__(self, run_id: str, function_id: str, status: str, kind: str, reason: str) -> None:
+        self.run_id, self.function_id, self.status = run_id, function_id, status
+        self.kind, self.reason = kind, reason
+        super().__init__(f"run {run_id} of {function_id!r} {status}: {kind}: {reason}")
 
 
 class NonDeterminism(IronflowError):

@@ -154,7 +154,7 @@ class PatternIndex(Generic[V]):
         if self._root.is_empty():
             return [value for _, value in exact.values()] if exact else []
         found = list(exact.values()) if exact else []
-        for values in _walk(self._root, name.split("."), 0):
+        for values in _walk(self._root, name.split(".")):
             found.extend(values.values())
         found.sort(key=lambda pair: pair[0])
         return [value for _, value in found]
@@ -189,8 +189,8 @@ class PatternIndex(Generic[V]):
             del parent.children[segment]
 
 
-def _walk(node: _Node[V], segments: list[str], place: int) -> Iterator[dict[int, tuple[int, V]]]:
-    """Every set of values that the wildcard patterns below `node` hold for the segments from `place`."""
+def _walk(node: _Node[V], segments: list[str]) -> Iterator[dict[int, tuple[int, V]]]:
+    """Every set of values that the wildcard patterns below `node` hold for a name's segments."""
     nodes = [node]
     for segment in segments:
         below: list[_Node[V]] = []

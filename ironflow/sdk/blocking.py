@@ -25,7 +25,18 @@ class BlockingSteps:
 
     def _wait(self, operation: Coroutine[Any, Any, Any]) -> Any:
         # The thread's context travels along, so that the operation knows its branch.
+        if hasattr(self._loop, "hold"):
+            operation = self._yield_time(operation)
         return asyncio.run_coroutine_threadsafe(operation, self._loop).result()
+
+    async def _yield_time(self, operation: Coroutine[Any, Any, Any]) -> Any:
+        """On a loop of virtual time a thread that only waits must not hold the time up."""
+        loop: Any = self._loop
+        loop.release()
+        try:
+            return await operation
+        finally:
+            loop.hold()
 
     def run(self, name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See `Steps.run`."""

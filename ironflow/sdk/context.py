@@ -103,7 +103,7 @@ class Context:
         place = execution.place("value", name)
         step = place.step
         if step is not None and step.result is not None and step.result.json is not None:
-            return decode_value(bytes(step.result.json))
+            return decode_value(step.result.json)
         execution.check()
         value = make()
         execution.values.append(

@@ -199,7 +199,7 @@ class Execution:
         if result is None:
             return None
         if result.json is not None:
-            return decode_value(bytes(result.json))
+            return decode_value(result.json)
         return decode_value(await self.effects.blob(result.blob or ""))
 
     # -- waiting ----------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ LINGER = 2.0
 IDLE_BODIES = 2000
 """Waiting bodies that stay in memory at most."""
 STEP_THREADS = 32
+Interceptor = Callable[[str, str, Callable[..., Any]], Callable[..., Any]]
 NO_RETRY = RetryPolicy(max_attempts=1, no_retry_on=("Exception",))
 
 
@@ -69,6 +70,8 @@ class Executor:
         self._sweep: asyncio.TimerHandle | None = None
         self._threads = ThreadPoolExecutor(step_threads, thread_name_prefix="ironflow-step")
         self._draining = False
+        self.intercept: Interceptor | None = None
+        """For tests: given a function id, a step's name and its function, what is called instead."""
 
     # -- the Host ---------------------------------------------------------------------------------
 
@@ -257,7 +260,7 @@ class Executor:
             return None
         payload = body.assignment.input
         if payload.json is not None:
-            return body.function.convert(bytes(payload.json))
+            return body.function.convert(payload.json)
         return body.function.convert(await body.effects.blob(payload.blob or ""))
 
     async def _call_body(self, function: Function, context: Context, value: Any) -> Any:
@@ -281,20 +284,30 @@ class Executor:
     ) -> Any:
         """Call a step's function, for at most `seconds`. Raises `StepTimeout`."""
         if seconds is None:
-            if _is_async(fn):
-                return await fn(*args, **kwargs)
-            return await self._call_sync(body, fn, args, kwargs)
+            return await self._call_step(body, place, fn, args, kwargs)
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                if _is_async(fn):
-                    return await fn(*args, **kwargs)
-                return await self._call_sync(body, fn, args, kwargs)
+                return await self._call_step(body, place, fn, args, kwargs)
         except TimeoutError as error:
             # A TimeoutError of the user's own is the user's failure, not ours.
             if limit.expired():
                 raise StepTimeout(place.name, seconds) from error
             raise
+
+    async def _call_step(
+        self,
+        body: Execution,
+        place: Place,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if self.intercept is not None:
+            fn = self.intercept(body.function.id, place.name, fn)
+        if _is_async(fn):
+            return await fn(*args, **kwargs)
+        return await self._call_sync(body, fn, args, kwargs)
 
     async def _call_sync(
         self, body: Execution, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -322,8 +335,13 @@ class Executor:
         """Run something that blocks in a thread of its own: a pool could be exhausted by bodies that wait."""
         future: asyncio.Future[Any] = self.loop.create_future()
         context = copy_context()
+        virtual: Any = self.loop if hasattr(self.loop, "hold") else None
+        if virtual is not None:
+            virtual.hold()
 
         def settle(result: Any, error: BaseException | None) -> None:
+            if virtual is not None:
+                virtual.release()
             if future.done():
                 return
             if error is not None:
@@ -345,6 +363,18 @@ class Executor:
         return await future
 
     # -- the end ----------------------------------------------------------------------------------
+
+    def abandon(self) -> None:
+        """Drop everything at once and report nothing, as if the process had ended. For simulation."""
+        self._draining = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        bodies, self._bodies = self._bodies, {}
+        for body in bodies.values():
+            body.leaving = True
+            if body.task is not None:
+                body.task.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def drain(self, seconds: float) -> None:
         """Bring every body to its next step boundary, for at most `seconds`, then let go of all."""

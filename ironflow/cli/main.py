@@ -1,0 +1,210 @@
+"""The command line: verbs by name, each loaded from its module when it is called.
+
+`main` runs the one in `sys.argv` and returns the exit code; whatever goes wrong becomes one line on
+stderr, `error: field: reason` (a traceback with `--debug`). `--help` of the program itself loads no
+verb: the short helps stand here, and tests/unit/test_cli_verbs.py holds them against the verbs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Any, NamedTuple, NoReturn
+
+import click
+
+from ironflow.cli import failures
+from ironflow.cli.failures import Failed
+from ironflow.cli.output import clean
+from ironflow.core.errors import ConfigError, InvalidInput, IronflowError
+
+
+class Entry(NamedTuple):
+    """Where a verb is and its short help."""
+
+    module: str
+    name: str
+    help: str
+
+
+VERBS = {
+    "serve": Entry("serve", "serve", "Run the server, with the functions of these modules."),
+    "demo": Entry("demo", "command", "Run a durable pipeline, kill it half-way, watch it go on."),
+    "run": Entry("run", "run", "Run one function to its end in this process; needs no server."),
+    "invoke": Entry("invoke", "invoke", "Start a run of a function."),
+    "emit": Entry("invoke", "emit", "Emit an event."),
+    "runs": Entry("runs", "runs", "List, show, watch and control runs."),
+    "why": Entry("runs", "why", "Say why a run stands where it stands, and what will wake it."),
+    "functions": Entry("functions", "functions", "List and show functions."),
+    "events": Entry("events", "events", "List and show events."),
+    "stats": Entry("stats", "stats", "Show what the server is doing now."),
+    "doctor": Entry("doctor", "doctor", "Check everything ironflow needs; name a fix for each finding."),
+    "config": Entry("config", "config", "Show every setting, its value and where it comes from."),
+    "db": Entry("db", "db", "Look after the database file: back up, check, export, vacuum."),
+    "version": Entry("version", "version", "Show the version."),
+}
+
+EPILOG = """\b
+Examples:
+  ironflow serve app.py
+  ironflow invoke greet --input '{"name": "Ada"}' --wait 30s
+  ironflow runs watch
+
+\b
+Exit codes: 0 done, 1 what was asked for failed, 2 wrong usage or input,
+3 no server answers (IRONFLOW_SERVER_URL, default http://127.0.0.1:4200).
+
+\b
+Completion in your shell (bash; likewise zsh_source, fish_source):
+  eval "$(_IRONFLOW_COMPLETE=bash_source ironflow)"
+"""
+
+
+class Verbs(click.Group):
+    """The program: a group whose verbs are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs, in the order in which they are shown."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb, imported now."""
+        entry = VERBS.get(cmd_name)
+        if entry is None:
+            return None
+        loaded: click.Command = getattr(
+            importlib.import_module(f"ironflow.cli.{entry.module}"), entry.name
+        )
+        return loaded
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb that the arguments name, or an error with the nearest one."""
+        if args[0] not in VERBS and not args[0].startswith("-"):
+            raise click.UsageError(f"no verb {args[0]!r}{nearest(args[0], VERBS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of verbs; loads none of them."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, entry.help) for name, entry in VERBS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb. Ctrl-C ends it without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(failures.INTERRUPTED) from None
+
+
+def nearest(word: str, known: Any) -> str:
+    """`; did you mean 'x'?` where something known is near, else nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+@click.command(cls=Verbs, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show tracebacks instead of one line.")
+@click.option("--version", is_flag=True, help="Show the version.")
+@click.pass_context
+def program(ctx: click.Context, debug: bool, version: bool) -> None:
+    """Durable workflows in one process: every acknowledged step survives, none runs twice."""
+    ctx.obj = {"debug": debug}
+
+
+def main() -> int:
+    """Run the command line in `sys.argv` and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:  # a terminal that lacks a character must not end the program
+            reconfigure(errors="replace")
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`). What Python flushes at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return failures.PIPE_CLOSED
+    except (KeyboardInterrupt, click.Abort):
+        return failures.INTERRUPTED
+    return code
+
+
+def _run() -> int:
+    try:
+        code = program.main(prog_name="ironflow", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return failures.WRONG
+    except click.UsageError as error:
+        return _say(_usage_line(error), failures.WRONG)
+    except click.ClickException as error:
+        return _say(error.format_message(), failures.FAILED)
+    except (Failed, IronflowError) as error:
+        if wants_traceback():
+            traceback.print_exc()
+        wrong = isinstance(error, InvalidInput | ConfigError)
+        code = failures.WRONG if wrong else getattr(error, "exit_code", failures.FAILED)
+        return _say(error.message, code)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the last resort of a program: say it, with a way to see more
+        if wants_traceback():
+            traceback.print_exc()
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return _say(
+            f"internal: {type(error).__name__}: {error} "
+            f"({os.path.basename(place.filename)}:{place.lineno}; --debug shows the traceback)",
+            failures.FAILED,
+        )
+
+
+def wants_traceback() -> bool:
+    """Whether `--debug` was given, before the verb or after it."""
+    return "--debug" in sys.argv[1:]
+
+
+def _say(message: str, code: int) -> int:
+    if message:
+        line = clean(" ".join(message.split()))
+        print(f"error: {line}", file=sys.stderr)
+    return code
+
+
+def _usage_line(error: click.UsageError) -> str:
+    """What is wrong as `field: reason`, and where the help is."""
+    text = error.message.rstrip(".")
+    if isinstance(error, click.MissingParameter):
+        text = f"{_parameter_name(error)}: is missing"
+    elif isinstance(error, click.BadParameter) and error.param is not None:
+        text = f"{_parameter_name(error)}: {text}"
+    elif isinstance(error, click.NoSuchOption):
+        text = f"no option {error.option_name!r}"
+        text += nearest(error.option_name, error.possibilities or ())
+    elif type(error).__name__ == "NoSuchCommand" and error.ctx is not None:
+        name = str(getattr(error, "command_name", ""))
+        group = error.ctx.command
+        known = group.list_commands(error.ctx) if isinstance(group, click.Group) else ()
+        text = f"no verb {name!r}{nearest(name, known)}"
+    where = error.ctx.command_path if error.ctx is not None else "ironflow"
+    return f"{text} (see {where} --help)"
+
+
+def _parameter_name(error: click.BadParameter) -> str:
+    parameter = error.param
+    if parameter is None:
+        return str(error.param_hint or "argument")
+    if isinstance(parameter, click.Option):
+        return max(parameter.opts, key=len)
+    return parameter.make_metavar(click.Context(click.Command(""))).strip("[].")
+
+
+def fail(message: str) -> NoReturn:
+    """End the verb: what was asked for failed."""
+    raise Failed(message)

@@ -1,0 +1,96 @@
+"""What verbs share: the class of a verb, `--json`, `--server`, limits and durations as parameter types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ironflow.core.durations import parse_duration
+from ironflow.core.errors import InvalidInput
+
+DEFAULT_SERVER = "http://127.0.0.1:4200"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Verb(click.Command):
+    """A verb: takes `--debug` also behind its name (`main` reads it)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        settings = kwargs.setdefault("context_settings", {})
+        settings.setdefault("help_option_names", ["-h", "--help"])
+        super().__init__(*args, **kwargs)
+        self.params.append(click.Option(["--debug"], is_flag=True, hidden=True, expose_value=False))
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, from text such as `30s`, `1h30m`, `7d`."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The seconds, or a usage error."""
+        try:
+            return parse_duration(value)
+        except InvalidInput as error:
+            self.fail(error.reason, param, ctx)
+
+
+class Moment(click.ParamType[str]):
+    """A moment as RFC 3339 text: itself, a date, `now`, or a duration ago such as `2h`."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """RFC 3339 in UTC, or a usage error."""
+        from datetime import UTC, datetime
+
+        from ironflow.core.clock import SystemClock, from_datetime, to_rfc3339
+        from ironflow.core.durations import to_micros
+
+        text = str(value).strip()
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            try:
+                ago = 0.0 if text == "now" else parse_duration(text)
+            except InvalidInput:
+                self.fail(
+                    f"{text!r} is no moment: write one like 2026-01-31T12:00:00Z, a date, "
+                    "or how long ago, like 2h",
+                    param,
+                    ctx,
+                )
+            return to_rfc3339(SystemClock().now() - to_micros(ago))
+        if moment.tzinfo is None:
+            moment = moment.astimezone()  # as people say times: on their own clock
+        return to_rfc3339(from_datetime(moment.astimezone(UTC)))
+
+
+def json_option(command: F) -> F:
+    """`--json`: the API's own body, or a line for each item of a list."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")(command)
+
+
+def server_option(command: F) -> F:
+    """`--server`: which server to ask."""
+    return click.option(
+        "--server",
+        envvar="IRONFLOW_SERVER_URL",
+        default=DEFAULT_SERVER,
+        metavar="URL",
+        show_default=True,
+        help="Server to ask; also IRONFLOW_SERVER_URL.",
+    )(command)
+
+
+def limit_option(command: F) -> F:
+    """`--limit`: how many items at most."""
+    return click.option(
+        "-n", "--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True,
+        help="How many at most.",
+    )(command)  # fmt: skip

@@ -1,0 +1,250 @@
+"""The assembly: settings to storage to engine to web, started in this order and stopped in reverse.
+
+The only module that builds the concrete parts. `serve` is the whole life of a server process: the first
+SIGTERM or SIGINT drains (no new work, running steps finish, everything is committed), the second ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from aiohttp import web
+
+from ironflow import VERSION
+from ironflow.actors.engine import Engine
+from ironflow.core.clock import SECOND, Clock, Ids, SystemClock
+from ironflow.core.errors import ConfigError
+from ironflow.modules import load_module
+from ironflow.sdk.executor import Executor
+from ironflow.sdk.function import Registry, registry
+from ironflow.settings import Settings
+from ironflow.storage.memory import MemoryStore
+from ironflow.storage.ports import RetentionRule, Store
+from ironflow.storage.sqlite import open_sqlite
+from ironflow.web.app import make_app
+from ironflow.web.metrics import Metrics
+
+log = logging.getLogger("ironflow")
+
+FATAL_EXIT = 70
+"""Exit code (EX_SOFTWARE) when the journal cannot be trusted any more: better dead than lying."""
+SWITCH_INTERVAL = 0.0005
+"""Seconds until the journal's thread gets the interpreter from a busy loop; 0.005 would stretch every commit."""
+
+
+class Server:
+    """One server on the running loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        functions: Registry = registry,
+        clock: Clock | None = None,
+        on_fatal: Callable[[str], None] | None = None,
+    ) -> None:
+        self.settings, self.functions = settings, functions
+        self.clock = clock or SystemClock()
+        self.ids = Ids(self.clock)
+        self.on_fatal = on_fatal or _die
+        self.port = settings.port
+        self.store: Store
+        self.engine: Engine
+        self.executor: Executor
+        self._runner: web.AppRunner | None = None
+        self._metrics: Metrics | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        host = self.settings.host
+        if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+            host = "127.0.0.1"
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    async def start(self) -> None:
+        """Open, recover, listen. Raises `ConfigError` or `StorageError` in one line; then nothing stays open."""
+        settings = self.settings
+        check_address(settings)
+        self.store = await open_store(settings, self.clock, self.on_fatal)
+        try:
+            self.executor = Executor(
+                self.functions,
+                self.clock,
+                self.ids,
+                linger=settings.linger,
+                step_threads=settings.step_threads,
+            )
+            self.engine = Engine(
+                self.store,
+                self.executor,
+                self.clock,
+                self.ids,
+                capacity=settings.concurrency,
+                max_crashes=settings.max_crashes,
+                retention=retention_rules(settings),
+                on_fatal=self.on_fatal,
+            )
+            # Listen first: a port that is taken must not let runs begin.
+            await self._listen()
+            await self.engine.start()
+        except BaseException:
+            await self.stop(grace=0.0)
+            raise
+
+    async def _listen(self) -> None:
+        settings = self.settings
+        app = make_app(
+            self.engine,
+            version=VERSION,
+            started_at=self.clock.now(),
+            dev=settings.dev,
+            body_limit=settings.body_limit,
+        )
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=2.0
+        )
+        await self._runner.setup()
+        site = web.TCPSite(
+            self._runner, settings.host, settings.port, backlog=1024, reuse_address=True
+        )
+        try:
+            await site.start()
+        except OSError as error:
+            reason = os.strerror(error.errno or 0) if error.errno else str(error)
+            if error.errno == errno.EADDRINUSE:
+                reason = "another process listens there"
+            raise ConfigError(
+                f"port: cannot listen on {settings.host}:{settings.port}: {reason}"
+            ) from error
+        server = site._server
+        if isinstance(server, asyncio.Server) and server.sockets:
+            self.port = server.sockets[0].getsockname()[1]
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Drain and close: no new work, running steps get `grace` seconds, all is committed, sockets close."""
+        engine = getattr(self, "engine", None)
+        if engine is not None:
+            engine.begin_drain()
+            await self.executor.drain(self.settings.drain_timeout if grace is None else grace)
+            await self.store.journal.flush()
+            await engine.stop()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        await self.store.close()
+
+
+def check_address(settings: Settings) -> None:
+    """Refuse to offer an API without keys beyond this machine, unless told to. Raises `ConfigError`."""
+    host = settings.host
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback and not settings.insecure:
+        raise ConfigError(
+            f"host: {host} can be reached from other machines and the API asks for no key; "
+            "listen on 127.0.0.1, or accept that with --insecure"
+        )
+
+
+async def open_store(
+    settings: Settings, clock: Clock, on_fatal: Callable[[str], None]
+) -> Store:
+    """The database that the settings name."""
+    if settings.db == "memory":
+        return MemoryStore()
+    return await open_sqlite(
+        settings.db,
+        durability=settings.durability,
+        clock=clock,
+        on_fatal=lambda error: on_fatal(f"the journal failed: {error}"),
+    )
+
+
+def retention_rules(settings: Settings) -> list[RetentionRule]:
+    """What may be deleted."""
+    rules = []
+    for kind in ("completed", "failed", "cancelled", "events"):
+        age: float = getattr(settings, f"keep_{kind}")
+        count: int = getattr(settings, f"max_{kind}")
+        if age or count:
+            max_age = int(age * SECOND) if age else None
+            rules.append(RetentionRule(kind=kind, max_age=max_age, max_count=count or None))
+    return rules
+
+
+def _die(reason: str) -> None:
+    log.critical("stopping: %s", reason)
+    logging.shutdown()
+    os._exit(FATAL_EXIT)
+
+
+def serve(settings: Settings, modules: Sequence[str]) -> int:
+    """Serve until a signal; the exit code. Raises `ConfigError` and `StorageError` before it listens."""
+    for module in modules:
+        load_module(module)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    return run_loop(_serve(settings, len(modules)))
+
+
+def run_loop(main: object) -> int:
+    """Run a coroutine on uvloop where it is installed, on asyncio's loop elsewhere."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)  # type: ignore[arg-type]
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)  # type: ignore[arg-type]
+
+
+async def _serve(settings: Settings, modules: int) -> int:
+    began = time.perf_counter()
+    server = Server(settings)
+    await server.start()
+    stop = asyncio.Event()
+    _handle_signals(stop)
+    functions = len(server.functions)
+    log.info(
+        "ironflow %s serves %d function%s on %s (%s, durability %s, ready in %.2f s)",
+        VERSION,
+        functions,
+        "" if functions == 1 else "s",
+        server.url,
+        settings.db,
+        settings.durability,
+        time.perf_counter() - began,
+    )
+    if modules and not functions:
+        log.warning("the given modules define no functions")
+    if settings.insecure:
+        log.warning("anyone who can reach %s can use it: there are no keys", server.url)
+    await stop.wait()
+    log.info("draining: running steps get up to %g s", settings.drain_timeout)
+    await server.stop()
+    log.info("stopped")
+    return 0
+
+
+def _handle_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            log.warning("second signal: ending at once")
+            logging.shutdown()
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):  # Windows
+            loop.add_signal_handler(number, on_signal, number)

@@ -1,0 +1,188 @@
+"""What a server can be told, where each value came from, and what is wrong with it.
+
+A value is taken from a flag, else from the environment (`IRONFLOW_*`), else from a TOML file, else it is the
+default. Unknown names are errors, with the nearest known one.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from ironflow.core.durations import parse_duration
+from ironflow.core.errors import ConfigError, InvalidInput
+
+PREFIX = "IRONFLOW_"
+DEFAULT_FILE = "ironflow.toml"
+NOT_SETTINGS = frozenset(
+    {"IRONFLOW_SERVER_URL", "IRONFLOW_CONFIG", "IRONFLOW_PYZ", "IRONFLOW_API_KEY", "IRONFLOW_ENV"}
+)
+"""Names of the same prefix that clients and the launcher read."""
+
+Doc = Meta
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """A server's settings. Durations are seconds; 0 or None of a retention limit keeps everything."""
+
+    host: Annotated[str, Doc(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Doc(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = (
+        4200
+    )
+    db: Annotated[str, Doc(description="database file, or `memory` for none")] = "ironflow.db"
+    durability: Annotated[
+        Literal["full", "process"],
+        Doc(description="what an acknowledged write survives: `full` a power loss, `process` a crash"),
+    ] = "full"
+    log_format: Annotated[Literal["text", "json"], Doc(description="how log lines look")] = "text"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Doc(description="least severe line to log")
+    ] = "info"
+    dev: Annotated[bool, Doc(description="development: reload modules when they change")] = False
+    insecure: Annotated[
+        bool, Doc(description="listen beyond loopback although the API asks for no key")
+    ] = False
+    concurrency: Annotated[int, Doc(ge=1, description="runs that execute at once")] = 1000
+    max_crashes: Annotated[
+        int, Doc(ge=1, description="times a run may take the process down before it is paused")
+    ] = 5
+    drain_timeout: Annotated[
+        float, Doc(ge=0, description="seconds that running steps get to finish on shutdown")
+    ] = 20.0
+    linger: Annotated[
+        float, Doc(ge=0, description="seconds that a waiting run's body stays in memory")
+    ] = 2.0
+    step_threads: Annotated[int, Doc(ge=1, description="threads for sync steps")] = 32
+    body_limit: Annotated[int, Doc(ge=1024, description="largest request body, in bytes")] = (
+        16 * 1024 * 1024
+    )
+    keep_completed: Annotated[
+        float, Doc(ge=0, description="seconds to keep completed runs; 0 keeps them")
+    ] = 0
+    keep_failed: Annotated[
+        float, Doc(ge=0, description="seconds to keep failed runs; 0 keeps them")
+    ] = 0
+    keep_cancelled: Annotated[
+        float, Doc(ge=0, description="seconds to keep cancelled runs; 0 keeps them")
+    ] = 0
+    keep_events: Annotated[float, Doc(ge=0, description="seconds to keep events; 0 keeps them")] = 0
+    max_completed: Annotated[int, Doc(ge=0, description="completed runs to keep; 0 is all")] = 0
+    max_failed: Annotated[int, Doc(ge=0, description="failed runs to keep; 0 is all")] = 0
+    max_cancelled: Annotated[int, Doc(ge=0, description="cancelled runs to keep; 0 is all")] = 0
+    max_events: Annotated[int, Doc(ge=0, description="events to keep; 0 is all")] = 0
+
+
+DURATIONS = frozenset(
+    {"drain_timeout", "linger", "keep_completed", "keep_failed", "keep_cancelled", "keep_events"}
+)
+NAMES = tuple(field.name for field in msgspec.structs.fields(Settings))
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Settings, and for each name where its value came from: `flag`, `env NAME`, `file PATH` or `default`."""
+
+    settings: Settings
+    origins: dict[str, str]
+    file: str | None = None
+
+
+def describe(name: str) -> str:
+    """The one-line documentation of a setting."""
+    hint = get_type_hints(Settings, include_extras=True)[name]
+    meta: Meta = get_args(hint)[1]
+    return meta.description or ""
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None,
+    env: Mapping[str, str] | None = None,
+    file: str | Path | None = None,
+) -> Loaded:
+    """Settings from flags (None: not given), environment and file. Raises `ConfigError` naming name and origin."""
+    env = os.environ if env is None else env
+    path = _find_file(file, env)
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(NAMES, "default")
+    sources: list[tuple[str, Mapping[str, Any]]] = []
+    if path is not None:
+        sources.append((f"file {path}", _read_file(path)))
+    sources.append(("env", _read_env(env)))
+    sources.append(("flag", {k: v for k, v in (flags or {}).items() if v is not None}))
+    for origin, found in sources:
+        for name, value in found.items():
+            said = f"env {PREFIX}{name.upper()}" if origin == "env" else origin
+            if name not in origins:
+                raise ConfigError(f"{said}: there is no setting {name!r}" + _nearest(name, NAMES))
+            values[name] = _convert(name, value, said)
+            origins[name] = said
+    return Loaded(Settings(**values), origins, str(path) if path is not None else None)
+
+
+def _find_file(file: str | Path | None, env: Mapping[str, str]) -> Path | None:
+    named = file or env.get("IRONFLOW_CONFIG")
+    if named is not None:
+        path = Path(named)
+        if not path.is_file():
+            raise ConfigError(f"config file {path} does not exist")
+        return path
+    path = Path(DEFAULT_FILE)
+    return path if path.is_file() else None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path} is not TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from error
+
+
+def _read_env(env: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    known = [PREFIX + name.upper() for name in NAMES]
+    for name, value in env.items():
+        if not name.startswith(PREFIX) or name in NOT_SETTINGS or name.startswith("IRONFLOW_TEST_"):
+            continue
+        if name not in known:
+            raise ConfigError(f"environment: there is no setting {name}" + _nearest(name, known))
+        found[name.removeprefix(PREFIX).lower()] = value
+    return found
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _convert(name: str, value: Any, origin: str) -> Any:
+    hint = get_type_hints(Settings, include_extras=True)[name]
+    try:
+        if name in DURATIONS:
+            value = parse_duration(_number(value), name)
+        if get_args(hint)[0] is bool and isinstance(value, str):
+            value = {"1": True, "true": True, "yes": True, "on": True}.get(
+                value.lower(), {"0": False, "false": False, "no": False, "off": False}.get(
+                    value.lower(), value
+                )
+            )
+        return msgspec.convert(value, hint, strict=not isinstance(value, str))
+    except InvalidInput as error:
+        raise ConfigError(f"{origin}: {name}: {error.reason}") from error
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{origin}: {name} is {value!r}: {error}") from error
+
+
+def _number(value: Any) -> Any:
+    """Plain digits in an environment variable are seconds."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
