@@ -285,9 +285,8 @@ class RunActor(StreamActor):
             step = f"{d.CANCEL_STEP}{index}"
             for effect in d.watch_for_cancel(index, rule, run.input):
                 env.waiters.add(run.id, step, effect.event, effect.match)
-        if run.options.timeout is not None:
-            due = run.created_at + int(run.options.timeout * d.SECOND)
-            env.timers.arm(self.address, d.TIMEOUT_TIMER, due)
+        if run.deadline is not None:
+            env.timers.arm(self.address, d.TIMEOUT_TIMER, run.deadline)
         if run.retry_at is not None:
             env.timers.arm(self.address, d.ATTEMPT_TIMER, run.retry_at)
         if run.status is RunStatus.QUEUED:

@@ -78,8 +78,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self.grace, self.patience, self.limit = grace, patience, limit
         self._selector_of_time = _JumpingSelector(self)
         super().__init__(self._selector_of_time)
-        # asyncio runs what is due before `time() + resolution`. Its own nanosecond is lost to rounding
-        # after three months, and then a timer is never due.
+        # asyncio runs what is due before `time() + resolution`. Its own nanosecond is lost to
+        # rounding after three months, and then no timer is ever due.
         self._clock_resolution = 1e-6
         self._own_fds = len(self._selector_of_time.get_map())
         self._threads = ThreadPoolExecutor(thread_name_prefix="virtual")

@@ -1,7 +1,8 @@
-"""The native API's bodies: nothing but fields. Requests are decoded into these, responses encoded from them,
-and `/openapi.json` is generated from them.
+"""The native API's bodies: nothing but fields. Requests are decoded into these, responses encoded
+from them, and `/openapi.json` is generated from them.
 
-Moments are RFC 3339 text in UTC with `Z`; durations are seconds. Unknown fields in requests are refused.
+Moments are RFC 3339 text in UTC with `Z`; durations are seconds. Unknown fields in requests are
+refused.
 """
 
 from typing import Any
@@ -17,7 +18,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Base of response bodies."""
 
 
-class Problem(View, omit_defaults=True):
+class Problem(View, omit_defaults=True, kw_only=True):
     """An error (RFC 9457). `field` names the part of the request that is wrong, where one is."""
 
     type: str = "about:blank"
@@ -57,6 +58,20 @@ class EmitView(View):
     event_id: str
     run_ids: list[str]
     created: bool
+
+
+class BatchItem(View):
+    """What became of one event of a batch: `event` when it is stored, `problem` when it is not."""
+
+    ok: bool
+    event: EmitView | None = None
+    problem: Problem | None = None
+
+
+class BatchView(View):
+    """What became of each event of a batch, in the order of the request."""
+
+    items: list[BatchItem]
 
 
 class EventView(View):
@@ -121,7 +136,8 @@ class FunctionPage(View):
 
 
 class InvokeRequest(Request):
-    """Start a run. The same idempotency key again finds the first run; with other input it is a conflict."""
+    """Start a run. The same idempotency key again finds the first run; with other input it is a
+    conflict."""
 
     input: Any = None
     idempotency_key: str | None = None
@@ -150,7 +166,8 @@ class FailureView(View):
 
 
 class RunSummary(View):
-    """A run as lists show it. `reason` says why it is paused, failed or was cancelled. `duration` in seconds."""
+    """A run as lists show it. `reason` says why it is paused, failed or was cancelled; `duration` is
+    in seconds."""
 
     id: str
     function_id: str
@@ -191,7 +208,8 @@ class RunView(RunSummary):
 
 
 class StepView(View):
-    """One step. `scope` is the branch it belongs to. `running` steps are executing now and not recorded yet."""
+    """One step. `scope` is the branch it belongs to. `running` steps are executing now and not
+    recorded yet."""
 
     key: str
     name: str
@@ -254,7 +272,8 @@ class ReasonRequest(Request):
 
 
 class StatusView(View):
-    """The run's status after a request; `running` while a cancel or pause takes effect at the next step boundary."""
+    """The run's status after a request; `running` while a cancel or pause takes effect at the next
+    step boundary."""
 
     run_id: str
     status: str
@@ -275,7 +294,8 @@ class ReasonView(View):
     """One thing that a run waits for. `due_at` is when it ends by itself, if it does."""
 
     kind: str
-    """`timer`, `event`, `run`, `retry`, `slot`, `function`, `step`, `pause`, `ended`, or `none` (a defect)."""
+    """`timer`, `event`, `run`, `retry`, `slot`, `function`, `step`, `recovery`, `pause`, `cancel`,
+    `unwind`, `timeout`, `ended`, or `none` (a defect)."""
     step: str | None
     text: str
     due_at: str | None
@@ -293,3 +313,29 @@ class StatisticsView(View):
     waiters: int
     undelivered: int
     journal: dict[str, Any]
+
+
+class ActorView(View):
+    """A live actor: its mailbox depth, messages handled, restarts, seconds since its last one."""
+
+    address: str
+    state: str
+    mailbox: int
+    handled: int
+    restarts: int
+    idle: float
+
+
+class ActorPage(View):
+    """Live actors, the fullest mailboxes first; `total` counts all of them."""
+
+    items: list[ActorView]
+    total: int
+
+
+class IndexView(View):
+    """What this server is and where to go on."""
+
+    name: str
+    version: str
+    links: dict[str, str]

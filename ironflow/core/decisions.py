@@ -258,6 +258,8 @@ def _record_step(run: Run, command: c.RecordStep, s: Situation) -> Decision:
                 command.started_at,
             )
         )
+        if known is not None and known.status in OPEN:
+            effects.extend(_close_wait(run, known))
         if command.sends:
             effects.extend(command.sends)
         for key in command.cancels:
@@ -272,15 +274,22 @@ def _record_step(run: Run, command: c.RecordStep, s: Situation) -> Decision:
 def _fail_step(run: Run, command: c.FailStep, s: Situation) -> Decision:
     _fence(run, command.execution)
     known = run.steps.get(command.key)
-    if known is not None and known.error is not None and known.attempt >= command.attempt:
-        return Decision([], _boundary(run, []))  # reported before
-    retry_at = None
+    entries: list[RunEntry] = []
     effects: list[Effect] = []
+    if known is not None and (
+        known.status is StepStatus.COMPLETED
+        or (known.error is not None and known.attempt >= command.attempt)
+    ):
+        reply = _boundary(run, entries)  # reported before
+        return Decision(entries, reply)
+    if known is not None and known.status in OPEN:
+        effects.extend(_close_wait(run, known))
+    retry_at = None
     if command.retry_in is not None:
         retry_at = s.now + int(command.retry_in * SECOND)
         effects.append(SetTimer(STEP_TIMER + command.key, retry_at))
     parks = retry_at is not None and _may_park(run, command.parks)
-    entries: list[RunEntry] = [
+    entries.append(
         e.StepFailed(
             command.key,
             command.name,
@@ -293,8 +302,9 @@ def _fail_step(run: Run, command: c.FailStep, s: Situation) -> Decision:
             retry_at,
             parks,
         )
-    ]
-    return Decision(entries, _boundary(run, entries), effects)
+    )
+    reply = _boundary(run, entries)
+    return Decision(entries, reply, effects)
 
 
 def _may_park(run: Run, waits: tuple[str, ...] | None) -> bool:
@@ -352,10 +362,14 @@ def _end_execution(run: Run, command: c.EndExecution, s: Situation) -> Decision:
     if command.outcome == "completed":
         return _finish(run, e.RunCompleted(command.result or e.NULL))
     if command.outcome == "compensated":
-        return _finish(run, _settled(run))
+        if run.unwinding is None:
+            raise Conflict(f"run {run.id} has nothing to compensate: it is not being unwound")
+        return _finish(run, _final(run.unwinding))
     if run.unwinding is not None:
         # Unwound again after a crash: the outcome was settled before.
-        return Decision([], "compensate") if command.compensations else _finish(run, _settled(run))
+        if command.compensations:
+            return Decision([], "compensate")
+        return _finish(run, _final(run.unwinding))
     if run.cancelling is not None:
         outcome = run.cancelling.outcome
         error = _timeout_failure(run) if outcome == "timed_out" else None
@@ -364,18 +378,16 @@ def _end_execution(run: Run, command: c.EndExecution, s: Situation) -> Decision:
         error = command.error or Failure("Unwound", "the body was unwound", retryable=False)
         if error.retryable and run.attempt < run.options.retry.max_attempts:
             retry_at = s.now + int(run.options.retry.delay(run.attempt, run.id) * SECOND)
-            return Decision(
-                [e.AttemptFailed(error, retry_at)], "go", [SetTimer(ATTEMPT_TIMER, retry_at)]
-            )
+            entries: list[RunEntry] = [e.AttemptFailed(error, retry_at)]
+            if run.pausing is not None:
+                entries.append(e.RunPaused(run.pausing))
+            elif run.status is RunStatus.PAUSED:
+                entries.append(e.RunPaused(run.reason or "", run.paused_cause or "request"))
+            return Decision(entries, "go", [SetTimer(ATTEMPT_TIMER, retry_at)])
         unwinding = e.RunUnwinding("failed", error)
     if command.compensations and unwinding.outcome in run.options.compensate_on:
         return Decision([unwinding], "compensate")
     return _finish(run, _final(unwinding))
-
-
-def _settled(run: Run) -> RunEntry:
-    assert run.unwinding is not None
-    return _final(run.unwinding)
 
 
 def _final(unwinding: e.RunUnwinding) -> RunEntry:
@@ -387,7 +399,7 @@ def _final(unwinding: e.RunUnwinding) -> RunEntry:
 def _timeout_failure(run: Run) -> Failure:
     return Failure(
         "RunTimeout",
-        f"the run took longer than its timeout of {run.options.timeout:g} s",
+        f"the run took longer than its timeout of {run.options.timeout or 0.0:g} s",
         "run_timeout",
         retryable=False,
     )
@@ -525,7 +537,7 @@ def _wake(run: Run, key: str, entries: list[RunEntry], effects: list[Effect], s:
     """The wait `key` has ended (`entries` say so): see that the body goes on."""
     if run.status is RunStatus.RUNNING:
         effects.append(WakeBody(key))
-    elif run.status is RunStatus.WAITING:
+    elif run.status is RunStatus.WAITING and run.retry_at is None:
         if s.slot and s.code is not None:
             more, _, then = _begin(run, s)
             entries.extend(more)
@@ -541,6 +553,10 @@ def _fire_timer(run: Run, command: c.TimerFired, s: Situation) -> Decision:
     if run.is_terminal:
         return Decision([], None, [ClearTimer(name)])
     if name == TIMEOUT_TIMER:
+        if run.deadline is None:
+            return Decision([], None, [ClearTimer(name)])
+        if run.deadline > s.now:
+            return _ring_later(name, run.deadline)
         reason = _timeout_failure(run).message
         decision = _cancel(run, c.CancelRun(reason=reason, outcome="timed_out"), s)
         return Decision(decision.entries, None, [*decision.effects, ClearTimer(name)])
@@ -550,7 +566,7 @@ def _fire_timer(run: Run, command: c.TimerFired, s: Situation) -> Decision:
     if step is None or step.status not in OPEN or step.until is None:
         return Decision([], None, [ClearTimer(name)])
     if step.until > s.now:
-        return Decision([])  # set again since: the newer one will fire
+        return _ring_later(name, step.until)
     effects: list[Effect] = [ClearTimer(name)]
     ended: RunEntry
     if step.status is StepStatus.RETRYING:
@@ -563,12 +579,17 @@ def _fire_timer(run: Run, command: c.TimerFired, s: Situation) -> Decision:
     return _wake(run, step.key, [ended], effects, s)
 
 
+def _ring_later(name: str, at: int) -> Decision:
+    """The timer was set again since, or the wall clock was set back: it rings when it is due."""
+    return Decision([], None, [SetTimer(name, at)])
+
+
 def _retry_function(run: Run, s: Situation) -> Decision:
     clear: list[Effect] = [ClearTimer(ATTEMPT_TIMER)]
     if run.retry_at is None or run.status is not RunStatus.WAITING:
         return Decision([], None, clear)
     if run.retry_at > s.now:
-        return Decision([])
+        return _ring_later(ATTEMPT_TIMER, run.retry_at)
     if s.slot and s.code is not None:
         return Decision([e.RunStarted(run.execution + 1, s.code)], None, [*clear, StartBody()])
     return Decision([e.AttemptDue()], None, [*clear, Enqueue()])

@@ -1,8 +1,8 @@
 """Durations as users write them, and as people read them.
 
-A number is seconds, a `timedelta` is itself, text is `<number><ms|s|m|h|d|w>`, also several in a row
-("1h30m", "2h 3m") or a bare number of seconds. Inside ironflow a duration is `float` seconds or, next to
-timestamps, `int` microseconds.
+A number is seconds, a `timedelta` is itself, text is `<number><ms|s|m|h|d|w>`, also several in a
+row ("1h30m", "2h 3m") or a bare number of seconds. Inside ironflow a duration is `float` seconds
+or, next to timestamps, `int` microseconds.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ _BARE = re.compile(rf"\s*{_NUMBER}\s*")
 _MAX_TEXT = 64
 
 
-def parse_duration(value: float | int | timedelta | str, field: str = "duration") -> float:
-    """Seconds, zero or more. Raises `InvalidInput` naming `field` for anything that is no duration."""
+def parse_duration(value: float | timedelta | str, field: str = "duration") -> float:
+    """Seconds, zero or more.
+
+    Raises `InvalidInput` naming `field` for anything that is no duration.
+    """
     if isinstance(value, bool):
         raise InvalidInput(field, "is a truth value, not a duration")
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
     elif isinstance(value, int | float):
-        # An int may be too large for a float; the bound below is all that matters then.
-        seconds = float(value) if abs(value) <= MAX_SECONDS else math.copysign(math.inf, value)
-        if math.isnan(value) or value == math.inf:
+        if not isinstance(value, int) and not math.isfinite(value):
             raise InvalidInput(field, f"{value} is not a duration")
+        # An int may be too large for a float, so it is cut to what is refused below anyway.
+        seconds = float(min(max(value, -1), MAX_SECONDS + 1))
     elif isinstance(value, str):
         seconds = _parse_text(value, field)
     else:

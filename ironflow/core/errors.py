@@ -249,6 +249,16 @@ class NotSerializable(IronflowError):
         )
 
 
+class UnreadableValue(IronflowError):
+    """A stored value cannot be read back; `path` names the place inside it."""
+
+    code = "unreadable_value"
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"cannot read the stored value at {path}: {reason}")
+
+
 class ExpressionError(InvalidInput):
     """An expression does not parse, or asks for more than expressions may do."""
 

@@ -1,7 +1,8 @@
 """What the operators and functions of expressions do with values.
 
-Values are those of JSON: None, bool, int, float, str, lists and mappings; whatever else it meets has no
-operations. A bool is not a number. Each function is told the position to complain about, and raises `Fault`.
+Values are those of JSON: None, bool, int, float, str, lists and mappings; whatever else it meets
+has no operations. A bool is not a number. Each function is told the position to complain about, and
+raises `Fault`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ironflow.core.expression_syntax import INT_MAX, INT_MIN, Fault
 
@@ -43,7 +45,7 @@ def kind_of(value: object) -> str:
 
 
 def as_bool(value: object, at: int) -> bool:
-    """The value, if it is a bool."""
+    """The value, if it is true or false."""
     if value is True or value is False:
         return value
     raise Fault(at, f"is {kind_of(value)}, not true or false")
@@ -66,9 +68,8 @@ def look_up(base: object, key: object, at: int, default: object) -> object:
     if isinstance(base, Mapping):
         # Asked before it is read: a defaultdict would otherwise make the key.
         return base[key] if isinstance(key, str) and key in base else default
-    if isinstance(base, list | tuple):
-        is_index = isinstance(key, int) and not isinstance(key, bool)
-        return base[key] if is_index and 0 <= key < len(base) else default  # type: ignore[operator,index]
+    if isinstance(base, list | tuple) and isinstance(key, int) and not isinstance(key, bool):
+        return base[key] if 0 <= key < len(base) else default
     return default
 
 
@@ -110,9 +111,7 @@ def _equals(left: object, right: object, at: int, budget: list[int], depth: int)
         if len(left) != len(right):
             return False
         _spend(budget, len(left), at)
-        return all(
-            _equals(a, b, at, budget, depth + 1) for a, b in zip(left, right, strict=True)
-        )
+        return all(_equals(a, b, at, budget, depth + 1) for a, b in zip(left, right, strict=True))
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         if len(left) != len(right):
             return False
@@ -135,7 +134,7 @@ def differs(left: object, right: object, at: int) -> bool:
     return not equals(left, right, at)
 
 
-def _ordered(compare: Callable[[object, object], bool]) -> Callable[[object, object, int], object]:
+def _ordered(compare: Callable[[Any, Any], Any]) -> Callable[[object, object, int], object]:
     def run(left: object, right: object, at: int) -> object:
         kind, other = type(left), type(right)
         if (kind is int or kind is float) and (other is int or other is float):
@@ -162,13 +161,14 @@ def contains(value: object, inside: object, at: int) -> bool:
 
 
 def _numbers(left: object, right: object, at: int, sign: str) -> tuple[int | float, int | float]:
-    if isinstance(left, NUMBERS) and isinstance(right, NUMBERS):
-        if not isinstance(left, bool) and not isinstance(right, bool):
-            return left, right
-    raise Fault(at, f"`{sign}` is for numbers, not for {kind_of(left)} and {kind_of(right)}")
+    if isinstance(left, bool) or not isinstance(left, int | float):
+        raise Fault(at, f"`{sign}` is for numbers, not for {kind_of(left)}")
+    if isinstance(right, bool) or not isinstance(right, int | float):
+        raise Fault(at, f"`{sign}` is for numbers, not for {kind_of(right)}")
+    return left, right
 
 
-def _bounded(value: int | float, at: int) -> int | float:
+def _bounded(value: float, at: int) -> int | float:
     if isinstance(value, int) and not INT_MIN <= value <= INT_MAX:
         raise Fault(at, "the result is too large for an integer")
     return value
@@ -195,7 +195,7 @@ def _plus(left: object, right: object, at: int) -> object:
     return _add(left, right, at)
 
 
-def _divide(a: int | float, b: int | float) -> int | float:
+def _divide(a: float, b: float) -> int | float:
     """Towards zero between integers, as CEL has it."""
     if isinstance(a, int) and isinstance(b, int):
         quotient = abs(a) // abs(b)
@@ -285,7 +285,12 @@ def to_string(value: object, at: int) -> object:
 
 
 def _shown(value: object) -> str:
-    return f"{value!r:.60}" if isinstance(value, str | float) else kind_of(value)
+    if isinstance(value, str | float):
+        return f"{value!r:.60}"
+    # Python refuses to write integers of thousands of digits.
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 64:
+        return str(value)
+    return kind_of(value)
 
 
 FUNCTIONS: dict[str, Callable[[object, int], object]] = {

@@ -1,7 +1,8 @@
 """The spelling of expressions: text to tokens to a tree, with bounds on its length, size and depth.
 
-The grammar is a part of CEL's (Common Expression Language): literals, `? :`, `||`, `&&`, comparisons and
-`in`, `+ - * / %`, unary `!` and `-`, members, indexes and calls. What a name means is not decided here.
+The grammar is a part of CEL's (Common Expression Language): literals, `? :`, `||`, `&&`,
+comparisons and `in`, `+ - * / %`, unary `!` and `-`, members, indexes and calls. What a name means
+is not decided here.
 """
 
 from __future__ import annotations
@@ -136,7 +137,16 @@ _SIMPLE = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v"
 }
 _WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 _RELATIONS = frozenset({"==", "!=", "<", "<=", ">", ">=", "in"})
-_STRENGTH = {"||": 1, "&&": 2, **dict.fromkeys(_RELATIONS, 3), "+": 4, "-": 4, "*": 5, "/": 5, "%": 5}
+_STRENGTH = {
+    "||": 1,
+    "&&": 2,
+    **dict.fromkeys(_RELATIONS, 3),
+    "+": 4,
+    "-": 4,
+    "*": 5,
+    "/": 5,
+    "%": 5,
+}
 
 
 def tokenize(text: str) -> Iterator[Token]:
@@ -170,7 +180,7 @@ def parse(text: str) -> Node:
 
 
 class _Parser:
-    """Precedence climbing over the tokens; bounds the number of nodes, their height and the recursion."""
+    """Precedence climbing over the tokens; bounds the nodes, their height and the recursion."""
 
     def __init__(self, text: str) -> None:
         self.tokens = list(tokenize(text))
@@ -229,7 +239,8 @@ class _Parser:
             token = self.take(self.token.kind)
             right = self.operation(strength + 1)
             if strength <= 2:
-                # One wide node instead of a deep one, so that a long list of conditions is not deep.
+                # One wide node instead of a deep one, so that a long list of conditions is not
+                # deep.
                 wide = isinstance(left, Logic) and left.operator == token.kind
                 first = left.operands if wide and isinstance(left, Logic) else (left,)
                 operands = (*first, right)

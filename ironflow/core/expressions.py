@@ -1,10 +1,11 @@
 """Filter expressions and paths: compiled once, asked often, and safe to take from anyone.
 
-An expression sees the variables it is given and what is inside them, by mapping and list access only: no
-attribute of Python is ever reached. It has no loops, its size is bounded, and so are the strings it builds,
-the lists it compares and the work of its regular expressions; so it ends quickly, whatever it says.
-The spelling and the meaning are CEL's, with these differences: ints and floats mix in arithmetic, `has`
-is false when any part of its path is missing, and `matches` wants a literal pattern.
+An expression sees the variables it is given and what is inside them, by mapping and list access
+only: no attribute of Python is ever reached. It has no loops, its size is bounded, and so are the
+strings it builds, the lists it compares and the work of its regular expressions; so it ends
+quickly, whatever it says. The spelling and the meaning are CEL's, with these differences: ints and
+floats mix in arithmetic, `has` is false when any part of its path is missing, and `matches` wants a
+literal pattern.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ class Expression:
 def compile_expression(
     text: str, variables: frozenset[str], field: str = "expression"
 ) -> Expression:
-    """An expression over these variables. Raises `ExpressionError` with the position of what is wrong."""
+    """An expression over these variables.
+
+    Raises `ExpressionError` with the position of what is wrong.
+    """
     if not isinstance(text, str):
         raise ExpressionError(field, f"must be text, not {type(text).__name__}")
     try:
@@ -136,7 +140,7 @@ class _Compiler:
         return run
 
     def index(self, node: Index) -> Run:
-        """A chain of literal keys from a variable is one closure: the usual case, and the fastest."""
+        """Literal keys after a variable are one closure: the usual case, and the fastest."""
         keys: list[tuple[str, int]] = []
         base: Node = node
         while (
@@ -278,7 +282,8 @@ def _chain(root: str, at: int, keys: tuple[tuple[str, int], ...]) -> Run:
     def run(bindings: Bindings) -> object:
         value = bindings.get(root)
         for name in names:
-            # Exactly a dict, as JSON gives: a subclass may run code of its own when asked for a key.
+            # Exactly a dict, as JSON gives: a subclass may run code of its own when asked for a
+            # key.
             if type(value) is not dict or name not in value:
                 return slowly(bindings)
             value = value[name]
@@ -314,7 +319,7 @@ def _logic(conjunction: bool, operands: tuple[tuple[Run, int], ...]) -> Run:
     return run
 
 
-# -- paths ------------------------------------------------------------------------------------------
+# -- paths -----------------------------------------------------------------------------------------
 
 MAX_PATH = 512
 _STEP = re.compile(r"""\.?([^.\[\]"'\s]+)|\[([0-9]{1,9})\]|\["([^"\]]*)"\]|\['([^'\]]*)'\]""")
@@ -344,7 +349,10 @@ class Path:
 
 
 def compile_path(text: str, field: str = "path") -> Path:
-    """A path like `data.orderId`, `$.data.items[0]["a.b"]`. Raises `ExpressionError` naming `field`."""
+    """A path like `data.orderId`, `$.data.items[0]["a.b"]`.
+
+    Raises `ExpressionError` naming `field`.
+    """
     if not isinstance(text, str):
         raise ExpressionError(field, f"must be text, not {type(text).__name__}")
     try:
@@ -364,7 +372,9 @@ def _compile_path(text: str) -> Path:
         if match is None or (not steps and text[at] == ".") or (steps and text[at] not in ".["):
             raise Fault(at, f"{text[at]!r} is not understood in a path")
         key, number, double, single = match.groups()
-        steps.append(int(number) if number else next(s for s in (key, double, single) if s is not None))
+        steps.append(
+            int(number) if number else next(s for s in (key, double, single) if s is not None)
+        )
         at = match.end()
     if not steps:
         raise Fault(0, "the path is empty")

@@ -1,8 +1,8 @@
 """Names of events and the patterns that select them.
 
-A name is segments joined by dots: `order.created`. A pattern is a name in which `*` may stand for any one
-segment and a last `>` for all that remain, at least one: `order.*`, `*.failed`, `order.>`. `PatternIndex`
-finds what is registered for a name without looking at every pattern.
+A name is segments joined by dots: `order.created`. A pattern is a name in which `*` may stand for
+any one segment and a last `>` for all that remain, at least one: `order.*`, `*.failed`, `order.>`.
+`PatternIndex` finds what is registered for a name without looking at every pattern.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _compile(text: str) -> Pattern:
 
 
 class _Node(Generic[V]):
-    """A place in the trie of wildcard patterns: `ends` here, or `rest` takes all segments from here."""
+    """A place in the trie of wildcard patterns: `ends` here; `rest` takes all further segments."""
 
     __slots__ = ("children", "ends", "rest")
 
@@ -111,8 +111,8 @@ class _Node(Generic[V]):
 class PatternIndex(Generic[V]):
     """Values under patterns; `find` answers every value whose pattern selects a name.
 
-    A value is known by identity and held once under a pattern; it need not be hashable. Adding, removing
-    and finding cost the length of the name, not the number of patterns.
+    A value is known by identity and held once under a pattern; it need not be hashable. Adding,
+    removing and finding cost the length of the name, not the number of patterns.
     """
 
     def __init__(self) -> None:
@@ -134,7 +134,10 @@ class PatternIndex(Generic[V]):
             values[id(value)] = (self._added, value)
 
     def remove(self, pattern: str, value: V) -> bool:
-        """Forget a value; an equal one will do if the very object is not there. False if there is none."""
+        """Forget a value; an equal one will do if the very object is not there.
+
+        False if there is none.
+        """
         values = self._values(pattern, create=False)
         key = id(value)
         if key not in values:

@@ -1,10 +1,11 @@
 r"""Regular expressions whose time is bounded, for patterns that come from outside.
 
-Python's `re` backtracks: a short pattern can take hours on a short text. This one never looks back: it
-follows all possibilities at once (Thompson's construction) and remembers the sets it has seen, as RE2 does,
-so a search costs about one dictionary lookup a character. RE2's spelling: literals, `.`, classes,
-`\d \w \s` (ASCII) and their opposites, groups, `|`, `* + ? {m,n}`, `^ $ \A \z`, a leading `(?i)`. No
-back-references, look-around or word boundaries. It answers only whether a match exists anywhere.
+Python's `re` backtracks: a short pattern can take hours on a short text. This one never looks back:
+it follows all possibilities at once (Thompson's construction) and remembers the sets it has seen,
+as RE2 does, so a search costs about one dictionary lookup a character. RE2's spelling: literals,
+`.`, classes, `\d \w \s` (ASCII) and their opposites, groups, `|`, `* + ? {m,n}`, `^ $ \A \z`, a
+leading `(?i)`. No back-references, look-around or word boundaries. It answers only whether a match
+exists anywhere.
 """
 
 from __future__ import annotations
@@ -235,7 +236,12 @@ class _Parser:
             if self.peek() == "-" and self.pattern[self.at + 1 : self.at + 2] != "]":
                 self.take()
                 high = self.class_member()
-                if len(low) > 1 or len(high) > 1 or low[0][0] != low[0][1] or high[0][0] < low[0][0]:
+                if (
+                    len(low) > 1
+                    or len(high) > 1
+                    or low[0][0] != low[0][1]
+                    or high[0][0] < low[0][0]
+                ):
                     raise self.error("a range of characters must grow")
                 ranges.append((low[0][0], high[0][0]))
             else:
@@ -245,7 +251,7 @@ class _Parser:
         return _invert(folded) if negated else folded
 
     def fold(self, ranges: Ranges) -> Ranges:
-        """With the other case of each letter, if case is ignored; sorted and joined, so that tests are few."""
+        """With the other case of each letter, if case is ignored; sorted and joined."""
         if self.ignores_case:
             small = [(low, high) for low, high in ranges if high - low < 512] + [
                 (max(low, 65), min(high, 122)) for low, high in ranges if high - low >= 512
@@ -269,7 +275,8 @@ class Regex:
         parser = _Parser(pattern)
         tree = parser.parse()
         self.pattern = pattern
-        # A state reads a character (`_reads`) or goes on unread, perhaps at an edge of the text only.
+        # A state reads a character (`_reads`) or goes on unread, perhaps at an edge of the text
+        # only.
         self._reads: list[Ranges | None] = [None]
         self._next: list[tuple[int, ...]] = [()]
         self._edges: list[bool | None] = [None]
@@ -277,7 +284,9 @@ class Regex:
         self._known: dict[frozenset[int], _State] = {}
         self._held = 0
 
-    def _add(self, after: tuple[int, ...], reads: Ranges | None = None, edge: bool | None = None) -> int:
+    def _add(
+        self, after: tuple[int, ...], reads: Ranges | None = None, edge: bool | None = None
+    ) -> int:
         if len(self._next) >= MAX_PROGRAM:
             raise RegexError("the pattern is too large")
         self._next.append(after)
@@ -315,7 +324,10 @@ class Regex:
                 return entry
 
     def search(self, text: str) -> bool:
-        """Whether the pattern matches anywhere in the text. Raises `RegexError` if that is too much work."""
+        """Whether the pattern matches anywhere in the text.
+
+        Raises `RegexError` if that is too much work.
+        """
         if len(text) > MAX_TEXT:
             raise RegexError(f"the text is longer than {MAX_TEXT} characters")
         if not text:

@@ -1,7 +1,7 @@
 """When a failed attempt is made again: a policy as plain data.
 
-The delay before the next attempt depends on the policy, the attempt's number and a seed only, so that a
-replay, another process or a test computes the very same moment. Delays are seconds.
+The delay before the next attempt depends on the policy, the attempt's number and a seed only, so
+that a replay, another process or a test computes the very same moment. Delays are seconds.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ MAX_ATTEMPTS = 1_000_000
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How often and how late a failure is tried again.
 
-    `initial_delay` and `max_delay` are seconds (text like "500ms" and `timedelta` are taken too), `jitter`
-    is the fraction by which a delay varies both ways, `no_retry_on` names exception types (their subclasses
-    included) that are final. Raises `InvalidInput` for values that make no sense.
+    `initial_delay` and `max_delay` are seconds (text like "500ms" and `timedelta` are taken too),
+    `jitter` is the fraction by which a delay varies both ways, `no_retry_on` names exception types
+    (their subclasses included) that are final. Raises `InvalidInput` for values that make no sense.
     """
 
     max_attempts: int = 3
@@ -44,7 +44,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     def delay(self, attempt: int, seed: str) -> float:
         """Seconds between the failure of `attempt` (the first is 1) and the next attempt."""
-        # The exponent is bounded, for a float that overflows raises; 2000 doublings are past any bound.
+        # The exponent is bounded, for a float that overflows raises; 2000 doublings are past any
+        # bound.
         growth = math.exp(min(max(attempt - 1, 0) * math.log(self.factor), 700.0))
         base = min(self.initial_delay * growth, self.max_delay)
         digest = hashlib.sha256(f"{seed}/{attempt}".encode()).digest()
@@ -55,7 +56,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def of(
         cls, value: RetryPolicy | int | Mapping[str, object] | None, field: str = "retry"
     ) -> RetryPolicy:
-        """The policy that a user means: attempts as a number, False for one attempt, fields as a mapping.
+        """The policy that a user means: a number of attempts, a mapping, False for one attempt.
 
         None and True are the default policy. Raises `InvalidInput`, its field below `field`.
         """
@@ -89,7 +90,9 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 def _check_whole(value: object, field: str) -> None:
     if type(value) is not int or not 1 <= value <= MAX_ATTEMPTS:
-        raise InvalidInput(field, f"must be a whole number from 1 to {MAX_ATTEMPTS}, not {value!r:.50}")
+        raise InvalidInput(
+            field, f"must be a whole number from 1 to {MAX_ATTEMPTS}, not {value!r:.50}"
+        )
 
 
 def _check_number(value: object, field: str, low: float, high: float) -> float:
@@ -106,4 +109,6 @@ def _names(kinds: object) -> tuple[str, ...]:
         names = tuple(kind.__name__ if isinstance(kind, type) else kind for kind in kinds)
         if all(isinstance(name, str) and name for name in names):
             return names
-    raise InvalidInput("retry.no_retry_on", "must be names of exception types, like ('ValueError',)")
+    raise InvalidInput(
+        "retry.no_retry_on", "must be names of exception types, like ('ValueError',)"
+    )

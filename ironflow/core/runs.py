@@ -14,6 +14,7 @@ from typing import assert_never
 import msgspec
 
 from ironflow.core import entries as e
+from ironflow.core.clock import SECOND
 from ironflow.core.entries import Failure, Payload, RunEntry, StepKind, UnwindOutcome
 
 
@@ -97,6 +98,8 @@ class Run(msgspec.Struct, omit_defaults=True):
     """The keys of the steps that wait, in the order in which they began."""
     retry_at: int | None = None
     """When the function's next attempt is due."""
+    deadline: int | None = None
+    """When the run is out of time; a retry of an ended run begins a new one."""
     cancelling: e.CancelRequested | None = None
     unwinding: e.RunUnwinding | None = None
     pausing: str | None = None
@@ -153,7 +156,7 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:
             run.attempt += 1
             run.crashes = 0
         case e.CancelRequested():
-            run.cancelling, run.reason = entry, entry.reason
+            run.cancelling, run.reason, run.pausing = entry, entry.reason, None
         case e.PauseRequested():
             run.pausing = entry.reason
         case e.RunPaused():
@@ -161,11 +164,11 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:
             run.pausing = None
         case e.RunResumed():
             run.status, run.reason, run.paused_cause = RunStatus.QUEUED, None, None
-            run.pausing, run.crashes = None, 0
+            run.retry_at, run.pausing, run.crashes = None, None, 0
         case e.RunUnwinding():
-            run.unwinding, run.error = entry, entry.error or run.error
+            run.unwinding, run.error, run.pausing = entry, entry.error or run.error, None
         case e.RunCompleted():
-            run.result, run.error = entry.result, None
+            run.result, run.error, run.reason = entry.result, None, None
             _end(run, RunStatus.COMPLETED, at)
         case e.RunFailed():
             run.error = entry.error
@@ -174,7 +177,7 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:
             run.reason = entry.reason
             _end(run, RunStatus.CANCELLED, at)
         case e.RunReopened():
-            _reopen(run)
+            _reopen(run, at)
         case _:
             assert_never(entry)
 
@@ -192,6 +195,7 @@ def _create(run: Run, entry: e.RunCreated, at: int) -> None:
     run.options, run.event, run.parent = entry.options, entry.event, entry.parent
     run.idempotency_key, run.code = entry.idempotency_key, entry.code
     run.created_at = at
+    run.deadline = _deadline(run, at)
 
 
 def _start(run: Run, entry: e.RunStarted, at: int) -> None:
@@ -220,6 +224,8 @@ def _complete_step(run: Run, entry: e.StepCompleted, at: int) -> None:
     key = entry.key
     if key not in run.steps:
         _place(run, entry.scope, entry.pos, key)
+    else:
+        run.open.pop(key, None)
     run.steps[key] = Step(
         key,
         # Names repeat over thousands of runs; one copy in memory is enough.
@@ -255,6 +261,8 @@ def _fail_step(run: Run, entry: e.StepFailed, at: int) -> None:
     )
     if again:
         run.open[entry.key] = None
+    else:
+        run.open.pop(entry.key, None)
     _progress(run)
     if entry.parks and run.status is RunStatus.RUNNING:
         run.status = RunStatus.WAITING
@@ -307,11 +315,20 @@ def _progress(run: Run) -> None:
 
 def _end(run: Run, status: RunStatus, at: int) -> None:
     run.status, run.ended_at = status, at
+    for key in run.open:
+        # Nothing waits any more, and views must not say so.
+        step = run.steps[key]
+        step.status, step.ended_at = StepStatus.CANCELLED, at
     run.open.clear()
     run.retry_at = run.pausing = run.cancelling = None
 
 
-def _reopen(run: Run) -> None:
+def _deadline(run: Run, since: int) -> int | None:
+    timeout = run.options.timeout
+    return None if timeout is None else since + int(timeout * SECOND)
+
+
+def _reopen(run: Run, at: int) -> None:
     for key in [k for k, s in run.steps.items() if s.status is not StepStatus.COMPLETED]:
         del run.steps[key]
     for key in [k for k, s in run.steps.items() if s.kind == "compensate"]:
@@ -322,3 +339,4 @@ def _reopen(run: Run) -> None:
     run.unwinding = run.cancelling = run.retry_at = run.result = None
     run.attempt += 1
     run.crashes = 0
+    run.deadline = _deadline(run, at)

@@ -1,12 +1,14 @@
-"""Cron schedules in a time zone, and what they do when the clocks change. Nothing else imports croniter.
+"""Cron schedules in a time zone, and what they do when the clocks change.
 
-Five fields are minute, hour, day of month, month, day of week; six have seconds in front. Also `@hourly`,
-`@daily` and their like, and a prefix `CRON_TZ=Europe/Berlin`. If both days are restricted, either will do.
+Nothing else imports croniter. Five fields are minute, hour, day of month, month, day of week; six
+have seconds in front. Also `@hourly`, `@daily` and their like, and a prefix
+`CRON_TZ=Europe/Berlin`. If both days are restricted, either will do.
 
-Summer time: a schedule with fixed hours fires once per local time: only the first of two equal times in
-autumn, and at the first instant after the gap in spring (once, however many of its times fell into it).
-One whose hour field has a `*` follows real time: it fires in every real hour in which the local clock
-shows one of its times, in both passes of a repeated hour, and never for a time that did not exist.
+Summer time: a schedule with fixed hours fires once per local time: only the first of two equal
+times in autumn, and at the first instant after the gap in spring (once, however many of its times
+fell into it). One whose hour field has a `*` follows real time: it fires in every real hour in
+which the local clock shows one of its times, in both passes of a repeated hour, and never for a
+time that did not exist.
 """
 
 from __future__ import annotations
@@ -45,7 +47,14 @@ _PREFIX = re.compile(r"(?:CRON_TZ|TZ)=(\S+)\s+")
 _NUMBERS = r"[0-9*,/-]+"
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 _DAYS = "sun|mon|tue|wed|thu|fri|sat"
-_LARGEST = {"second": 59, "minute": 59, "hour": 23, "day of month": 31, "month": 12, "day of week": 7}
+_LARGEST = {
+    "second": 59,
+    "minute": 59,
+    "hour": 23,
+    "day of month": 31,
+    "month": 12,
+    "day of week": 7,
+}
 _FIELDS = {
     "second": _NUMBERS,
     "minute": _NUMBERS,
@@ -82,7 +91,10 @@ class CronSchedule:
             object.__setattr__(self, name, value)
 
     def next_after(self, at: int) -> int:
-        """The first time strictly later than `at`. Raises `InvalidInput` if there is none before year 9990."""
+        """The first time strictly later than `at`.
+
+        Raises `InvalidInput` if there is none before year 9990.
+        """
         if self.timezone == "UTC":
             return _to_micros(self._match_after(_from_micros(at)))
         if self._follows_real_time:
@@ -107,7 +119,9 @@ class CronSchedule:
             try:
                 found = croniter(self._cron, whole, second_at_beginning=True).get_next(datetime)
             except CroniterError as error:
-                raise InvalidInput("cron", f"{self.expression!r} has no next time: {error}") from None
+                raise InvalidInput(
+                    "cron", f"{self.expression!r} has no next time: {error}"
+                ) from None
             assert isinstance(found, datetime)
             return found
         raise InvalidInput("cron", f"{self.expression!r} has no next time before year 9990")
@@ -231,7 +245,7 @@ def _to_utc(local: datetime, zone: ZoneInfo) -> int:
 
 
 def _next_change(start: int, end: int, zone: ZoneInfo) -> int | None:
-    """The first instant after `start`, up to `end`, at which another offset holds than at `start`."""
+    """The first instant after `start`, up to `end`, from which on another offset holds."""
     for low, high in _probes(start, end):
         if _offset(high, zone) != _offset(low, zone):
             return _bisect_change(low, high, zone)

@@ -1,0 +1,98 @@
+"""`ironflow events ...`."""
+
+from __future__ import annotations
+
+import click
+
+from ironflow.cli import moments
+from ironflow.cli.client import Client, decode, segment
+from ironflow.cli.options import Moment, Verb, json_option, limit_option, server_option
+from ironflow.cli.output import Column, pretty, print_body, print_fields, print_items, print_table
+from ironflow.cli.run_ids import short_id
+from ironflow.web.wire import EventView
+
+LONGEST_DATA = 80
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def events() -> None:
+    """List and show events.
+
+    \b
+    Example:
+      ironflow events ls --name order.placed --since 1h
+    """
+
+
+@events.command("ls", cls=Verb)
+@click.option("--name", metavar="NAME", help="Only events of this name.")
+@click.option("--since", type=Moment(), help="Emitted then or later: a moment, or `2h` for ago.")
+@click.option("--until", type=Moment(), help="Emitted before then.")
+@limit_option
+@server_option
+@json_option
+def list_events(
+    name: str | None, since: str | None, until: str | None, limit: int, server: str, as_json: bool
+) -> None:
+    """List events, newest first.
+
+    \b
+    Example:
+      ironflow events ls --name order.placed --json
+    """
+    items = Client(server).items("/events", {"name": name, "since": since, "until": until}, limit)
+    if as_json:
+        print_items(items)
+        return
+    rows = []
+    for item in items:
+        event = decode(item, EventView)
+        data = pretty(event.data).replace("\n", " ")
+        rows.append(
+            [
+                event.id,
+                event.name,
+                moments.ago(event.at),
+                event.source,
+                ", ".join(short_id(run_id) for run_id in event.run_ids),
+                data if len(data) <= LONGEST_DATA else data[: LONGEST_DATA - 1] + "…",
+            ]
+        )
+    columns = [
+        Column("event", wide=True),
+        Column("name", wide=True),
+        Column("emitted"),
+        Column("source", wide=True),
+        Column("runs", wide=True),
+        Column("data", wide=True),
+    ]
+    print_table(columns, rows, empty="no events")
+
+
+@events.command("show", cls=Verb)
+@click.argument("event")
+@server_option
+@json_option
+def show_event(event: str, server: str, as_json: bool) -> None:
+    """Show one EVENT (its id) and the runs that it started.
+
+    \b
+    Example:
+      ironflow events show 0192f1d2-7c1a-7d4e-9a51-9c1f2ab34d5e
+    """
+    body = Client(server).get(f"/events/{segment(event)}")
+    if as_json:
+        print_body(body)
+        return
+    view = decode(body, EventView)
+    print_fields(
+        [
+            ("event", view.id),
+            ("name", view.name),
+            ("emitted", f"{moments.full(view.at)}  ({moments.ago(view.at)})"),
+            ("source", view.source),
+            ("key", view.idempotency_key or ""),
+            ("runs", "\n".join(view.run_ids)),
+            ("data", pretty(view.data)),
+        ]
+    )

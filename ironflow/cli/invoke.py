@@ -1,0 +1,92 @@
+"""`ironflow invoke` and `ironflow emit`: what starts runs."""
+
+from __future__ import annotations
+
+import click
+
+from ironflow.cli.client import Client, decode, segment
+from ironflow.cli.failures import Failed
+from ironflow.cli.inputs import read_json
+from ironflow.cli.options import Duration, Verb, json_option, server_option
+from ironflow.cli.output import print_body, print_json, say
+from ironflow.core.durations import format_duration
+from ironflow.web.wire import EmitView, InvokeView
+
+
+@click.command("invoke", cls=Verb)
+@click.argument("function")
+@click.option("--input", "text", metavar="JSON|@FILE|-", help="The input (default null).")
+@click.option("--wait", type=Duration(), help="Wait so long for the end and print the result.")
+@click.option("--key", help="Idempotency key: the same key again finds the first run.")
+@server_option
+@json_option
+def invoke(
+    function: str, text: str | None, wait: float | None, key: str | None, server: str, as_json: bool
+) -> None:
+    """Start a run of FUNCTION (its id).
+
+    \b
+    With --wait the result is printed on stdout and the exit code is 1 when the run
+    failed, was cancelled, or has not ended in that time (it goes on).
+
+    \b
+    Examples:
+      ironflow invoke greet --input '{"name": "Ada"}' --wait 30s
+      ironflow invoke nightly --input @order.json --key order-17
+    """
+    client = Client(server)
+    request = {"input": read_json(text, "--input"), "idempotency_key": key}
+    query: dict[str, str | int | None] = {"wait": None if wait is None else f"{wait:.3f}s"}
+    body = client.post(f"/functions/{segment(function)}/invoke", request, query, wait or 0.0)
+    view = decode(body, InvokeView)
+    if as_json:
+        print_body(body)
+        if wait is not None and view.status != "completed":
+            raise Failed
+    elif wait is None:
+        found = "" if view.created else " (found by its key)"
+        print(f"run {view.run_id} is {view.status}{found}")
+    else:
+        _print_end(view, wait)
+
+
+def _print_end(view: InvokeView, wait: float) -> None:
+    if view.status == "completed":
+        say(f"run {view.run_id} completed")
+        print_json(view.result)
+        return
+    if view.timed_out:
+        raise Failed(
+            f"run {view.run_id} has not ended after {format_duration(wait)} (it is {view.status} and "
+            f"goes on; follow it with `ironflow runs watch {view.run_id}`)"
+        )
+    what = f": {view.error.kind}: {view.error.message}" if view.error else ""
+    raise Failed(f"run {view.run_id} {view.status}{what}")
+
+
+@click.command("emit", cls=Verb)
+@click.argument("name")
+@click.option("--data", "text", metavar="JSON|@FILE|-", help="The event's data (default null).")
+@click.option("--key", help="Idempotency key: the same key again finds the first event.")
+@server_option
+@json_option
+def emit(name: str, text: str | None, key: str | None, server: str, as_json: bool) -> None:
+    """Emit the event NAME, and say which runs it started.
+
+    \b
+    Example:
+      ironflow emit order.placed --data '{"order_id": 17}'
+    """
+    client = Client(server)
+    request = {"name": name, "data": read_json(text, "--data"), "idempotency_key": key}
+    body = client.post("/events", request)
+    if as_json:
+        print_body(body)
+        return
+    view = decode(body, EmitView)
+    found = "" if view.created else " (found by its key)"
+    print(f"event {view.event_id}{found}")
+    for run_id in view.run_ids:
+        print(f"run {run_id}")
+    if not view.run_ids:
+        say("it started no run")

@@ -1,0 +1,47 @@
+"""`ironflow stats`."""
+
+from __future__ import annotations
+
+import click
+
+from ironflow.cli.client import Client, decode
+from ironflow.cli.options import Verb, json_option, server_option
+from ironflow.cli.output import pretty, print_body, print_fields
+from ironflow.core.durations import format_duration
+from ironflow.web.wire import StatisticsView
+
+
+@click.command("stats", cls=Verb)
+@server_option
+@json_option
+def stats(server: str, as_json: bool) -> None:
+    """Show what the server is doing now.
+
+    \b
+    Example:
+      ironflow stats --json
+    """
+    body = Client(server).get("/statistics")
+    if as_json:
+        print_body(body)
+        return
+    view = decode(body, StatisticsView)
+    print_fields(
+        [
+            ("version", view.version),
+            ("up for", format_duration(view.uptime)),
+            ("runs", _counts(view.runs)),
+            ("slots", _counts(view.slots)),
+            ("timers", str(view.timers)),
+            ("waiters", str(view.waiters)),
+            ("undelivered", str(view.undelivered)),
+            ("journal", _counts(view.journal)),
+            *((f"actors {kind}", _counts(numbers)) for kind, numbers in view.actors.items()),
+        ]
+    )
+
+
+def _counts(numbers: object) -> str:
+    if isinstance(numbers, dict):
+        return ", ".join(f"{name} {value}" for name, value in numbers.items()) or "none"
+    return pretty(numbers)

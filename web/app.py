@@ -1,0 +1,107 @@
+"""The HTTP application: middlewares, the native API, live streams, metrics, and its description.
+
+Nothing here logs requests; `/metrics` counts them. The server runs it with
+`handler_cancellation=True`, so that a connection that is dropped frees whatever its request waits
+for.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from ironflow.actors.engine import Engine
+from ironflow.web import events_api, functions_api, runs_api, server_api
+from ironflow.web.openapi import describe_api
+from ironflow.web.problems import make_middleware, note_prepared
+from ironflow.web.readiness import JournalWatch
+from ironflow.web.routing import STATE, Route, State, add_routes
+
+BODY_LIMIT = 16 * 1024 * 1024
+"""Bytes of a request body."""
+
+try:  # TEMPORARY
+    from ironflow.web.metrics import Metrics
+    from ironflow.web.stream import add_stream_routes
+except ModuleNotFoundError:
+    Metrics = add_stream_routes = None
+OPENAPI = web.AppKey("openapi", bytes)
+
+_STREAM = {
+    "method": "GET",
+    "handle": None,
+    "tag": "streams",
+    "content_type": "text/event-stream",
+    "problems": (422, 503),
+}
+ELSEWHERE = (
+    Route(
+        path="/api/v1/stream",
+        name="stream_entries",
+        summary="Follow the journal (server-sent events)",
+        statuses={200: "Entries as they are committed"},
+        **_STREAM,
+    ),
+    Route(
+        path="/api/v1/runs/{run_id}/stream",
+        name="stream_run",
+        summary="Follow one run (server-sent events)",
+        statuses={200: "The run's entries as they are committed"},
+        **_STREAM,
+    ),
+    Route(
+        method="GET",
+        path="/metrics",
+        handle=None,
+        name="get_metrics",
+        summary="Metrics for Prometheus",
+        tag="server",
+        content_type="text/plain",
+        statuses={200: "Prometheus text format"},
+    ),
+    Route(
+        method="GET",
+        path="/openapi.json",
+        handle=None,
+        name="get_openapi",
+        summary="This description",
+        tag="server",
+        response=dict,
+        statuses={200: "OpenAPI 3.1"},
+    ),
+)
+ROUTES = (
+    *events_api.ROUTES,
+    *functions_api.ROUTES,
+    *runs_api.ROUTES,
+    *server_api.ROUTES,
+)
+
+
+def make_app(
+    engine: Engine,
+    *,
+    version: str,
+    started_at: int,
+    dev: bool = False,
+    body_limit: int = BODY_LIMIT,
+) -> web.Application:
+    """The application over an engine. `started_at` in microseconds, `body_limit` in bytes."""
+    metrics = Metrics(engine) if Metrics else None
+    app = web.Application(
+        client_max_size=body_limit,
+        middlewares=[*([metrics.middleware] if metrics else []), make_middleware(engine.ids, dev=dev)],
+    )
+    app[STATE] = State(engine, version, started_at, JournalWatch(engine))
+    app[OPENAPI] = msgspec.json.encode(describe_api([*ROUTES, *ELSEWHERE], version))
+    app.on_response_prepare.append(note_prepared)
+    add_routes(app, ROUTES)
+    app.router.add_get("/openapi.json", _serve_openapi)
+    if metrics:
+        metrics.add_routes(app)
+        add_stream_routes(app, engine)
+    return app
+
+
+async def _serve_openapi(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=request.app[OPENAPI], content_type="application/json")

@@ -1,0 +1,176 @@
+"""Errors on the wire: every refusal is `application/problem+json` (RFC 9457) with a stable `code`.
+
+The middleware here is the only place where exceptions become responses. What nobody expected
+becomes a 500 with an id that the log has beside the traceback; the traceback itself never leaves
+the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import msgspec
+from aiohttp import web
+
+from ironflow.core.clock import Ids
+from ironflow.core.errors import Gone, InvalidInput, IronflowError
+from ironflow.web.wire import Problem
+
+log = logging.getLogger("ironflow.web")
+
+CONTENT_TYPE = "application/problem+json"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+
+_PATH = re.compile(r" - at `(key in )?(\$.*)`$", re.DOTALL)
+_MISSING = re.compile(r"Object (?:missing required|contains unknown) field `(.+)`$", re.DOTALL)
+_encode = msgspec.json.Encoder().encode
+BEGUN = "ironflow.response_begun"
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Malformed(IronflowError):
+    """The body is not JSON."""
+
+    code = "malformed"
+    status = 400
+
+
+class CrossOrigin(IronflowError):
+    """A web page of another site may not change anything here."""
+
+    code = "cross_origin"
+    status = 403
+
+
+def invalid_body(error: msgspec.ValidationError, field: str = "") -> InvalidInput:
+    """A decoding error as the refusal that names the field; `field` is where the body stands."""
+    text = str(error)
+    reason = _PATH.sub("", text)
+    found = _PATH.search(text)
+    path = found.group(2).removeprefix("$").removeprefix(".") if found is not None else ""
+    named = _MISSING.match(reason)
+    parts = [field, path, named.group(1) if named is not None else ""]
+    where = ".".join(part for part in parts if part).replace(".[", "[")
+    return InvalidInput(where or "body", reason)
+
+
+def describe(error: IronflowError) -> Problem:
+    """What the wire says of a refusal."""
+    retry_after: float | None = getattr(error, "retry_after", None)
+    field: str | None = getattr(error, "field", None)
+    return Problem(
+        title=_title(error.status),
+        status=error.status,
+        detail=_clean(error.message),
+        code=error.code,
+        field=_clean(field) if field else None,
+        retry_after=retry_after,
+    )
+
+
+def respond(problem: Problem, headers: dict[str, str] | None = None) -> web.Response:
+    """A problem as a response, with `Retry-After` when trying again may help."""
+    headers = dict(headers or {})
+    if problem.retry_after is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after)))
+    return web.Response(
+        body=_encode(problem), status=problem.status, content_type=CONTENT_TYPE, headers=headers
+    )
+
+
+def make_middleware(ids: Ids, *, dev: bool = False) -> Middleware:
+    """Turns exceptions into problems. With `dev` a 500 names the exception, not the traceback."""
+
+    @web.middleware
+    async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            if request.method not in _SAFE_METHODS:
+                _check_origin(request)
+            return await handler(request)
+        except Exception as error:
+            if request.get(BEGUN):
+                raise  # half an answer is out: all that is left is to end the connection
+            if isinstance(error, web.HTTPException) and error.status < 400:
+                raise
+            problem, headers = _translate(request, error)
+            if problem is None:
+                problem = _unexpected(request, error, ids.new(), dev)
+            return respond(problem, headers)
+
+    return answer_problems
+
+
+async def note_prepared(request: web.Request, response: web.StreamResponse) -> None:
+    """The response has begun (for the application's `on_response_prepare`)."""
+    request[BEGUN] = True
+
+
+def _check_origin(request: web.Request) -> None:
+    """Browsers say where a request comes from; the API has no keys: other sites are refused."""
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        allowed = site in ("same-origin", "none")
+    else:
+        origin = request.headers.get("Origin")
+        allowed = origin is None or origin.partition("://")[2] == request.host
+    if not allowed:
+        raise CrossOrigin
+
+
+def _translate(
+    request: web.Request, error: Exception
+) -> tuple[Problem | None, dict[str, str]]:
+    """What is said of an error, None for one that nobody expected; and headers that go with it."""
+    match error:
+        case IronflowError() if error.code != IronflowError.code:
+            return describe(error), {}
+        case web.HTTPException():
+            return _describe_http(request, error)
+        case TimeoutError():
+            text = "the answer did not come in time; what was asked for may still happen"
+            return describe(Gone(text)), {}
+        case web.RequestPayloadError() | ConnectionError():
+            return describe(Malformed(f"the body could not be read: {error}")), {}
+        case _:
+            return None, {}
+
+
+def _describe_http(
+    request: web.Request, error: web.HTTPException
+) -> tuple[Problem, dict[str, str]]:
+    status, headers = error.status, dict[str, str]()
+    detail, code = error.text or _title(status), _title(status).lower().replace(" ", "_")
+    if isinstance(error, web.HTTPNotFound):
+        detail, code = f"there is nothing at {request.path}; see /openapi.json", "unknown_route"
+    elif isinstance(error, web.HTTPMethodNotAllowed):
+        headers["Allow"] = allow = ", ".join(sorted(error.allowed_methods))
+        detail = f"{request.method} is not allowed at {request.path}, only {allow}"
+    elif isinstance(error, web.HTTPRequestEntityTooLarge):
+        detail, code = f"the body is too large: {error.text}", "body_too_large"
+    return Problem(title=_title(status), status=status, detail=_clean(detail), code=code), headers
+
+
+def _unexpected(request: web.Request, error: Exception, error_id: str, dev: bool) -> Problem:
+    where = f"{request.method} {_clean(request.path)}"
+    log.error("error %s at %s", error_id, where, exc_info=error)
+    detail = f"something went wrong here; the log has it under error {error_id}"
+    if dev:
+        detail += f": {type(error).__name__}: {error}"
+    return Problem(title=_title(500), status=500, detail=_clean(detail), code=IronflowError.code)
+
+
+def _title(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
+def _clean(text: str) -> str:
+    """Text from a request may hold lone surrogates, which JSON in UTF-8 cannot."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,126 @@
+"""Routes as data: one table drives the dispatch and `/openapi.json`.
+
+A handler gets a `Call` with everything decoded and answers `(status, view)`. Decoding, encoding and
+what a route says about itself stand in its `Route`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from ironflow.actors.engine import Engine
+from ironflow.core.clock import SECOND
+from ironflow.web.queries import BodyDecoder, Query, QueryDecoder
+from ironflow.web.readiness import JournalWatch
+from ironflow.web.wire import View
+
+Q = TypeVar("Q", bound=Query)
+B = TypeVar("B")
+Answer = tuple[int, View]
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class State:
+    """What handlers share. `started_at` in microseconds."""
+
+    engine: Engine
+    version: str
+    started_at: int
+    journal: JournalWatch
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the server started."""
+        return (self.engine.clock.now() - self.started_at) / SECOND
+
+
+STATE = web.AppKey("state", State)
+
+
+class Call(Generic[Q, B]):
+    """One request, decoded. `headers` go out with the answer."""
+
+    __slots__ = ("body", "headers", "path", "query", "request", "state")
+
+    def __init__(self, request: web.Request, state: State, query: Q, body: B) -> None:
+        self.request, self.state, self.query, self.body = request, state, query, body
+        self.path: Mapping[str, str] = request.match_info
+        self.headers: dict[str, str] = {}
+
+    @property
+    def engine(self) -> Engine:
+        """Where writes and reads go."""
+        return self.state.engine
+
+
+Handle = Callable[[Call[Any, Any]], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One route: what dispatch and documentation need to know of it."""
+
+    method: str
+    path: str
+    handle: Handle | None
+    """None for a route that is served elsewhere and only described here."""
+    summary: str
+    tag: str
+    statuses: Mapping[int, str]
+    """What the statuses other than problems mean."""
+    response: Any = None
+    query: type[Query] = Query
+    request: Any = None
+    """The body, as documented."""
+    decode_as: Any = None
+    """The body, as decoded, where that differs."""
+    optional_body: bool = False
+    keyed: bool = False
+    """Takes the `Idempotency-Key` header."""
+    problems: tuple[int, ...] = ()
+    content_type: str = "application/json"
+    details: str = ""
+    name: str = field(default="")
+
+    @property
+    def operation(self) -> str:
+        """The operation's id."""
+        return self.name or (self.handle.__name__ if self.handle is not None else "")
+
+
+def add_routes(app: web.Application, routes: Iterable[Route]) -> None:
+    """Serve the routes that have a handler."""
+    for route in routes:
+        if route.handle is not None:
+            app.router.add_route(route.method, route.path, _dispatch(route, route.handle))
+            if route.method == "GET":
+                app.router.add_route("HEAD", route.path, _dispatch(route, route.handle))
+
+
+def _dispatch(
+    route: Route, handle: Handle
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    queries = QueryDecoder(route.query)
+    kind = route.decode_as or route.request
+    bodies = BodyDecoder(kind, optional=route.optional_body) if kind is not None else None
+
+    async def dispatch(request: web.Request) -> web.StreamResponse:
+        query = queries.decode(request)
+        body = bodies.decode(await request.read()) if bodies is not None else None
+        call = Call(request, request.app[STATE], query, body)
+        status, view = await handle(call)
+        return web.Response(
+            body=_encode(view),
+            status=status,
+            content_type="application/json",
+            headers=call.headers,
+        )
+
+    return dispatch

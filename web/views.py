@@ -1,0 +1,284 @@
+"""From rows, entries and folds to the bodies of `ironflow.web.wire`. No decisions, no writes.
+
+Values that storage keeps out of line are shown as `{"$blob": sha256, "size": bytes}` in lists,
+unless the caller asks for all of them; views of one thing load them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ironflow.actors.engine import Engine
+from ironflow.actors.router import EventEmitted
+from ironflow.actors.run import run_row
+from ironflow.actors.system import ActorStatistics
+from ironflow.core.clock import SECOND, to_rfc3339
+from ironflow.core.entries import Failure, Payload
+from ironflow.core.errors import InvalidInput
+from ironflow.core.execution import RunningStep
+from ironflow.core.functions import Definition
+from ironflow.core.retry import RetryPolicy
+from ironflow.core.runs import Run, Step, StepStatus
+from ironflow.storage.ports import Entry, EventRow, FunctionRow, RunRow
+from ironflow.web import wire
+
+FULL_LIMIT = 32 * 1024 * 1024
+"""Bytes of large values in one list; past it they are shown by name even if all were asked for."""
+_PAYLOAD_FIELDS = ("input", "result")
+COMPENSATIONS = "@compensate/"
+"""The scope of compensations (the same on the executor's side)."""
+
+
+class Values:
+    """Shows the payloads of one response: small ones always, large ones if `full`, up to a limit."""
+
+    def __init__(self, engine: Engine, *, full: bool) -> None:
+        self._engine, self._full = engine, full
+        self._left = FULL_LIMIT
+
+    async def show(self, payload: Payload | None) -> Any:
+        """The value as JSON, its name when it is not loaded, None when there is none."""
+        if payload is None:
+            return None
+        if payload.json is not None:
+            return payload.json
+        if not self._full or payload.size > self._left:
+            return {"$blob": payload.blob, "size": payload.size}
+        self._left -= payload.size
+        return msgspec.Raw(await self._engine.load_payload(payload))
+
+
+async def load(engine: Engine, payload: Payload | None) -> Any:
+    """A value of a single view, wherever it is kept."""
+    return None if payload is None else msgspec.Raw(await engine.load_payload(payload))
+
+
+def moment(at: int | None) -> str | None:
+    """A moment on the wire."""
+    return None if at is None else to_rfc3339(at)
+
+
+def seconds(start: int | None, end: int | None) -> float | None:
+    """The time between, once both are known."""
+    return None if start is None or end is None else (end - start) / SECOND
+
+
+def failure_view(error: Failure | None) -> wire.FailureView | None:
+    """What went wrong."""
+    if error is None:
+        return None
+    return wire.FailureView(
+        kind=error.kind,
+        message=error.message,
+        code=error.code,
+        retryable=error.retryable,
+        trace=error.trace,
+    )
+
+
+# -- runs -----------------------------------------------------------------------------------------
+
+
+def _summary(row: RunRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "function_id": row.function_id,
+        "status": row.status,
+        "attempt": row.attempt,
+        "created_at": to_rfc3339(row.created_at),
+        "started_at": moment(row.started_at),
+        "ended_at": moment(row.ended_at),
+        "updated_at": to_rfc3339(row.updated_at),
+        "duration": seconds(row.started_at, row.ended_at),
+        "event_id": row.event_id,
+        "event_name": row.event_name,
+        "idempotency_key": row.idempotency_key,
+        "parent_id": row.parent_id,
+        "code": row.code,
+        "reason": row.reason,
+    }
+
+
+def run_summary(row: RunRow) -> wire.RunSummary:
+    """A run in a list."""
+    return wire.RunSummary(**_summary(row))
+
+
+async def run_view(engine: Engine, run: Run, waiting_for: list[str]) -> wire.RunView:
+    """A run, whole."""
+    return wire.RunView(
+        **_summary(run_row(run)),
+        input=await load(engine, run.input),
+        result=await load(engine, run.result),
+        error=failure_view(run.error),
+        execution=run.execution,
+        crashes=run.crashes,
+        version=run.version,
+        steps_total=len(run.steps),
+        waiting_for=waiting_for,
+    )
+
+
+async def result_view(engine: Engine, run: Run) -> wire.ResultView:
+    """How a run ended, if it has."""
+    row = run_row(run)
+    return wire.ResultView(
+        run_id=run.id,
+        status=row.status,
+        result=await load(engine, run.result),
+        error=failure_view(run.error),
+        reason=row.reason,
+    )
+
+
+async def step_views(
+    run: Run, running: list[RunningStep], values: Values
+) -> list[wire.StepView]:
+    """A run's steps as they began, those that execute now among them."""
+    executing = {step.key: step for step in running}
+    views = []
+    for step in run.steps.values():
+        now = executing.pop(step.key, None)
+        # Recorded since the executor was asked: the record is newer.
+        if now is not None and (
+            step.status is StepStatus.COMPLETED
+            or (step.status is StepStatus.RETRYING and now.attempt <= step.attempt)
+        ):
+            now = None
+        views.append(await _step_view(step, now, values))
+    views.extend(_running_view(run, step) for step in executing.values())
+    return views
+
+
+async def _step_view(step: Step, now: RunningStep | None, values: Values) -> wire.StepView:
+    started = now.started_at if now is not None else step.started_at
+    ended = None if now is not None else step.ended_at
+    return wire.StepView(
+        key=step.key,
+        name=step.name,
+        kind=step.kind,
+        status="running" if now is not None else step.status.value,
+        scope=step.scope,
+        position=step.pos,
+        attempt=now.attempt if now is not None else step.attempt,
+        started_at=to_rfc3339(started) if started else None,
+        ended_at=moment(ended),
+        duration=seconds(started or None, ended),
+        until=moment(step.until) if now is None else None,
+        event=step.event,
+        child_run_id=step.child,
+        child_function_id=step.target,
+        result=await values.show(step.result),
+        error=failure_view(step.error),
+    )
+
+
+def _running_view(run: Run, step: RunningStep) -> wire.StepView:
+    scope = step.key[: step.key.rfind("/") + 1]
+    return wire.StepView(
+        key=step.key,
+        name=step.name,
+        kind="compensate" if scope.startswith(COMPENSATIONS) else "run",
+        status="running",
+        scope=scope,
+        position=len(run.order.get(scope, ())),
+        attempt=step.attempt,
+        started_at=to_rfc3339(step.started_at),
+        ended_at=None,
+        duration=None,
+        until=None,
+        event=None,
+        child_run_id=None,
+        child_function_id=None,
+        result=None,
+        error=None,
+    )
+
+
+async def entry_view(entry: Entry, values: Values) -> wire.EntryView:
+    """A journal entry, with its values unwrapped."""
+    data: Any = msgspec.Raw(entry.data)
+    if any(b'"%s":{' % name.encode() in entry.data for name in _PAYLOAD_FIELDS):
+        data = msgspec.json.decode(entry.data, type=dict[str, msgspec.Raw])
+        for name in _PAYLOAD_FIELDS:
+            if name in data:
+                data[name] = await values.show(msgspec.json.decode(data[name], type=Payload | None))
+    return wire.EntryView(
+        seq=entry.seq,
+        stream=entry.stream,
+        version=entry.version,
+        at=to_rfc3339(entry.at),
+        kind=entry.kind,
+        data=data,
+    )
+
+
+# -- events and functions -------------------------------------------------------------------------
+
+
+async def event_view(row: EventRow, values: Values) -> wire.EventView:
+    """An event."""
+    emitted = msgspec.json.decode(row.data, type=EventEmitted)
+    return wire.EventView(
+        id=row.id,
+        name=row.name,
+        data=await values.show(emitted.data),
+        at=to_rfc3339(row.at),
+        source=row.source,
+        idempotency_key=row.idempotency_key,
+        run_ids=list(emitted.runs),
+    )
+
+
+def function_view(engine: Engine, row: FunctionRow, definition: Definition) -> wire.FunctionView:
+    """A function, and whether it can be run here."""
+    spec = engine.host.spec(row.id)
+    next_at: int | None = None
+    if spec is not None and spec.schedule is not None:
+        try:
+            next_at = spec.schedule.next_after(engine.clock.now())
+        except InvalidInput:
+            next_at = None  # no such time will come
+    return wire.FunctionView(
+        id=row.id,
+        name=definition.name,
+        version=row.version,
+        code=definition.code,
+        description=definition.description,
+        triggers=[
+            wire.TriggerView(event=trigger.event, expression=trigger.expression)
+            for trigger in definition.triggers
+        ],
+        cron=definition.cron.expression if definition.cron is not None else None,
+        timezone=definition.cron.timezone if definition.cron is not None else None,
+        next_run_at=moment(next_at),
+        timeout=definition.options.timeout,
+        retry=_retry_view(definition.options.retry),
+        input_schema=definition.input_schema,
+        served=spec is not None,
+        updated_at=to_rfc3339(row.updated_at),
+    )
+
+
+def _retry_view(policy: RetryPolicy) -> wire.RetryView:
+    return wire.RetryView(
+        max_attempts=policy.max_attempts,
+        initial_delay=policy.initial_delay,
+        factor=policy.factor,
+        max_delay=policy.max_delay,
+        jitter=policy.jitter,
+    )
+
+
+def actor_view(actor: ActorStatistics) -> wire.ActorView:
+    """A live actor."""
+    return wire.ActorView(
+        address=actor.address,
+        state=actor.state,
+        mailbox=actor.mailbox,
+        handled=actor.handled,
+        restarts=actor.restarts,
+        idle=actor.idle,
+    )
