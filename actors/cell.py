@@ -146,7 +146,7 @@ class Cell:
         return True
 
     def leave_when_quiet(self) -> None:
-        """Passivate as soon as nothing is under way; the next message that is handled revokes it."""
+        """Passivate as soon as nothing is under way, unless another message is handled first."""
         self.leaving = True
         self._requeue()
 
@@ -186,7 +186,7 @@ class Cell:
     def _fail(self, error: BaseException) -> None:
         started = self.state not in {CellState.DORMANT, CellState.STARTING}
         self.restarts += 1
-        # A journal that cannot be read or written now is no fault of the actor: no crash is counted.
+        # A journal that cannot be read or written is no fault of the actor: no crash is counted.
         if isinstance(error, StorageError):
             self._drop(error)
             if not started:
@@ -249,8 +249,8 @@ class Cell:
         if self._rest is not None:
             self._rest.cancel()
             self._rest = None
-        if chore is not None:
-            chore.cancel()
+        if chore is not None and not chore.done():
+            self.system.unwind(self.address, chore)
         if work is not None and inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
             work.close()  # its task is cancelled before it began to await it
         if actor is not None:
@@ -277,6 +277,13 @@ class Cell:
             self.system.enqueue(self)
 
     def _wake(self) -> None:
+        old = self.system.unwinding.get(self.address)
+        if old is not None:
+            # The last life is still cleaning up after a message; two lives must not overlap.
+            self.state = CellState.RESTING
+            self._rest = self.system.loop.call_later(LONGEST_PAUSE, self._overdue, old)
+            old.add_done_callback(self._unwound)
+            return
         self._revive = False
         try:
             actor = self.behavior.make()
@@ -290,6 +297,16 @@ class Cell:
         else:
             self.state = CellState.STARTING
             self.chore = self.system.loop.create_task(self._start(actor))
+
+    def _unwound(self, _: object) -> None:
+        if self._rest is not None:
+            self._end_rest()
+
+    def _overdue(self, old: asyncio.Task[None]) -> None:
+        log.warning("%s: a cancelled handler does not end", self.address)
+        old.remove_done_callback(self._unwound)
+        self.system.unwinding.pop(self.address, None)
+        self._end_rest()
 
     def _begin(self) -> None:
         self.chore = None

@@ -323,10 +323,11 @@ class Engine:
             created = await self._create(prepared)
             if not created.created:
                 return created, await self.wait(created.run_id, timeout)
-            async with asyncio.timeout(timeout):
-                return created, await future
-        except TimeoutError:
-            return created, None
+            try:
+                async with asyncio.timeout(timeout):
+                    return created, await future
+            except TimeoutError:
+                return created, None
         finally:
             self.endings.forget(prepared[0], future)
 

@@ -1,14 +1,14 @@
-"""The actor kernel: mailboxes, typed ask and tell, revival, restarts. It knows nothing of workflows.
+"""The actor kernel: actors, typed ask and tell. It knows nothing of workflows.
 
-An actor is named by an address `kind/key`. `system.ref(kind, key)` always answers; the first message
-wakes the actor (`Actor.start` rebuilds its state) and an idle one is dropped again, so that it costs
-no task and no memory. `Actor.receive` is called with one message at a time and returns the answer, a
-coroutine (the mailbox waits for it), or `LATER` when the actor answers the envelope itself,
-typically after a commit.
+An actor is named by an address `kind/key`. `system.ref(kind, key)` always answers; the first
+message wakes the actor (`Actor.start` rebuilds its state) and an idle one is dropped again, so that
+it costs no task and no memory. `Actor.receive` is called with one message at a time and returns the
+answer, a coroutine (the mailbox waits for it), or `LATER` when the actor answers the envelope
+itself, typically after a commit.
 
 Laws, each held by a test: messages of one sender arrive in order; one message is handled at a time;
-none is handled twice; every ask ends; a full mailbox refuses and never grows; the mailbox survives a
-restart, and an actor that crashed is started again whether or not a message waits for it.
+none is handled twice; every ask ends; a full mailbox refuses and never grows; the mailbox survives
+a restart, and an actor that crashed is started again whether or not a message waits for it.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Ref:
         self.system.cell(self.address).deliver(Envelope(message, None))
 
     def post(self, message: Message[Any]) -> None:
-        """`tell` that is never refused for room: for timers and others that are bounded elsewhere."""
+        """`tell`, never refused for room: for timers and others that are bounded elsewhere."""
         self.system.cell(self.address).deliver(Envelope(message, None, trusted=True))
 
     async def ask(

@@ -98,7 +98,7 @@ class RunActor(StreamActor):
         run, env, situation = self.run, self.environment, self.situation
         situation.now = env.clock.now()
         situation.hot = env.host.is_hot(run.id, run.execution)
-        if kind is c.CreateRun and not run.exists:
+        if isinstance(message, c.CreateRun) and not run.exists:
             message = self._complete(message)
         if kind is c.Dispatch or kind in d.MAY_START:
             self._reserve(message)

@@ -123,12 +123,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         context: Context | None = None,
     ) -> asyncio.Handle:
         """Call back on the loop, from any thread."""
+        answer = args[0] if args and isinstance(args[0], asyncio.Future) else None
+        if not self.held and threading.get_ident() != getattr(self, "_thread_id", None):
+            self._stranger = threading.current_thread().name
         handle = super().call_soon_threadsafe(callback, *args, context=context)
         # Only now, when the loop is sure to wake up: between the two time must not jump.
-        if args and isinstance(args[0], asyncio.Future) and args[0] in self._outside:
-            self._outside.discard(args[0])
-        elif not self.held and threading.get_ident() != getattr(self, "_thread_id", None):
-            self._stranger = threading.current_thread().name
+        self._outside.discard(answer)
         return handle
 
     def run_in_executor(

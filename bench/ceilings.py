@@ -1,4 +1,6 @@
-"""What the machine can do at best, with nothing of ironflow: the figures that ours are divided by."""
+"""What the machine can do at best, with nothing of ironflow: the figures that ours are divided
+by.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ ROW = b'{"key":"step#0","name":"step","pos":0,"kind":"run","result":{"json":1},"
 
 
 class BareGroupCommit:
-    """The least that a group-committing writer can be: a list, one aiosqlite connection, one future a row."""
+    """The least that a group-committing writer can be: a list, one aiosqlite connection, one future
+    a row.
+    """
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self.connection = connection
@@ -42,7 +46,9 @@ class BareGroupCommit:
         self.task = None
 
 
-async def group_commit(folder: Path, callers: int, seconds: float, durability: str) -> dict[str, float]:
+async def group_commit(
+    folder: Path, callers: int, seconds: float, durability: str
+) -> dict[str, float]:
     """Rows per second of `callers` coroutines that each await one row after the other."""
     level = "FULL" if durability == "full" else "NORMAL"
     async with aiosqlite.connect(folder / "bare.db") as connection:
@@ -69,7 +75,9 @@ async def group_commit(folder: Path, callers: int, seconds: float, durability: s
 
 
 def summary(count: int, seconds: float, cpu: float, latencies: list[float]) -> dict[str, float]:
-    """A scenario's figures: per second, CPU microseconds each, and latency percentiles in milliseconds."""
+    """A scenario's figures: per second, CPU microseconds each, and latency percentiles in
+    milliseconds.
+    """
     ordered = sorted(latencies)
     return {
         "count": count,

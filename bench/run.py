@@ -1,5 +1,7 @@
-"""Benchmarks, one command: `python bench/run.py`. Each scenario runs in a process and a folder of its own, in turn with
-its bare ceiling, several rounds; the table shows medians and the ratio of the two, `--json FILE` keeps all."""
+"""Benchmarks, one command: `python bench/run.py`. Each scenario runs in a process and a folder of
+its own, in turn with its bare ceiling, several rounds; the table shows medians and the ratio of the
+two, `--json FILE` keeps all.
+"""
 
 from __future__ import annotations
 
@@ -44,11 +46,15 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--at-once", type=int, nargs="+", default=SIZES, help="runs at the same time")
+    parser.add_argument(
+        "--at-once", type=int, nargs="+", default=SIZES, help="runs at the same time"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
     parser.add_argument("--durability", choices=("full", "process"), default="full")
-    parser.add_argument("--folder", type=Path, help="where databases go; default: a temporary folder")
+    parser.add_argument(
+        "--folder", type=Path, help="where databases go; default: a temporary folder"
+    )
     parser.add_argument("--json", type=Path, help="write every round to this file")
     parser.add_argument("--one", choices=("steps", "ceiling"), help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -1,5 +1,5 @@
-"""Durable steps in process: N runs at once, each a chain of ten trivial steps, each result committed
-before the next step begins."""
+"""Durable steps in process: N runs at once, each a chain of ten trivial steps, each result
+committed before the next step begins."""
 
 from __future__ import annotations
 

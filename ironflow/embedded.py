@@ -1,7 +1,8 @@
 """Durable functions with no server: `await ironflow.run(fn, input, db="app.db")`.
 
-The same engine over the same journal. With a database the run survives the process: the next call with the
-same `key` finds it and goes on, and everything else that is unfinished in the file goes on, too.
+The same engine over the same journal. With a database the run survives the process: the next call
+with the same `key` finds it and goes on, and everything else that is unfinished in the file goes
+on, too.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ async def open_engine(
     clock: Clock | None = None,
     linger: float = LINGER,
 ) -> AsyncIterator[Engine]:
-    """An engine in this process, on a database file or (None) in memory, serving `functions` or all there are.
+    """An engine in this process, on a database file or (None) in memory, serving `functions` or all
+    there are.
 
     Raises `StorageError`, for instance `DatabaseInUse` when a server has the file.
     """
@@ -72,8 +74,9 @@ async def run(
 ) -> Any:
     """Run a durable function to its end, here, and return its result as JSON values.
 
-    `key` names the run: the same key again finds it, also after a crash. Raises `RunError` when it fails or is
-    cancelled, `TimeoutError` after `timeout` seconds (with a database the run goes on next time),
+    `key` names the run: the same key again finds it, also after a crash. Raises `RunError` when it
+    fails or is cancelled, `TimeoutError` after `timeout` seconds (with a database the run goes on
+    next time),
     `InvalidInput`, `IdempotencyConflict` for the same key with other input.
     """
     body = encode_plain(input, "input")

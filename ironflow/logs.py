@@ -1,6 +1,8 @@
-"""Logging of a server: structlog over the standard library, as text for people or JSON lines for machines.
+"""Logging of a server: structlog over the standard library, as text for people or JSON lines for
+machines.
 
-Only `ironflow serve` and the tools call `configure_logging`; a program that embeds ironflow keeps its own.
+Only `ironflow serve` and the tools call `configure_logging`; a program that embeds ironflow keeps
+its own.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from ironflow.core.errors import ConfigError
 def load_module(name: str) -> ModuleType:
     """Import `app.py`, `folder/app.py` or `package.app`. Raises `ConfigError` in one line.
 
-    A file's folder is put on `sys.path`, so that what lies beside it can be imported, and the module is known by
-    the file's stem, so that types in stored results are found again.
+    A file's folder is put on `sys.path`, so that what lies beside it can be imported, and the
+    module is known by the file's stem, so that types in stored results are found again.
     """
     is_file = name.endswith(".py") or "/" in name or "\\" in name
     try:
@@ -25,7 +25,9 @@ def load_module(name: str) -> ModuleType:
         raise
     except ModuleNotFoundError as error:
         if not is_file and error.name is not None and name.startswith(error.name):
-            raise ConfigError(f"there is no module {name!r} (a file is given as {name}.py)") from error
+            raise ConfigError(
+                f"there is no module {name!r} (a file is given as {name}.py)"
+            ) from error
         raise ConfigError(f"{name} cannot be imported: {_where(error)}") from error
     except Exception as error:
         raise ConfigError(f"{name} cannot be imported: {_where(error)}") from error

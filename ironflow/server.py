@@ -1,7 +1,8 @@
 """The assembly: settings to storage to engine to web, started in this order and stopped in reverse.
 
-The only module that builds the concrete parts. `serve` is the whole life of a server process: the first
-SIGTERM or SIGINT drains (no new work, running steps finish, everything is committed), the second ends at once.
+The only module that builds the concrete parts. `serve` is the whole life of a server process: the
+first SIGTERM or SIGINT drains (no new work, running steps finish, everything is committed), the
+second ends at once.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ from ironflow.storage.memory import MemoryStore
 from ironflow.storage.ports import RetentionRule, Store
 from ironflow.storage.sqlite import open_sqlite
 from ironflow.web.app import make_app
-from ironflow.web.metrics import Metrics
 
 log = logging.getLogger("ironflow")
 
 FATAL_EXIT = 70
 """Exit code (EX_SOFTWARE) when the journal cannot be trusted any more: better dead than lying."""
 SWITCH_INTERVAL = 0.0005
-"""Seconds until the journal's thread gets the interpreter from a busy loop; 0.005 would stretch every commit."""
+"""Seconds until the journal's thread gets the interpreter from a busy loop; 0.005 would stretch
+every commit.
+"""
 
 
 class Server:
@@ -60,18 +62,19 @@ class Server:
         self.engine: Engine
         self.executor: Executor
         self._runner: web.AppRunner | None = None
-        self._metrics: Metrics | None = None
 
     @property
     def url(self) -> str:
         """Where it answers."""
         host = self.settings.host
-        if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        if host in ("0.0.0.0", "::"):
             host = "127.0.0.1"
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     async def start(self) -> None:
-        """Open, recover, listen. Raises `ConfigError` or `StorageError` in one line; then nothing stays open."""
+        """Open, recover, listen. Raises `ConfigError` or `StorageError` in one line; then nothing
+        stays open.
+        """
         settings = self.settings
         check_address(settings)
         self.store = await open_store(settings, self.clock, self.on_fatal)
@@ -130,7 +133,9 @@ class Server:
             self.port = server.sockets[0].getsockname()[1]
 
     async def stop(self, grace: float | None = None) -> None:
-        """Drain and close: no new work, running steps get `grace` seconds, all is committed, sockets close."""
+        """Drain and close: no new work, running steps get `grace` seconds, all is committed,
+        sockets close.
+        """
         engine = getattr(self, "engine", None)
         if engine is not None:
             engine.begin_drain()
@@ -144,7 +149,9 @@ class Server:
 
 
 def check_address(settings: Settings) -> None:
-    """Refuse to offer an API without keys beyond this machine, unless told to. Raises `ConfigError`."""
+    """Refuse to offer an API without keys beyond this machine, unless told to. Raises
+    `ConfigError`.
+    """
     host = settings.host
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -157,9 +164,7 @@ def check_address(settings: Settings) -> None:
         )
 
 
-async def open_store(
-    settings: Settings, clock: Clock, on_fatal: Callable[[str], None]
-) -> Store:
+async def open_store(settings: Settings, clock: Clock, on_fatal: Callable[[str], None]) -> Store:
     """The database that the settings name."""
     if settings.db == "memory":
         return MemoryStore()
@@ -190,7 +195,9 @@ def _die(reason: str) -> None:
 
 
 def serve(settings: Settings, modules: Sequence[str]) -> int:
-    """Serve until a signal; the exit code. Raises `ConfigError` and `StorageError` before it listens."""
+    """Serve until a signal; the exit code. Raises `ConfigError` and `StorageError` before it
+    listens.
+    """
     for module in modules:
         load_module(module)
     sys.setswitchinterval(SWITCH_INTERVAL)

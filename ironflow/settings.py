@@ -1,7 +1,7 @@
 """What a server can be told, where each value came from, and what is wrong with it.
 
-A value is taken from a flag, else from the environment (`IRONFLOW_*`), else from a TOML file, else it is the
-default. Unknown names are errors, with the nearest known one.
+A value is taken from a flag, else from the environment (`IRONFLOW_*`), else from a TOML file, else
+it is the default. Unknown names are errors, with the nearest known one.
 """
 
 import difflib
@@ -28,16 +28,20 @@ Doc = Meta
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """A server's settings. Durations are seconds; 0 or None of a retention limit keeps everything."""
+    """A server's settings. Durations are seconds; 0 or None of a retention limit keeps
+    everything.
+    """
 
     host: Annotated[str, Doc(description="address to listen on")] = "127.0.0.1"
-    port: Annotated[int, Doc(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = (
-        4200
-    )
+    port: Annotated[
+        int, Doc(ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    ] = 4200
     db: Annotated[str, Doc(description="database file, or `memory` for none")] = "ironflow.db"
     durability: Annotated[
         Literal["full", "process"],
-        Doc(description="what an acknowledged write survives: `full` a power loss, `process` a crash"),
+        Doc(
+            description="what an acknowledged write survives: `full` a power loss, `process` a crash"
+        ),
     ] = "full"
     log_format: Annotated[Literal["text", "json"], Doc(description="how log lines look")] = "text"
     log_level: Annotated[
@@ -84,7 +88,9 @@ NAMES = tuple(field.name for field in msgspec.structs.fields(Settings))
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """Settings, and for each name where its value came from: `flag`, `env NAME`, `file PATH` or `default`."""
+    """Settings, and for each name where its value came from: `flag`, `env NAME`, `file PATH` or
+    `default`.
+    """
 
     settings: Settings
     origins: dict[str, str]
@@ -103,7 +109,9 @@ def load_settings(
     env: Mapping[str, str] | None = None,
     file: str | Path | None = None,
 ) -> Loaded:
-    """Settings from flags (None: not given), environment and file. Raises `ConfigError` naming name and origin."""
+    """Settings from flags (None: not given), environment and file. Raises `ConfigError` naming name
+    and origin.
+    """
     env = os.environ if env is None else env
     path = _find_file(file, env)
     values: dict[str, Any] = {}
@@ -167,9 +175,8 @@ def _convert(name: str, value: Any, origin: str) -> Any:
             value = parse_duration(_number(value), name)
         if get_args(hint)[0] is bool and isinstance(value, str):
             value = {"1": True, "true": True, "yes": True, "on": True}.get(
-                value.lower(), {"0": False, "false": False, "no": False, "off": False}.get(
-                    value.lower(), value
-                )
+                value.lower(),
+                {"0": False, "false": False, "no": False, "off": False}.get(value.lower(), value),
             )
         return msgspec.convert(value, hint, strict=not isinstance(value, str))
     except InvalidInput as error:

@@ -61,6 +61,7 @@ class World:
         """(function id, step name) of every call of a step's function, in order."""
         self._mocks: dict[tuple[str | None, str], Mock] = {}
         self._crash_after: int | None = None
+        self._chores: list[asyncio.Task[None]] = []
         self.executor: Executor
         self.engine: Engine
 
@@ -147,7 +148,7 @@ class World:
         self.store = self.store.after_crash()
         self.engine.timers.stop()
         # Its one turn comes before those in which the bodies learn that they are cancelled.
-        self.loop.create_task(self.engine.system.stop())
+        self._chores.append(self.loop.create_task(self.engine.system.stop()))
         self.executor.abandon()
 
     # -- inside -----------------------------------------------------------------------------------
@@ -162,7 +163,7 @@ class World:
                 if self._crash_after == 0:
                     self._crash_after = None
                     self.kill()
-                    self.loop.create_task(self.boot())
+                    self._chores.append(self.loop.create_task(self.boot()))
                     await asyncio.Event().wait()  # this process is dead
             result = (mock or fn)(*args, **kwargs)
             return await result if asyncio.iscoroutine(result) else result

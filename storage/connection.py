@@ -69,7 +69,12 @@ def _hold_time(loop: Any, function: Callable[[], None]) -> None:
 async def connect(connector: Callable[[], sqlite3.Connection]) -> Connection:
     """Start a thread and open a connection in it. Raises what `connector` does."""
     connection = Connection(connector, iter_chunk_size=64)
-    _ = await connection
+    try:
+        _ = await connection
+    except BaseException:
+        # Its thread still has something to tell the loop, which may be closed next.
+        await asyncio.to_thread(connection._thread.join)
+        raise
     return connection
 
 

@@ -361,8 +361,15 @@ class Reader(Protocol):
 class Store(Protocol):
     """One open database."""
 
-    journal: Journal
-    reader: Reader
+    @property
+    def journal(self) -> Journal:
+        """The only writer."""
+        ...
+
+    @property
+    def reader(self) -> Reader:
+        """Queries."""
+        ...
 
     async def retire(self, rules: Sequence[RetentionRule], now: int, dry_run: bool) -> Retired:
         """Apply retention: delete (or, dry, count) ended runs and events with their entries,

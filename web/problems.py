@@ -29,7 +29,7 @@ Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 _PATH = re.compile(r" - at `(key in )?(\$.*)`$", re.DOTALL)
 _MISSING = re.compile(r"Object (?:missing required|contains unknown) field `(.+)`$", re.DOTALL)
 _encode = msgspec.json.Encoder().encode
-BEGUN = "ironflow.response_begun"
+BEGUN = web.RequestKey("response_begun", bool)
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 

@@ -32,7 +32,7 @@ COMPENSATIONS = "@compensate/"
 
 
 class Values:
-    """Shows the payloads of one response: small ones always, large ones if `full`, up to a limit."""
+    """Shows the payloads of one answer: small ones always, large ones if `full`, to a limit."""
 
     def __init__(self, engine: Engine, *, full: bool) -> None:
         self._engine, self._full = engine, full
@@ -42,8 +42,8 @@ class Values:
         """The value as JSON, its name when it is not loaded, None when there is none."""
         if payload is None:
             return None
-        if payload.json is not None:
-            return payload.json
+        if payload.blob is None:
+            return payload.raw
         if not self._full or payload.size > self._left:
             return {"$blob": payload.blob, "size": payload.size}
         self._left -= payload.size

@@ -166,7 +166,7 @@ class FailureView(View):
 
 
 class RunSummary(View):
-    """A run as lists show it. `reason` says why it is paused, failed or was cancelled; `duration` is
+    """A run as lists show it. `reason` says why it is paused, failed or cancelled; `duration` is
     in seconds."""
 
     id: str

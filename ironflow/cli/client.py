@@ -1,8 +1,9 @@
-"""Asking a server over HTTP, with the standard library's client: aiohttp takes longer to import than
-most verbs take to run.
+"""Asking a server over HTTP, with the standard library's client: aiohttp takes longer to import
+than most verbs take to run.
 
-A `Client` keeps one connection. Answers are raw bodies or decoded into the structs of `web.wire`; problem
-documents become `Refused`, and where nothing of ours answers, `Unreachable` names the URL and what to do.
+A `Client` keeps one connection. Answers are raw bodies or decoded into the structs of `web.wire`;
+problem documents become `Refused`, and where nothing of ours answers, `Unreachable` names the URL
+and what to do.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Client:
     def post(
         self, path: str, body: Any = None, query: Query | None = None, wait: float = 0.0
     ) -> bytes:
-        """The body of the answer to `POST /api/v1<path>`; `wait` is how long the server may take."""
+        """The body of the answer to `POST /api/v1<path>`; the server may take `wait` longer."""
         data = b"{}" if body is None else msgspec.json.encode(body)
         return self.request("POST", path, query, data, wait)
 
@@ -197,7 +198,7 @@ _HEADERS = {"Accept": "application/json", "User-Agent": f"ironflow-cli/{VERSION}
 
 
 def decode(body: bytes, kind: type[T]) -> T:
-    """A body as a struct of `web.wire`. Raises `Unreachable` when a server of another kind sent it."""
+    """A body as a struct of `web.wire`. Raises `Unreachable` when it is none."""
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeError) as error:

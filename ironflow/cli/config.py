@@ -25,14 +25,12 @@ class Setting(msgspec.Struct):
 @click.command("config", cls=Verb)
 @settings_options
 @json_option
-def config(config: str | None, as_json: bool, **flags: Any) -> None:
+def config(*, config: str | None, as_json: bool, **flags: Any) -> None:
     """Show every setting, its value and where it comes from.
 
-    \b
     Takes the options of `serve` and shows what that would use: a flag, else the
     environment, else the TOML file, else the default. Unknown names are errors.
 
-    \b
     Examples:
       ironflow config
       IRONFLOW_PORT=8080 ironflow config --config prod.toml --json
@@ -50,7 +48,7 @@ def config(config: str | None, as_json: bool, **flags: Any) -> None:
         Column("setting"),
         Column("value", wide=True),
         Column("origin", wide=True),
-        Column("what it is", wide=True),
+        Column("what it is", note=True),
     ]
     print_table(columns, rows)
 

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from ironflow.cli.failures import Failed, Wrong
-from ironflow.cli.options import Duration, Verb, json_option
+from ironflow.cli.options import Duration, VerbGroup, json_option
 from ironflow.cli.output import print_fields, print_value, say
 from ironflow.cli.settings import config_option, db_option, read_settings
 from ironflow.core.durations import to_micros
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Vacuumed(msgspec.Struct, kw_only=True):
-    """What `db vacuum --json` prints: counts of what was (or, dry, would be) deleted, sizes in bytes."""
+    """What `db vacuum --json` prints: counts of what is (or, dry, would be) deleted; bytes."""
 
     dry_run: bool
     runs: int
@@ -35,15 +35,13 @@ class Vacuumed(msgspec.Struct, kw_only=True):
     size_after: int | None = None
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=VerbGroup)
 def db() -> None:
     """Look after the database file: back up, check, export, vacuum.
 
-    \b
     The file is that of `serve`: --db, IRONFLOW_DB, or the settings file. info,
     backup, check and export also work while a server has it open.
 
-    \b
     Example:
       ironflow db backup nightly.db
     """
@@ -58,7 +56,7 @@ def _path(flag: str | None, config: str | None) -> str:
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on stderr, where that is a terminal; called with what is done and the total."""
+    """A progress bar on stderr, where that is a terminal; called with done and total."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield None
         return
@@ -79,14 +77,13 @@ def progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
 
-@db.command("info", cls=Verb)
+@db.command("info")
 @db_option
 @config_option
 @json_option
-def info(db: str | None, config: str | None, as_json: bool) -> None:
+def info(*, db: str | None, config: str | None, as_json: bool) -> None:
     """Show what is in the database: size, schema, rows.
 
-    \b
     Example:
       ironflow db info --json
     """
@@ -111,15 +108,14 @@ def _print_info(facts: StoreInfo, as_json: bool) -> None:
     )
 
 
-@db.command("backup", cls=Verb)
+@db.command("backup")
 @click.argument("target", type=click.Path())
 @db_option
 @config_option
 @json_option
-def backup(target: str, db: str | None, config: str | None, as_json: bool) -> None:
+def backup(*, target: str, db: str | None, config: str | None, as_json: bool) -> None:
     """Copy the database to the new file TARGET, as of this moment, also while a server writes.
 
-    \b
     Example:
       ironflow db backup /backups/ironflow-monday.db
     """
@@ -133,17 +129,15 @@ def backup(target: str, db: str | None, config: str | None, as_json: bool) -> No
         print(f"{copy.url}: {format_size(copy.size)}, last seq {copy.last_seq}")
 
 
-@db.command("check", cls=Verb)
+@db.command("check")
 @db_option
 @config_option
 @json_option
-def check(db: str | None, config: str | None, as_json: bool) -> None:
+def check(*, db: str | None, config: str | None, as_json: bool) -> None:
     """Check every page of the file and everything that ironflow relies on in it.
 
-    \b
     Exit code 1 when something is wrong.
 
-    \b
     Example:
       ironflow db check
     """
@@ -160,17 +154,18 @@ def check(db: str | None, config: str | None, as_json: bool) -> None:
         if found.ok:
             print(f"{path} is whole")
     if not found.ok:
-        raise Failed("" if as_json else f"{path} is damaged; restore a backup, or export what is left")
+        raise Failed(
+            "" if as_json else f"{path} is damaged; restore a backup, or export what is left"
+        )
 
 
-@db.command("export", cls=Verb)
+@db.command("export")
 @click.option("-o", "--output", metavar="FILE", help="Write there (a new file), not to stdout.")
 @db_option
 @config_option
-def export(output: str | None, db: str | None, config: str | None) -> None:
+def export(*, output: str | None, db: str | None, config: str | None) -> None:
     """Write the whole database as NDJSON, a line for each row.
 
-    \b
     Examples:
       ironflow db export -o all.ndjson
       ironflow db export | gzip > all.ndjson.gz
@@ -206,14 +201,13 @@ def _export_file(path: str, output: str) -> int:
     return rows
 
 
-@db.command("import", cls=Verb)
+@db.command("import")
 @click.argument("source", metavar="FILE|-")
 @db_option
 @config_option
-def import_(source: str, db: str | None, config: str | None) -> None:
+def import_(*, source: str, db: str | None, config: str | None) -> None:
     """Make a new database from an export; it appears whole or not at all.
 
-    \b
     Example:
       ironflow db import all.ndjson --db fresh.db
     """
@@ -233,18 +227,25 @@ def import_(source: str, db: str | None, config: str | None) -> None:
     say(f"{rows} rows imported into {path}")
 
 
-@db.command("vacuum", cls=Verb)
+@db.command("vacuum")
 @click.option("--keep-runs-for", type=Duration(), help="Delete ended runs older than this.")
-@click.option("--keep-runs", type=click.IntRange(0), metavar="N",
-              help="Of each ending keep the N newest runs.")
+@click.option(
+    "--keep-runs",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Of each ending keep the N newest runs.",
+)
 @click.option("--keep-events-for", type=Duration(), help="Delete events older than this.")
-@click.option("--keep-events", type=click.IntRange(0), metavar="N", help="Keep the N newest events.")
+@click.option(
+    "--keep-events", type=click.IntRange(0), metavar="N", help="Keep the N newest events."
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @db_option
 @config_option
 @json_option
 def vacuum(
+    *,
     keep_runs_for: float | None,
     keep_runs: int | None,
     keep_events_for: float | None,
@@ -257,12 +258,10 @@ def vacuum(
 ) -> None:
     """Delete what retention no longer keeps, and give its space back to the file system.
 
-    \b
     Without options the retention of the settings holds (keep_completed and so on).
     Unfinished runs always stay. Needs the database for itself: stop the server first
     (a server applies its own retention as it goes).
 
-    \b
     Examples:
       ironflow db vacuum --dry-run --keep-runs-for 30d
       ironflow db vacuum --keep-runs 10000 --yes
@@ -355,5 +354,3 @@ def format_size(count: int) -> str:
         size /= 1024
         units.pop(0)
     return f"{size:.1f} {units[0]}"
-
-

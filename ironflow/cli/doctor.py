@@ -1,11 +1,13 @@
 """`ironflow doctor`: a look at everything that ironflow needs, and a fix for whatever is wrong.
 
-Each check is a function that yields findings; none changes anything but a probe file in a folder that is
-removed at once. `broken` means that `serve` would fail or lose something; `warn` that it would be worse than it could.
+Each check is a function that yields findings; none changes anything but a probe file in a folder
+that is removed at once. `broken` means that `serve` would fail or lose something; `warn` that it
+would be worse than it could.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import shutil
@@ -14,7 +16,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +30,7 @@ from ironflow.cli.client import Client
 from ironflow.cli.db import format_size
 from ironflow.cli.failures import Failed, Unreachable
 from ironflow.cli.options import Verb, json_option
-from ironflow.cli.output import STYLES, clean, console, is_terminal, print_items, styled
+from ironflow.cli.output import STYLES, clean, console, is_terminal, line, print_items
 from ironflow.cli.settings import read_settings, settings_options
 from ironflow.core.clock import SystemClock
 from ironflow.core.errors import ConfigError, DatabaseInUse, IronflowError
@@ -54,14 +58,12 @@ class Finding(msgspec.Struct):
 @click.command("doctor", cls=Verb)
 @settings_options
 @json_option
-def doctor(config: str | None, as_json: bool, **flags: Any) -> None:
+def doctor(*, config: str | None, as_json: bool, **flags: Any) -> None:
     """Check everything ironflow needs; name a fix for each finding.
 
-    \b
     Takes the options of `serve` and checks what that would use. Exit code 1 when
     something is broken.
 
-    \b
     Example:
       ironflow doctor --db /var/lib/ironflow/app.db
     """
@@ -72,17 +74,15 @@ def doctor(config: str | None, as_json: bool, **flags: Any) -> None:
         _print(findings)
     broken = sum(finding.status == "broken" for finding in findings)
     if broken:
-        raise Failed("" if as_json else f"{broken} of {len(findings)} checks found something broken")
+        raise Failed(
+            "" if as_json else f"{broken} of {len(findings)} checks found something broken"
+        )
 
 
 def examine(flags: dict[str, Any], config: str | None) -> Iterator[Finding]:
     """Every finding, in order."""
-    yield from _python()
-    yield from _packages()
-    yield from _sqlite()
-    yield from _loop()
-    yield from _clock()
-    yield from _cache()
+    for check in (_python, _packages, _sqlite, _loop, _clock, _cache):
+        yield from _guarded(check)
     try:
         loaded = read_settings(flags, config)
     except ConfigError as error:
@@ -93,9 +93,18 @@ def examine(flags: dict[str, Any], config: str | None) -> Iterator[Finding]:
     origin = f"from {loaded.file}" if loaded.file else "no settings file"
     given = sum(where != "default" for where in loaded.origins.values())
     yield Finding("settings", "ok", f"{origin}, {given} set")
-    yield from _address(loaded.settings)
-    yield from _server(loaded.settings)
-    yield from _database(loaded.settings)
+    for examination in (_address, _server, _database):
+        yield from _guarded(partial(examination, loaded.settings))
+
+
+def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """A check's findings; one that cannot even be made is a finding, too."""
+    try:
+        yield from check()
+    except Exception as error:  # noqa: BLE001 - whatever is broken here is what the user wants to know
+        name = getattr(check, "func", check).__name__.strip("_")
+        text = f"cannot be checked: {type(error).__name__}: {error}"
+        yield Finding(name, "broken", text, "install ironflow again; --debug shows more")
 
 
 def _print(findings: list[Finding]) -> None:
@@ -107,14 +116,16 @@ def _print(findings: list[Finding]) -> None:
         if out is None:
             print(f"{finding.status:<8}{text}")
         else:
-            out.print(styled(f"{finding.status:<8}", STYLES[finding.status]) + styled(text))
+            out.print(line((f"{finding.status:<8}", STYLES[finding.status]), (text, "")))
 
 
 # -- the process ----------------------------------------------------------------------------------
 
 
 def _python() -> Iterator[Finding]:
-    here = f"{platform.python_implementation()} {platform.python_version()} on {platform.platform()}"
+    here = (
+        f"{platform.python_implementation()} {platform.python_version()} on {platform.platform()}"
+    )
     if sys.version_info < OLDEST_PYTHON:
         yield Finding("python", "broken", here, "use Python 3.11 or newer")
     elif platform.python_implementation() != "CPython":
@@ -124,21 +135,24 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    from importlib.util import find_spec
-
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         yield Finding(
-            "packages", "broken", f"missing: {', '.join(missing)}", "install ironflow again with pip"
+            "packages",
+            "broken",
+            f"missing: {', '.join(missing)}",
+            "install ironflow again with pip",
         )
         return
-    versions = []
-    for name in PACKAGES:
-        try:
-            versions.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:  # there, without its record, as in the archive
-            versions.append(name)
-    yield Finding("packages", "ok", f"ironflow {VERSION}: " + ", ".join(versions))
+    versions = ", ".join(name + _version(name) for name in PACKAGES)
+    yield Finding("packages", "ok", f"ironflow {VERSION}: {versions}")
+
+
+def _version(package: str) -> str:
+    try:
+        return f" {metadata.version(package)}"
+    except metadata.PackageNotFoundError:  # there, but without its record
+        return ""
 
 
 def _sqlite() -> Iterator[Finding]:
@@ -154,7 +168,7 @@ def _sqlite() -> Iterator[Finding]:
 
 def _loop() -> Iterator[Finding]:
     try:
-        import uvloop
+        importlib.import_module("uvloop")
     except ImportError as error:
         if sys.platform == "win32":
             yield Finding("event loop", "ok", "asyncio's own; uvloop is not for Windows")
@@ -162,7 +176,7 @@ def _loop() -> Iterator[Finding]:
             fix = "pip install uvloop, for more throughput"
             yield Finding("event loop", "warn", f"no uvloop ({error}); asyncio's own is used", fix)
     else:
-        yield Finding("event loop", "ok", f"uvloop {uvloop.__version__}")
+        yield Finding("event loop", "ok", f"uvloop{_version('uvloop')}")
 
 
 def _clock() -> Iterator[Finding]:
@@ -186,7 +200,9 @@ def _cache() -> Iterator[Finding]:
         yield Finding("program", "broken", f"{folder} cannot be read", "set XDG_CACHE_HOME")
     elif folder.is_relative_to(tempfile.gettempdir()):
         fix = "set XDG_CACHE_HOME to a folder that stays and can be written"
-        yield Finding("program", "warn", f"{PYZ} is unpacked in {folder}, which may be emptied", fix)
+        yield Finding(
+            "program", "warn", f"{PYZ} is unpacked in {folder}, which may be emptied", fix
+        )
     else:
         yield Finding("program", "ok", f"{PYZ}, unpacked in {folder}")
 
@@ -200,7 +216,9 @@ def _address(settings: Settings) -> Iterator[Finding]:
     try:
         check_address(settings)
     except ConfigError as error:
-        yield Finding("address", "broken", error.message, "set host to 127.0.0.1, or insecure to true")
+        yield Finding(
+            "address", "broken", error.message, "set host to 127.0.0.1, or insecure to true"
+        )
 
 
 def _server(settings: Settings) -> Iterator[Finding]:
@@ -211,7 +229,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
     if port == 0:
         yield Finding("port", "ok", "any free one")
         return
-    near = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared, not bound
+    near = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
     try:
         with socket.create_connection((near, port), timeout=2.0):
             pass
@@ -221,7 +239,9 @@ def _server(settings: Settings) -> Iterator[Finding]:
     except OSError:
         yield from _free_port(host, port)
         return
-    yield from _running_server(f"http://[{near}]:{port}" if ":" in near else f"http://{near}:{port}", place)
+    yield from _running_server(
+        f"http://[{near}]:{port}" if ":" in near else f"http://{near}:{port}", place
+    )
 
 
 def _free_port(host: str, port: int) -> Iterator[Finding]:
@@ -246,7 +266,7 @@ def _free_port(host: str, port: int) -> Iterator[Finding]:
 def _running_server(url: str, place: str) -> Iterator[Finding]:
     client = Client(url, timeout=5.0)
     try:
-        status, body = client.probe("/api/v1/ready")
+        status, body = client.probe("/ready")
         ready = msgspec.json.decode(body, type=_Ready)
     except (Unreachable, msgspec.DecodeError, UnicodeError):
         fix = "stop that process, or choose another --port"
@@ -258,7 +278,9 @@ def _running_server(url: str, place: str) -> Iterator[Finding]:
         yield Finding("server", "ok", f"a healthy server answers on {place}")
     else:
         said = "; ".join(ready.issues) or ready.status
-        yield Finding("server", "broken", f"the server on {place} is not ready: {said}", "see its log")
+        yield Finding(
+            "server", "broken", f"the server on {place} is not ready: {said}", "see its log"
+        )
 
 
 class _Ready(msgspec.Struct):

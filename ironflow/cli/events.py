@@ -6,7 +6,7 @@ import click
 
 from ironflow.cli import moments
 from ironflow.cli.client import Client, decode, segment
-from ironflow.cli.options import Moment, Verb, json_option, limit_option, server_option
+from ironflow.cli.options import Moment, VerbGroup, json_option, limit_option, server_option
 from ironflow.cli.output import Column, pretty, print_body, print_fields, print_items, print_table
 from ironflow.cli.run_ids import short_id
 from ironflow.web.wire import EventView
@@ -14,17 +14,16 @@ from ironflow.web.wire import EventView
 LONGEST_DATA = 80
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=VerbGroup)
 def events() -> None:
     """List and show events.
 
-    \b
     Example:
       ironflow events ls --name order.placed --since 1h
     """
 
 
-@events.command("ls", cls=Verb)
+@events.command("ls")
 @click.option("--name", metavar="NAME", help="Only events of this name.")
 @click.option("--since", type=Moment(), help="Emitted then or later: a moment, or `2h` for ago.")
 @click.option("--until", type=Moment(), help="Emitted before then.")
@@ -32,11 +31,16 @@ def events() -> None:
 @server_option
 @json_option
 def list_events(
-    name: str | None, since: str | None, until: str | None, limit: int, server: str, as_json: bool
+    *,
+    name: str | None,
+    since: str | None,
+    until: str | None,
+    limit: int,
+    server: str,
+    as_json: bool,
 ) -> None:
     """List events, newest first.
 
-    \b
     Example:
       ironflow events ls --name order.placed --json
     """
@@ -64,19 +68,18 @@ def list_events(
         Column("emitted"),
         Column("source", wide=True),
         Column("runs", wide=True),
-        Column("data", wide=True),
+        Column("data", note=True),
     ]
     print_table(columns, rows, empty="no events")
 
 
-@events.command("show", cls=Verb)
+@events.command("show")
 @click.argument("event")
 @server_option
 @json_option
-def show_event(event: str, server: str, as_json: bool) -> None:
+def show_event(*, event: str, server: str, as_json: bool) -> None:
     """Show one EVENT (its id) and the runs that it started.
 
-    \b
     Example:
       ironflow events show 0192f1d2-7c1a-7d4e-9a51-9c1f2ab34d5e
     """

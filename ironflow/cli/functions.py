@@ -6,29 +6,27 @@ import click
 
 from ironflow.cli import moments
 from ironflow.cli.client import Client, Page, decode, segment
-from ironflow.cli.options import Verb, json_option, server_option
+from ironflow.cli.options import VerbGroup, json_option, server_option
 from ironflow.cli.output import Column, pretty, print_body, print_fields, print_items, print_table
 from ironflow.core.durations import format_duration
 from ironflow.web.wire import FunctionView, RetryView, TriggerView
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=VerbGroup)
 def functions() -> None:
     """List and show functions.
 
-    \b
     Example:
       ironflow functions ls
     """
 
 
-@functions.command("ls", cls=Verb)
+@functions.command("ls")
 @server_option
 @json_option
-def list_functions(server: str, as_json: bool) -> None:
+def list_functions(*, server: str, as_json: bool) -> None:
     """List every function that was ever registered.
 
-    \b
     Example:
       ironflow functions ls --json | jq -r .id
     """
@@ -55,19 +53,18 @@ def list_functions(server: str, as_json: bool) -> None:
         Column("version", right=True),
         Column("starts on", wide=True),
         Column("next"),
-        Column("description", wide=True),
+        Column("description", note=True),
     ]
     print_table(columns, rows, empty="no functions; serve some with `ironflow serve app.py`")
 
 
-@functions.command("show", cls=Verb)
+@functions.command("show")
 @click.argument("function")
 @server_option
 @json_option
-def show_function(function: str, server: str, as_json: bool) -> None:
+def show_function(*, function: str, server: str, as_json: bool) -> None:
     """Show one FUNCTION: what starts it, its retries, its input.
 
-    \b
     Example:
       ironflow functions show greet
     """

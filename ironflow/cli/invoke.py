@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import click
+import time
 
-from ironflow.cli.client import Client, decode, segment
+import click
+import msgspec
+
+from ironflow.cli.client import Client, Query, decode, segment
 from ironflow.cli.failures import Failed
 from ironflow.cli.inputs import read_json
 from ironflow.cli.options import Duration, Verb, json_option, server_option
 from ironflow.cli.output import print_body, print_json, say
 from ironflow.core.durations import format_duration
-from ironflow.web.wire import EmitView, InvokeView
+from ironflow.core.runs import TERMINAL
+from ironflow.web.wire import EmitView, InvokeView, ResultView
+
+LONGEST_WAIT = 300.0
+"""Seconds that the server lets one request wait."""
 
 
 @click.command("invoke", cls=Verb)
@@ -21,24 +28,32 @@ from ironflow.web.wire import EmitView, InvokeView
 @server_option
 @json_option
 def invoke(
-    function: str, text: str | None, wait: float | None, key: str | None, server: str, as_json: bool
+    *,
+    function: str,
+    text: str | None,
+    wait: float | None,
+    key: str | None,
+    server: str,
+    as_json: bool,
 ) -> None:
     """Start a run of FUNCTION (its id).
 
-    \b
     With --wait the result is printed on stdout and the exit code is 1 when the run
     failed, was cancelled, or has not ended in that time (it goes on).
 
-    \b
     Examples:
       ironflow invoke greet --input '{"name": "Ada"}' --wait 30s
       ironflow invoke nightly --input @order.json --key order-17
     """
     client = Client(server)
     request = {"input": read_json(text, "--input"), "idempotency_key": key}
-    query: dict[str, str | int | None] = {"wait": None if wait is None else f"{wait:.3f}s"}
-    body = client.post(f"/functions/{segment(function)}/invoke", request, query, wait or 0.0)
+    first = None if wait is None else min(wait, LONGEST_WAIT)
+    path = f"/functions/{segment(function)}/invoke"
+    body = client.post(path, request, _wait_query(first), first or 0.0)
     view = decode(body, InvokeView)
+    if wait is not None and view.timed_out and wait > LONGEST_WAIT:
+        view = _wait_on(client, view, wait - LONGEST_WAIT)
+        body = msgspec.json.encode(view)
     if as_json:
         print_body(body)
         if wait is not None and view.status != "completed":
@@ -50,6 +65,28 @@ def invoke(
         _print_end(view, wait)
 
 
+def _wait_query(seconds: float | None) -> Query:
+    return {"wait": None if seconds is None else f"{seconds:.3f}s"}
+
+
+def _wait_on(client: Client, view: InvokeView, seconds: float) -> InvokeView:
+    """Go on waiting, in pieces that the server allows, for so many seconds at most."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        piece = min(left, LONGEST_WAIT)
+        body = client.get(f"/runs/{segment(view.run_id)}/result", _wait_query(piece), piece)
+        result = decode(body, ResultView)
+        if result.status in TERMINAL:
+            return msgspec.structs.replace(
+                view,
+                status=result.status,
+                result=result.result,
+                error=result.error,
+                timed_out=False,
+            )
+    return view
+
+
 def _print_end(view: InvokeView, wait: float) -> None:
     if view.status == "completed":
         say(f"run {view.run_id} completed")
@@ -57,8 +94,8 @@ def _print_end(view: InvokeView, wait: float) -> None:
         return
     if view.timed_out:
         raise Failed(
-            f"run {view.run_id} has not ended after {format_duration(wait)} (it is {view.status} and "
-            f"goes on; follow it with `ironflow runs watch {view.run_id}`)"
+            f"run {view.run_id} has not ended after {format_duration(wait)}; it is {view.status} "
+            f"and goes on (follow it with `ironflow runs watch {view.run_id}`)"
         )
     what = f": {view.error.kind}: {view.error.message}" if view.error else ""
     raise Failed(f"run {view.run_id} {view.status}{what}")
@@ -70,10 +107,9 @@ def _print_end(view: InvokeView, wait: float) -> None:
 @click.option("--key", help="Idempotency key: the same key again finds the first event.")
 @server_option
 @json_option
-def emit(name: str, text: str | None, key: str | None, server: str, as_json: bool) -> None:
+def emit(*, name: str, text: str | None, key: str | None, server: str, as_json: bool) -> None:
     """Emit the event NAME, and say which runs it started.
 
-    \b
     Example:
       ironflow emit order.placed --data '{"order_id": 17}'
     """

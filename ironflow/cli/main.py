@@ -40,7 +40,9 @@ VERBS = {
     "functions": Entry("functions", "functions", "List and show functions."),
     "events": Entry("events", "events", "List and show events."),
     "stats": Entry("stats", "stats", "Show what the server is doing now."),
-    "doctor": Entry("doctor", "doctor", "Check everything ironflow needs; name a fix for each finding."),
+    "doctor": Entry(
+        "doctor", "doctor", "Check everything ironflow needs; name a fix for each finding."
+    ),
     "config": Entry("config", "config", "Show every setting, its value and where it comes from."),
     "db": Entry("db", "db", "Look after the database file: back up, check, export, vacuum."),
     "version": Entry("version", "version", "Show the version."),

@@ -1,7 +1,10 @@
-"""What verbs share: the class of a verb, `--json`, `--server`, limits and durations as parameter types."""
+"""What verbs share: the class of a verb, `--json`, `--server`, limits and durations as parameter
+types.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,14 +18,33 @@ DEFAULT_SERVER = "http://127.0.0.1:4200"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
 class Verb(click.Command):
-    """A verb: takes `--debug` also behind its name (`main` reads it)."""
+    """A verb. Takes `--debug` also behind its name (`main` reads it)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        settings = kwargs.setdefault("context_settings", {})
-        settings.setdefault("help_option_names", ["-h", "--help"])
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **keep_lines(kwargs))
         self.params.append(click.Option(["--debug"], is_flag=True, hidden=True, expose_value=False))
+
+
+class VerbGroup(click.Group):
+    """A group of verbs, such as `runs`."""
+
+    command_class = Verb
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **keep_lines(kwargs))
+
+
+def keep_lines(options: dict[str, Any]) -> dict[str, Any]:
+    """A command's options, its help marked so that paragraphs with indented lines keep them."""
+    text = inspect.cleandoc(options.get("help") or "")
+    paragraphs = [
+        f"\b\n{paragraph}" if "\n  " in paragraph else paragraph for paragraph in text.split("\n\n")
+    ]
+    return {"context_settings": CONTEXT, **options, "help": "\n\n".join(paragraphs)}
 
 
 class Duration(click.ParamType[float]):

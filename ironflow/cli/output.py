@@ -1,7 +1,8 @@
-"""Printing: JSON as it came, tables and fields for people, never a control character from somebody's data.
+"""Printing: JSON as it came, tables and fields for people, never a control character from
+somebody's data.
 
-On a terminal tables are drawn by rich (no colours with NO_COLOR). Everywhere else they are plain aligned text,
-nothing is cut off, and rich is not even loaded.
+On a terminal tables are drawn by rich (no colours with NO_COLOR). Everywhere else they are plain
+aligned text, nothing is cut off, and rich is not even loaded.
 """
 
 from __future__ import annotations
@@ -39,12 +40,18 @@ STYLES = {
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
+GAP = "  "
+NARROWEST = 8
+"""Cells that a wide column keeps on the narrowest terminal."""
+
+
 class Column(NamedTuple):
-    """A column of a table; a `wide` one gives way first when the terminal is narrow."""
+    """A column. Where it is narrow, a `wide` one is cut and a `note` goes below its row."""
 
     title: str
     wide: bool = False
     right: bool = False
+    note: bool = False
 
 
 def clean(text: str) -> str:
@@ -112,35 +119,62 @@ def print_table(
             print(empty)
         return
     cells = [[clean(cell).replace("\n", " ") for cell in row] for row in rows]
-    if not is_terminal():
-        _print_plain(columns, cells)
-        return
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(
-            column.title,
-            no_wrap=not column.wide,
-            overflow="fold" if column.wide else "ellipsis",
-            justify="right" if column.right else "left",
-        )
-    for row in cells:
-        table.add_row(*[Text(cell, style=STYLES.get(cell, "")) for cell in row])
-    console().print(table)
+    kept = [index for index in range(len(columns)) if any(row[index] for row in cells)]
+    columns = [columns[index] for index in kept]
+    cells = [[row[index] for index in kept] for row in cells]
+    if is_terminal():
+        _print_drawn(columns, cells)
+    else:
+        titles = [column.title.upper() for column in columns]
+        widths = [max(map(len, parts)) for parts in zip(titles, *cells, strict=True)]
+        for row in [titles, *cells]:
+            print(
+                GAP.join(_pad(*parts) for parts in zip(row, widths, columns, strict=True)).rstrip()
+            )
 
 
-def _print_plain(columns: Sequence[Column], cells: list[list[str]]) -> None:
+def _pad(cell: str, width: int, column: Column) -> str:
+    return cell.rjust(width) if column.right else cell.ljust(width)
+
+
+def _print_drawn(columns: Sequence[Column], cells: list[list[str]]) -> None:
+    """On a terminal, fitted to its width."""
+    from rich.cells import cell_len, set_cell_size
+
+    out = console()
     titles = [column.title.upper() for column in columns]
-    widths = [max(map(len, parts)) for parts in zip(titles, *cells, strict=True)]
-    for row in [titles, *cells]:
+    widths = [max(map(cell_len, parts)) for parts in zip(titles, *cells, strict=True)]
+    is_narrow = sum(widths) + len(GAP) * (len(widths) - 1) > out.width
+    in_row = [i for i, column in enumerate(columns) if not (is_narrow and column.note)]
+    excess = sum(widths[i] for i in in_row) + len(GAP) * (len(in_row) - 1) - out.width
+    while excess > 0:
+        widest = max((i for i in in_row if columns[i].wide), key=lambda i: widths[i], default=-1)
+        if widest < 0 or widths[widest] <= NARROWEST:
+            break
+        widths[widest] -= 1
+        excess -= 1
+
+    def fitted(cell: str, index: int) -> str:
+        width, length = widths[index], cell_len(cell)
+        if length > width:
+            return set_cell_size(cell, width - 1) + "…"
+        space = " " * (width - length)
+        return space + cell if columns[index].right else cell + space
+
+    def draw(row: list[str], style: str | None) -> None:
         parts = [
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for cell, width, column in zip(row, widths, columns, strict=True)
+            (fitted(row[i], i), STYLES.get(row[i], "") if style is None else style) for i in in_row
         ]
-        print("  ".join(parts).rstrip())
+        text = line(*[part for pair in parts for part in (pair, (GAP, ""))][:-1])
+        text.rstrip()
+        out.print(text, no_wrap=True, overflow="ellipsis", crop=True)
+
+    draw(titles, "bold")
+    for row in cells:
+        draw(row, None)
+        for i in range(len(columns)):
+            if i not in in_row and row[i]:
+                out.print(line((f"    {row[i]}", "dim")), soft_wrap=True)
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
@@ -149,26 +183,29 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in pairs), default=0) + 2
     out = console() if is_terminal() else None
     for name, value in pairs:
-        text = value.replace("\n", "\n" + " " * width)
+        lines = [" " * width + line for line in value.splitlines()]
+        text = "\n".join(line.rstrip() for line in lines)[width:]
         if out is None:
             print(f"{name:<{width}}{text}")
         else:
-            out.print(styled(f"{name:<{width}}", "dim") + styled(text, STYLES.get(value, "")))
+            out.print(
+                line((f"{name:<{width}}", "dim"), (text, STYLES.get(value, ""))), soft_wrap=True
+            )
 
 
 def print_heading(title: str) -> None:
     """A line above a part of the output."""
     if is_terminal():
-        console().print(styled(f"\n{title}", "bold"))
+        console().print(line((f"\n{title}", "bold")))
     else:
         print(f"\n{title}")
 
 
-def styled(text: str, style: str = "") -> Text:
-    """Text in a style; markup in it means nothing."""
+def line(*parts: tuple[str, str]) -> Text:
+    """Pieces of text, each with its style; markup in them means nothing."""
     from rich.text import Text
 
-    return Text(text, style=style)
+    return Text.assemble(*parts)
 
 
 def say(message: str) -> None:

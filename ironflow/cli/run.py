@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 @click.option("--db", metavar="FILE", help="Database file; without one the run is not kept.")
 @click.option("--key", help="With --db: the same key again finds this run and goes on with it.")
 @click.option("--timeout", type=Duration(), help="Wait no longer than this.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]),
-              default="warning", show_default=True, help="Least severe line to log on stderr.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="warning",
+    show_default=True,
+    help="Least severe line to log on stderr.",
+)
 @json_option
 def run(
+    *,
     target: str,
     text: str | None,
     db: str | None,
@@ -37,11 +43,9 @@ def run(
 ) -> None:
     """Run one function to its end in this process and print its result.
 
-    \b
     MODULE is a file (app.py) or a module's name (package.app); FUNCTION is its id or
     its name in the module, and may be left out where the module has only one.
 
-    \b
     Examples:
       ironflow run app.py:greet --input '{"name": "Ada"}'
       ironflow run app.py:import-all --db work.db --key monday

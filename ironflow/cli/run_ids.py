@@ -1,8 +1,8 @@
 """Which run is meant: a whole id, or a part that belongs to one run only.
 
-Ids are UUIDs of version 7: they begin with the time, so runs of the same hour begin alike, and what tells
-them apart stands at the end. Lists show the last group, and either end may be typed. An end is looked for
-among the newest runs; a beginning gives the span of time to look in.
+Ids are UUIDs of version 7: they begin with the time, so runs of the same hour begin alike, and what
+tells them apart stands at the end. Lists show the last group, and either end may be typed. An end
+is looked for among the newest runs; a beginning gives the span of time to look in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ironflow.core.clock import SECOND, to_rfc3339
 NEWEST = 10_000
 """How many runs an abbreviation is looked for in."""
 UNIQUE = 12
-"""So many digits at the end are taken as unique (48 random bits), and the search stops at the first."""
+"""So many digits at the end are taken as unique: they are 48 random bits."""
 SHORTEST = 2
 MINUTE = 60 * SECOND
 SHOWN = 5
@@ -37,7 +37,7 @@ def short_id(run_id: str) -> str:
 
 
 def resolve(client: Client, text: str) -> str:
-    """The id of the run that `text` means. Raises `Wrong` when several fit, `Failed` when none does."""
+    """The id of the run that `text` means. Raises `Wrong` for several, `Failed` for none."""
     part = text.strip().lower()
     if len(part.replace("-", "")) >= 32 or not _PART.fullmatch(part):
         return text  # whole, or no id of ours: the server says what it is
@@ -50,8 +50,7 @@ def resolve(client: Client, text: str) -> str:
             break
     if not found:
         raise Failed(
-            f"no run {text!r} (looked at the beginnings and ends of the newest {NEWEST} ids; "
-            "`ironflow runs ls` shows them)"
+            f"no run {text!r} (among the newest {NEWEST}; `ironflow runs ls` shows their ids)"
         )
     if len(found) > 1:
         shown = ", ".join(list(found)[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
@@ -65,8 +64,13 @@ def _candidates(client: Client, part: str) -> Iterator[str]:
             continue
         for item in client.items("/runs", query, NEWEST):
             run_id = decode(item, _Id).id
-            if run_id.startswith(part) or (not query and run_id.endswith(part)):
+            if run_id.startswith(part) or (not query and _fits_end(run_id, part)):
                 yield run_id
+
+
+def _fits_end(run_id: str, part: str) -> bool:
+    """Whether the id ends so, or the short id that lists show begins so."""
+    return run_id.endswith(part) or short_id(run_id).startswith(part)
 
 
 def _span(part: str) -> Query | None:

@@ -7,7 +7,7 @@ import click
 from ironflow.cli import moments
 from ironflow.cli.client import Client, decode, segment
 from ironflow.cli.failures import Failed
-from ironflow.cli.options import Moment, Verb, json_option, limit_option, server_option
+from ironflow.cli.options import Moment, Verb, VerbGroup, json_option, limit_option, server_option
 from ironflow.cli.output import (
     Column,
     pretty,
@@ -19,29 +19,35 @@ from ironflow.cli.output import (
 )
 from ironflow.cli.run_ids import resolve, short_id
 from ironflow.core.runs import RunStatus
-from ironflow.web.wire import FailureView, RunSummary, RunView, StatusView, StepPage, StepView, WhyView
+from ironflow.web.wire import (
+    FailureView,
+    RunSummary,
+    RunView,
+    StatusView,
+    StepPage,
+    StepView,
+    WhyView,
+)
 
 STATUSES = [status.value for status in RunStatus]
 
 run_argument = click.argument("run", metavar="RUN")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=VerbGroup)
 def runs() -> None:
     """List, show, watch and control runs.
 
-    \b
     A RUN may be abbreviated to the short id that `runs ls` shows, or to any
     other beginning or end that fits one run only.
 
-    \b
     Examples:
       ironflow runs ls --status failed --since 1h
       ironflow runs show 9c1f2ab34d5e
     """
 
 
-@runs.command("ls", cls=Verb)
+@runs.command("ls")
 @click.option("--function", "function_id", metavar="ID", help="Only runs of this function.")
 @click.option(
     "--status", "statuses", multiple=True, type=click.Choice(STATUSES),
@@ -54,6 +60,7 @@ def runs() -> None:
 @server_option
 @json_option
 def list_runs(
+    *,
     function_id: str | None,
     statuses: tuple[str, ...],
     event_name: str | None,
@@ -65,7 +72,6 @@ def list_runs(
 ) -> None:
     """List runs, newest first.
 
-    \b
     Examples:
       ironflow runs ls --function greet --status failed
       ironflow runs ls --since 30m --json | jq -r .id
@@ -103,19 +109,18 @@ def list_runs(
         Column("created"),
         Column("took", right=True),
         Column("event", wide=True),
-        Column("reason", wide=True),
+        Column("reason", note=True),
     ]
     print_table(columns, rows, empty="no runs")
 
 
-@runs.command("show", cls=Verb)
+@runs.command("show")
 @run_argument
 @server_option
 @json_option
-def show_run(run: str, server: str, as_json: bool) -> None:
+def show_run(*, run: str, server: str, as_json: bool) -> None:
     """Show one run: how it stands, its input, result or error, and its steps.
 
-    \b
     Example:
       ironflow runs show 9c1f2ab34d5e
     """
@@ -169,25 +174,24 @@ def _failure_fields(error: FailureView | None) -> list[tuple[str, str]]:
 
 def print_steps(steps: list[StepView]) -> None:
     """Steps as a table, in the order in which they began."""
-    rows = []
-    for step in steps:
-        rows.append(
-            [
-                step.scope + step.name,
-                step.kind,
-                step.status,
-                str(step.attempt),
-                moments.duration(step.duration),
-                describe_step(step),
-            ]
-        )
+    rows = [
+        [
+            step.scope + step.name,
+            step.kind,
+            step.status,
+            str(step.attempt),
+            moments.duration(step.duration),
+            describe_step(step),
+        ]
+        for step in steps
+    ]
     columns = [
         Column("step", wide=True),
         Column("kind"),
         Column("status"),
         Column("try", right=True),
         Column("took", right=True),
-        Column("", wide=True),
+        Column("", note=True),
     ]
     print_table(columns, rows)
 
@@ -208,9 +212,7 @@ def describe_step(step: StepView) -> str:
     return ", ".join(parts)
 
 
-def _control(
-    name: str, run: str, reason: str | None, server: str, as_json: bool
-) -> None:
+def _control(name: str, run: str, reason: str | None, server: str, as_json: bool) -> None:
     client = Client(server)
     run_id = resolve(client, run)
     body = client.post(f"/runs/{segment(run_id)}/{name}", {"reason": reason} if reason else None)
@@ -225,77 +227,71 @@ def _control(
 reason_option = click.option("--reason", help="Why, for the record.")
 
 
-@runs.command("cancel", cls=Verb)
+@runs.command("cancel")
 @run_argument
 @reason_option
 @server_option
 @json_option
-def cancel(run: str, reason: str | None, server: str, as_json: bool) -> None:
+def cancel(*, run: str, reason: str | None, server: str, as_json: bool) -> None:
     """Cancel a run; its compensations run if it asked for that.
 
-    \b
     Example:
       ironflow runs cancel 9c1f2ab34d5e --reason "wrong customer"
     """
     _control("cancel", run, reason, server, as_json)
 
 
-@runs.command("pause", cls=Verb)
+@runs.command("pause")
 @run_argument
 @reason_option
 @server_option
 @json_option
-def pause(run: str, reason: str | None, server: str, as_json: bool) -> None:
+def pause(*, run: str, reason: str | None, server: str, as_json: bool) -> None:
     """Pause a run at its next step boundary.
 
-    \b
     Example:
       ironflow runs pause 9c1f2ab34d5e --reason maintenance
     """
     _control("pause", run, reason, server, as_json)
 
 
-@runs.command("resume", cls=Verb)
+@runs.command("resume")
 @run_argument
 @server_option
 @json_option
-def resume(run: str, server: str, as_json: bool) -> None:
+def resume(*, run: str, server: str, as_json: bool) -> None:
     """Let a paused run go on.
 
-    \b
     Example:
       ironflow runs resume 9c1f2ab34d5e
     """
     _control("resume", run, None, server, as_json)
 
 
-@runs.command("retry", cls=Verb)
+@runs.command("retry")
 @run_argument
 @reason_option
 @server_option
 @json_option
-def retry(run: str, reason: str | None, server: str, as_json: bool) -> None:
+def retry(*, run: str, reason: str | None, server: str, as_json: bool) -> None:
     """Try a failed or cancelled run again from its failure; finished steps stay.
 
-    \b
     Example:
       ironflow runs retry 9c1f2ab34d5e
     """
     _control("retry", run, reason, server, as_json)
 
 
-@runs.command("watch", cls=Verb)
+@runs.command("watch")
 @click.argument("run", metavar="[RUN]", required=False)
 @server_option
 @json_option
-def watch(run: str | None, server: str, as_json: bool) -> None:
+def watch(*, run: str | None, server: str, as_json: bool) -> None:
     """Follow a run until it ends, as a live tree of its steps; without RUN follow all runs.
 
-    \b
     Where there is no terminal each journal entry is one line; with --json one object.
     Exit code 0 when the run completed, 1 when it failed or was cancelled.
 
-    \b
     Example:
       ironflow runs watch 9c1f2ab34d5e
     """
@@ -314,10 +310,9 @@ def watch(run: str | None, server: str, as_json: bool) -> None:
 @run_argument
 @server_option
 @json_option
-def why(run: str, server: str, as_json: bool) -> None:
+def why(*, run: str, server: str, as_json: bool) -> None:
     """Say why a run stands where it stands, and what will wake it.
 
-    \b
     Example:
       ironflow why 9c1f2ab34d5e
     """
@@ -332,7 +327,9 @@ def why(run: str, server: str, as_json: bool) -> None:
         [
             reason.kind,
             reason.step or "",
-            f"{moments.full(reason.due_at)} ({moments.ago(reason.due_at)})" if reason.due_at else "",
+            f"{moments.full(reason.due_at)} ({moments.ago(reason.due_at)})"
+            if reason.due_at
+            else "",
             reason.text,
         ]
         for reason in view.reasons
@@ -340,7 +337,5 @@ def why(run: str, server: str, as_json: bool) -> None:
     if rows:
         print_heading("what it waits for")
         print_table(
-            [Column("kind"), Column("step", wide=True), Column("due"), Column("", wide=True)], rows
+            [Column("kind"), Column("step", wide=True), Column("due"), Column("", note=True)], rows
         )
-
-

@@ -16,13 +16,11 @@ from ironflow.cli.settings import read_settings, settings_options
 def serve(modules: tuple[str, ...], config: str | None, **flags: Any) -> int:
     """Run the server, with the functions of these modules.
 
-    \b
     A setting is taken from its flag, else from the environment (IRONFLOW_PORT for
     --port), else from the TOML file, else it is the default; `ironflow config`
     shows them all. SIGTERM or Ctrl-C drains: running steps finish, everything is
     committed. A second one ends at once.
 
-    \b
     Examples:
       ironflow serve app.py
       ironflow serve app.py jobs.py --db /var/lib/ironflow/app.db --log-format json

@@ -1,4 +1,6 @@
-"""The server's settings as options of verbs: one option for each, made from `ironflow.settings` itself."""
+"""The server's settings as options of verbs: one option for each, made from `ironflow.settings`
+itself.
+"""
 
 from __future__ import annotations
 

@@ -14,10 +14,9 @@ from ironflow.web.wire import StatisticsView
 @click.command("stats", cls=Verb)
 @server_option
 @json_option
-def stats(server: str, as_json: bool) -> None:
+def stats(*, server: str, as_json: bool) -> None:
     """Show what the server is doing now.
 
-    \b
     Example:
       ironflow stats --json
     """

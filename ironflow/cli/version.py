@@ -14,10 +14,9 @@ from ironflow.cli.output import print_value
 
 @click.command(cls=Verb)
 @json_option
-def version(as_json: bool) -> None:
+def version(*, as_json: bool) -> None:
     """Show the version.
 
-    \b
     Example:
       ironflow version --json
     """

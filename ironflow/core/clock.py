@@ -1,4 +1,4 @@
-"""Time and ids as arguments: whoever needs `now`, randomness or a new id is handed a `Clock` and `Ids`.
+"""Time and ids as arguments: whoever needs `now` or a new id is handed a `Clock` and `Ids`.
 
 All moments inside ironflow are `int` microseconds since the epoch, UTC.
 """
@@ -43,12 +43,16 @@ class Ids:
         # 48 bits of milliseconds and 12 bits of fraction; a tie or a clock step back counts on.
         stamp = max((self.clock.now() << 12) // 1000, self._last + 1)
         self._last = stamp
-        return _format((stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64, self.rng.getrandbits(62))
+        return _format(
+            (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64, self.rng.getrandbits(62)
+        )
 
 
 def derive_id(*parts: str) -> str:
-    """The id (UUID version 8) that always belongs to these parts, so that creating twice creates once."""
-    digest = hashlib.sha256("\x00".join(parts).encode()).digest()
+    """The id (UUID version 8) that belongs to these parts: creating twice creates once."""
+    # Lengths, because a part may contain any separator.
+    text = "".join(f"{len(part)}:{part}" for part in parts)
+    digest = hashlib.sha256(text.encode()).digest()
     high = int.from_bytes(digest[:8], "big")
     high = high & ~(0xF << 12) | 0x8 << 12
     return _format(high << 64, int.from_bytes(digest[8:16], "big") & (1 << 62) - 1)
@@ -61,7 +65,7 @@ def _format(high: int, low: int) -> str:
 
 def to_rfc3339(at: int) -> str:
     """A moment as RFC 3339 text in UTC with microseconds and `Z`."""
-    return (_EPOCH + timedelta(microseconds=at)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return (_EPOCH + timedelta(microseconds=at)).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def from_datetime(moment: datetime) -> int:

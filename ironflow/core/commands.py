@@ -7,7 +7,7 @@ the commit of its effect.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -63,7 +63,7 @@ class Send(msgspec.Struct, frozen=True):
     """A durable message: committed with its cause, delivered at least once, consumed in the commit of its effect."""
 
     target: str
-    message: Message[object]
+    message: Message[Any]
 
 
 class RecordStep(Message[Directive], frozen=True, kw_only=True, omit_defaults=True):
@@ -214,13 +214,13 @@ class EmitEvent(Message[Emitted], frozen=True, kw_only=True, omit_defaults=True)
     blob: bytes | None = None
 
 
-DELIVERABLE: dict[str, type[Message[object]]] = {
+DELIVERABLE: dict[str, type[Message[Any]]] = {
     "create_run": CreateRun,
     "cancel_run": CancelRun,
     "event_delivered": EventDelivered,
     "child_ended": ChildEnded,
     "emit_event": EmitEvent,
-}  # type: ignore[dict-item]
+}
 """The messages that the durable outbox carries, by the name in its rows."""
 
 DELIVERY_KINDS = {kind: name for name, kind in DELIVERABLE.items()}

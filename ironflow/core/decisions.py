@@ -423,24 +423,18 @@ def _finish(run: Run, last: RunEntry) -> Decision:
 
 
 def _report(run: Run, parent: e.ParentRef, last: RunEntry) -> c.ChildEnded:
+    told = c.ChildEnded(
+        step=parent.step, run_id=run.id, function_id=run.function_id, status="completed"
+    )
     match last:
         case e.RunCompleted():
-            status, result, error, reason = "completed", last.result, None, None
+            return msgspec.structs.replace(told, result=last.result)
         case e.RunFailed():
-            status, result, error, reason = "failed", None, last.error, None
+            return msgspec.structs.replace(told, status="failed", error=last.error)
         case e.RunCancelled():
-            status, result, error, reason = "cancelled", None, None, last.reason
+            return msgspec.structs.replace(told, status="cancelled", reason=last.reason)
         case _:
             raise TypeError(f"{type(last).__name__} does not end a run")
-    return c.ChildEnded(
-        step=parent.step,
-        run_id=run.id,
-        function_id=run.function_id,
-        status=status,
-        result=result,
-        error=error,
-        reason=reason,
-    )
 
 
 def _close_wait(run: Run, step: Step) -> list[Effect]:

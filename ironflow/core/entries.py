@@ -20,6 +20,7 @@ StepKind = Literal[
     "run", "sleep", "event", "invoke", "emit", "value", "race", "compensate"
 ]
 WaitOutcome = Literal["completed", "timed_out", "failed", "cancelled"]
+PauseCause = Literal["request", "crash_loop"]
 UnwindOutcome = Literal["failed", "cancelled", "timed_out"]
 
 
@@ -218,7 +219,7 @@ class RunPaused(msgspec.Struct, frozen=True):
     """Nothing of the run goes on until it is resumed."""
 
     reason: str
-    cause: Literal["request", "crash_loop"] = "request"
+    cause: PauseCause = "request"
 
 
 class RunResumed(msgspec.Struct, frozen=True):

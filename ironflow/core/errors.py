@@ -1,8 +1,8 @@
 """Every error ironflow raises on purpose.
 
-An `IronflowError` carries its facts as attributes, builds its own sentence, survives pickling, and knows
-the HTTP status and the stable `code` it has on the wire; faces only encode it. Two signals derive from
-`BaseException` instead, so that a user's `except Exception` cannot swallow them.
+An `IronflowError` carries its facts as attributes, builds its own sentence, survives pickling, and
+knows the HTTP status and the stable `code` it has on the wire; faces only encode it. Two signals
+derive from `BaseException` instead, so that a user's `except Exception` cannot swallow them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ class IronflowError(Exception):
     status = 500
 
     def __init__(self, message: str = "") -> None:
-        self.message = message or (type(self).__doc__ or "").strip().splitlines()[0]
+        # A subclass of a user may have no docstring, and `python -OO` leaves none.
+        doc = (type(self).__doc__ or "").strip() or type(self).__name__
+        self.message = message or doc.splitlines()[0]
         super().__init__(self.message)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -171,7 +173,7 @@ class NonRetryable(IronflowError):
 
 
 class StepError(IronflowError):
-    """A step failed for good; `step`, `kind` (the original exception's type) and `attempts` say how."""
+    """A step failed for good; `step`, `kind` (the exception's type) and `attempts` say how."""
 
     code = "step_failed"
 
@@ -212,14 +214,14 @@ class InvokeError(IronflowError):
 
 
 class RunError(IronflowError):
-    """A run that was waited for did not complete; `status`, `kind` and `reason` say how it ended."""
+    """A run that was waited for did not complete; `outcome`, `kind` and `reason` say how."""
 
     code = "run_failed"
 
-    def __init__(self, run_id: str, function_id: str, status: str, kind: str, reason: str) -> None:
-        self.run_id, self.function_id, self.status = run_id, function_id, status
+    def __init__(self, run_id: str, function_id: str, outcome: str, kind: str, reason: str) -> None:
+        self.run_id, self.function_id, self.outcome = run_id, function_id, outcome
         self.kind, self.reason = kind, reason
-        super().__init__(f"run {run_id} of {function_id!r} {status}: {kind}: {reason}")
+        super().__init__(f"run {run_id} of {function_id!r} {outcome}: {kind}: {reason}")
 
 
 class NonDeterminism(IronflowError):
@@ -232,8 +234,8 @@ class NonDeterminism(IronflowError):
         self.scope, self.position, self.recorded, self.asked = scope, position, recorded, asked
         where = f"position {position}" + (f" of branch {scope!r}" if scope else "")
         super().__init__(
-            f"non-deterministic code: at {where} the journal has {recorded!r} but the code asked for "
-            f"{asked!r}; keep the order of steps, or start a new run"
+            f"non-deterministic code: at {where} the journal has {recorded!r} but the code "
+            f"asked for {asked!r}; keep the order of steps, or start a new run"
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 MAX_LENGTH = 4096
-MAX_NODES = 512
+MAX_NODES = 1000
 MAX_DEPTH = 32
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
@@ -124,7 +124,7 @@ class Token:
 _TOKEN = re.compile(
     r"""[ \t\r\n]*(?:
       (?P<number>0[xX][0-9a-fA-F]+ | (?:[0-9]+\.[0-9]+ | \.[0-9]+ | [0-9]+)(?:[eE][+-]?[0-9]+)?)
-    | (?P<string>[rR]?(?:"(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*'))
+    | (?P<string>[rR]"[^"\n]*" | [rR]'[^'\n]*' | "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*')
     | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
     | (?P<operator>&& | \|\| | [=!<>]= | [-+*/%<>!?:.,()\[\]{}])
     | (?P<end>\Z)
@@ -261,7 +261,6 @@ class _Parser:
     def postfix(self) -> Node:
         node = self.primary()
         while True:
-            at = self.token.at
             if self.accept("."):
                 name = self.take("name")
                 if self.accept("("):
@@ -269,11 +268,11 @@ class _Parser:
                     node = self.add(Call(name.at, name.text, node, args), node, *args)
                 else:
                     key = self.add(Constant(name.at, name.text))
-                    node = self.add(Index(name.at, node, key, True), node, key)
+                    node = self.add(Index(node.at, node, key, True), node, key)
             elif self.accept("["):
                 key = self.expression()
                 self.take("]")
-                node = self.add(Index(at, node, key, False), node, key)
+                node = self.add(Index(node.at, node, key, False), node, key)
             else:
                 return node
 
@@ -355,10 +354,10 @@ def _string(token: Token) -> str:
         code = match[1] or match[2] or match[3]
         if code is None:
             if match[4] not in _SIMPLE:
-                raise Fault(token.at + match.start(), f"unknown escape {match[0]!r}")
+                raise Fault(token.at + 1 + match.start(), f"unknown escape {match[0]!r}")
             return _SIMPLE[match[4]]
         if int(code, 16) > 0x10FFFF or 0xD800 <= int(code, 16) <= 0xDFFF:
-            raise Fault(token.at + match.start(), f"{match[0]!r} is no character")
+            raise Fault(token.at + 1 + match.start(), f"{match[0]!r} is no character")
         return chr(int(code, 16))
 
     return _ESCAPE.sub(unescape, text[1:-1])

@@ -7,7 +7,6 @@ that a replay, another process or a test computes the very same moment. Delays a
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 
 import msgspec
@@ -44,10 +43,10 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     def delay(self, attempt: int, seed: str) -> float:
         """Seconds between the failure of `attempt` (the first is 1) and the next attempt."""
-        # The exponent is bounded, for a float that overflows raises; 2000 doublings are past any
-        # bound.
-        growth = math.exp(min(max(attempt - 1, 0) * math.log(self.factor), 700.0))
-        base = min(self.initial_delay * growth, self.max_delay)
+        try:
+            base = min(self.initial_delay * self.factor ** (attempt - 1), self.max_delay)
+        except OverflowError:
+            base = self.max_delay if self.initial_delay else 0.0
         digest = hashlib.sha256(f"{seed}/{attempt}".encode()).digest()
         swing = int.from_bytes(digest[:8], "big") / 2**63 - 1.0
         return min(base * (1.0 + self.jitter * swing), self.max_delay)

@@ -15,7 +15,7 @@ import msgspec
 
 from ironflow.core import entries as e
 from ironflow.core.clock import SECOND
-from ironflow.core.entries import Failure, Payload, RunEntry, StepKind, UnwindOutcome
+from ironflow.core.entries import Failure, Payload, RunEntry, StepKind
 
 
 class RunStatus(StrEnum):
@@ -104,7 +104,7 @@ class Run(msgspec.Struct, omit_defaults=True):
     unwinding: e.RunUnwinding | None = None
     pausing: str | None = None
     reason: str | None = None
-    paused_cause: str | None = None
+    paused_cause: e.PauseCause | None = None
     result: Payload | None = None
     error: Failure | None = None
 
@@ -119,7 +119,7 @@ class Run(msgspec.Struct, omit_defaults=True):
         return self.status in TERMINAL
 
 
-def apply(run: Run, entry: RunEntry, at: int) -> None:
+def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, PLR0915 - one case a kind
     """Change `run` by one entry that was recorded at `at`."""
     run.version += 1
     run.updated_at = at

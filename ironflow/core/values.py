@@ -41,13 +41,14 @@ __all__ = [
 ]
 
 MAX_DEPTH = 64
-MAX_ITEMS = 5_000_000
+MAX_ITEMS = 2_000_000
 """Items in all containers of a value: one that shares its parts again and again must not hang."""
 
 _encode = msgspec.json.encode
 _SCALARS = frozenset({str, int, bool, type(None)})
 _PLAIN, _LISTED, _TAGGED = 0, 1, 2
 _NOT_FINITE = "NaN and infinities have no JSON form"
+_TOO_MANY = f"the whole value has more than {MAX_ITEMS} items"
 
 
 def encode_value(value: object, where: str) -> bytes:
@@ -64,12 +65,12 @@ def encode_plain(value: object, where: str) -> bytes:
 
 
 def _encode_as(value: object, where: str, leaf: Callable[[object], object], tagged: bool) -> bytes:
-    if type(value) in _SCALARS or _shape(value, MAX_DEPTH, [MAX_ITEMS], not tagged) != _TAGGED:
-        try:
-            return _encode(value)
-        except (UnicodeEncodeError, ValueError, RecursionError):
-            pass  # a lone surrogate or a huge integer: the walk below finds its place
     try:
+        if type(value) in _SCALARS or _shape(value, MAX_DEPTH, [MAX_ITEMS], not tagged) != _TAGGED:
+            try:
+                return _encode(value)
+            except (UnicodeEncodeError, ValueError, RecursionError):
+                pass  # a lone surrogate or a huge integer: the walk below finds its place
         return _encode(_Walk(leaf, tagged).tag(value, MAX_DEPTH))
     except _Refused as refused:
         path = "$" + "".join(reversed(refused.path))
@@ -82,7 +83,7 @@ def is_plain(value: object) -> bool:
     """Whether the value is stored as it is and comes back equal, with the same types."""
     try:
         return _shape(value, MAX_DEPTH, [MAX_ITEMS]) == _PLAIN and bool(_encode(value))
-    except (UnicodeEncodeError, ValueError, RecursionError):
+    except (UnicodeEncodeError, ValueError, RecursionError, _Refused):
         return False
 
 
@@ -127,7 +128,7 @@ def _shape(value: object, depth: int, budget: list[int], dollars: bool = False) 
     else:
         return _TAGGED
     if budget[0] < 0:
-        return _TAGGED
+        raise _Refused(value, _TOO_MANY)
     for item in items:
         if type(item) in _SCALARS:
             continue
@@ -200,7 +201,7 @@ class _Walk:
     def spend(self, value: object, count: int) -> None:
         self.items -= count
         if self.items < 0:
-            raise _Refused(value, f"the value has more than {MAX_ITEMS} items")
+            raise _Refused(value, _TOO_MANY)
 
     def sequence(self, value: list[object], cls: type, depth: int) -> list[object]:
         found: list[object] = []
@@ -435,6 +436,7 @@ def _untag(tag: str, found: dict[str, Any]) -> object:
         ValueError,
         TypeError,
         KeyError,
+        AttributeError,
         OverflowError,
         InvalidOperation,
         binascii.Error,

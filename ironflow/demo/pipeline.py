@@ -27,7 +27,9 @@ from ironflow.sdk.function import function
 FUNCTION = "stdlib-survey"
 AT_ONCE = 16
 FLAKY_EVERY = 10
-RETRY = RetryPolicy(max_attempts=4, initial_delay=1.0, factor=2.0, max_delay=5.0)
+RETRY = RetryPolicy(
+    max_attempts=4, initial_delay=1.0, max_delay=5.0, no_retry_on=("NotADirectoryError",)
+)
 REPORT = "report.html"
 
 

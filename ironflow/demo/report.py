@@ -46,6 +46,7 @@ def render(facts: Sequence[ModuleFacts], graph: Graph, origin: Origin) -> str:
     title = f"How Python {origin.python} imports itself"
     parts = [
         _header(title, origin),
+        "<main>",
         _tiles(facts, graph),
         _graph_card(facts, graph, picture),
         '<div class="pair">',
@@ -57,6 +58,7 @@ def render(facts: Sequence[ModuleFacts], graph: Graph, origin: Origin) -> str:
         _all_modules(facts, graph),
         _findings(facts),
         _making(origin),
+        "</main>",
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -78,7 +80,7 @@ def _header(title: str, origin: Origin) -> str:
         f"<header><div><h1>{escape(title)}</h1>"
         f"<p>The standard library, surveyed file by file in run <code>{escape(origin.run_id)}</code>, "
         f'<time datetime="{escape(origin.at)}">{escape(_day(origin.at))}</time></p></div>'
-        '<button type="button" id="theme" aria-label="Switch between light and dark">◐</button></header>\n<main>'
+        '<button type="button" id="theme" aria-label="Switch between light and dark">◐</button></header>'
     )
 
 

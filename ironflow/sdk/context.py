@@ -85,7 +85,7 @@ class Context:
 
     def now(self) -> datetime:
         """The present, recorded: a replay gets the same."""
-        at = self._recorded("now", lambda: self._execution.executor.clock.now())
+        at = self._recorded("now", self._execution.executor.clock.now)
         return to_datetime(at)
 
     def random(self) -> float:

@@ -350,12 +350,14 @@ class Executor:
                 future.set_result(result)
 
         def main() -> None:
+            result: Any = None
+            error: BaseException | None = None
             try:
-                result, error = context.run(work), None
+                result = context.run(work)
             except StopIteration as raised:  # a future cannot carry it
-                result, error = None, RuntimeError(f"raised {raised!r}")
+                error = RuntimeError(f"raised {raised!r}")
             except BaseException as raised:
-                result, error = None, raised
+                error = raised
             if not self.loop.is_closed():
                 self.loop.call_soon_threadsafe(settle, result, error)
 

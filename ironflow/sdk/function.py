@@ -9,7 +9,7 @@ import textwrap
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CodeType
-from typing import Any
+from typing import Any, overload
 
 from ironflow.core.durations import parse_duration
 from ironflow.core.entries import CancelOn, RunOptions, UnwindOutcome
@@ -102,6 +102,28 @@ class Registry:
 
 registry = Registry()
 """Where `@function` puts the functions of this process."""
+
+
+@overload
+def function(fn: Callable[..., Any], /) -> Function: ...
+
+
+@overload
+def function(
+    *,
+    id: str | None = None,
+    name: str | None = None,
+    on: On | None = None,
+    cron: str | None = None,
+    timezone: str = "UTC",
+    retry: Retry | None = None,
+    timeout: Duration | None = None,
+    input: Any = None,
+    cancel_on: str | CancelOn | Sequence[str | CancelOn] = (),
+    compensate_on: Iterable[UnwindOutcome] = ("failed",),
+    executor: Executor | None = None,
+    description: str | None = None,
+) -> Callable[[Callable[..., Any]], Function]: ...
 
 
 def function(

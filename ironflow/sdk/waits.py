@@ -86,7 +86,7 @@ def match_expression(match: str | Mapping[str, object] | None) -> str | None:
     return " && ".join(terms)
 
 
-def parse_moment(moment: datetime | str | int | float) -> datetime:
+def parse_moment(moment: datetime | str | float) -> datetime:
     """A moment given by a user: a datetime, RFC 3339 text, or seconds since the epoch. Raises `InvalidInput`."""
     from datetime import UTC
 

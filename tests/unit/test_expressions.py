@@ -45,13 +45,13 @@ def value(text: str) -> object:
         ("--1", 1),
         ("!!true", True),
         ("-data.n", -5),
-        ('"a" + \'b\'', "ab"),
+        ("\"a\" + 'b'", "ab"),
         (r'"\x41é\n\"\'\\"', "Aé\n\"'\\"),
-        (r'r"\d+\"', r"\d+\\"[:-1]),
+        (r'r"\d+\"', "\\d+\\"),
         ('"&& || !"', "&& || !"),
         ("[1, 2.0, [null]]", [1, 2.0, [None]]),
         ("[1, 2,]", [1, 2]),
-        ('{"a": 1, \'b\': [2],}.b[0]', 2),
+        ("{\"a\": 1, 'b': [2],}.b[0]", 2),
         ("[]", []),
         ("{}", {}),
         ("data.items[1].q", 2),
@@ -149,7 +149,7 @@ def test_values(text: str, expected: object) -> None:
         ("1 in 1", "list or a map"),
         ("size(1)", "no size"),
         ('data.n.startsWith("a")', "not text"),
-        ('data.s.startsWith(1)', "not text"),
+        ("data.s.startsWith(1)", "not text"),
         ('data.n.matches("a")', "not text"),
         ('int("1.5")', "not an integer"),
         ('int("99999999999999999999")', "not an integer"),
@@ -237,7 +237,7 @@ def test_text_of_another_type_is_refused() -> None:
         "-" * 1000 + "1",
         "1" + "+1" * 100,
         "data" + ".a" * 200,
-        "true ? " * 100 + "1" + " : 2" * 100,
+        "(true ? " * 100 + "1" + " : 2)" * 100,
         "1 ? 2 : " * 100 + "3",
         "[" + "1," * syntax.MAX_NODES + "1]",
         " " * syntax.MAX_LENGTH + "1",
@@ -245,7 +245,7 @@ def test_text_of_another_type_is_refused() -> None:
     ],
 )
 def test_size_and_depth_are_bounded(text: str) -> None:
-    with pytest.raises(ExpressionError, match="nested deeper|more than|longer than"):
+    with pytest.raises(ExpressionError, match=r"nested deeper|more than|longer than"):
         compile_expression(text, VARIABLES)
 
 
@@ -261,13 +261,13 @@ def test_the_work_of_one_evaluation_is_bounded() -> None:
         inner.append([])
         inner = inner[0]
     for text in ("data.s + data.s", "data.l == data.l", "-1 in data.l", "data.deep == data.deep"):
-        with pytest.raises(ExpressionError, match="longer|more than|deeper"):
+        with pytest.raises(ExpressionError, match=r"longer|more than|deeper"):
             compile_expression(text, VARIABLES).evaluate(long)
 
 
 def test_only_mappings_and_lists_are_entered() -> None:
     class Secret:
-        password = "x"  # noqa: S105
+        password = "x"
 
         def __getitem__(self, key: str) -> str:
             return "leaked"
@@ -322,7 +322,9 @@ def test_paths(text: str, expected: object) -> None:
     assert path.get("not a mapping", 7) == 7
 
 
-@pytest.mark.parametrize("text", ["", "$.", ".a", "a..b", "a.", "a[", "a[x]", "a[-1]", "a b", "a]b", "a" * 600])
+@pytest.mark.parametrize(
+    "text", ["", "$.", ".a", "a..b", "a.", "a[", "a[x]", "a[-1]", "a b", "a]b", "a" * 600]
+)
 def test_paths_that_are_refused(text: str) -> None:
     with pytest.raises(ExpressionError):
         compile_path(text, "lane.key")

@@ -26,9 +26,7 @@ def test_jitter_depends_on_seed_and_attempt_only() -> None:
     assert policy.delay(1, "run-1") == pytest.approx(0.8264529667847066)
 
 
-@given(
-    st.integers(1, 10**6), st.text(), st.floats(1, 1000), st.floats(0, 1), st.floats(0, 10**6)
-)
+@given(st.integers(1, 10**6), st.text(), st.floats(1, 1000), st.floats(0, 1), st.floats(0, 10**6))
 def test_a_delay_is_within_its_bounds(
     attempt: int, seed: str, factor: float, jitter: float, initial: float
 ) -> None:
@@ -46,13 +44,16 @@ def test_a_delay_is_within_its_bounds(
         (True, RetryPolicy()),
         (False, RetryPolicy(max_attempts=1)),
         (5, RetryPolicy(max_attempts=5)),
-        ({"max_attempts": 2, "initial_delay": "500ms"}, RetryPolicy(max_attempts=2, initial_delay=0.5)),
+        (
+            {"max_attempts": 2, "initial_delay": "500ms"},
+            RetryPolicy(max_attempts=2, initial_delay=0.5),
+        ),
         ({"max_delay": timedelta(minutes=1)}, RetryPolicy(max_delay=60)),
         ({"no_retry_on": ["ValueError"]}, RetryPolicy(no_retry_on=("ValueError",))),
         ({"no_retry_on": (KeyError, "X")}, RetryPolicy(no_retry_on=("KeyError", "X"))),
         (RetryPolicy(factor=3), RetryPolicy(factor=3)),
     ],
-)  # fmt: skip
+)
 def test_what_users_may_give(value: object, expected: RetryPolicy) -> None:
     assert RetryPolicy.of(value) == expected  # type: ignore[arg-type]
 

@@ -1,0 +1,106 @@
+"""A real server process that a test may kill and start again on the same database."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+START_LIMIT = 30.0
+
+
+class ServerProcess:
+    """`ironflow serve` in a folder of its own."""
+
+    def __init__(self, folder: Path, app: Path, *options: str) -> None:
+        self.folder, self.app, self.options = folder, app, options
+        self.db = folder / "crash.db"
+        self.side_file = folder / "side.txt"
+        self.log = folder / "server.log"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.kills = 0
+
+    def start(self) -> None:
+        """Start, and return when it takes work."""
+        line = [sys.executable, "-m", "ironflow", "serve", str(self.app), "--db", str(self.db)]
+        line += ["--port", str(self.port), *self.options]
+        environment = {**os.environ, "CRASH_SIDE_FILE": str(self.side_file)}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                line, cwd=self.folder, env=environment, stdout=log, stderr=log
+            )
+        end = time.monotonic() + START_LIMIT
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                break
+            try:
+                if self.get("/ready")["status"] == "ready":
+                    return
+            except (OSError, ValueError):
+                self.process_pause()
+        pytest.fail(f"the server did not start:\n{self.log.read_text()}")
+
+    def process_pause(self) -> None:
+        """Give the process a moment; it has nothing that could tell us to look again."""
+        assert self.process is not None
+        try:
+            self.process.wait(0.05)
+        except subprocess.TimeoutExpired:
+            return
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.kills += 1
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        if self.process is None or self.process.poll() is not None:
+            return self.process.returncode if self.process is not None else 0
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+    def get(self, path: str) -> Any:
+        """A JSON answer."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as reply:
+            return json.load(reply)
+
+    def post(self, path: str, body: object) -> Any:
+        """POST JSON; the JSON answer."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}",
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+            method="POST",
+        )
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return json.load(reply)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    """Not started yet."""
+    made = ServerProcess(tmp_path, HERE / "kill_app.py")
+    try:
+        yield made
+    finally:
+        if made.process is not None and made.process.poll() is None:
+            made.process.kill()
+            made.process.wait()

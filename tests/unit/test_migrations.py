@@ -1,0 +1,129 @@
+"""Migrations: numbered, recorded with their checksum, one transaction each, after a backup."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ironflow.core.errors import SchemaTooNew, StorageError
+from ironflow.storage.schema import (
+    APPLICATION_ID,
+    Migration,
+    migrate,
+    migrations,
+    schema_version,
+    statements,
+)
+from ironflow.storage.sqlite import open_sqlite
+
+NEXT = Migration(2, "add_color", "ALTER TABLE runs ADD COLUMN color TEXT;\n")
+NOW = 1_700_000_000_000_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "iron.db")
+
+
+@pytest.fixture
+def connection(path: str) -> Iterator[sqlite3.Connection]:
+    opened = sqlite3.connect(path, isolation_level=None)
+    yield opened
+    opened.close()
+
+
+def backups(path: str) -> list[Path]:
+    return sorted(Path(path).parent.glob("*.backup-*"))
+
+
+def test_a_new_database_gets_every_migration_and_no_backup(
+    connection: sqlite3.Connection, path: str
+) -> None:
+    assert schema_version(connection, path, 1) == 0
+    assert migrate(connection, path, NOW) == len(migrations())
+    rows = connection.execute("SELECT version, name, checksum, applied_at FROM migrations")
+    assert rows.fetchall() == [(m.version, m.name, m.checksum, NOW) for m in migrations()]
+    assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+    assert migrate(connection, path, NOW + 1) == len(migrations())
+    assert backups(path) == []
+
+
+def test_an_old_database_is_backed_up_and_brought_forward(
+    connection: sqlite3.Connection, path: str
+) -> None:
+    migrate(connection, path, NOW, migrations()[:1])
+    connection.execute("INSERT INTO meta VALUES ('kept', 'yes')")
+    assert migrate(connection, path, NOW, (migrations()[0], NEXT)) == 2
+    assert connection.execute("SELECT color FROM runs").fetchall() == []
+    assert connection.execute("SELECT value FROM meta").fetchone() == ("yes",)
+    (copy,) = backups(path)
+    assert copy.name == "iron.db.backup-1-20231114T221320"
+    old = sqlite3.connect(copy)
+    assert old.execute("SELECT value FROM meta").fetchone() == ("yes",)
+    assert schema_version(old, path, 1) == 1
+    old.close()
+
+
+def test_a_failing_migration_leaves_the_database_as_it_was(
+    connection: sqlite3.Connection, path: str
+) -> None:
+    migrate(connection, path, NOW)
+    bad = Migration(2, "bad", "CREATE TABLE half (x);\nINSERT INTO half VALUES (1);\nSELECT * FROM no;")
+    with pytest.raises(StorageError, match="no such table") as caught:
+        migrate(connection, path, NOW, (migrations()[0], bad))
+    assert caught.value.__notes__ == ["in migration 2 (bad)"]
+    assert schema_version(connection, path, 2) == 1
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    assert "half" not in names
+    assert migrate(connection, path, NOW + 10**6, (migrations()[0], NEXT)) == 2
+
+
+def test_a_changed_migration_is_refused(connection: sqlite3.Connection, path: str) -> None:
+    migrate(connection, path, NOW)
+    changed = migrations()[0]._replace(text=migrations()[0].text + "-- changed\n")
+    with pytest.raises(StorageError, match="migration 1 is not the one that was applied"):
+        migrate(connection, path, NOW, (changed, NEXT))
+    assert backups(path) == []
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(
+    connection: sqlite3.Connection, path: str
+) -> None:
+    migrate(connection, path, NOW, (migrations()[0], NEXT))
+    connection.close()
+    before = Path(path).read_bytes()
+    with pytest.raises(SchemaTooNew, match="has schema version 2, this ironflow knows up to 1") as e:
+        await open_sqlite(path)
+    assert (e.value.found, e.value.known) == (2, 1)
+    assert Path(path).read_bytes() == before
+
+
+def test_a_backup_that_cannot_be_made_stops_the_migration(
+    connection: sqlite3.Connection, path: str
+) -> None:
+    migrate(connection, path, NOW)
+    Path(f"{path}.backup-1-20231114T221320").write_bytes(b"in the way")
+    with pytest.raises(StorageError, match="cannot back up"):
+        migrate(connection, path, NOW, (migrations()[0], NEXT))
+    assert schema_version(connection, path, 2) == 1
+
+
+def test_scripts_are_cut_into_statements() -> None:
+    script = (
+        "-- a comment; with a semicolon\nCREATE TABLE a (x TEXT DEFAULT ';');\n"
+        "CREATE TRIGGER t AFTER INSERT ON a BEGIN\n  DELETE FROM a;\n  SELECT 1;\nEND;\n-- the end\n"
+    )
+    found = list(statements(script))
+    assert len(found) == 2
+    assert found[1].startswith("CREATE TRIGGER")
+    assert found[1].endswith("END;")
+    with pytest.raises(ValueError, match="does not end"):
+        list(statements("CREATE TABLE a (x)"))
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    assert [m.version for m in migrations()] == list(range(1, len(migrations()) + 1))
+    assert all(len(m.checksum) == 64 for m in migrations())
