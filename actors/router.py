@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
-import orjson
 
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import LATER, Actor, Ensure, Envelope
 from ironflow.actors.outbox import encode_row, with_delivery
+from ironflow.actors.waiters import Waiter
 from ironflow.core import commands as c
-from ironflow.core.clock import SECOND, derive_id, to_rfc3339
+from ironflow.core.clock import derive_id, to_rfc3339
 from ironflow.core.entries import EventRef, Payload, pack
-from ironflow.core.errors import IdempotencyConflict, IronflowError
+from ironflow.core.errors import Gone, IdempotencyConflict, IronflowError, StorageError
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.messages import Message
 from ironflow.core.patterns import PatternIndex
+from ironflow.core.values import convert_input, encode_plain
 from ironflow.storage.ports import (
     BLOB_REFS,
     BLOBS,
@@ -30,10 +32,18 @@ from ironflow.storage.ports import (
     EVENTS,
     Batch,
     EventFilter,
+    EventRow,
     NewEntry,
 )
 
 log = logging.getLogger("ironflow.events")
+R = TypeVar("R")
+
+PAGE = 200
+"""Events that are read at once when looking back."""
+
+RETRY_AFTER = 1.0
+"""Seconds until something that the journal refused is tried again."""
 
 REMEMBERED = 10_000
 """Events whose ids are held in memory, to answer a repeated emit before the first one is readable."""
@@ -49,14 +59,6 @@ class EventEmitted(msgspec.Struct, frozen=True, omit_defaults=True):
     idempotency_key: str | None = None
     runs: tuple[str, ...] = ()
     delivered: tuple[str, ...] = ()
-
-
-class LookBack(Message[None], frozen=True):
-    """A step that has just begun to wait would also take an event of the last `seconds`."""
-
-    run_id: str
-    step: str
-    seconds: float
 
 
 class FunctionsChanged(Message[None], frozen=True):
@@ -88,8 +90,11 @@ class Router(Actor):
         """Understands the messages of this module and `EmitEvent`."""
         match message:
             case c.EmitEvent():
+                if message.data.blob is not None and message.blob is None:
+                    self._spawn(self._load(message))
+                    return None
                 return self._emit(message, envelope)
-            case LookBack():
+            case c.LookBack():
                 self._spawn(self._look_back(message))
                 return None
             case FunctionsChanged():
@@ -105,6 +110,25 @@ class Router(Actor):
                 self.triggers.add(trigger.event, (spec, number))
 
     # -- emit -------------------------------------------------------------------------------------
+
+    async def _load(self, command: c.EmitEvent) -> None:
+        """Fetch what a durable message refers to: filters look into the data."""
+        blob = await self._patiently(lambda: self.environment.store.reader.blob(command.data.blob or ""))
+        if blob is None:
+            log.error("the data of event %s is lost; it is not emitted", command.id)
+            return
+        self.system.ref("router").post(msgspec.structs.replace(command, blob=blob))
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[R]]) -> R:
+        """The outcome of `attempt`, made again while the journal cannot be read or written."""
+        while True:
+            try:
+                return await attempt()
+            except (StorageError, Gone) as error:
+                if self.system.is_stopped:
+                    raise
+                log.warning("events wait for the journal: %s", error)
+                await asyncio.sleep(RETRY_AFTER)
 
     def _emit(self, command: c.EmitEvent, envelope: Envelope) -> object:
         env, batch = self.environment, Batch([], [], [])
@@ -123,7 +147,8 @@ class Router(Actor):
             c.Send(f"run/{derive_id('event', command.id, spec.id)}", self._create(spec, command))
             for spec in self._match(event)
         ]
-        delivers = self._deliveries(event, batch)
+        waiters = self.environment.waiters.take(event)
+        delivers = self._deliveries(event, waiters, batch)
         run_ids = tuple(send.target.removeprefix("run/") for send in creates)
         entry = EventEmitted(
             command.name,
@@ -146,7 +171,7 @@ class Router(Actor):
                 batch.puts.append((BLOBS, (command.data.blob, len(command.blob), command.blob)))
         emitted = c.Emitted(command.id, run_ids, True)
         self._remember(emitted, command.data_hash)
-        return self._commit(batch, envelope, command, emitted, creates, delivers)
+        return self._commit(batch, envelope, command, emitted, creates, delivers, waiters)
 
     def _remember(self, emitted: c.Emitted, data_hash: str) -> None:
         self.recent[emitted.event_id] = (emitted, data_hash)
@@ -161,6 +186,7 @@ class Router(Actor):
         emitted: c.Emitted,
         creates: list[c.Send],
         delivers: list[c.Send],
+        taken: Sequence[Waiter] = (),
     ) -> object:
         env, now = self.environment, self.environment.clock.now()
         sends = []
@@ -175,9 +201,11 @@ class Router(Actor):
             if error is not None:
                 # Nothing was written: who asks again must not be told that it was.
                 self.recent.pop(command.id, None)
+                for waiter in taken:
+                    env.waiters.put_back(waiter)
                 self.cell.refuse(envelope, error)
                 if command.delivery is not None:
-                    env.system.later(1.0, env.system.ref("router"), command)
+                    env.system.later(RETRY_AFTER, env.system.ref("router"), command)
                 return
             if command.delivery is not None:
                 env.outbox.consumed("router/", command.delivery)
@@ -207,7 +235,7 @@ class Router(Actor):
         return {
             "id": command.id,
             "name": command.name,
-            "data": orjson.loads(raw) if raw is not None else None,
+            "data": convert_input(raw, None) if raw is not None else None,
             "at": to_rfc3339(at),
             "source": command.source,
         }
@@ -231,11 +259,12 @@ class Router(Actor):
             event=EventRef(command.id, command.name),
         )
 
-    def _deliveries(self, event: dict[str, Any], batch: Batch) -> list[c.Send]:
-        waiters = self.environment.waiters.take(event)
+    def _deliveries(
+        self, event: dict[str, Any], waiters: Sequence[Waiter], batch: Batch
+    ) -> list[c.Send]:
         if not waiters:
             return []
-        payload, blob = pack(orjson.dumps(event))
+        payload, blob = pack(encode_plain(event, "event"))
         if blob is not None:
             batch.puts.append((BLOBS, (payload.blob, len(blob), blob)))
             batch.puts.append((BLOB_REFS, (f"event/{event['id']}", payload.blob)))
@@ -249,46 +278,63 @@ class Router(Actor):
 
     # -- look back --------------------------------------------------------------------------------
 
-    async def _look_back(self, message: LookBack) -> None:
-        """Find the earliest event of the past that the waiter would take."""
-        env = self.environment
-        await env.store.journal.flush()
-        since = env.clock.now() - int(message.seconds * SECOND)
-        waiter = env.waiters.get(message.run_id, message.step)
-        if waiter is None:
-            return
+    async def _look_back(self, message: c.LookBack) -> None:
+        """Bring the waiter the earliest event of the past that it would take; only then is the message consumed."""
+        await self._patiently(self.environment.store.journal.flush)
+        waiter = self.environment.waiters.get(message.run_id, message.step)
+        if waiter is not None:
+            found = await self._patiently(lambda: self._earliest(waiter, message.since))
+            if found is not None:
+                payload, blob = pack(encode_plain(found, "event"))
+                delivered = c.EventDelivered(
+                    step=message.step, event_id=found["id"], event=payload, blob=blob
+                )
+                run = self.system.ref("run", message.run_id)
+                await self._patiently(lambda: run.ask(delivered, None, trusted=True))
+        if message.delivery is not None:
+            delivery = message.delivery
+            done = Batch([], [], [(DELIVERIES, (delivery,))])
+            await self._patiently(lambda: self.environment.store.journal.commit(done))
+            self.environment.outbox.consumed("router/", delivery)
+
+    async def _earliest(self, waiter: Waiter, since: int) -> dict[str, Any] | None:
+        reader = self.environment.store.reader
         found: dict[str, Any] | None = None
         before: tuple[int, str] | None = None
         exact = () if "*" in waiter.event or ">" in waiter.event else (waiter.event,)
         index: PatternIndex[bool] = PatternIndex()
         index.add(waiter.event, True)
         while True:
-            rows = await env.store.reader.events(EventFilter(names=exact, since=since), 200, before)
+            rows = await reader.events(EventFilter(names=exact, since=since), PAGE, before)
             for row in rows:
-                event = msgspec.json.decode(row.data, type=EventEmitted)
-                raw = event.data.json
-                if raw is None and event.data.blob is not None:
-                    raw = await env.store.reader.blob(event.data.blob)
-                view = {
-                    "id": row.id,
-                    "name": row.name,
-                    "data": orjson.loads(raw) if raw is not None else None,
-                    "at": to_rfc3339(row.at),
-                    "source": row.source,
-                }
-                if index.find(row.name) and waiter.accepts(view):
-                    found = view
-            if len(rows) < 200:
-                break
+                if index.find(row.name):
+                    view = await self._view(row)
+                    if waiter.accepts(view):
+                        found = view
+            if len(rows) < PAGE:
+                return found
             before = (rows[-1].at, rows[-1].id)
-        if found is not None and env.waiters.get(message.run_id, message.step) is waiter:
-            payload, blob = pack(orjson.dumps(found))
-            delivered = c.EventDelivered(
-                step=message.step, event_id=found["id"], event=payload, blob=blob
-            )
-            env.system.ref("run", message.run_id).post(delivered)
+
+    async def _view(self, row: EventRow) -> dict[str, Any]:
+        """A stored event as waiters see it."""
+        event = msgspec.json.decode(row.data, type=EventEmitted)
+        raw = event.data.json
+        if raw is None and event.data.blob is not None:
+            raw = await self.environment.store.reader.blob(event.data.blob)
+        return {
+            "id": row.id,
+            "name": row.name,
+            "data": convert_input(raw, None) if raw is not None else None,
+            "at": to_rfc3339(row.at),
+            "source": row.source,
+        }
 
     def _spawn(self, work: Any) -> None:
         chore = self.system.loop.create_task(work)
         self.chores.add(chore)
-        chore.add_done_callback(self.chores.discard)
+        chore.add_done_callback(self._chore_ended)
+
+    def _chore_ended(self, chore: asyncio.Task[None]) -> None:
+        self.chores.discard(chore)
+        if not chore.cancelled() and (error := chore.exception()) is not None:
+            log.error("events: %r; durable messages are tried again at the next start", error)

@@ -15,7 +15,6 @@ from ironflow.actors.effects import LocalEffects
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import LATER, Ensure, Envelope
 from ironflow.actors.outbox import encode_row, with_delivery
-from ironflow.actors.router import LookBack
 from ironflow.actors.stream import StreamActor
 from ironflow.core import commands as c
 from ironflow.core import decisions as d
@@ -87,6 +86,8 @@ class RunActor(StreamActor):
         self.run = fold(self.key, loaded)
         if loaded.snapshot is not None:
             self.snapshot_version = loaded.snapshot.version
+        # A body that is in memory reads the record of the actor that is live.
+        self.environment.host.attach(self.key, self.run.execution, self.run.steps, self.run.order)
         if self.cell.restarts:
             self._reestablish()
 
@@ -168,7 +169,8 @@ class RunActor(StreamActor):
         for effect in decision.effects:
             if type(effect) is c.Send:
                 # Named for its cause, so that it keeps its name however often it is sent.
-                delivery = f"{stream}/{run.version}/{len(sends)}"
+                # Padded: on a restart, messages of one moment are sent again in the order of their names.
+                delivery = f"{stream}/{run.version:09d}/{len(sends)}"
                 self._send(batch, effect, delivery)
                 sends.append((effect.target, delivery, with_delivery(effect.message, delivery)))
             else:
@@ -221,10 +223,6 @@ class RunActor(StreamActor):
                     env.timers.disarm(self.address, effect.name)
                 case d.Consume():
                     env.outbox.consumed(self.address, effect.delivery)
-                case d.AddWaiter():
-                    if effect.lookback is not None:
-                        look = LookBack(run.id, effect.step, effect.lookback)
-                        env.system.ref("router").post(look)
                 case d.Ended():
                     env.pool.discard(run.id, run.function_id)
                     env.endings.publish(run)
@@ -277,6 +275,8 @@ class RunActor(StreamActor):
         """Renew every source that may wake this run: a message or a timer may have been lost with the failure."""
         run, env = self.run, self.environment
         env.outbox.repost(self.address)
+        if run.status is not RunStatus.RUNNING:
+            env.pool.release(run.id)  # reserved for something that was then refused
         if not run.exists or run.is_terminal:
             return
         for key in run.open:

@@ -53,6 +53,12 @@ class WaiterIndex:
         if waiter is not None:
             self._by_event.remove(waiter.event, waiter)
 
+    def put_back(self, waiter: Waiter) -> None:
+        """What it was taken for did not happen: it waits on."""
+        if (waiter.run_id, waiter.step) not in self._by_step:
+            self._by_step[waiter.run_id, waiter.step] = waiter
+            self._by_event.add(waiter.event, waiter)
+
     def take(self, event: Mapping[str, Any]) -> list[Waiter]:
         """Those that waited for this event; they are removed, for each gets one event only."""
         found = [w for w in self._by_event.find(event["name"]) if w.accepts(event)]

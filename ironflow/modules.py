@@ -1,15 +1,21 @@
-"""Loading the user's modules by path or by name, with errors that name the file and the line."""
+"""Loading the user's modules by path or by name, with errors that name the file and line,
+and noticing when they change."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
+import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 from ironflow.core.errors import ConfigError
+
+log = logging.getLogger("ironflow")
 
 
 def load_module(name: str) -> ModuleType:
@@ -69,3 +75,37 @@ def _where(error: BaseException) -> str:
     own = [f for f in frames if "importlib" not in f.filename and f.filename != __file__]
     place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {error}{place}"
+
+
+class Watch:
+    """The source files beside the served modules, and whether they have changed."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        folders = {str(Path(name).resolve().parent) for name in names if name.endswith(".py")}
+        self._folders = tuple(folders)
+        self._seen = self._look()
+
+    def changed(self) -> str | None:
+        """The first file that has changed since the last look and compiles, if any."""
+        now = self._look()
+        before, self._seen = self._seen, now
+        for path, stamp in now.items():
+            if before.get(path, stamp) != stamp:
+                try:
+                    compile(Path(path).read_text(encoding="utf-8"), path, "exec")
+                except (SyntaxError, UnicodeDecodeError, OSError) as error:
+                    log.warning("%s has changed but cannot be loaded: %s", path, error)
+                else:
+                    return path
+        return None
+
+    def _look(self) -> dict[str, int]:
+        found = {}
+        for module in list(sys.modules.values()):
+            path = getattr(module, "__file__", None)
+            if path and path.endswith(".py") and os.path.dirname(path) in self._folders:
+                try:
+                    found[path] = os.stat(path).st_mtime_ns
+                except OSError:
+                    continue
+        return found

@@ -21,10 +21,11 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from ironflow import VERSION
+from ironflow.__main__ import command
 from ironflow.actors.engine import Engine
 from ironflow.core.clock import SECOND, Clock, Ids, SystemClock
 from ironflow.core.errors import ConfigError
-from ironflow.modules import load_module
+from ironflow.modules import Watch, load_module
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry, registry
 from ironflow.settings import Settings
@@ -37,6 +38,10 @@ log = logging.getLogger("ironflow")
 
 FATAL_EXIT = 70
 """Exit code (EX_SOFTWARE) when the journal cannot be trusted any more: better dead than lying."""
+RELOAD = -1
+"""What a server that ends because its modules have changed returns inside this module."""
+DEV_INTERVAL = 0.5
+"""Seconds between two looks at the modules' files in development."""
 SWITCH_INTERVAL = 0.0005
 """Seconds until the journal's thread gets the interpreter from a busy loop; 0.005 would stretch
 every commit.
@@ -201,7 +206,10 @@ def serve(settings: Settings, modules: Sequence[str]) -> int:
     for module in modules:
         load_module(module)
     sys.setswitchinterval(SWITCH_INTERVAL)
-    return run_loop(_serve(settings, len(modules)))
+    code = run_loop(_serve(settings, modules))
+    if code == RELOAD:
+        os.execv(sys.executable, [*command(), *sys.argv[1:]])
+    return code
 
 
 def run_loop(main: object) -> int:
@@ -214,7 +222,7 @@ def run_loop(main: object) -> int:
         return runner.run(main)  # type: ignore[arg-type]
 
 
-async def _serve(settings: Settings, modules: int) -> int:
+async def _serve(settings: Settings, modules: Sequence[str]) -> int:
     began = time.perf_counter()
     server = Server(settings)
     await server.start()
@@ -235,11 +243,24 @@ async def _serve(settings: Settings, modules: int) -> int:
         log.warning("the given modules define no functions")
     if settings.insecure:
         log.warning("anyone who can reach %s can use it: there are no keys", server.url)
+    watcher = asyncio.create_task(_watch(modules, stop)) if settings.dev else None
     await stop.wait()
     log.info("draining: running steps get up to %g s", settings.drain_timeout)
     await server.stop()
     log.info("stopped")
-    return 0
+    changed = watcher is not None and watcher.done() and not watcher.cancelled()
+    if watcher is not None and not changed:
+        watcher.cancel()
+    return RELOAD if changed else 0
+
+
+async def _watch(modules: Sequence[str], stop: asyncio.Event) -> None:
+    """Development: end the server, to be started again, when a module's source changes."""
+    watch = Watch(modules)
+    while (path := watch.changed()) is None:  # noqa: ASYNC110 - files do not tell of changes
+        await asyncio.sleep(DEV_INTERVAL)
+    log.info("%s has changed: starting again", path)
+    stop.set()
 
 
 def _handle_signals(stop: asyncio.Event) -> None:

@@ -40,14 +40,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     durability: Annotated[
         Literal["full", "process"],
         Doc(
-            description="what an acknowledged write survives: `full` a power loss, `process` a crash"
+            description="an acknowledged write survives: `full` a power loss, `process` a crash"
         ),
     ] = "full"
     log_format: Annotated[Literal["text", "json"], Doc(description="how log lines look")] = "text"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Doc(description="least severe line to log")
     ] = "info"
-    dev: Annotated[bool, Doc(description="development: reload modules when they change")] = False
+    dev: Annotated[bool, Doc(description="development: start again when a module changes")] = False
     insecure: Annotated[
         bool, Doc(description="listen beyond loopback although the API asks for no key")
     ] = False

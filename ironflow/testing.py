@@ -1,21 +1,24 @@
-"""Testing durable functions: virtual time, crashes at will, mocked steps, no server and no sleeping.
+"""Testing durable functions: virtual time, crashes at will, mocked steps, no server, no sleeping.
 
     def test_reminder():
         async def main(world):
             run_id = await world.start(reminder, {"user": 7})
             await world.advance("2d")
-            world.crash()                      # kill -9: only what was committed is left
+            await world.crash()                # kill -9: only what was committed is left
             assert (await world.wait(run_id)).result == "reminded"
         testing.run(main)
 
-Everything is the real engine over the in-memory store; only the clock, and what you replace, is not.
+Everything is the real engine over the in-memory store; only the clock, and what you replace, is
+not. Ids and chance come from a seed, so that a test that fails once fails always.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -23,7 +26,7 @@ import msgspec
 from ironflow.actors.engine import Engine
 from ironflow.actors.virtual_time import VirtualClock, VirtualTimeLoop, run_virtual
 from ironflow.core import commands as c
-from ironflow.core.clock import Ids
+from ironflow.core.clock import Ids, to_datetime
 from ironflow.core.durations import parse_duration
 from ironflow.core.entries import Failure
 from ironflow.core.errors import Gone, StorageError
@@ -38,7 +41,7 @@ Mock = Callable[..., Any]
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """How a run ended."""
+    """How a run ended. `result` is JSON, `executions` counts how often its body was begun."""
 
     run_id: str
     status: str
@@ -52,25 +55,29 @@ class Ended(msgspec.Struct, frozen=True):
 class World:
     """A process with one engine, its store, and a clock that only moves when nothing else can."""
 
-    def __init__(self, loop: VirtualTimeLoop, functions: Registry, linger: float) -> None:
+    def __init__(
+        self,
+        loop: VirtualTimeLoop,
+        functions: Registry,
+        *,
+        linger: float = 2.0,
+        seed: int = 0,
+        **engine: Any,
+    ) -> None:
         self.loop, self.functions, self.linger = loop, functions, linger
         self.clock: VirtualClock = loop.clock
-        self.ids = Ids(self.clock)
+        self.ids = Ids(self.clock, random.Random(seed))
         self.store = MemoryStore()
         self.calls: list[tuple[str, str]] = []
         """(function id, step name) of every call of a step's function, in order."""
+        self._engine_options = engine
         self._mocks: dict[tuple[str | None, str], Mock] = {}
-        self._crash_after: int | None = None
-        self._chores: list[asyncio.Task[None]] = []
+        self._crash_in: int | None = None
+        self._crash_after = False
+        self._chores: set[asyncio.Task[None]] = set()
+        self._up, self._died = asyncio.Event(), asyncio.Event()
         self.executor: Executor
         self.engine: Engine
-
-    async def boot(self) -> None:
-        """Start the process: what the store says is unfinished goes on."""
-        self.executor = Executor(self.functions, self.clock, self.ids, linger=self.linger)
-        self.executor.intercept = self._intercept
-        self.engine = Engine(self.store, self.executor, self.clock, self.ids)
-        await self.engine.start()
 
     # -- what a test does -------------------------------------------------------------------------
 
@@ -78,37 +85,62 @@ class World:
         """Create a run; its id. `idempotency_key` as over HTTP."""
         function_id = function if isinstance(function, str) else function.id
         body = encode_plain(input, "input")
+        await self._up.wait()
         created = await self.engine.invoke(function_id, body, **options)
         return created.run_id
 
-    async def run(self, function: Function | str, input: Any = None) -> Ended:
+    async def run(
+        self, function: Function | str, input: Any = None, limit: Duration = "300d"
+    ) -> Ended:
         """Create a run and wait for its end."""
-        return await self.wait(await self.start(function, input))
+        return await self.wait(await self.start(function, input), limit)
 
-    async def wait(self, run_id: str, limit: Duration = "30d") -> Ended:
+    async def wait(self, run_id: str, limit: Duration = "300d") -> Ended:
         """The end of a run, `limit` of virtual time away at most; crashes in between are survived.
 
         Raises `TimeoutError` that says what the run waits for.
         """
         end = self.loop.time() + parse_duration(limit, "limit")
-        patience = 1.0
         while self.loop.time() < end:
-            engine = self.engine
-            with suppress(StorageError, Gone):
-                run = await engine.wait(run_id, min(patience, end - self.loop.time()))
-                if run is not None and engine is self.engine:
-                    return await self._describe(run)
-            patience = min(patience * 2, 3600.0)
+            await self._up.wait()
+            run = await self._wait_in_this_life(run_id, end - self.loop.time())
+            if run is not None:
+                return await self._describe(run)
         run = await self.state(run_id)
         raise TimeoutError(f"run {run_id} is {run.status.value} and waits for {list(run.open)}")
 
     async def emit(self, name: str, data: Any = None, **options: Any) -> c.Emitted:
         """Emit an event."""
+        await self._up.wait()
         return await self.engine.emit(name, encode_plain(data, "data"), **options)
+
+    async def cancel(self, run_id: str, reason: str = "cancelled by request") -> str:
+        """Cancel a run; its status."""
+        await self._up.wait()
+        return await self.engine.cancel(run_id, reason)
+
+    async def pause(self, run_id: str) -> str:
+        """Pause a run at its next step boundary; its status."""
+        await self._up.wait()
+        return await self.engine.pause(run_id)
+
+    async def resume(self, run_id: str) -> str:
+        """Let a paused run go on; its status."""
+        await self._up.wait()
+        return await self.engine.resume(run_id)
+
+    async def retry(self, run_id: str) -> str:
+        """Try a failed or cancelled run again from its failure; its status."""
+        await self._up.wait()
+        return await self.engine.retry(run_id)
 
     async def state(self, run_id: str) -> Run:
         """The run as the journal has it."""
         return await self.engine.run(run_id)
+
+    def now(self) -> datetime:
+        """The present of this world."""
+        return to_datetime(self.clock.now())
 
     async def advance(self, duration: Duration) -> None:
         """Let virtual time pass."""
@@ -134,9 +166,12 @@ class World:
 
         self._mocks[function_id, name] = mock
 
-    def crash_at_step(self, number: int) -> None:
-        """Crash while the `number`-th call of a step's function from now on is executing (1 is the next)."""
-        self._crash_after = number
+    def crash_at_step(self, number: int, *, after: bool = False) -> None:
+        """Crash at the `number`-th call of a step's function from now on (1 is the next).
+
+        The function is not called; with `after` it is, and its result is lost.
+        """
+        self._crash_in, self._crash_after = number, after
 
     async def crash(self) -> None:
         """End the process as `kill -9` would, and start it again on what was committed."""
@@ -145,30 +180,76 @@ class World:
 
     def kill(self) -> None:
         """End the process: every task, every actor and all that was not committed is gone."""
+        self._up.clear()
+        self._died.set()
         self.store = self.store.after_crash()
         self.engine.timers.stop()
         # Its one turn comes before those in which the bodies learn that they are cancelled.
-        self._chores.append(self.loop.create_task(self.engine.system.stop()))
+        self._spawn(self.engine.system.stop())
         self.executor.abandon()
+
+    async def boot(self) -> None:
+        """Start the process: what the store says is unfinished goes on."""
+        self.executor = Executor(self.functions, self.clock, self.ids, linger=self.linger)
+        self.executor.intercept = self._intercept
+        self.engine = Engine(
+            self.store, self.executor, self.clock, self.ids, **self._engine_options
+        )
+        self._died = asyncio.Event()
+        await self.engine.start()
+        self._up.set()
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _intercept(self, function_id: str, name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
-        mock = self._mocks.get((function_id, name)) or self._mocks.get((None, name))
+    async def _wait_in_this_life(self, run_id: str, seconds: float) -> Run | None:
+        """The run once it has ended; None when the process dies before, or it takes longer."""
+        died = self.loop.create_task(self._died.wait())
+        ended = self.loop.create_task(self.engine.wait(run_id, seconds))
+        try:
+            await asyncio.wait({died, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not died.done():
+                return await ended
+            with suppress(StorageError, Gone, asyncio.CancelledError):
+                ended.cancel()
+                await ended
+            return None
+        finally:
+            died.cancel()
+            ended.cancel()
 
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls.append((function_id, name))
-            if self._crash_after is not None:
-                self._crash_after -= 1
-                if self._crash_after == 0:
-                    self._crash_after = None
-                    self.kill()
-                    self._chores.append(self.loop.create_task(self.boot()))
-                    await asyncio.Event().wait()  # this process is dead
-            result = (mock or fn)(*args, **kwargs)
-            return await result if asyncio.iscoroutine(result) else result
+    async def _intercept(
+        self, function_id: str, name: str, fn: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        self.calls.append((function_id, name))
+        fn = self._mocks.get((function_id, name)) or self._mocks.get((None, name)) or fn
+        if self._crash_in is not None:
+            self._crash_in -= 1
+            if self._crash_in == 0:
+                self._crash_in = None
+                if self._crash_after:
+                    return self._dying(fn)
+                await self._die()
+        return fn
+
+    def _dying(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(*args: Any, **kwargs: Any) -> None:
+            with suppress(Exception):
+                result = fn(*args, **kwargs)
+                if asyncio.iscoroutine(result):
+                    await result
+            await self._die()
 
         return call
+
+    async def _die(self) -> None:
+        self.kill()
+        self._spawn(self.boot())
+        await asyncio.Event().wait()  # this process is dead
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        chore = self.loop.create_task(work)
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
 
     async def _describe(self, run: Run) -> Ended:
         result = None
@@ -185,10 +266,13 @@ def run(
     *,
     functions: Iterable[Function] | None = None,
     linger: float = 2.0,
+    seed: int = 0,
+    **engine: Any,
 ) -> Any:
     """Run a test in a world of its own, serving `functions` or all there are; what `main` returns.
 
     `linger=0` lets go of a waiting body at once, so that every wait is followed by a replay.
+    `engine`: options of the engine, such as `capacity` (bodies at once) and `max_crashes`.
     """
     served = registry
     if functions is not None:
@@ -199,7 +283,7 @@ def run(
     async def body() -> Any:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualTimeLoop)
-        world = World(loop, served, linger)
+        world = World(loop, served, linger=linger, seed=seed, **engine)
         await world.boot()
         try:
             return await main(world)

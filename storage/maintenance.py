@@ -156,10 +156,10 @@ def opened(path: str | Path, *, write: bool = False) -> Iterator[tuple[sqlite3.C
     # Also to read: SQLite must be able to make the files of the log when no server has done so.
     mode = "rw" if os.access(name, os.W_OK) else "ro"
     with _closing(open_connection(name, mode=mode)) as connection:
-        if not write:
-            set_up_reader(connection)
         if not schema_version(connection, name, len(migrations())):
             raise StorageError(f"{name} is empty: it has no ironflow database in it")
+        if not write:
+            set_up_reader(connection)
         try:
             yield connection, name
         except sqlite3.Error as error:

@@ -16,38 +16,41 @@ from ironflow.web.openapi import describe_api
 from ironflow.web.problems import make_middleware, note_prepared
 from ironflow.web.readiness import JournalWatch
 from ironflow.web.routing import STATE, Route, State, add_routes
+from ironflow.web.stream import RunStreamQuery, StreamQuery, add_stream_routes
 
 BODY_LIMIT = 16 * 1024 * 1024
 """Bytes of a request body."""
 
 try:  # TEMPORARY
     from ironflow.web.metrics import Metrics
-    from ironflow.web.stream import add_stream_routes
 except ModuleNotFoundError:
-    Metrics = add_stream_routes = None
+    Metrics = None
 OPENAPI = web.AppKey("openapi", bytes)
 
-_STREAM = {
-    "method": "GET",
-    "handle": None,
-    "tag": "streams",
-    "content_type": "text/event-stream",
-    "problems": (422, 503),
-}
 ELSEWHERE = (
     Route(
+        method="GET",
         path="/api/v1/stream",
+        handle=None,
         name="stream_entries",
         summary="Follow the journal (server-sent events)",
+        tag="streams",
+        query=StreamQuery,
+        content_type="text/event-stream",
         statuses={200: "Entries as they are committed"},
-        **_STREAM,
+        problems=(422, 503),
     ),
     Route(
+        method="GET",
         path="/api/v1/runs/{run_id}/stream",
+        handle=None,
         name="stream_run",
         summary="Follow one run (server-sent events)",
-        statuses={200: "The run's entries as they are committed"},
-        **_STREAM,
+        tag="streams",
+        query=RunStreamQuery,
+        content_type="text/event-stream",
+        statuses={200: "The run's entries as they are committed, then `end`"},
+        problems=(404, 422, 503),
     ),
     Route(
         method="GET",
@@ -99,7 +102,7 @@ def make_app(
     app.router.add_get("/openapi.json", _serve_openapi)
     if metrics:
         metrics.add_routes(app)
-        add_stream_routes(app, engine)
+    add_stream_routes(app, engine)
     return app
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -16,6 +15,7 @@ from ironflow.web import wire
 from ironflow.web.problems import describe
 from ironflow.web.queries import (
     BodyDecoder,
+    Moment,
     Query,
     check_key,
     check_text,
@@ -42,8 +42,8 @@ class EventsQuery(Query, frozen=True):
 
     name: tuple[str, ...] = ()
     source: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=200)] = 50
     cursor: str | None = None
     full: bool = False
@@ -141,7 +141,7 @@ ROUTES = (
         keyed=True,
         response=wire.EmitView,
         statuses={201: "The event is stored", 200: "The idempotency key was seen before"},
-        problems=(400, 409, 413, 422, 429, 503, 507),
+        problems=(409, 429, 503, 507),
     ),
     Route(
         method="POST",
@@ -154,7 +154,7 @@ ROUTES = (
         decode_as=list[msgspec.Raw],
         response=wire.BatchView,
         statuses={200: "What became of each event, in order"},
-        problems=(400, 413, 422, 503),
+        problems=(503,),
     ),
     Route(
         method="GET",
@@ -165,7 +165,7 @@ ROUTES = (
         query=EventsQuery,
         response=wire.EventPage,
         statuses={200: "A page of events"},
-        problems=(422, 503),
+        problems=(503,),
     ),
     Route(
         method="GET",

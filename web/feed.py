@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -37,11 +37,17 @@ PAGE_BYTES = 256 * 1024
 CATCH_UP = 2
 """Readers that may ask the database at the same time; actors that wake ask the same connection."""
 PAUSE = 0.0001
-"""Seconds between two rings for each reader that is rung: fan-out takes part of the loop, not all."""
+"""Seconds between two rings for each reader that is rung: fan-out takes a part of the loop only."""
 LONGEST_PAUSE = 0.05
 KNOWN_RUNS = 20_000
 NEWS = 512
 """Entries of one run that a reader may leave unread before it asks the database for them."""
+
+
+_FRAME = (
+    b"id: %d\nevent: %s\n"
+    b'data: {"seq":%d,"stream":%s,"version":%d,"at":"%s","kind":"%s","data":%s}\n\n'
+)
 
 
 def encode_frame(entry: Entry) -> bytes:
@@ -49,7 +55,7 @@ def encode_frame(entry: Entry) -> bytes:
     data = entry.data
     if b"\n" in data or b"\r" in data:
         data = msgspec.json.format(data, indent=-1)
-    return b'id: %d\nevent: %s\ndata: {"seq":%d,"stream":%s,"version":%d,"at":"%s","kind":"%s","data":%s}\n\n' % (
+    return _FRAME % (
         entry.seq,
         entry.kind.encode(),
         entry.seq,
@@ -58,7 +64,7 @@ def encode_frame(entry: Entry) -> bytes:
         to_rfc3339(entry.at).encode(),
         entry.kind.encode(),
         data,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Selection:
 
 
 class Bell:
-    """Wakes one reader: when there is news, and when it has written nothing for `interval` seconds."""
+    """Wakes one reader: at news, and when it has written nothing for `interval` seconds."""
 
     __slots__ = ("_future", "_interval", "_loop", "_timer", "_touched", "is_silent", "news")
 
@@ -116,7 +122,7 @@ class Bell:
     def _tick(self) -> None:
         # One timer for the reader's whole life: it is not set anew for each write.
         due = self._touched + self._interval
-        if due <= self._loop.time():
+        if due <= self._loop.time() + 0.001:
             self.is_silent = True
             self.ring()
             due = self._loop.time() + self._interval
@@ -154,7 +160,8 @@ class Feed:
         self._watched: dict[str, list[Bell]] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._next_pulse = 0.0
-        self._unsubscribe: object = None
+        self._unsubscribe: Callable[[], None] | None = None
+        self._emptied: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
         return len(self._seqs)
@@ -194,23 +201,26 @@ class Feed:
                 self._watched.pop(stream, None)
         if not self._tasks:
             self._rest()
+            if self._emptied is not None and not self._emptied.done():
+                self._emptied.set_result(None)
 
     async def close(self, grace: float = 1.0) -> None:
-        """Tell every reader to say goodbye, and cut off those that do not within `grace` seconds."""
+        """Tell every reader to say goodbye; cut off those that have not after `grace` seconds."""
         self.is_closed = True
-        tasks = list(self._tasks)
+        if not self._tasks:
+            return
+        self._emptied = asyncio.get_running_loop().create_future()
         for bell in self._tasks.values():
             bell.ring()
-        if tasks:
-            _, stuck = await asyncio.wait(tasks, timeout=grace)
-            for task in stuck:
-                task.cancel()
+        await asyncio.wait([self._emptied], timeout=grace)
+        for task in list(self._tasks):
+            task.cancel()
 
     def _rest(self) -> None:
         """Nobody reads: hold nothing."""
-        if callable(self._unsubscribe):
+        if self._unsubscribe is not None:
             self._unsubscribe()
-        self._unsubscribe = None
+            self._unsubscribe = None
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -440,6 +450,7 @@ class RunTail:
         self.last_kind: str | None = None
         """The kind of the newest entry that was read."""
         self._is_behind = True
+        self._missing = 0
         self._limit = PAGE_FIRST
 
     async def read(self) -> bytes | None:
@@ -449,7 +460,7 @@ class RunTail:
             self._limit = next_limit(page, self._limit)
             if page:
                 return self._encode(page)
-            self._is_behind = False
+            self._catch_up()
             return b""
         frames: list[bytes] = []
         size, news = 0, self.bell.news
@@ -467,6 +478,17 @@ class RunTail:
         if not frames:
             return b"" if self._is_behind else None
         return b"".join(frames)
+
+    def _catch_up(self) -> None:
+        """The database has no more: go on with the news, if they begin where it ends."""
+        news = self.bell.news
+        if not news or news[0].version <= self.version + 1:
+            self._is_behind = False
+        elif self._missing == news[0].version:
+            # Asked twice: what is missing was deleted by retention.
+            self.version = news[0].version - 1
+        else:
+            self._missing = news[0].version
 
     def _encode(self, page: Iterable[Entry]) -> bytes:
         frames = []

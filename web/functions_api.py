@@ -80,7 +80,7 @@ ROUTES = (
         tag="functions",
         response=wire.FunctionPage,
         statuses={200: "Every function that was ever registered, by id"},
-        problems=(422, 503),
+        problems=(503,),
     ),
     Route(
         method="GET",
@@ -90,7 +90,7 @@ ROUTES = (
         tag="functions",
         response=wire.FunctionView,
         statuses={200: "The function"},
-        problems=(404, 422, 503),
+        problems=(404, 503),
     ),
     Route(
         method="POST",
@@ -112,6 +112,6 @@ ROUTES = (
             200: "With `wait`: the run has ended. Without: the idempotency key found this run",
             202: "With `wait`: the time is over and the run goes on",
         },
-        problems=(400, 404, 409, 413, 422, 429, 503, 507),
+        problems=(404, 409, 429, 503, 507),
     ),
 )

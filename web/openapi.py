@@ -73,8 +73,8 @@ def _responses(route: Route, schema_of: dict[Any, dict[str, Any]]) -> dict[str, 
             "content": {route.content_type: {"schema": schema}},
         }
     problem = {"content": {CONTENT_TYPE: {"schema": schema_of[Problem]}}}
-    for status in route.problems:
-        responses.setdefault(str(status), {"description": HTTPStatus(status).phrase, **problem})
+    for status in route.refusals:
+        responses[str(status)] = {"description": HTTPStatus(status).phrase, **problem}
     responses["default"] = {"description": "Any other problem", **problem}
     return dict(sorted(responses.items()))
 

@@ -11,7 +11,7 @@ import base64
 import binascii
 import re
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 import msgspec.inspect
@@ -21,16 +21,16 @@ from aiohttp import web
 from ironflow.core.clock import from_datetime
 from ironflow.core.durations import parse_duration
 from ironflow.core.errors import InvalidInput, NotFound
+from ironflow.core.values import MAX_DEPTH
 from ironflow.web.problems import Malformed, invalid_body
 
-T = TypeVar("T")
-
-MAX_DEPTH = 200
-"""Levels of nesting in JSON; every reader of a stored value can follow as many."""
 MAX_WAIT = 300.0
 """Seconds that a request may wait for a run."""
 MAX_KEY = 500
 MAX_REASON = 2000
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A moment in a query: RFC 3339 with a zone."""
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -45,15 +45,18 @@ class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Base of query structs; on its own: a route without parameters."""
 
 
-class QueryDecoder:
+Q = TypeVar("Q", bound=Query)
+
+
+class QueryDecoder(Generic[Q]):
     """Decodes the query string of one route; every parameter has a default."""
 
-    def __init__(self, kind: type[Query]) -> None:
+    def __init__(self, kind: type[Q]) -> None:
         self.kind = kind
         self.known = {f.name: _kind_of(f.type) for f in msgspec.structs.fields(kind)}
         self._default = kind()
 
-    def decode(self, request: web.Request) -> Query:
+    def decode(self, request: web.Request) -> Q:
         """The typed query. Raises `InvalidInput` naming the parameter."""
         if not request.query_string:
             return self._default

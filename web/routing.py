@@ -85,9 +85,20 @@ class Route:
     keyed: bool = False
     """Takes the `Idempotency-Key` header."""
     problems: tuple[int, ...] = ()
+    """Statuses of refusals, beside those that every route of its shape has."""
     content_type: str = "application/json"
     details: str = ""
     name: str = field(default="")
+
+    @property
+    def refusals(self) -> list[int]:
+        """Every status that comes with a problem, but for those of defects."""
+        shape = {422} if self.handle is not None else set()
+        if self.method != "GET":
+            shape |= {403}
+        if self.request is not None:
+            shape |= {400, 413}
+        return sorted(shape.union(self.problems) - self.statuses.keys())
 
     @property
     def operation(self) -> str:

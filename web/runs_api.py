@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -14,6 +13,7 @@ from ironflow.storage.ports import RunFilter
 from ironflow.web import wire
 from ironflow.web.functions_api import WaitQuery
 from ironflow.web.queries import (
+    Moment,
     Query,
     check_reason,
     check_run_id,
@@ -47,8 +47,8 @@ class RunsQuery(Query, frozen=True):
     event_name: str | None = None
     parent_id: str | None = None
     idempotency_key: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=200)] = 50
     cursor: str | None = None
 
@@ -204,7 +204,7 @@ _STEERING = {
     "request": wire.ReasonRequest,
     "optional_body": True,
     "response": wire.StatusView,
-    "problems": (400, 404, 409, 413, 422, 429, 503, 507),
+    "problems": (404, 409, 429, 503, 507),
 }
 
 ROUTES = (
@@ -217,7 +217,7 @@ ROUTES = (
         query=RunsQuery,
         response=wire.RunPage,
         statuses={200: "A page of runs"},
-        problems=(422, 503),
+        problems=(503,),
     ),
     Route(
         method="GET",
@@ -227,7 +227,7 @@ ROUTES = (
         tag="runs",
         response=wire.RunView,
         statuses={200: "The run"},
-        problems=(404, 422, 503),
+        problems=(404, 503),
     ),
     Route(
         method="GET",
@@ -239,7 +239,7 @@ ROUTES = (
         query=FullQuery,
         response=wire.StepPage,
         statuses={200: "The steps"},
-        problems=(404, 422, 503),
+        problems=(404, 503),
     ),
     Route(
         method="GET",
@@ -250,7 +250,7 @@ ROUTES = (
         query=HistoryQuery,
         response=wire.EntryPage,
         statuses={200: "The entries, oldest first"},
-        problems=(404, 422, 503),
+        problems=(404, 503),
     ),
     Route(
         method="GET",
@@ -261,7 +261,7 @@ ROUTES = (
         query=WaitQuery,
         response=wire.ResultView,
         statuses={200: "The run has ended", 202: "The run has not ended"},
-        problems=(404, 422, 503),
+        problems=(404, 503),
     ),
     Route(
         method="GET",
@@ -271,7 +271,7 @@ ROUTES = (
         tag="runs",
         response=wire.WhyView,
         statuses={200: "Why, and what will wake it"},
-        problems=(404, 422, 503),
+        problems=(404, 503),
     ),
     Route(
         method="POST",

@@ -140,6 +140,5 @@ ROUTES = (
         query=ActorsQuery,
         response=wire.ActorPage,
         statuses={200: "Live actors"},
-        problems=(422,),
     ),
 )

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
+import click
 import msgspec
 
 from ironflow import VERSION
@@ -103,7 +104,9 @@ class Client:
         connection = self._connect(timeout)
         target = self._target(API + path, query)
         try:
-            connection.request("GET", target, headers={**_HEADERS, **headers})
+            connection.request(
+                "GET", target, headers={**_HEADERS, **headers, "Connection": "close"}
+            )
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
@@ -192,6 +195,13 @@ class Client:
             f"server: nothing answers at {self.url} ({reason}); start one with `ironflow serve "
             "app.py`, or name another with --server or IRONFLOW_SERVER_URL"
         )
+
+
+def connect(url: str) -> Client:
+    """A client for a verb, closed when the verb ends. Raises `Wrong` for a URL that cannot be one."""
+    client = Client(url)
+    click.get_current_context().call_on_close(client.close)
+    return client
 
 
 _HEADERS = {"Accept": "application/json", "User-Agent": f"ironflow-cli/{VERSION}"}

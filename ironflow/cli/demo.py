@@ -46,7 +46,7 @@ def command(
     open_report: bool,
     as_json: bool,
 ) -> int:
-    """Run a durable pipeline, kill it half-way, watch it go on.
+    r"""Run a durable pipeline, kill it half-way, watch it go on.
 
     \b
     Parses every module of Python's own standard library, each in a durable step,
@@ -60,13 +60,14 @@ def command(
       ironflow demo
       ironflow demo --limit 100 --open
     """  # fmt: skip
+    from ironflow.__main__ import command as start_again
     from ironflow.demo.drive import Options, run_demo
     from ironflow.demo.screen import open_screen
 
     # With --json stdout is the result's alone.
     screen = open_screen(sys.stderr if as_json else sys.stdout)
     options = Options(folder=folder, limit=limit, port=port, kill=not no_kill, keep=keep)
-    outcome = run_demo(options, screen)
+    outcome = run_demo(options, screen, start_again())
     if as_json:
         print_value(outcome)
     if open_report:

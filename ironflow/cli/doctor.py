@@ -15,6 +15,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import metadata
@@ -28,7 +29,7 @@ import msgspec
 from ironflow import VERSION
 from ironflow.cli.client import Client
 from ironflow.cli.db import format_size
-from ironflow.cli.failures import Failed, Unreachable
+from ironflow.cli.failures import Failed, Unreachable, wants_traceback
 from ironflow.cli.options import Verb, json_option
 from ironflow.cli.output import STYLES, clean, console, is_terminal, line, print_items
 from ironflow.cli.settings import read_settings, settings_options
@@ -102,6 +103,8 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from check()
     except Exception as error:  # noqa: BLE001 - whatever is broken here is what the user wants to know
+        if wants_traceback():
+            traceback.print_exc()
         name = getattr(check, "func", check).__name__.strip("_")
         text = f"cannot be checked: {type(error).__name__}: {error}"
         yield Finding(name, "broken", text, "install ironflow again; --debug shows more")

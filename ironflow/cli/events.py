@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ironflow.cli import moments
-from ironflow.cli.client import Client, decode, segment
+from ironflow.cli.client import connect, decode, segment
 from ironflow.cli.options import Moment, VerbGroup, json_option, limit_option, server_option
 from ironflow.cli.output import Column, pretty, print_body, print_fields, print_items, print_table
 from ironflow.cli.run_ids import short_id
@@ -44,7 +44,7 @@ def list_events(
     Example:
       ironflow events ls --name order.placed --json
     """
-    items = Client(server).items("/events", {"name": name, "since": since, "until": until}, limit)
+    items = connect(server).items("/events", {"name": name, "since": since, "until": until}, limit)
     if as_json:
         print_items(items)
         return
@@ -83,7 +83,7 @@ def show_event(*, event: str, server: str, as_json: bool) -> None:
     Example:
       ironflow events show 0192f1d2-7c1a-7d4e-9a51-9c1f2ab34d5e
     """
-    body = Client(server).get(f"/events/{segment(event)}")
+    body = connect(server).get(f"/events/{segment(event)}")
     if as_json:
         print_body(body)
         return

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import sys
+
 FAILED, WRONG, UNREACHABLE, INTERRUPTED, PIPE_CLOSED = 1, 2, 3, 130, 141
 
 
@@ -42,3 +44,8 @@ class Refused(Failed):
         # 4xx that say "the request itself is wrong"; the others speak of the state of things.
         self.exit_code = WRONG if status in (400, 405, 413, 414, 415, 422, 431) else FAILED
         super().__init__(message)
+
+
+def wants_traceback() -> bool:
+    """Whether `--debug` was given, before the verb or after it."""
+    return "--debug" in sys.argv[1:]

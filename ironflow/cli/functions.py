@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ironflow.cli import moments
-from ironflow.cli.client import Client, Page, decode, segment
+from ironflow.cli.client import Page, connect, decode, segment
 from ironflow.cli.options import VerbGroup, json_option, server_option
 from ironflow.cli.output import Column, pretty, print_body, print_fields, print_items, print_table
 from ironflow.core.durations import format_duration
@@ -30,7 +30,7 @@ def list_functions(*, server: str, as_json: bool) -> None:
     Example:
       ironflow functions ls --json | jq -r .id
     """
-    items = [bytes(item) for item in decode(Client(server).get("/functions"), Page).items]
+    items = [bytes(item) for item in decode(connect(server).get("/functions"), Page).items]
     if as_json:
         print_items(items)
         return
@@ -68,7 +68,7 @@ def show_function(*, function: str, server: str, as_json: bool) -> None:
     Example:
       ironflow functions show greet
     """
-    body = Client(server).get(f"/functions/{segment(function)}")
+    body = connect(server).get(f"/functions/{segment(function)}")
     if as_json:
         print_body(body)
         return

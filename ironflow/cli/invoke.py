@@ -7,7 +7,7 @@ import time
 import click
 import msgspec
 
-from ironflow.cli.client import Client, Query, decode, segment
+from ironflow.cli.client import Client, Query, connect, decode, segment
 from ironflow.cli.failures import Failed
 from ironflow.cli.inputs import read_json
 from ironflow.cli.options import Duration, Verb, json_option, server_option
@@ -45,7 +45,7 @@ def invoke(
       ironflow invoke greet --input '{"name": "Ada"}' --wait 30s
       ironflow invoke nightly --input @order.json --key order-17
     """
-    client = Client(server)
+    client = connect(server)
     request = {"input": read_json(text, "--input"), "idempotency_key": key}
     first = None if wait is None else min(wait, LONGEST_WAIT)
     path = f"/functions/{segment(function)}/invoke"
@@ -113,7 +113,7 @@ def emit(*, name: str, text: str | None, key: str | None, server: str, as_json: 
     Example:
       ironflow emit order.placed --data '{"order_id": 17}'
     """
-    client = Client(server)
+    client = connect(server)
     request = {"name": name, "data": read_json(text, "--data"), "idempotency_key": key}
     body = client.post("/events", request)
     if as_json:

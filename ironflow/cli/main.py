@@ -11,12 +11,12 @@ import importlib
 import os
 import sys
 import traceback
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import click
 
 from ironflow.cli import failures
-from ironflow.cli.failures import Failed
+from ironflow.cli.failures import Failed, wants_traceback
 from ironflow.cli.output import clean
 from ironflow.core.errors import ConfigError, InvalidInput, IronflowError
 
@@ -32,9 +32,9 @@ class Entry(NamedTuple):
 VERBS = {
     "serve": Entry("serve", "serve", "Run the server, with the functions of these modules."),
     "demo": Entry("demo", "command", "Run a durable pipeline, kill it half-way, watch it go on."),
-    "run": Entry("run", "run", "Run one function to its end in this process; needs no server."),
-    "invoke": Entry("invoke", "invoke", "Start a run of a function."),
-    "emit": Entry("invoke", "emit", "Emit an event."),
+    "run": Entry("run", "run", "Run one function to its end in this process, without a server."),
+    "invoke": Entry("invoke", "invoke", "Start a run of FUNCTION (its id)."),
+    "emit": Entry("invoke", "emit", "Emit the event NAME, and say which runs it started."),
     "runs": Entry("runs", "runs", "List, show, watch and control runs."),
     "why": Entry("runs", "why", "Say why a run stands where it stands, and what will wake it."),
     "functions": Entry("functions", "functions", "List and show functions."),
@@ -167,11 +167,6 @@ def _run() -> int:
         )
 
 
-def wants_traceback() -> bool:
-    """Whether `--debug` was given, before the verb or after it."""
-    return "--debug" in sys.argv[1:]
-
-
 def _say(message: str, code: int) -> int:
     if message:
         line = clean(" ".join(message.split()))
@@ -205,8 +200,3 @@ def _parameter_name(error: click.BadParameter) -> str:
     if isinstance(parameter, click.Option):
         return max(parameter.opts, key=len)
     return parameter.make_metavar(click.Context(click.Command(""))).strip("[].")
-
-
-def fail(message: str) -> NoReturn:
-    """End the verb: what was asked for failed."""
-    raise Failed(message)

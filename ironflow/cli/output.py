@@ -162,10 +162,10 @@ def _print_drawn(columns: Sequence[Column], cells: list[list[str]]) -> None:
         return space + cell if columns[index].right else cell + space
 
     def draw(row: list[str], style: str | None) -> None:
-        parts = [
-            (fitted(row[i], i), STYLES.get(row[i], "") if style is None else style) for i in in_row
-        ]
-        text = line(*[part for pair in parts for part in (pair, (GAP, ""))][:-1])
+        text = line()
+        for i in in_row:
+            text.append(fitted(row[i], i), STYLES.get(row[i], "") if style is None else style)
+            text.append(GAP)
         text.rstrip()
         out.print(text, no_wrap=True, overflow="ellipsis", crop=True)
 

@@ -41,9 +41,9 @@ def run(
     log_level: str,
     as_json: bool,
 ) -> None:
-    """Run one function to its end in this process and print its result.
+    """Run one function to its end in this process, without a server.
 
-    MODULE is a file (app.py) or a module's name (package.app); FUNCTION is its id or
+    Prints the result. MODULE is a file (app.py) or a module's name (package.app); FUNCTION is its id or
     its name in the module, and may be left out where the module has only one.
 
     Examples:

@@ -39,10 +39,10 @@ def short_id(run_id: str) -> str:
 def resolve(client: Client, text: str) -> str:
     """The id of the run that `text` means. Raises `Wrong` for several, `Failed` for none."""
     part = text.strip().lower()
-    if len(part.replace("-", "")) >= 32 or not _PART.fullmatch(part):
-        return text  # whole, or no id of ours: the server says what it is
     if len(part) < SHORTEST:
         raise Wrong("RUN", f"{text!r} is too short; give at least {SHORTEST} characters")
+    if len(part.replace("-", "")) >= 32 or not _PART.fullmatch(part):
+        return part  # whole, or no id of ours: the server says what it is
     found: dict[str, None] = {}
     for run_id in _candidates(client, part):
         found[run_id] = None

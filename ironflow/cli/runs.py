@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ironflow.cli import moments
-from ironflow.cli.client import Client, decode, segment
+from ironflow.cli.client import connect, decode, segment
 from ironflow.cli.failures import Failed
 from ironflow.cli.options import Moment, Verb, VerbGroup, json_option, limit_option, server_option
 from ironflow.cli.output import (
@@ -76,7 +76,7 @@ def list_runs(
       ironflow runs ls --function greet --status failed
       ironflow runs ls --since 30m --json | jq -r .id
     """
-    client = Client(server)
+    client = connect(server)
     query: dict[str, str | int | None] = {
         "function_id": function_id,
         "status": ",".join(statuses) or None,
@@ -124,7 +124,7 @@ def show_run(*, run: str, server: str, as_json: bool) -> None:
     Example:
       ironflow runs show 9c1f2ab34d5e
     """
-    client = Client(server)
+    client = connect(server)
     run_id = resolve(client, run)
     body = client.get(f"/runs/{segment(run_id)}")
     if as_json:
@@ -213,7 +213,7 @@ def describe_step(step: StepView) -> str:
 
 
 def _control(name: str, run: str, reason: str | None, server: str, as_json: bool) -> None:
-    client = Client(server)
+    client = connect(server)
     run_id = resolve(client, run)
     body = client.post(f"/runs/{segment(run_id)}/{name}", {"reason": reason} if reason else None)
     if as_json:
@@ -297,7 +297,7 @@ def watch(*, run: str | None, server: str, as_json: bool) -> None:
     """
     from ironflow.cli import watch as watching
 
-    client = Client(server)
+    client = connect(server)
     if run is None:
         watching.follow_all(client, as_json)
         return
@@ -316,7 +316,7 @@ def why(*, run: str, server: str, as_json: bool) -> None:
     Example:
       ironflow why 9c1f2ab34d5e
     """
-    client = Client(server)
+    client = connect(server)
     body = client.get(f"/runs/{segment(resolve(client, run))}/why")
     if as_json:
         print_body(body)

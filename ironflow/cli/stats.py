@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ironflow.cli.client import Client, decode
+from ironflow.cli.client import connect, decode
 from ironflow.cli.options import Verb, json_option, server_option
 from ironflow.cli.output import pretty, print_body, print_fields
 from ironflow.core.durations import format_duration
@@ -20,7 +20,7 @@ def stats(*, server: str, as_json: bool) -> None:
     Example:
       ironflow stats --json
     """
-    body = Client(server).get("/statistics")
+    body = connect(server).get("/statistics")
     if as_json:
         print_body(body)
         return

@@ -22,7 +22,10 @@ LONGEST_LINE = 256 << 20
 
 
 class Message(NamedTuple):
-    """One event: its name, its id (empty when it has none) and its data."""
+    """One event: its name, its id (empty when it has none) and its data.
+
+    Without a name it is only an id: nothing happened, but this is where to go on.
+    """
 
     event: str
     id: str
@@ -32,23 +35,24 @@ class Message(NamedTuple):
 def parse(lines: Iterable[bytes]) -> Iterator[Message]:
     """The messages in the lines of an event stream; a last one that was cut off is dropped."""
     data: list[bytes] = []
-    event, last_id, seen = "", "", False
+    event, last_id, has_id = "", "", False
     for raw in lines:
         line = raw.rstrip(b"\r\n")
         if not line:
-            if seen:
+            if data:
                 yield Message(event or "message", last_id, b"\n".join(data))
-            event, data, seen = "", [], False
+            elif has_id:
+                yield Message("", last_id, b"")
+            event, data, has_id = "", [], False
             continue
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
             data.append(value)
-            seen = True
         elif name == b"event":
             event = value.decode("utf-8", "replace")
         elif name == b"id":
-            last_id = value.decode("utf-8", "replace")
+            last_id, has_id = value.decode("utf-8", "replace"), True
 
 
 def follow(
@@ -85,7 +89,8 @@ def follow(
             for message in parse(_lines(response)):
                 delay = FIRST_PAUSE
                 last_id = message.id or last_id
-                yield message
+                if message.event:
+                    yield message
             reason = "the connection was closed"
         on_connection(reason)
         pause(delay * random.uniform(0.5, 1.0))

@@ -34,9 +34,17 @@ LEAST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 LONGEST_TREE = 400
 """Lines of the tree that stays on the screen at the end."""
 
-ENDINGS = frozenset({"run.completed", "run.failed", "run.cancelled"})
-LIFE = ENDINGS | {"run.created", "run.paused", "run.resumed", "run.reopened"}
+LIFE = frozenset(
+    f"run.{what}"
+    for what in ("created", "paused", "resumed", "reopened", "completed", "failed", "cancelled")
+)
 """What is shown when all runs are followed."""
+
+
+class _End(msgspec.Struct):
+    """The server's last message of a run's stream."""
+
+    status: str
 
 
 def follow_run(client: Client, run_id: str, as_json: bool) -> str:
@@ -46,15 +54,11 @@ def follow_run(client: Client, run_id: str, as_json: bool) -> str:
         return _Screen(client, view).run()
     path = f"/runs/{segment(run_id)}/stream"
     for message in follow(client, path, {}, last_id="0", on_connection=_report_connection()):
+        if message.event == "end":
+            return decode(message.data, _End).status
         entry = _entry(message)
-        if entry is None:
-            continue
-        print_body(message.data) if as_json else print_entry(entry, is_all=False)
-        if entry.kind in ENDINGS:
-            view = _load_run(client, run_id)
-            # A run that failed may have been tried again since: then its story goes on.
-            if view.status in TERMINAL and view.version <= entry.version:
-                return view.status
+        if entry is not None:
+            print_body(message.data) if as_json else print_entry(entry, is_all=False)
     raise AssertionError("an event stream has no end")
 
 

@@ -214,12 +214,22 @@ class EmitEvent(Message[Emitted], frozen=True, kw_only=True, omit_defaults=True)
     blob: bytes | None = None
 
 
+class LookBack(Message[None], frozen=True, kw_only=True, omit_defaults=True):
+    """The step `step` of a run, which has begun to wait, would also take an event emitted after `since`."""
+
+    run_id: str
+    step: str
+    since: int
+    delivery: str | None = None
+
+
 DELIVERABLE: dict[str, type[Message[Any]]] = {
     "create_run": CreateRun,
     "cancel_run": CancelRun,
     "event_delivered": EventDelivered,
     "child_ended": ChildEnded,
     "emit_event": EmitEvent,
+    "look_back": LookBack,
 }
 """The messages that the durable outbox carries, by the name in its rows."""
 

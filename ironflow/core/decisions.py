@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import orjson
 
 from ironflow.core import commands as c
 from ironflow.core import entries as e
@@ -57,12 +56,11 @@ class ClearTimer(msgspec.Struct, frozen=True):
 
 
 class AddWaiter(msgspec.Struct, frozen=True):
-    """Durable: deliver the first event that matches; `lookback` seconds reach into the past."""
+    """Durable: deliver the first event that matches."""
 
     step: str
     event: str
     match: str | None
-    lookback: float | None = None
 
 
 class RemoveWaiter(msgspec.Struct, frozen=True):
@@ -169,7 +167,7 @@ def watch_for_cancel(index: int, rule: CancelOn, payload: e.Payload) -> list[Add
     """The waiter behind a `cancel_on` rule: the event must carry the value that the run's input has."""
     match = None
     if rule.match is not None:
-        data = orjson.loads(payload.json) if payload.json is not None else None
+        data = msgspec.json.decode(payload.json) if payload.json is not None else None
         value = compile_path(rule.match).get({"data": data}, None)
         if isinstance(value, dict | list | None):
             return []  # nothing to compare with: such a rule can never match
@@ -179,7 +177,7 @@ def watch_for_cancel(index: int, rule: CancelOn, payload: e.Payload) -> list[Add
 
 def literal(value: object) -> str:
     """A scalar as a literal of the expression language."""
-    return orjson.dumps(value).decode()
+    return msgspec.json.encode(value).decode()
 
 
 def _dispatch(run: Run, command: c.Dispatch, s: Situation) -> Decision:
@@ -262,7 +260,11 @@ def _record_step(run: Run, command: c.RecordStep, s: Situation) -> Decision:
             effects.extend(_close_wait(run, known))
         if command.sends:
             effects.extend(command.sends)
-        for key in command.cancels:
+        cancels = command.cancels
+        if command.kind == "block":
+            # It failed: whatever its other branches wait for must not come back to life.
+            cancels = tuple(key for key in run.open if key.startswith(command.key + "/"))
+        for key in cancels:
             loser = run.steps.get(key)
             if loser is not None and loser.status in OPEN:
                 entries.append(e.WaitEnded(key, "cancelled"))
@@ -340,7 +342,11 @@ def _start_wait(run: Run, command: c.StartWait, s: Situation) -> Decision:
         if command.until is not None:
             effects.append(SetTimer(STEP_TIMER + command.key, command.until))
         if command.event is not None:
-            effects.append(AddWaiter(command.key, command.event, command.match, command.lookback))
+            effects.append(AddWaiter(command.key, command.event, command.match))
+            if command.lookback is not None:
+                since = s.now - int(command.lookback * SECOND)
+                look = c.LookBack(run_id=run.id, step=command.key, since=since)
+                effects.append(c.Send("router/", look))
         if command.create is not None and command.child is not None:
             effects.append(c.Send(f"run/{command.child}", command.create))
     elif known.status in OPEN and parks and run.status is RunStatus.RUNNING:
@@ -353,12 +359,15 @@ def _park(run: Run, command: c.Park, s: Situation) -> Decision:
     entries: list[RunEntry] = []
     if run.status is RunStatus.RUNNING and command.waits and _may_park(run, command.waits):
         entries.append(e.RunParked())
-        _boundary(run, entries)
+        if _boundary(run, entries) == "suspend":
+            return Decision(entries, None, [DropBody()])
     return Decision(entries)
 
 
 def _end_execution(run: Run, command: c.EndExecution, s: Situation) -> Decision:
     _fence(run, command.execution)
+    if run.retry_at is not None:
+        return Decision([], "go")  # reported before
     if command.outcome == "completed":
         return _finish(run, e.RunCompleted(command.result or e.NULL))
     if command.outcome == "compensated":

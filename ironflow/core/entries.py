@@ -17,7 +17,7 @@ INLINE_LIMIT = 64 * 1024
 """Bytes of JSON that an entry holds itself; larger values go to the content-addressed blob table."""
 
 StepKind = Literal[
-    "run", "sleep", "event", "invoke", "emit", "value", "race", "compensate"
+    "run", "sleep", "event", "invoke", "emit", "value", "race", "block", "compensate"
 ]
 WaitOutcome = Literal["completed", "timed_out", "failed", "cancelled"]
 PauseCause = Literal["request", "crash_loop"]

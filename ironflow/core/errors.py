@@ -239,6 +239,20 @@ class NonDeterminism(IronflowError):
         )
 
 
+class MisusedContext(IronflowError):
+    """A durable operation was asked for while a step of the same branch was executing."""
+
+    code = "misused_context"
+
+    def __init__(self, asked: str, busy: str) -> None:
+        self.asked, self.busy = asked, busy
+        super().__init__(
+            f"{asked!r} was asked for while step {busy!r} of the same branch was executing: a step's "
+            "function must not use ctx, and what happens at the same time belongs into "
+            "ctx.step.parallel or ctx.step.map, not into asyncio.gather"
+        )
+
+
 class NotSerializable(IronflowError):
     """A value cannot be stored; `step` and `path` name the place inside it."""
 

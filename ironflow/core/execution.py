@@ -79,6 +79,12 @@ class Host(Protocol):
         """Begin an execution."""
         ...
 
+    def attach(
+        self, run_id: str, execution: int, steps: Mapping[str, Step], order: Mapping[str, list[str]]
+    ) -> None:
+        """The run's record is kept in these objects from now on: a body in memory must look there."""
+        ...
+
     def wake(self, run_id: str, execution: int, key: str | None) -> bool:
         """Let branches whose waits have ended go on (`key`: just this one). False when the body is not in memory."""
         ...

@@ -1,8 +1,9 @@
 """Why a run stands where it stands, in plain words, and what will wake it.
 
-`wake_sources` names what every unfinished run must hold: something that will bring it on without anybody
-asking for it, or an operator who paused it. `explain` says the same in sentences. Both are pure: they read
-the run's record and are told what only the process knows (which steps execute, its place in the queue).
+`wake_sources` names what every unfinished run must hold: something that will bring it on without
+anybody asking for it, or an operator who paused it. `explain` says the same in sentences. Both are
+pure: they read the run's record and are told what only the process knows (which steps execute, its
+place in the queue).
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ LONGEST_TEXT = 300
 
 
 class WakeSource(msgspec.Struct, frozen=True):
-    """What will bring a run on: a durable timer, an event waiter, a child run, its place in the queue for a
-    slot, the execution that is under way, or the operator who paused it.
+    """What will bring a run on: a durable timer, an event waiter, a child run, its place in the
+    queue for a slot, the execution that is under way, or the operator who paused it.
 
-    `name` is the timer's name, the event pattern, the child's id or the function id; `due_at` is when a
-    timer rings.
+    `name` is the timer's name, the event pattern, the child's id, the function's id, the number of
+    the execution or the cause of the pause; `due_at` is when a timer rings.
     """
 
     kind: SourceKind
@@ -44,7 +45,7 @@ class WakeSource(msgspec.Struct, frozen=True):
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """One thing that a run waits for or that is to be known about it. `due_at` is when it ends by itself."""
+    """One thing that a run waits for, or that is to be known of it. `due_at`: it ends by itself."""
 
     kind: ReasonKind
     text: str
@@ -53,7 +54,7 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """Why a run stands where it stands: a sentence, and the reasons behind it, the most telling first."""
+    """Why a run stands where it stands: a sentence, and the reasons behind it, main ones first."""
 
     run_id: str
     status: RunStatus
@@ -78,6 +79,11 @@ def wake_sources(run: Run) -> list[WakeSource]:
             return [WakeSource("execution", str(run.execution))]
         case RunStatus.PAUSED:
             return [WakeSource("operator", run.paused_cause or "request")]
+        case _:
+            return _waiting_sources(run)
+
+
+def _waiting_sources(run: Run) -> list[WakeSource]:
     if run.retry_at is not None:
         # Until then a wait that ends is recorded, but wakes nobody.
         return [WakeSource("timer", ATTEMPT_TIMER, due_at=run.retry_at)]
@@ -109,7 +115,8 @@ def explain(
     """Why `run` stands where it stands at `now` (microseconds).
 
     `running` are the steps that execute in this process, `served` says whether it can execute the
-    function, `queue_position` is the number of runs before this one in the queue, None when it is not in it.
+    function, `queue_position` is the number of runs before this one in the queue, None when it is
+    not in it.
     """
     if run.is_terminal:
         summary, reasons = _describe_end(run)
@@ -125,14 +132,14 @@ def explain(
                 summary, reasons = _describe_waiting(run, now)
         reasons += _describe_pending(run)
         if run.deadline is not None and run.cancelling is None and run.unwinding is None:
-            text = f"the run may take until {_moment(run.deadline)} ({_distance(run.deadline, now)})"
+            text = (
+                f"the run may take until {_moment(run.deadline)} ({_distance(run.deadline, now)})"
+            )
             reasons.append(Reason("timeout", text, due_at=run.deadline))
     return Explanation(run.id, run.status, summary, reasons)
 
 
-def _describe_queued(
-    run: Run, served: bool, position: int | None
-) -> tuple[str, list[Reason]]:
+def _describe_queued(run: Run, served: bool, position: int | None) -> tuple[str, list[Reason]]:
     begin = "go on" if run.execution else "start"
     if not served:
         text = (
@@ -173,13 +180,15 @@ def _describe_running(
         summary = f"Running: {text}."
         reasons.append(Reason("recovery" if served else "function", text))
     else:
-        text = f"the function's own code is executing, between steps, since {_moment(run.updated_at)}"
+        text = (
+            f"the function's own code is executing, between steps, since {_moment(run.updated_at)}"
+        )
         summary = f"Running: {text}."
         reasons.append(Reason("step", text))
     if run.crashes:
         text = (
-            f"the process ended {_count(run.crashes, 'time')} in a row while the run was executing; "
-            f"this is execution {run.execution}"
+            f"the process ended {_count(run.crashes, 'time')} in a row while the run was "
+            f"executing; this is execution {run.execution}"
         )
         reasons.append(Reason("recovery", text))
     return summary, reasons + _describe_open(run, now)
@@ -236,7 +245,9 @@ def _describe_step(step: Step, now: int) -> Reason:
         text = f"{name} waits for run {step.child}{of} to end" + _limit(step, now)
         return Reason("run", text, step.key, step.until)
     at = step.until or now
-    return Reason("timer", f"{name} sleeps until {_moment(at)} ({_distance(at, now)})", step.key, at)
+    return Reason(
+        "timer", f"{name} sleeps until {_moment(at)} ({_distance(at, now)})", step.key, at
+    )
 
 
 def _describe_pending(run: Run) -> list[Reason]:
@@ -248,7 +259,9 @@ def _describe_pending(run: Run) -> list[Reason]:
         cause = run.unwinding.reason or (
             _failure(run.unwinding.error) if run.unwinding.error is not None else ""
         )
-        text = f"the run {how[run.unwinding.outcome]} and its compensations run, {done} ended so far"
+        text = (
+            f"the run {how[run.unwinding.outcome]} and its compensations run, {done} ended so far"
+        )
         reasons.append(Reason("unwind", text + (f": {cause}" if cause else "")))
     elif run.cancelling is not None:
         text = f"the run is to end ({run.cancelling.reason}); its body is being unwound"

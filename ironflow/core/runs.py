@@ -8,6 +8,7 @@ be copied for each of them.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import assert_never
 
@@ -328,12 +329,28 @@ def _deadline(run: Run, since: int) -> int | None:
     return None if timeout is None else since + int(timeout * SECOND)
 
 
+def _forget(run: Run, step: Step) -> None:
+    del run.steps[step.key]
+    order = run.order.get(step.scope, [])
+    if step.pos < len(order) and order[step.pos] == step.key:
+        order[step.pos] = ""  # mended code may ask for something else here
+
+
+def _completed_within(run: Run, race: Step) -> Iterator[bool]:
+    """Whether each wait of a race completed; only its winner can have."""
+    for key in run.order.get(race.key + "/", []):
+        step = run.steps.get(key)
+        yield step is not None and step.status is StepStatus.COMPLETED
+
+
 def _reopen(run: Run, at: int) -> None:
-    for key in [k for k, s in run.steps.items() if s.status is not StepStatus.COMPLETED]:
-        del run.steps[key]
-    for key in [k for k, s in run.steps.items() if s.kind == "compensate"]:
-        # What was undone must be undoable again.
-        del run.steps[key]
+    for step in list(run.steps.values()):
+        # What was undone must be undoable again; what failed, and what a failure decided, happens anew.
+        if step.status is not StepStatus.COMPLETED or step.kind in ("compensate", "block"):
+            _forget(run, step)
+    for step in [step for step in run.steps.values() if step.kind == "race"]:
+        if not any(_completed_within(run, step)):
+            _forget(run, step)
     run.open.clear()
     run.status, run.ended_at, run.error, run.reason = RunStatus.QUEUED, None, None, None
     run.unwinding = run.cancelling = run.retry_at = run.result = None

@@ -1,1 +1,1 @@
-"""`ironflow demo`: a durable survey of Python's own standard library, killed half-way on purpose."""
+"""`ironflow demo`: a durable survey of the standard library, killed half-way on purpose."""

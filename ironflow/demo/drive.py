@@ -1,14 +1,16 @@
-"""The demo from beginning to end: start a server, run the survey, kill the server half-way, start it again, prove.
+"""The demo from beginning to end: serve, run the survey, kill the server half-way, serve again,
+prove.
 
-Everything happens in one folder, and in processes of our own that never outlive it. What the killed server left
-is read from the database file while no server runs; the verdict compares it with what is there at the end.
+Everything happens in one folder, and in processes of our own that never outlive it. What the killed
+server left is read from the database file while no server runs; the verdict compares it with what
+is there at the end.
 """
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -79,12 +81,16 @@ class _Result(msgspec.Struct):
     reason: str | None = None
 
 
-def run_demo(options: Options, screen: Screen) -> Outcome:
-    """Run it. Raises `ConfigError` for a folder or port that cannot be used, `DemoError` when it cannot end."""
+def run_demo(options: Options, screen: Screen, launch: Sequence[str]) -> Outcome:
+    """Run it; `launch` is the beginning of a command line that starts ironflow.
+
+    Raises `ConfigError` for a folder or port that cannot be used, `DemoError` when it cannot be
+    brought to its end.
+    """
     began = time.monotonic()
     port = pick_port(options.port)
     folder = prepare_folder(options.folder)
-    server = Server(folder, folder / DATABASE, port, [MODULE])
+    server = Server(launch, folder, folder / DATABASE, port, [MODULE])
     with _interruptible():
         try:
             screen.say(f"Working in {folder}")
@@ -104,7 +110,7 @@ def run_demo(options: Options, screen: Screen) -> Outcome:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the demo as Ctrl-C does, so that no server is left behind."""
+    """SIGTERM and a closed terminal end the demo as Ctrl-C does: no server is left behind."""
     before = {}
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
@@ -123,20 +129,23 @@ def prepare_folder(name: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         found = sorted(path.name for path in folder.iterdir())
-        foreign = [name for name in found if not name.startswith(OURS)]
+        foreign = [each for each in found if not each.startswith(OURS)]
         if foreign:
             raise ConfigError(
-                f"dir: {folder} holds other things than a demo's ({foreign[0]}); choose another with --dir"
+                f"dir: {folder} holds other things than a demo's ({foreign[0]}); "
+                "choose another with --dir"
             )
         lock = ProcessLock(str(folder / DATABASE), SystemClock().now())
         try:
-            for name in found:
-                if name != f"{DATABASE}.lock":
-                    (folder / name).unlink()
+            for old in found:
+                if old != f"{DATABASE}.lock":
+                    (folder / old).unlink()
         finally:
             lock.release()
     except DatabaseInUse as error:
-        raise ConfigError(f"dir: another demo works in {folder}; choose another with --dir") from error
+        raise ConfigError(
+            f"dir: another demo works in {folder}; choose another with --dir"
+        ) from error
     except OSError as error:
         raise ConfigError(f"dir: cannot use {folder}: {error.strerror}") from error
     return folder
@@ -154,7 +163,7 @@ def _drive(options: Options, screen: Screen, server: Server, began: float) -> Ou
         progress.follow(until_half=True)
         before = _kill(screen, server, run_id)
         server.start()
-        screen.say(f"Server up again on the same database, pid {server.pid}: the run goes on by itself")
+        screen.say(f"Server up again on the same file, pid {server.pid}: the run goes on by itself")
     progress.follow()
     screen.end()
     result = server.ask("GET", f"/runs/{run_id}/result", _Result)
@@ -184,7 +193,8 @@ def _kill(screen: Screen, server: Server, run_id: str) -> Recorded:
     screen.say(f"kill -9 {server.pid}: the server is dead", "bold red")
     if before.ended is not None:
         raise DemoError(
-            "the run had ended before the server could be killed: this machine is too busy; try again"
+            "the run had ended before the server could be killed: this machine is too busy; "
+            "try again"
         )
     screen.say(f"Its journal holds {before.completed.total()} finished steps", "bold")
     return before
@@ -240,12 +250,12 @@ def _show(screen: Screen, outcome: Outcome) -> None:
         ("modules", f"{survey['modules']:,}"),
         ("lines", f"{survey['lines']:,}"),
         ("functions, classes", f"{survey['functions']:,}, {survey['classes']:,}"),
-        ("imports", f"{survey['imports']:,} in {survey['layers']} layers, {survey['cycles']} cycles"),
-        ("most complex", ", ".join(f"{name} ({number})" for name, number in survey["most_complex"])),
+        ("imports", "{imports:,} in {layers} layers, {cycles} cycles".format_map(survey)),
+        ("most complex", ", ".join(f"{name} ({size})" for name, size in survey["most_complex"])),
         ("findings", f"{survey['findings']}"),
         ("", ""),
         ("steps finished", f"{verdict.steps:,} in {outcome.seconds:.1f} s"),
-        ("retried failures", f"{verdict.retried} (every tenth file pretends to be unreadable once)"),
+        ("retried failures", f"{verdict.retried}: every tenth file pretends to be unreadable once"),
     ]
     if outcome.killed:
         rows += [
@@ -271,4 +281,3 @@ def _keep(screen: Screen, server: Server) -> None:
             server.check()
             time.sleep(0.5)
     server.stop()
-

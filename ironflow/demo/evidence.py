@@ -1,8 +1,8 @@
 """Whether any finished step ran twice: the journal's word against the execution log's.
 
-The journal is read from the database file itself, read-only and with nothing of ours in between. `judge` is
-pure. A step that was under way when the process died may be executed once more, for its result was never
-acknowledged; everything else has exactly as many executions as recorded outcomes.
+The journal is read from the database file itself, read-only and with nothing of ours in between.
+`judge` is pure. A step that was under way when the process died may be executed once more, for its
+result was never acknowledged; everything else has exactly as many executions as recorded outcomes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ironflow.demo.executions import Execution
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """What the journal holds of a run: outcomes by step name, times it was started, its last word."""
+    """What the journal holds of a run: outcomes by step name, how often it started, its end."""
 
     completed: Counter[str]
     failed: Counter[str]
@@ -36,8 +36,9 @@ class Recorded(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The account. `holds` when `problems` is empty.
 
-    `again` are executions, after the kill, of steps that had finished before it; `interrupted` steps were under
-    way at the kill and were executed once more; `retried` attempts failed and were made again.
+    `again` are executions, after the kill, of steps that had finished before it; `interrupted`
+    steps were under way at the kill and were executed once more; `retried` attempts failed and were
+    made again.
     """
 
     holds: bool
@@ -63,7 +64,7 @@ _ENDS = {"run.completed", "run.failed", "run.cancelled"}
 
 
 def read_journal(db: str | Path, run_id: str) -> Recorded:
-    """What the journal of a database file says now, whether a server has it open or died with it."""
+    """What the journal in a database file says now; its server may be alive or dead."""
     query = "SELECT kind, data FROM journal WHERE stream = ? ORDER BY version"
     completed: Counter[str] = Counter()
     failed: Counter[str] = Counter()
@@ -84,8 +85,10 @@ def read_journal(db: str | Path, run_id: str) -> Recorded:
 def judge(
     before: Recorded | None, after: Recorded, log: Sequence[Execution], pids: Sequence[int]
 ) -> Verdict:
-    """Compare. `before` is the journal as the killed server left it (None: nothing was killed), `pids` the
-    server processes in order."""
+    """Compare. `before` is the journal as the killed server left it, or None when none was killed.
+
+    `pids` are the server processes in order.
+    """
     finished = before.finished if before is not None else set()
     executed = Counter(execution.step for execution in log)
     again = sum(execution.step in finished and execution.pid != pids[0] for execution in log)

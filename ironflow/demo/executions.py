@@ -1,7 +1,8 @@
 """`executions.log`: one line for each time that a step's code is entered, `run id, pid, step`.
 
-Written with one `write` to a file opened for appending, so that lines of several threads and processes stay
-whole, and before the step does anything, so that a step which the process did not survive is there, too.
+Written with one `write` to a file opened for appending, so that lines of several threads and
+processes stay whole, and before the step does anything, so that a step which the process did not
+survive is there, too.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The import graph of surveyed modules: who imports whom, cycles, layers; and a place for each node of a picture.
+"""The import graph of surveyed modules: who imports whom, in which layers, and where it is
+circular.
 
-An edge means that importing one module runs the other. `import a.b` and `from a.b import c` are edges to the
-deepest module of that name; that a package is imported before its parts is no edge. Cycles are the strongly
-connected components of more than one module; a module's layer is the length of the longest chain of imports
-below it, a cycle counting as one. All of it is deterministic.
+An edge means that importing one module runs the other. `import a.b` and `from a.b import c` are
+edges to the deepest module of that name; that a package is imported before its parts is no edge.
+Cycles are the strongly connected components of more than one module; a module's layer is the length
+of the longest chain of imports below it, a cycle counting as one. All of it is deterministic.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Graph(msgspec.Struct, frozen=True):
-    """Nodes by name; edges as pairs of indexes, importer first; cycles as lists of modules, largest first.
+    """Nodes by name; edges as pairs of indexes, importer first; cycles largest first.
 
-    `outside` counts imports of modules without Python source (built in, extensions, other systems'),
-    `deferred` the edges that only exist once functions are called, and `tangled` the modules that would be
-    in some cycle if those counted.
+    `outside` counts imports of modules without Python source (built in, extensions, other
+    systems'), `deferred` the edges that only exist once functions are called, and `tangled` the
+    modules that would be in some cycle if those counted.
     """
 
     nodes: list[Node]
@@ -80,7 +81,7 @@ def build_graph(facts: Sequence[ModuleFacts]) -> Graph:
 
 
 def resolve(dotted: str, index: dict[str, int]) -> int | None:
-    """The deepest known module of a dotted name: `os.path.join` is in `os` where no `os.path` is known."""
+    """The deepest known module of a dotted name: `os.path.join` is in `os` if `os.path` is none."""
     while dotted:
         if dotted in index:
             return index[dotted]
@@ -125,10 +126,10 @@ def strong_components(size: int, edges: Iterable[tuple[int, int]]) -> list[list[
                 is_waiting[node] = True
             else:
                 low[node] = min(low[node], low[near[node][position - 1]])
-            for position in range(position, len(near[node])):
-                there = near[node][position]
+            for next_one in range(position, len(near[node])):
+                there = near[node][next_one]
                 if number[there] < 0:
-                    path += [(node, position + 1), (there, 0)]
+                    path += [(node, next_one + 1), (there, 0)]
                     break
                 if is_waiting[there]:
                     low[node] = min(low[node], number[there])
@@ -145,7 +146,7 @@ def strong_components(size: int, edges: Iterable[tuple[int, int]]) -> list[list[
 def component_layers(
     components: Sequence[Sequence[int]], edges: Iterable[tuple[int, int]]
 ) -> list[int]:
-    """The layer of each node, given components in the order of `strong_components`; 0 imports nothing."""
+    """The layer of each node; components in the order of `strong_components`. 0 imports nothing."""
     size = sum(len(component) for component in components)
     near = _neighbours(size, edges)
     owner = [0] * size

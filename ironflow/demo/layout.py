@@ -1,15 +1,18 @@
-"""A readable picture of the busiest part of an import graph: which modules, in which row, and where.
+"""A readable picture of the busiest part of an import graph: which modules, in which row, and
+where.
 
-Rows are layers: a module stands above everything that it imports. Only the edges that say something new are
-drawn (`os` is not connected to `sys` twice: an import that is implied by a chain of others is left out), and
-a long edge gets a place of its own in every row that it passes, so that it runs between the modules and not
-through them. Within a row the order follows the neighbours' middle, and places are the least-squares solution
-that keeps that order and the gaps. Coordinates are SVG user units; nothing here is random.
+Rows are layers: a module stands above everything that it imports. Only the edges that say something
+new are drawn (`os` is not connected to `sys` twice: an import that is implied by a chain of others
+is left out), and a long edge gets a place of its own in every row that it passes, so that it runs
+between the modules and not through them. Within a row the order follows the neighbours' middle, and
+places are the least-squares solution that keeps that order and the gaps. Coordinates are SVG user
+units; nothing here is random.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from statistics import fmean, median
 
 import msgspec
@@ -62,7 +65,10 @@ class _Item:
 
 
 def pick_nodes(graph: Graph, count: int) -> list[int]:
-    """The modules that most other packages import, at most `count`; an import by one's own package is no vote."""
+    """The modules that most other packages import, at most `count`.
+
+    An import by one's own package is no vote, and what is linked to nothing is left out.
+    """
     voters: list[set[str]] = [set() for _ in graph.nodes]
     tops = [node.module.partition(".")[0] for node in graph.nodes]
     for a, b in graph.edges:
@@ -117,7 +123,7 @@ def _connect(items: Sequence[_Item], edge: tuple[int, int]) -> list[_Item]:
     upper, lower = items[edge[0]], items[edge[1]]
     bends = [_Item(row, 4.0) for row in range(upper.row - 1, lower.row, -1)]
     chain = [upper, *bends, lower]
-    for high, low in zip(chain, chain[1:], strict=False):
+    for high, low in pairwise(chain):
         high.below.append(low)
         low.above.append(high)
     return bends
@@ -133,7 +139,7 @@ def _table(items: Iterable[_Item]) -> list[list[_Item]]:
 
 
 def _order(table: list[list[_Item]]) -> None:
-    """Sort each row by the middle of its neighbours, up and down, and keep the order with the fewest crossings."""
+    """Sort each row by its neighbours' middle, up and down; keep what crosses least."""
     for row in table:
         _number(row)
     best, fewest = [list(row) for row in table], _crossings(table)

@@ -1,10 +1,12 @@
-"""The durable function of the demo: every source of the standard library, each parsed in a step of its own.
+"""The durable function of the demo: every source of the standard library, each parsed in a step of
+its own.
 
     list ──> parse a │ parse b │ parse c │ ... (16 at once) ──> graph ──> report
 
-Each step notes that it is executed in `executions.log`, before it does anything: a witness beside the journal,
-by which the demo proves that no finished step ran twice. Every tenth file pretends to be unreadable the first
-time, so that the run has failures to retry; files that are no Python are findings of the survey.
+Each step notes that it is executed in `executions.log`, before it does anything: a witness beside
+the journal, by which the demo proves that no finished step ran twice. Every tenth file pretends to
+be unreadable the first time, so that the run has failures to retry; files that are no Python are
+findings of the survey.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ REPORT = "report.html"
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """The input. `folder` takes the report and the execution log; `root` is this Python's library by default."""
+    """The input. `folder` takes report and execution log; `root` is this Python's library if None."""
 
     folder: str
     limit: int | None = None
@@ -109,9 +111,7 @@ async def survey(ctx: Context, wanted: Wanted) -> Survey:
     facts = await ctx.step.map("modules", parse, enumerate(sources), concurrency=AT_ONCE)
     graph = await ctx.step.run("graph", join_modules, notes, facts)
     written_at = ctx.now().isoformat(timespec="seconds")
-    path = await ctx.step.run(
-        "report", write_report, notes, written_at, facts, graph
-    )
+    path = await ctx.step.run("report", write_report, notes, written_at, facts, graph)
     return Survey(
         modules=len(facts),
         lines=sum(each.lines for each in facts),

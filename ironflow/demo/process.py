@@ -1,4 +1,4 @@
-"""The demo's server: a process of this very ironflow, on loopback, and how it is spoken to and killed."""
+"""The demo's server: a process of this very ironflow on loopback; how to speak to it and kill it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from ironflow.__main__ import command
 from ironflow.core.errors import ConfigError, IronflowError
 
 T = TypeVar("T")
@@ -45,14 +45,19 @@ def pick_port(port: int) -> int:
 
 
 class Server:
-    """One server process at a time, always with the same database and port."""
+    """One server process at a time, always with the same database and port.
 
-    def __init__(self, folder: Path, db: Path, port: int, modules: list[str]) -> None:
+    `launch` is the beginning of a command line that starts ironflow.
+    """
+
+    def __init__(
+        self, launch: Sequence[str], folder: Path, db: Path, port: int, modules: Sequence[str]
+    ) -> None:
         self.folder, self.port = folder, port
         self.log = folder / "server.log"
         self.pids: list[int] = []
         self._command = [
-            *[*command(), "serve", *modules, "--db", str(db), "--host", HOST, "--port", str(port)]
+            *[*launch, "serve", *modules, "--db", str(db), "--host", HOST, "--port", str(port)]
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -67,8 +72,9 @@ class Server:
         return self.pids[-1]
 
     def start(self) -> None:
-        """Start it; return when it takes work. Raises `DemoError` with its last line when it does not."""
-        # The demo's settings are its flags: neither the user's environment nor a file of theirs counts.
+        """Start it; return when it takes work. Raises `DemoError` with its last words."""
+        # The demo's settings are its flags: neither the user's environment nor a file of theirs
+        # counts.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("IRONFLOW_")}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -128,7 +134,7 @@ class Server:
             self.kill()
 
     def ask(self, method: str, path: str, answer: type[T], body: Any = None) -> T:
-        """The decoded answer of a request below `/api/v1`. Raises `DemoError` for any other outcome."""
+        """The decoded answer of a request below `/api/v1`. Raises `DemoError` for everything else."""
         data = None if body is None else msgspec.json.encode(body)
         try:
             status, content = self._exchange(method, f"/api/v1{path}", data)
@@ -137,7 +143,9 @@ class Server:
         except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
             self.check()
             raise DemoError(f"{method} {path}: {error}") from error
-        raise DemoError(f"{method} {path}: HTTP {status}: {content.decode('utf-8', 'replace'):.300}")
+        raise DemoError(
+            f"{method} {path}: HTTP {status}: {content.decode('utf-8', 'replace'):.300}"
+        )
 
     def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=30.0)

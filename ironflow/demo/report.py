@@ -1,7 +1,7 @@
 """`report.html`: the survey as one page that needs nothing but a browser, and no network.
 
-`render` is pure: the same facts give the same page. Style and script are files of this package, put into the
-page; a content security policy in it forbids everything that is not in the page itself.
+`render` is pure: the same facts give the same page. Style and script are files of this package, put
+into the page; a content security policy in it forbids everything that is not in the page itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ProcessShare(msgspec.Struct, frozen=True):
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where the page comes from. `at` is RFC 3339 text; `processes` in the order in which they worked."""
+    """Where the page comes from. `at` is RFC 3339 text; `processes` in the order they worked in."""
 
     run_id: str
     python: str
@@ -78,9 +78,11 @@ def _asset(name: str) -> str:
 def _header(title: str, origin: Origin) -> str:
     return (
         f"<header><div><h1>{escape(title)}</h1>"
-        f"<p>The standard library, surveyed file by file in run <code>{escape(origin.run_id)}</code>, "
+        "<p>The standard library, surveyed file by file in run "
+        f"<code>{escape(origin.run_id)}</code>, "
         f'<time datetime="{escape(origin.at)}">{escape(_day(origin.at))}</time></p></div>'
-        '<button type="button" id="theme" aria-label="Switch between light and dark">◐</button></header>'
+        '<button type="button" id="theme" aria-label="Switch between light and dark">◐</button>'
+        "</header>"
     )
 
 
@@ -108,17 +110,20 @@ def _tiles(facts: Sequence[ModuleFacts], graph: Graph) -> str:
 def _graph_card(facts: Sequence[ModuleFacts], graph: Graph, picture: Picture) -> str:
     hidden = sum(wire.implied for wire in picture.wires)
     legend = (
-        '<ul class="legend"><li><i class="out"></i>it imports</li><li><i class="in"></i>imports it</li>'
+        '<ul class="legend"><li><i class="out"></i>it imports</li>'
+        '<li><i class="in"></i>imports it</li>'
         '<li><i class="cycle"></i>cycle</li></ul>'
     )
     return (
         '<section class="card wide"><div class="head"><h2>What everything stands on</h2>'
         f"{legend}"
-        f'<label><input type="checkbox" id="implied"> also the {hidden:,} implied imports</label></div>'
-        f"<p>The {len(picture.boxes)} modules that most packages import, each above all that it imports. "
+        '<label><input type="checkbox" id="implied"> '
+        f"also the {hidden:,} implied imports</label></div>"
+        f"<p>The {len(picture.boxes)} modules that most packages import, each above all it imports. "
         "Imports that follow from a chain of others are left out.</p>"
         f'<div class="scroll" id="scene">{_svg(facts, graph, picture)}</div>'
-        '<p id="about" aria-live="polite" data-hint="Point at a module, or choose one, to see its own imports."></p></section>'
+        '<p id="about" aria-live="polite" '
+        'data-hint="Point at a module, or choose one, to see its own imports."></p></section>'
     )
 
 
@@ -135,7 +140,8 @@ def _svg(facts: Sequence[ModuleFacts], graph: Graph, picture: Picture) -> str:
             f'<g class="node w{weight}{" knot" if node.cycle >= 0 else ""}" data-n="{box.node}" '
             f'role="button" tabindex="{0 if i == 0 else -1}" aria-label="{escape(about)}" '
             f'transform="translate({box.x:g} {box.y:g})">'
-            f'<rect x="{-box.width / 2:g}" y="{-HEIGHT / 2:g}" width="{box.width:g}" height="{HEIGHT:g}" rx="7"/>'
+            f'<rect x="{-box.width / 2:g}" y="{-HEIGHT / 2:g}" '
+            f'width="{box.width:g}" height="{HEIGHT:g}" rx="7"/>'
             f'<text y="4.5">{escape(node.module)}</text></g>'
         )
     return (
@@ -165,13 +171,15 @@ def _curve(wire: Wire) -> str:
     (x, y), (last_x, last_y) = points[0], points[-1]
     if y == last_y:
         return f"M{x:g} {y:g}Q{(x + last_x) / 2:g} {y + HEIGHT / 2 + 14:g} {last_x:g} {last_y:g}"
-    # How far each point leans sideways a row: as its neighbours lie; the ends start and arrive upright.
+    # How far each point leans sideways a row: as its neighbours lie; the ends start and arrive
+    # upright.
     lean = [0.0, *((c[0] - a[0]) / 2 for a, c in zip(points, points[2:], strict=False)), 0.0]
     path = [f"M{x:g} {y:g}"]
     for i, (next_x, next_y) in enumerate(points[1:]):
         third = (next_y - y) / 3
         path.append(
-            f"C{x + lean[i] / 3:.1f} {y + third:.1f} {next_x - lean[i + 1] / 3:.1f} {next_y - third:.1f} "
+            f"C{x + lean[i] / 3:.1f} {y + third:.1f} "
+            f"{next_x - lean[i + 1] / 3:.1f} {next_y - third:.1f} "
             f"{next_x:g} {next_y:g}"
         )
         x, y = next_x, next_y
@@ -190,7 +198,9 @@ def _table(head: Iterable[str], rows: Iterable[Sequence[str | int]], label: str)
         for i, name in enumerate(head)
     )
     body = "\n".join(
-        "<tr>" + "".join(f"<td{_number(i, numeric)}>{_cell(cell)}</td>" for i, cell in enumerate(row)) + "</tr>"
+        "<tr>"
+        + "".join(f"<td{_number(i, numeric)}>{_cell(cell)}</td>" for i, cell in enumerate(row))
+        + "</tr>"
         for row in rows
     )
     return (
@@ -209,7 +219,9 @@ def _cell(cell: str | int) -> str:
 
 def _card(heading: str, body: str, note: str = "", *, wide: bool = False) -> str:
     note = f"<p>{note}</p>" if note else ""
-    return f'<section class="card{" wide" if wide else ""}"><h2>{heading}</h2>{note}{body}</section>'
+    return (
+        f'<section class="card{" wide" if wide else ""}"><h2>{heading}</h2>{note}{body}</section>'
+    )
 
 
 def _most_imported(graph: Graph) -> str:
@@ -222,7 +234,10 @@ def _most_imported(graph: Graph) -> str:
 def _largest(facts: Sequence[ModuleFacts]) -> str:
     top = sorted(facts, key=lambda each: (-each.lines, each.module))[:TOP]
     rows = [(each.module, each.lines, each.functions, each.classes) for each in top]
-    return _card("Largest modules", _table(("module", "lines", "functions", "classes"), rows, "Largest modules"))
+    return _card(
+        "Largest modules",
+        _table(("module", "lines", "functions", "classes"), rows, "Largest modules"),
+    )
 
 
 def most_complex(facts: Sequence[ModuleFacts], count: int) -> list[tuple[str, str, int, int]]:
@@ -242,8 +257,9 @@ def _most_complex(facts: Sequence[ModuleFacts]) -> str:
 
 def _cycles(graph: Graph) -> str:
     note = (
-        "Modules that import one another while they are being imported. With the imports that are put off into "
-        f"functions ({graph.deferred:,} of them), {graph.tangled:,} modules would be in a cycle."
+        "Modules that import one another while they are being imported. With the imports that are "
+        f"put off into functions ({graph.deferred:,} of them), {graph.tangled:,} modules would be "
+        "in a cycle."
     )
     if not graph.cycles:
         return _card("Import cycles", '<p class="good">There are none.</p>', note)
@@ -258,9 +274,27 @@ def _all_modules(facts: Sequence[ModuleFacts], graph: Graph) -> str:
         node = nodes[each.module]
         worst = max((f.complexity for f in each.complex), default=0)
         rows.append(
-            (each.module, each.lines, each.functions, each.classes, node.imports, node.imported_by, node.layer, worst)
+            (
+                each.module,
+                each.lines,
+                each.functions,
+                each.classes,
+                node.imports,
+                node.imported_by,
+                node.layer,
+                worst,
+            )
         )
-    head = ("module", "lines", "functions", "classes", "imports", "imported by", "layer", "max complexity")
+    head = (
+        "module",
+        "lines",
+        "functions",
+        "classes",
+        "imports",
+        "imported by",
+        "layer",
+        "max complexity",
+    )
     search = (
         '<input type="search" id="filter" placeholder="Filter modules" aria-label="Filter modules" '
         'autocomplete="off"> <span id="shown" aria-live="polite"></span>'
@@ -272,7 +306,9 @@ def _all_modules(facts: Sequence[ModuleFacts], graph: Graph) -> str:
 def _findings(facts: Sequence[ModuleFacts]) -> str:
     rows = [(each.module, each.path, each.finding) for each in facts if each.finding is not None]
     if not rows:
-        return _card("Findings", '<p class="good">Every file could be read and parsed.</p>', wide=True)
+        return _card(
+            "Findings", '<p class="good">Every file could be read and parsed.</p>', wide=True
+        )
     table = _table(("module", "file", "what is wrong"), rows, "Findings")
     return _card("Findings", table, "Files that this Python cannot parse.", wide=True)
 
@@ -284,8 +320,8 @@ def _making(origin: Origin) -> str:
     ]
     if len(rows) > 1:
         note = (
-            f"{len(rows)} server processes worked on this run: each one went on where the one before it was "
-            "killed, and no step that had finished was executed again."
+            f"{len(rows)} server processes worked on this run: each went on where the one before it "
+            "was killed, and no step that had finished was executed again."
         )
     else:
         note = "One server process worked on this run."

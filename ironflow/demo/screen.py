@@ -72,7 +72,13 @@ class TerminalScreen:
 
     def __init__(self, stream: IO[str]) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
         plain = "NO_COLOR" in os.environ
         self._console = Console(
@@ -120,4 +126,3 @@ class TerminalScreen:
             else:
                 table.add_section()
         self._console.print(table)
-

@@ -1,8 +1,9 @@
-"""What one Python source file says of itself: pure functions over text and `ast`, nothing durable in here.
+"""What one Python source file says of itself: pure functions over text and `ast`, nothing durable
+in here.
 
-`list_modules` finds the files below a root, `survey_source` reads one. A file that is no Python (wrong
-encoding, syntax of another version) is a finding in its facts and never an error.
-Complexity is McCabe's: 1 for a function, and 1 for each place where it can go two ways.
+`list_modules` finds the files below a root, `survey_source` reads one. A file that is no Python
+(wrong encoding, syntax of another version) is a finding in its facts and never an error. Complexity
+is McCabe's: 1 for a function, and 1 for each place where it can go two ways.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from collections.abc import Iterator
 import msgspec
 
 LEFT_OUT = frozenset({
-    "test", "tests", "idlelib", "idle_test", "lib2to3", "site-packages", "dist-packages", "__pycache__",
+    "test", "tests", "idlelib", "idle_test", "lib2to3", "site-packages", "dist-packages",
+    "__pycache__",
 })  # fmt: skip
-"""Folders that are not surveyed: test suites, an editor, code that is broken on purpose, and what is not
-of the standard library."""
+"""Folders that are not surveyed: tests, an editor, broken examples, what is not of the library."""
 MOST_COMPLEX = 5
 """Functions that are kept by name, for each module."""
 
@@ -44,7 +45,7 @@ class FunctionFacts(msgspec.Struct, frozen=True):
 
 
 class ModuleFacts(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One file. `imports` run when the module is imported, `deferred` ones only later (inside functions)."""
+    """One file. `imports` run when it is imported, `deferred` ones only later, inside functions."""
 
     module: str
     path: str
@@ -59,7 +60,8 @@ class ModuleFacts(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
 
 
 def list_modules(root: str, limit: int | None = None) -> list[Source]:
-    """The sources below `root`, most public first: top-level modules, then those of packages, then `_private` ones.
+    """The sources below `root`, most public first: top-level ones, then in packages, then
+    `_private`.
 
     Raises `NotADirectoryError` when there is no such folder.
     """
@@ -72,7 +74,7 @@ def list_modules(root: str, limit: int | None = None) -> list[Source]:
 
 def _python_files(root: str) -> Iterator[str]:
     for folder, subfolders, names in os.walk(root):
-        # A folder whose name is no identifier holds scripts and data, such as config-3.11-x86_64-linux-gnu.
+        # Folders whose name is no identifier hold scripts, such as config-3.11-x86_64-linux-gnu.
         subfolders[:] = sorted(s for s in subfolders if s.isidentifier() and s not in LEFT_OUT)
         base = os.path.relpath(folder, root).replace(os.sep, "/")
         for name in sorted(names):
@@ -96,9 +98,7 @@ def survey_source(source: Source, text: bytes) -> ModuleFacts:
     try:
         tree = ast.parse(text, source.path)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        where = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        what = error.msg if isinstance(error, SyntaxError) else str(error) or "nested too deeply"
-        finding = f"{type(error).__name__}{where}: {what}"
+        finding = _explain(error)
         return ModuleFacts(module=source.module, path=source.path, lines=lines, finding=finding)
     found = _Findings(source)
     found.walk(tree)
@@ -114,6 +114,13 @@ def survey_source(source: Source, text: bytes) -> ModuleFacts:
         deferred=sorted(found.deferred - found.imports),
         complex=heapq.nsmallest(MOST_COMPLEX, functions, lambda f: (-f.complexity, f.line)),
     )
+
+
+def _explain(error: Exception) -> str:
+    kind = type(error).__name__
+    if not isinstance(error, SyntaxError):
+        return f"{kind}: {error}" if str(error) else f"{kind}: nested too deeply"
+    return f"{kind} in line {error.lineno}: {error.msg}" if error.lineno else f"{kind}: {error.msg}"
 
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -132,7 +139,8 @@ def forks(node: ast.AST) -> int:
             return 0  # the case that takes the rest, as `else` does
         case ast.match_case():
             return 1
-    return int(isinstance(node, _FORKS))
+        case _:
+            return int(isinstance(node, _FORKS))
 
 
 class _Counted:
@@ -145,7 +153,7 @@ class _Counted:
 
 
 class _Findings:
-    """One walk over a module. A stack instead of recursion: some sources nest deeper than Python's limit."""
+    """One walk over a module, with a stack: some sources nest deeper than recursion may go."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -155,7 +163,7 @@ class _Findings:
         self.classes = 0
 
     def walk(self, tree: ast.Module) -> None:
-        # Each node with the function that it belongs to, its qualified prefix, and whether importing runs it.
+        # Nodes with the function they belong to, their prefix, and whether importing runs them.
         stack: list[tuple[ast.AST, _Counted | None, str, bool]] = [(tree, None, "", True)]
         while stack:
             node, owner, prefix, runs = stack.pop()
@@ -180,7 +188,7 @@ class _Findings:
             stack.extend((child, owner, prefix, runs) for child in ast.iter_child_nodes(node))
 
     def _imported(self, node: ast.Import | ast.ImportFrom) -> Iterator[str]:
-        """Dotted names; `from a import b` gives `a.b`, which may be a module or a name inside of `a`."""
+        """Dotted names; `from a import b` gives `a.b`, a module or a name inside of `a`."""
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
             return
@@ -201,4 +209,5 @@ def _is_skipped_by_import(test: ast.expr) -> bool:
             return True
         case ast.Compare(left=ast.Name(id="__name__"), ops=[ast.Eq()]):
             return True
-    return False
+        case _:
+            return False

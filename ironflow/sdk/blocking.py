@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from ironflow.sdk.execution import current_branch
 from ironflow.sdk.waits import Duration, Event, Wait, Winner
 
 if TYPE_CHECKING:
@@ -27,7 +29,25 @@ class BlockingSteps:
         # The thread's context travels along, so that the operation knows its branch.
         if hasattr(self._loop, "hold"):
             operation = self._yield_time(operation)
-        return asyncio.run_coroutine_threadsafe(operation, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(operation, self._loop)
+        branch = current_branch.get()
+        calls = branch.calls if branch is not None else set()
+        calls.add(future)
+        try:
+            return future.result()
+        except CancelledError:
+            # An `Exception` here, but no failure that the body could handle.
+            raise asyncio.CancelledError from None
+        finally:
+            calls.discard(future)
+
+    def value(self, make: Callable[[], Any]) -> Any:
+        """Ask for a recorded value on the loop, where the execution lives."""
+
+        async def ask() -> Any:
+            return make()
+
+        return self._wait(ask())
 
     async def _yield_time(self, operation: Coroutine[Any, Any, Any]) -> Any:
         """On a loop of virtual time a thread that only waits must not hold the time up."""
@@ -130,12 +150,14 @@ class BlockingContext:
 
     def now(self) -> datetime:
         """The present, recorded."""
-        return self._context.now()
+        moment: datetime = self.step.value(self._context.now)
+        return moment
 
     def random(self) -> float:
         """A random number, recorded."""
-        return self._context.random()
+        return float(self.step.value(self._context.random))
 
     def uuid(self) -> UUID:
         """A fresh UUID, recorded."""
-        return self._context.uuid()
+        made: UUID = self.step.value(self._context.uuid)
+        return made

@@ -9,17 +9,24 @@ the engine is told so (the run is parked) together with the last wait.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ironflow.core import commands as c
 from ironflow.core.entries import StepKind
-from ironflow.core.errors import NonDeterminism, StaleExecution, Suspended, Unwound
+from ironflow.core.errors import (
+    MisusedContext,
+    NonDeterminism,
+    StaleExecution,
+    Suspended,
+    Unwound,
+)
 from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.messages import Message
 from ironflow.core.runs import OPEN, Step
-from ironflow.core.values import decode_value
+from ironflow.core.values import convert_input, decode_value
 
 if TYPE_CHECKING:
     from ironflow.sdk.executor import Executor
@@ -27,6 +34,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+OWN_VALUES = frozenset({"run", "value", "compensate"})
+"""Kinds of steps whose results this SDK has encoded itself, with their types."""
 COMPENSATIONS = "@compensate/"
 """The scope of compensations, apart from the steps of the body."""
 
@@ -34,12 +43,36 @@ COMPENSATIONS = "@compensate/"
 class Branch:
     """A line of execution with an order of its own: the body, or one branch of a parallel block."""
 
-    __slots__ = ("counts", "execution", "position", "scope")
+    __slots__ = ("busy", "calls", "counts", "execution", "frozen", "position", "scope", "undos")
 
     def __init__(self, execution: Execution, scope: str) -> None:
         self.execution, self.scope = execution, scope
         self.position = 0
         self.counts: dict[str, int] = {}
+        self.busy: str | None = None
+        """The step whose function is executing."""
+        self.frozen = False
+        """Its block has failed: it may say again what it did, and begin nothing new."""
+        self.undos: dict[str, int] = {}
+        self.calls: set[Future[Any]] = set()
+        """Operations that a thread of this branch waits for."""
+
+    def stop(self) -> None:
+        """The branch of a thread is cancelled: whatever it waits for ends, it begins nothing new."""
+        self.frozen = True
+        for call in list(self.calls):
+            call.cancel()
+
+
+class Compensation(NamedTuple):
+    """How to undo something: the step `key` of the compensations."""
+
+    key: str
+    name: str
+    scope: str
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 class Place:
@@ -78,11 +111,14 @@ class Execution:
         self.active = 1
         self.waits: dict[str, Group] = {}
         self.running: dict[str, tuple[str, int, int]] = {}
-        self.compensations: list[tuple[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
+        self.compensations: list[Compensation] = []
         self.values: list[c.RecordStep] = []
+        self._reporting_values = asyncio.Lock()
         self.unwinding = assignment.unwinding is not None
         self.compensating = False
         self.leaving = False
+        self.signalled = False
+        """The body was told to end: what it returns or raises from then on means nothing."""
         self.fatal: Exception | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -116,6 +152,8 @@ class Execution:
     def place(self, kind: StepKind, name: str, branch: Branch | None = None) -> Place:
         """The next place of a branch. Raises `NonDeterminism` when the journal has another step there."""
         branch = branch or self.branch()
+        if branch.busy is not None:
+            raise MisusedContext(name, branch.busy)
         pos = branch.position
         branch.position = pos + 1
         key = self._key(branch, name)
@@ -130,26 +168,39 @@ class Execution:
             self._diverge(scope, pos, f"{key} ({step.kind})", f"{key} ({kind})")
         return Place(kind, name, key, pos, scope, step)
 
-    def block(self, name: str) -> str:
-        """The scope of a block's branches. The block takes a position, so that moving it is noticed."""
+    def block(self, name: str) -> Place:
+        """The place of a block; its branches have the scope `key/`. Only one that failed is in the journal."""
         branch = self.branch()
+        if branch.busy is not None:
+            raise MisusedContext(name, branch.busy)
         pos = branch.position
         branch.position = pos + 1
         key = self._key(branch, name)
+        step = self.steps.get(key)
+        if step is not None and step.kind != "block":
+            step = None
         order = self.order.get(branch.scope)
-        if order is not None and pos < len(order) and order[pos]:
+        if order is not None and pos < len(order) and order[pos] and step is None:
             self._diverge(branch.scope, pos, order[pos], f"{key} (block)")
-        return key + "/"
+        return Place("block", name, key, pos, branch.scope, step)
+
+    def compensate(
+        self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Remember how to undo something. The key belongs to the place in the code: branches may register in
+        another order on a replay."""
+        branch = self.branch()
+        count = branch.undos.get(name, 0)
+        branch.undos[name] = count + 1
+        scope = COMPENSATIONS + branch.scope
+        key = scope + _segment(name) + (f"#{count}" if count else "")
+        self.compensations.append(Compensation(key, name, scope, fn, args, kwargs))
 
     def _key(self, branch: Branch, name: str) -> str:
-        if not name or len(name) > 200 or not isinstance(name, str):
-            raise ValueError("a step needs a name of 1 to 200 characters")
+        segment = _segment(name)
         count = branch.counts.get(name, 0)
         branch.counts[name] = count + 1
-        if "/" in name or "#" in name or "%" in name or name[0] == "@":
-            name = name.replace("%", "%25").replace("/", "%2F").replace("#", "%23")
-            name = name.replace("@", "%40")
-        return f"{branch.scope}{name}#{count}" if count else branch.scope + name
+        return f"{branch.scope}{segment}#{count}" if count else branch.scope + segment
 
     def _diverge(self, scope: str, pos: int, recorded: str, asked: str) -> None:
         error = NonDeterminism(scope, pos, recorded, asked)
@@ -162,35 +213,46 @@ class Execution:
     def check(self) -> None:
         """Raise if the body may not begin anything new."""
         if self.leaving:
+            self.signalled = True
             raise Suspended
         if self.unwinding and not self.compensating:
+            self.signalled = True
             raise Unwound
         if self.fatal is not None:
             raise self.fatal
+        branch = current_branch.get()
+        if branch is not None and branch.frozen:
+            raise asyncio.CancelledError
 
     async def report(self, command: Message[R]) -> R:
         """Report to the engine; recorded values that were not reported yet go first."""
+        if self.values:
+            await self.report_values()
+        return await self._ask(command)
+
+    async def _ask(self, command: Message[R]) -> R:
         try:
-            if self.values:
-                await self.flush()
             return await self.effects.ask(command)
         except StaleExecution as stale:
-            self.leaving = True
+            self.leaving = self.signalled = True
             raise Suspended from stale
 
-    async def flush(self) -> None:
-        """Report recorded values (`ctx.now()` and the like)."""
-        values, self.values = self.values, []
-        for command in values:
-            self.obey(await self.effects.ask(command))
+    async def report_values(self) -> None:
+        """Report recorded values (`ctx.now()` and the like), before anything that may rest on them."""
+        async with self._reporting_values:
+            while self.values:
+                command = self.values[0]
+                self.obey(await self._ask(command))
+                del self.values[0]
 
     def obey(self, directive: c.Directive) -> None:
         """Do what the engine answered."""
         if directive == "suspend":
             self.suspend()
+            self.signalled = True
             raise Suspended
         if directive == "unwind" and not self.compensating:
-            self.unwinding = True
+            self.unwinding = self.signalled = True
             raise Unwound
 
     async def value(self, step: Step) -> Any:
@@ -198,9 +260,11 @@ class Execution:
         result = step.result
         if result is None:
             return None
-        if result.json is not None:
-            return decode_value(result.json)
-        return decode_value(await self.effects.blob(result.blob or ""))
+        data = result.json
+        if data is None:
+            data = await self.effects.blob(result.blob or "")
+        # What came from outside is plain JSON: its text must not be able to name a class of ours.
+        return decode_value(data) if step.kind in OWN_VALUES else convert_input(data, None)
 
     # -- waiting ----------------------------------------------------------------------------------
 
@@ -277,10 +341,25 @@ class Execution:
 
     def _interrupt(self, signal: type[BaseException]) -> None:
         for group in set(self.waits.values()):
+            self.signalled = True
             for future in group.futures.values():
                 if not future.done():
                     future.set_exception(signal())
 
+    def attach(self, steps: Mapping[str, Step], order: Mapping[str, list[str]]) -> None:
+        """The run's record is kept in these objects from now on."""
+        self.steps, self.order = steps, order
+
     def running_steps(self) -> list[RunningStep]:
         """What executes now."""
         return [RunningStep(key, *facts) for key, facts in self.running.items()]
+
+
+def _segment(name: str) -> str:
+    """A step's name as one segment of a key."""
+    if not isinstance(name, str) or not name or len(name) > 200:
+        raise ValueError("a step needs a name of 1 to 200 characters")
+    if "/" in name or "#" in name or "%" in name or name[0] == "@":
+        name = name.replace("%", "%25").replace("/", "%2F").replace("#", "%23")
+        name = name.replace("@", "%40")
+    return name

@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
@@ -32,11 +32,12 @@ from ironflow.core.errors import (
 from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.retry import RetryPolicy
+from ironflow.core.runs import Step
 from ironflow.core.values import encode_plain
 from ironflow.sdk.blocking import BlockingContext
 from ironflow.sdk.context import Context, current_run_id
 from ironflow.sdk.execution import COMPENSATIONS, Branch, Execution, Place, current_branch
-from ironflow.sdk.failures import describe_failure
+from ironflow.sdk.failures import describe_failure, is_cancelled
 from ironflow.sdk.function import Function, Registry
 
 log = logging.getLogger("ironflow.runs")
@@ -46,7 +47,7 @@ LINGER = 2.0
 IDLE_BODIES = 2000
 """Waiting bodies that stay in memory at most."""
 STEP_THREADS = 32
-Interceptor = Callable[[str, str, Callable[..., Any]], Callable[..., Any]]
+Interceptor = Callable[[str, str, Callable[..., Any]], Awaitable[Callable[..., Any]]]
 NO_RETRY = RetryPolicy(max_attempts=1, no_retry_on=("Exception",))
 
 
@@ -71,7 +72,7 @@ class Executor:
         self._threads = ThreadPoolExecutor(step_threads, thread_name_prefix="ironflow-step")
         self._draining = False
         self.intercept: Interceptor | None = None
-        """For tests: given a function id, a step's name and its function, what is called instead."""
+        """For tests: given a function id, a step's name and its function, answers what is called instead."""
 
     # -- the Host ---------------------------------------------------------------------------------
 
@@ -93,6 +94,14 @@ class Executor:
         execution = Execution(self, function, assignment)
         self._bodies[assignment.run_id] = execution
         execution.task = self.loop.create_task(self._execute(execution))
+
+    def attach(
+        self, run_id: str, execution: int, steps: Mapping[str, Step], order: Mapping[str, list[str]]
+    ) -> None:
+        """The run's record is kept in these objects from now on."""
+        body = self._bodies.get(run_id)
+        if body is not None and body.number == execution:
+            body.attach(steps, order)
 
     def wake(self, run_id: str, execution: int, key: str | None) -> bool:
         """Let branches whose waits have ended go on."""
@@ -211,25 +220,35 @@ class Executor:
             result = await self._call_body(function, context, value)
             if body.fatal is not None:
                 raise body.fatal
+            if body.signalled or body.assignment.unwinding is not None:
+                # The code swallowed the signal to end, or an ending that was settled came out otherwise.
+                raise Suspended if body.leaving else Unwound
             data = encode_plain(result, f"result of function {function.id!r}")
         except (Suspended, asyncio.CancelledError) as signal:
             if body.unwinding and not body.leaving and isinstance(signal, asyncio.CancelledError):
                 return self._unwound(body)
-            raise
+            if isinstance(signal, Suspended) or body.leaving or is_cancelled():
+                raise
+            return self._failed(body, signal)
         except Unwound:
             return self._unwound(body)
         except StaleExecution:
             raise
-        except Exception as error:
-            if body.fatal is not None and body.fatal is not error:
-                error = body.fatal
+        except (Exception, SystemExit) as error:
+            if body.leaving and body.signalled:
+                raise Suspended from error
             if body.unwinding:
                 return self._unwound(body)
-            failure = describe_failure(error, function.retry)
-            pending = bool(body.compensations)
-            return c.EndExecution(execution=number, outcome="failed", error=failure, compensations=pending)
+            return self._failed(body, body.fatal or error)
         payload, blob = pack(data)
         return c.EndExecution(execution=number, outcome="completed", result=payload, blob=blob)
+
+    def _failed(self, body: Execution, error: BaseException) -> c.EndExecution:
+        failure = describe_failure(error, body.function.retry)
+        pending = bool(body.compensations)
+        return c.EndExecution(
+            execution=body.number, outcome="failed", error=failure, compensations=pending
+        )
 
     def _unwound(self, body: Execution) -> c.EndExecution:
         pending = bool(body.compensations)
@@ -245,12 +264,12 @@ class Executor:
         branch = Branch(body, COMPENSATIONS)
         token = current_branch.set(branch)
         try:
-            for name, fn, args, kwargs in reversed(body.compensations):
+            for undo in reversed(body.compensations):
                 try:
-                    await context.step.run_compensation(branch, name, fn, args, kwargs)
+                    await context.step.run_compensation(undo)
                 except Exception as error:
                     # Recorded as a failed step; the others must still have their chance.
-                    log.warning("compensation %r of run %s: %s", name, body.run_id, error)
+                    log.warning("compensation %r of run %s: %s", undo.name, body.run_id, error)
         finally:
             current_branch.reset(token)
         return c.EndExecution(execution=body.number, outcome="compensated")
@@ -304,7 +323,7 @@ class Executor:
         kwargs: dict[str, Any],
     ) -> Any:
         if self.intercept is not None:
-            fn = self.intercept(body.function.id, place.name, fn)
+            fn = await self.intercept(body.function.id, place.name, fn)
         if _is_async(fn):
             return await fn(*args, **kwargs)
         return await self._call_sync(body, fn, args, kwargs)
@@ -326,10 +345,23 @@ class Executor:
             return await branch()
         asking = current_branch.get()
         if asking is not None and not asking.execution.function.is_async:
-            result = await self._in_thread(branch)
+            result = await self._in_branch_thread(asking, branch)
         else:
             result = branch()  # a lambda or a partial that makes a coroutine
         return await result if inspect.isawaitable(result) else result
+
+    async def _in_branch_thread(self, asking: Branch, work: Callable[[], Any]) -> Any:
+        """A thread cannot be cancelled: the branch is told, and ends at its next durable operation."""
+        thread = self.loop.create_task(self._in_thread(work))
+        try:
+            return await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            asking.stop()
+            if not asking.execution.leaving:
+                await asyncio.wait([thread])
+            if thread.done() and not thread.cancelled():
+                thread.exception()
+            raise
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         """Run something that blocks in a thread of its own: a pool could be exhausted by bodies that wait."""
@@ -373,7 +405,7 @@ class Executor:
             self._sweep.cancel()
         bodies, self._bodies = self._bodies, {}
         for body in bodies.values():
-            body.leaving = True
+            body.suspend()  # what a thread waits for ends, too
             if body.task is not None:
                 body.task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)

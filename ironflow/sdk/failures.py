@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from typing import Any
 
@@ -45,6 +46,12 @@ def is_retryable(error: BaseException, policy: RetryPolicy) -> bool:
     if names & set(policy.no_retry_on):
         return False
     return isinstance(error, RETRYABLE) or not isinstance(error, IronflowError)
+
+
+def is_cancelled() -> bool:
+    """Whether somebody cancels the running task; else a `CancelledError` is what the user's own code raised."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def step_error(step: str, failure: Failure, attempts: int) -> IronflowError:

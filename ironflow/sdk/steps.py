@@ -30,9 +30,16 @@ from ironflow.core.patterns import validate_event_name, validate_pattern
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.runs import OPEN, Step, StepStatus
 from ironflow.core.values import encode_plain, normalize
-from ironflow.sdk.execution import Branch, Execution, Group, Place
-from ironflow.sdk.failures import describe_failure, step_error
-from ironflow.sdk.parallel import run_branches
+from ironflow.sdk.execution import (
+    Branch,
+    Compensation,
+    Execution,
+    Group,
+    Place,
+    current_branch,
+)
+from ironflow.sdk.failures import describe_failure, is_cancelled, step_error
+from ironflow.sdk.parallel import Block
 from ironflow.sdk.waits import (
     Duration,
     Event,
@@ -99,22 +106,32 @@ class Steps:
             attempt = await self._resume_attempts(place, place.step)
         while True:
             execution.check()
+            if execution.values:
+                await execution.report_values()
             started = execution.executor.clock.now()
             execution.running[place.key] = (place.name, attempt, started)
+            branch = current_branch.get()
+            assert branch is not None
+            branch.busy = place.name
+            failed: BaseException | None = None
             try:
                 result = await execution.executor.call(execution, place, seconds, fn, args, kwargs)
                 data, value = normalize(result, f"step {place.name!r}")
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
                 if execution.unwinding and not execution.compensating:
                     raise Unwound from None
-                raise
-            except Exception as error:
+                if execution.leaving or is_cancelled():
+                    raise
+                failed = error
+            except (Exception, SystemExit) as error:
+                failed = error
+            finally:
+                branch.busy = None
                 execution.running.pop(place.key, None)
-                await self._fail(place, policy, attempt, started, error)
+            if failed is not None:
+                await self._fail(place, policy, attempt, started, failed)
                 attempt += 1
                 continue
-            finally:
-                execution.running.pop(place.key, None)
             payload, blob = pack(data)
             execution.obey(
                 await execution.report(
@@ -144,7 +161,7 @@ class Steps:
         return step.attempt + 1
 
     async def _fail(
-        self, place: Place, policy: RetryPolicy, attempt: int, started: int, error: Exception
+        self, place: Place, policy: RetryPolicy, attempt: int, started: int, error: BaseException
     ) -> None:
         """Record a failed attempt; return when the next one is due, or raise the final error."""
         execution = self._execution
@@ -183,23 +200,18 @@ class Steps:
 
         Compensations run newest first, each as a step of its own; one that fails does not stop the others.
         """
-        self._execution.branch()
-        self._execution.compensations.append((name, fn, args, kwargs))
+        self._execution.compensate(name, fn, args, kwargs)
 
-    async def run_compensation(
-        self,
-        branch: Branch,
-        name: str,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
+    async def run_compensation(self, undo: Compensation) -> None:
         """Undo one step, memoized. For the executor."""
         execution = self._execution
-        place = execution.place("compensate", name, branch)
-        if place.step is not None and place.step.status is StepStatus.COMPLETED:
+        step = execution.steps.get(undo.key)
+        if step is not None and step.status is StepStatus.COMPLETED:
             return
-        await self._attempt(place, execution.function.retry, None, fn, args, kwargs)
+        # In the order in which they are begun; a replay may find another one.
+        pos = step.pos if step is not None else len(execution.order.get(undo.scope, ()))
+        place = Place("compensate", undo.name, undo.key, pos, undo.scope, step)
+        await self._attempt(place, execution.function.retry, None, undo.fn, undo.args, undo.kwargs)
 
     # -- sleeps and events ------------------------------------------------------------------------
 
@@ -309,9 +321,8 @@ class Steps:
     async def wait_all(self, name: str, waits: Mapping[str, Wait]) -> dict[str, Any]:
         """All of several waits at the same time, by name. Raises the error of the first that failed."""
         execution = self._execution
-        branch = Branch(execution, execution.block(name))
+        branch = Branch(execution, execution.block(name).key + "/")
         places = self._places(branch, waits)
-        execution.check()
         await self._start_all(places, waits)
         while any(execution.steps[p.key].status in OPEN for p in places.values()):
             await self._await_one_of([p.key for p in places.values()])
@@ -333,15 +344,14 @@ class Steps:
         `concurrency` bounds how many are under way. Fail-fast: the first error cancels the others and is
         raised; else the results are `Outcome`s and nothing is raised.
         """
-        execution = self._execution
-        scope = execution.block(name)
+        place = self._execution.block(name)
         named = isinstance(branches, Mapping)
         labels = list(branches) if isinstance(branches, Mapping) else range(len(branches))
         items = {
             str(label): branches[label]  # type: ignore[index]
             for label in labels
         }
-        results = await run_branches(execution, scope, items, concurrency, fail_fast)
+        results = await self._run_branches(place, items, concurrency, fail_fast)
         return results if named else list(results.values())
 
     async def map(
@@ -354,13 +364,33 @@ class Steps:
         fail_fast: bool = True,
     ) -> list[Any]:
         """`parallel` of `fn(item)` for each item, in their order."""
-        execution = self._execution
-        scope = execution.block(name)
+        place = self._execution.block(name)
         branches = {str(i): (lambda item=item: fn(item)) for i, item in enumerate(items)}
-        results: dict[str, Any] = await run_branches(
-            execution, scope, branches, concurrency, fail_fast
-        )
+        results = await self._run_branches(place, branches, concurrency, fail_fast)
         return list(results.values())
+
+    async def _run_branches(
+        self,
+        place: Place,
+        branches: Mapping[str, Callable[[], Any]],
+        concurrency: int | None,
+        fail_fast: bool,
+    ) -> dict[str, Any]:
+        if concurrency is not None and concurrency < 1:
+            raise InvalidInput("concurrency", "must be at least 1")
+        if not branches:
+            return {}
+        block = Block(self._execution, place, branches, fail_fast)
+        if place.step is not None:
+            return await block.fail_again(concurrency)
+        try:
+            return await block.run(concurrency)
+        except Exception:
+            if block.failed is None:
+                raise
+            self._execution.check()
+            await self._record(place, {"failed": block.failed})
+            raise block.errors[block.failed] from None
 
     async def outcomes(self, results: Iterable[Outcome]) -> list[Any]:
         """The values of settled branches. Raises the first error."""
@@ -438,6 +468,7 @@ class Steps:
         execution = self._execution
         for label, place in places.items():
             if execution.steps.get(place.key) is None:
+                execution.check()
                 execution.obey(await execution.report(self._start(place, waits[label])))
 
     async def _await_first(self, places: Mapping[str, Place], waits: Mapping[str, Wait]) -> None:

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import orjson
 
 from ironflow.core.errors import InvalidInput
 
@@ -82,7 +81,7 @@ def match_expression(match: str | Mapping[str, object] | None) -> str | None:
         if not isinstance(value, str | int | float | bool | None):
             raise InvalidInput("match", f"the value at {path!r} must be a scalar")
         path = path.removeprefix("$.").removeprefix("event.")
-        terms.append(f"event.{path} == {orjson.dumps(value).decode()}")
+        terms.append(f"event.{path} == {msgspec.json.encode(value).decode()}")
     return " && ".join(terms)
 
 

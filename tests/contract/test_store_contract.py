@@ -1,4 +1,5 @@
-"""What every store promises, whatever it is made of: run for SQLite in both durabilities and for memory."""
+"""What every store promises, whatever it is made of: run for SQLite in both durabilities and for
+memory."""
 
 from __future__ import annotations
 
@@ -162,13 +163,13 @@ async def test_a_refused_batch_leaves_nothing_and_takes_no_innocent_one_with_it(
 async def test_what_is_queued_while_the_guilty_one_is_written_is_refused_too(store: Store) -> None:
     told: list[tuple[str, Exception | None]] = []
     loop = asyncio.get_running_loop()
-    store.journal.append(batch(new("s", 2)), collector(told, "guilty"))
+    store.journal.append(batch(new("t", 1), new("s", 2)), collector(told, "guilty"))
     # Two turns later the commit is under way, or its outcome known to nobody yet.
     queued = asyncio.Event()
 
     def queue() -> None:
         if not told:
-            store.journal.append(batch(new("s", 3)), collector(told, "behind"))
+            store.journal.append(batch(new("t", 1)), collector(told, "behind"))
             store.journal.append(batch(new("x", 1)), collector(told, "innocent"))
         queued.set()
 
@@ -333,7 +334,9 @@ async def test_any_number_of_rows_fits_in_a_batch(store: Store, count: int) -> N
 
 async def test_fixed_columns_keep_their_first_value(store: Store) -> None:
     await put(store, (RUNS, run_row("r", created_at=5, parent_id="p")))
-    await put(store, (RUNS, run_row("r", created_at=5, parent_id="p", status="running", reason="x")))
+    await put(
+        store, (RUNS, run_row("r", created_at=5, parent_id="p", status="running", reason="x"))
+    )
     row = await store.reader.run("r")
     assert row is not None
     assert (row.status, row.reason, row.created_at, row.parent_id) == ("running", "x", 5, "p")
@@ -349,7 +352,9 @@ async def test_values_of_every_column_come_back_as_they_were(store: Store) -> No
     full = run_row(odd, started_at=2, ended_at=3, event_id="e", event_name="n", code=odd, crashes=9)
     await put(store, (RUNS, full))
     assert await store.reader.run(odd) == RunRow(*full)
-    await put(store, (WAITERS, ("r", "step", "order.*", None, 7)), (WAITERS, ("q", "s", "e", "a", 8)))
+    await put(
+        store, (WAITERS, ("r", "step", "order.*", None, 7)), (WAITERS, ("q", "s", "e", "a", 8))
+    )
     assert [tuple(row) for row in await store.reader.waiters()] == [
         ("q", "s", "e", "a", 8),
         ("r", "step", "order.*", None, 7),
@@ -568,11 +573,14 @@ HOUR = 3_600_000_000
 
 
 async def put_history(store: Store) -> None:
-    """Ten completed runs (one an hour, the first with 300 entries), some that must stay, and events."""
+    """Ten completed runs (one an hour, the first with 300 entries), some that must stay, and
+    events."""
     shared, lone = (hashlib.sha256(data).hexdigest() for data in (b"shared", b"lone"))
     for number in range(10):
         id_, stream, at = f"done-{number}", f"run/done-{number}", number * HOUR
-        row = run_row(id_, status="completed", created_at=at, ended_at=at + 60, event_id=f"e-{number}")
+        row = run_row(
+            id_, status="completed", created_at=at, ended_at=at + 60, event_id=f"e-{number}"
+        )
         await store.journal.commit(
             batch(
                 *(new(stream, version) for version in range(1, 301 if number == 0 else 4)),
@@ -632,7 +640,10 @@ async def test_retention_by_age_deletes_what_it_said_it_would(store: Store) -> N
 
 async def test_retention_by_count_keeps_the_newest(store: Store) -> None:
     await put_history(store)
-    rules = [RetentionRule(kind="completed", max_count=3), RetentionRule(kind="events", max_count=0)]
+    rules = [
+        RetentionRule(kind="completed", max_count=3),
+        RetentionRule(kind="events", max_count=0),
+    ]
     said = await store.retire(rules, now=100 * HOUR, dry_run=True)
     done = await store.retire(rules, now=100 * HOUR, dry_run=False)
     assert said == done

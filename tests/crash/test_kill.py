@@ -3,6 +3,7 @@ finished step ran again, every run ends with the right result."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import random
 import sqlite3
@@ -40,7 +41,12 @@ class Client(threading.Thread):
                 body = {"input": number, "idempotency_key": f"run-{number}"}
                 try:
                     answer = self.server.post("/api/v1/functions/mixed/invoke", body)
-                except (OSError, urllib.error.URLError, ValueError):
+                except urllib.error.HTTPError as error:
+                    if error.code < 500:
+                        raise AssertionError(error.read().decode()) from error
+                    self.stopped.wait(0.02)
+                    continue
+                except (OSError, http.client.HTTPException, ValueError):
                     self.stopped.wait(0.02)
                     continue
                 self.acknowledged[number] = answer["run_id"]

@@ -1,8 +1,9 @@
 """Laws of a run under any history: random commands in random order against the pure core.
 
-`World` is the smallest honest engine: it decides, applies, and keeps the rows (timers, waiters, messages)
-and the slot that the decisions ask for, exactly as the run's actor does. Commands come from anywhere: a body
-that behaves, a body that reports nonsense, operators, timers that ring early, late and twice, crashes.
+`World` is the smallest honest engine: it decides, applies, and keeps the rows (timers, waiters,
+messages) and the slot that the decisions ask for, exactly as the run's actor does. Commands come
+from anywhere: a body that behaves, a body that reports nonsense, operators, timers that ring early,
+late and twice, crashes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from ironflow.core.retry import RetryPolicy
 from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus, apply, replay
 
 START = 1_767_225_600 * SECOND
-KEYS = ("a", "b", "c", "p/x")
+KEYS = ("a", "b", "c", "p", "p/x")
+REDONE = ("compensate", "block", "race")
+"""Kinds of steps that call nobody, or undo: a retry of the run may forget them."""
 ONE = Payload(raw=msgspec.Raw(b"1"))
 MAX_CRASHES = 2
 
@@ -99,26 +102,36 @@ class World:
             again = e.decode_entry(kind, data)
             assert again == entry, "an entry does not survive the journal"
             self._check_terminal(entry, command)
+            if isinstance(entry, e.CancelRequested) and entry.outcome == "timed_out":
+                assert run.deadline is not None
+                assert run.deadline <= self.now, "out of time too early"
             done = {k: s for k, s in run.steps.items() if s.status is StepStatus.COMPLETED}
             apply(run, again, self.now)
             self.history.append((kind, data, self.now))
             assert run.version == version + 1 == len(self.history), "versions have a gap"
             for key, step in done.items():
                 kept = run.steps.get(key)
-                if isinstance(entry, e.RunReopened) and step.kind == "compensate":
+                if isinstance(entry, e.RunReopened) and step.kind in REDONE:
                     continue
                 assert kept == step, f"finished step {key} was changed by {entry}"
-        if decision.entries and was is RunStatus.PAUSED and run.status is not RunStatus.PAUSED:
-            assert isinstance(
-                command, c.ResumeRun | c.CancelRun | c.TimerFired | c.EventDelivered | c.EndExecution
-            ), f"{type(command).__name__} made a paused run go on"
-            if isinstance(command, c.TimerFired):
+        if was is RunStatus.PAUSED and run.status is not RunStatus.PAUSED:
+            self._check_unpaused(command)
+        self._write_rows(decision.effects)
+
+    def _check_unpaused(self, command: Message[Any]) -> None:
+        """Only a request or the end make a paused run go on."""
+        match command:
+            case c.ResumeRun() | c.CancelRun():
+                pass
+            case c.TimerFired():
                 assert command.name == d.TIMEOUT_TIMER
-            if isinstance(command, c.EventDelivered):
+            case c.EventDelivered():
                 assert command.step.startswith(d.CANCEL_STEP)
-            if isinstance(command, c.EndExecution):
-                assert run.is_terminal, "the end of an attempt made a paused run go on"
-        effects = decision.effects
+            case _:
+                assert isinstance(command, c.EndExecution)
+                assert self.run.is_terminal, "the end of an attempt made a paused run go on"
+
+    def _write_rows(self, effects: list[d.Effect]) -> None:
         for effect in effects:
             match effect:
                 case d.ClearTimer():
@@ -136,8 +149,8 @@ class World:
 
     def _check_terminal(self, entry: e.RunEntry, command: Message[Any]) -> None:
         if self.run.is_terminal:
-            allowed = isinstance(entry, e.RunReopened | e.RunStarted)
-            assert isinstance(command, c.RetryRun) and allowed, f"{entry} after the end"
+            assert isinstance(command, c.RetryRun), f"{entry} after the end"
+            assert isinstance(entry, e.RunReopened), f"{entry} after the end"
 
     def _act(self, decision: d.Decision) -> None:
         run = self.run
@@ -155,17 +168,20 @@ class World:
                     if self.body != run.execution:
                         late.append(c.ExecutionLeft(run.execution))
                 case d.DropBody() if self.body is not None:
-                    self.leaving.append(self.body)
-                    self.body = None
+                    self._drop_body()
                 case _:
                     pass
         if run.is_terminal:
             self.body = None
         elif decision.reply == "suspend" and self.body is not None:
-            self.leaving.append(self.body)
-            self.body = None
+            self._drop_body()
         for message in late:
             self.tell(message)
+
+    def _drop_body(self) -> None:
+        assert self.body is not None
+        self.leaving.append(self.body)
+        self.body = None
 
     def leave(self) -> None:
         """A body that was on its way out is gone."""
@@ -186,13 +202,16 @@ class World:
         assert msgspec.json.encode(replay("r1", self.history)) == msgspec.json.encode(run)
         assert msgspec.json.decode(msgspec.json.encode(run), type=Run) == run
         if not run.exists:
-            assert not self.timers and not self.waiters
+            assert not self.timers
+            assert not self.waiters
             return
         is_open = {k for k, s in run.steps.items() if s.status in OPEN}
         assert set(run.open) == is_open, "the list of open steps is wrong"
         for scope, order in run.order.items():
             for pos, key in enumerate(order):
                 assert not key or key not in run.steps or run.steps[key].pos == pos, scope
+        if run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
+            assert run.retry_at is None
         sources = wake_sources(run)
         assert bool(sources) != run.is_terminal, f"{run.status} run without a wake-up source"
         self._check_rows()
@@ -200,10 +219,11 @@ class World:
         if run.status is RunStatus.QUEUED:
             assert self.queued or self.leaving, "queued, but not in the queue"
         if run.status is RunStatus.RUNNING:
-            assert self.queued or self.body == run.execution or self.leaving, "running without a body"
+            has_body = self.body == run.execution or self.leaving
+            assert self.queued or has_body, "running without a body"
 
     def _check_rows(self) -> None:
-        """The rows are what the state says: nothing missing that must wake it, nothing left behind."""
+        """The rows are what the state says: nothing is missing, nothing left behind."""
         run = self.run
         timers = {
             d.STEP_TIMER + key: run.steps[key].until
@@ -217,7 +237,7 @@ class World:
         assert {k: v for k, v in self.timers.items() if k in timers} == timers, "a timer is missing"
         assert {k: v for k, v in self.waiters.items() if k in waiters} == waiters
         if run.is_terminal:
-            assert not self.timers and not self.waiters, "the end left rows behind"
+            assert not {*self.timers, *self.waiters}, "the end left rows behind"
             return
         allowed = {d.TIMEOUT_TIMER} if run.options.timeout is not None else set()
         if run.status is RunStatus.PAUSED and run.retry_at is not None:
@@ -242,7 +262,7 @@ class World:
             assert decision.entries, f"{source} did nothing to a run that is {self.run.status}"
 
     def _twin(self) -> World:
-        """A copy on which a future can be tried; its body is gone, and code and a slot are there."""
+        """A copy on which a future can be tried; its body is gone, code and a slot are there."""
         twin = World(self.options, child=self.parent is not None)
         twin.history, twin.now = list(self.history), self.now
         twin.timers, twin.waiters = dict(self.timers), dict(self.waiters)
@@ -274,7 +294,7 @@ class World:
                 return c.ResumeRun()
 
     def settle(self) -> None:
-        """Let only the named sources act, with a body that ends when it is started: the run must end."""
+        """Let only the named sources act, and a body that ends at once: the run must end."""
         self.served, self.slot_free = True, True
         while self.leaving:
             self.leave()
@@ -315,7 +335,7 @@ def op(function: Op) -> Op:
 
 
 def _execution(world: World, j: int) -> int:
-    """The one that owns the run, if its body is still there to report; else, and now and then, a stale one."""
+    """The one that owns the run, if its body is there to report; else, or at times, a stale one."""
     execution = world.run.execution
     lives = world.body == execution or execution in world.leaving
     return execution if lives and j % 11 != 10 else execution - 1
@@ -329,16 +349,14 @@ def _parks(world: World, j: int) -> tuple[str, ...] | None:
 
 def _place(i: int) -> tuple[str, str, int]:
     key = KEYS[i % len(KEYS)]
-    scope, _, name = key.rpartition("/")
-    scope += "/" if scope else ""
-    return key, scope, [k for k in KEYS if k.startswith(scope) and "/" not in k[len(scope) :]].index(key)
+    return (key, "p/", 0) if key.startswith("p/") else (key, "", KEYS.index(key))
 
 
 @op
 def record_step(world: World, i: int, j: int) -> None:
     key, scope, pos = _place(i)
     compensating = world.run.unwinding is not None
-    kinds: tuple[StepKind, ...] = ("run", "emit", "value", "race")
+    kinds: tuple[StepKind, ...] = ("run", "emit", "value", "race", "block")
     world.tell(
         c.RecordStep(
             execution=_execution(world, j),
@@ -346,7 +364,7 @@ def record_step(world: World, i: int, j: int) -> None:
             name=key,
             pos=pos,
             scope="@compensate/" + scope if compensating else scope,
-            kind="compensate" if compensating else kinds[j % 4],
+            kind="compensate" if compensating else kinds[j % 5],
             result=ONE,
             attempt=1 + j % 3,
             started_at=world.now,
@@ -452,7 +470,7 @@ def retry(world: World, i: int, j: int) -> None:
 @op
 def ring(world: World, i: int, j: int) -> None:
     """A timer of the run rings when it is due; sometimes early, or one that was never set."""
-    names = [*world.timers, d.ATTEMPT_TIMER, d.TIMEOUT_TIMER, d.STEP_TIMER + KEYS[j % 4]]
+    names = [*world.timers, d.ATTEMPT_TIMER, d.TIMEOUT_TIMER, d.STEP_TIMER + KEYS[j % 5]]
     name = names[i % len(names)]
     if j % 4 and name in world.timers:
         world.now = max(world.now, world.timers[name])
@@ -462,7 +480,8 @@ def ring(world: World, i: int, j: int) -> None:
 @op
 def deliver(world: World, i: int, j: int) -> None:
     steps = [*world.waiters, *KEYS]
-    world.tell(c.EventDelivered(step=steps[i % len(steps)], event_id="ev", event=ONE, delivery="d2"))
+    step = steps[i % len(steps)]
+    world.tell(c.EventDelivered(step=step, event_id="ev", event=ONE, delivery="d2"))
 
 
 @op
@@ -559,7 +578,8 @@ def test_every_run_that_has_not_ended_holds_what_will_wake_it(
 ) -> None:
     world = play(options, shape, history)
     world.check_sources_wake()
-    ends = sum(kind in ("run.completed", "run.failed", "run.cancelled") for kind, _, _ in world.history)
+    endings = ("run.completed", "run.failed", "run.cancelled")
+    ends = sum(kind in endings for kind, _, _ in world.history)
     assert world.told_parent == (ends if world.parent is not None else 0)
 
 
@@ -589,7 +609,7 @@ def test_every_prefix_of_a_journal_is_the_state_that_was_live_then(
 
 
 def test_long_histories_reach_every_kind_of_entry_and_every_status() -> None:
-    """The same laws over long histories; and a law over histories that never happen proves nothing."""
+    """The same laws over long histories; a law over histories that never happen proves nothing."""
     seen: set[str] = set()
     statuses: set[RunStatus] = set()
     for seed in range(150):

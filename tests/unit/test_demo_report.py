@@ -16,7 +16,8 @@ from ironflow.demo.report import Origin, ProcessShare, most_complex, render
 from ironflow.demo.survey import FunctionFacts, ModuleFacts
 
 VOID = {"meta", "link", "input", "br", "rect", "path"}
-ORIGIN = Origin("run-1", "3.11.7", "2026-01-02T03:04:05+00:00", [ProcessShare(11, 40), ProcessShare(12, 30)])
+AT = "2026-01-02T03:04:05+00:00"
+ORIGIN = Origin("run-1", "3.11.7", AT, [ProcessShare(11, 40), ProcessShare(12, 30)])
 
 
 def facts(module: str, *imports: str, lines: int = 1, finding: str | None = None) -> ModuleFacts:
@@ -100,7 +101,7 @@ def test_the_page_says_what_was_found() -> None:
 
 
 def test_without_findings_and_cycles_it_says_so() -> None:
-    _, page = page_of([facts("a", "b"), facts("b")], Origin("r", "3.12.1", "2026-01-02T03:04:05+00:00"))
+    _, page = page_of([facts("a", "b"), facts("b")], Origin("r", "3.12.1", AT))
     words = " ".join(page.text)
     assert "Every file could be read and parsed." in words
     assert "There are none." in words
@@ -148,8 +149,10 @@ def test_implied_imports_are_marked_and_cycles_too() -> None:
     graph, picture = picture_of(SMALL)
     names = [node.module for node in graph.nodes]
     wires = {(names[w.importer], names[w.imported]): w for w in picture.wires}
-    assert {pair for pair, wire in wires.items() if wire.implied} == {("app", "base"), ("app", "lib")}
-    assert {pair for pair, wire in wires.items() if wire.in_cycle} == {("util", "twin"), ("twin", "util")}
+    implied = {pair for pair, wire in wires.items() if wire.implied}
+    assert implied == {("app", "base"), ("app", "lib")}
+    in_cycle = {pair for pair, wire in wires.items() if wire.in_cycle}
+    assert in_cycle == {("util", "twin"), ("twin", "util")}
 
 
 modules = st.integers(2, 14).flatmap(
@@ -166,7 +169,7 @@ def test_boxes_keep_apart_and_stand_above_what_they_import(every: list[ModuleFac
     rows: dict[float, list[tuple[float, float]]] = {}
     for box in picture.boxes:
         rows.setdefault(box.y, []).append((box.x, box.width))
-        assert 0 <= box.x - box.width / 2
+        assert box.x - box.width / 2 >= 0
         assert box.x + box.width / 2 <= picture.width
         assert HEIGHT / 2 <= box.y <= picture.height - HEIGHT / 2
     for row in rows.values():

@@ -73,7 +73,8 @@ def test_a_nested_function_is_counted_apart() -> None:
 
 
 def test_most_complex_first_and_only_five_by_name() -> None:
-    found = survey("\n".join(f"def f{i}():\n  return {' or '.join('a' * (i + 1))}" for i in range(9)))
+    terms = [" or ".join("a" * (i + 1)) for i in range(9)]
+    found = survey("\n".join(f"def f{i}():\n  return {terms[i]}" for i in range(9)))
     assert [each.name for each in found.complex] == ["f8", "f7", "f6", "f5", "f4"]
     assert found.functions == 9
 
@@ -92,7 +93,8 @@ def test_imports_absolute_and_relative() -> None:
         "os.path", "sys", "json.decoder", "json.loads", "re",
         "a.b.sibling", "a.b.sub.name", "a.uncle", "a.cousin.x",
     ])  # fmt: skip
-    inside = survey("from . import part\nfrom .part import x\nfrom .. import up", "a.b", "a/b/__init__.py")
+    text = "from . import part\nfrom .part import x\nfrom .. import up"
+    inside = survey(text, "a.b", "a/b/__init__.py")
     assert inside.imports == ["a.b.part", "a.b.part.x", "a.up"]
 
 
@@ -148,8 +150,9 @@ def test_deep_nesting_does_not_exhaust_the_stack() -> None:
 
 def test_lists_what_belongs_to_the_library(tmp_path: Path) -> None:
     for name in (
-        "b.py", "a.py", "_private.py", "pkg/__init__.py", "pkg/mod.py", "pkg/_inner.py", "pkg/data.txt",
-        "test/t.py", "pkg/tests/t.py", "site-packages/x.py", "pkg/__pycache__/mod.py",
+        "b.py", "a.py", "_private.py", "pkg/__init__.py", "pkg/mod.py", "pkg/_inner.py",
+        "pkg/data.txt", "test/t.py", "pkg/tests/t.py", "site-packages/x.py",
+        "pkg/__pycache__/mod.py",
         "config-3-x86/script.py", "not-a-name.py", "lib2to3/x.py", "idlelib/x.py",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -233,7 +236,8 @@ def test_components_are_mutual_reachability(case: tuple[int, set[tuple[int, int]
         for a, b in edges:
             reach[a] |= reach[b]
     components = strong_components(size, edges)
-    expected = {frozenset(j for j in range(size) if j in reach[i] and i in reach[j]) for i in range(size)}
+    nodes = range(size)
+    expected = {frozenset(j for j in reach[i] if i in reach[j]) for i in nodes}
     assert {frozenset(component) for component in components} == expected
     assert sorted(node for component in components for node in component) == list(range(size))
     layers = component_layers(components, edges)

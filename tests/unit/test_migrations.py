@@ -71,7 +71,9 @@ def test_a_failing_migration_leaves_the_database_as_it_was(
     connection: sqlite3.Connection, path: str
 ) -> None:
     migrate(connection, path, NOW)
-    bad = Migration(2, "bad", "CREATE TABLE half (x);\nINSERT INTO half VALUES (1);\nSELECT * FROM no;")
+    bad = Migration(
+        2, "bad", "CREATE TABLE half (x);\nINSERT INTO half VALUES (1);\nSELECT * FROM no;"
+    )
     with pytest.raises(StorageError, match="no such table") as caught:
         migrate(connection, path, NOW, (migrations()[0], bad))
     assert caught.value.__notes__ == ["in migration 2 (bad)"]
@@ -95,7 +97,9 @@ async def test_a_newer_schema_is_refused_and_left_alone(
     migrate(connection, path, NOW, (migrations()[0], NEXT))
     connection.close()
     before = Path(path).read_bytes()
-    with pytest.raises(SchemaTooNew, match="has schema version 2, this ironflow knows up to 1") as e:
+    with pytest.raises(
+        SchemaTooNew, match="has schema version 2, this ironflow knows up to 1"
+    ) as e:
         await open_sqlite(path)
     assert (e.value.found, e.value.known) == (2, 1)
     assert Path(path).read_bytes() == before

@@ -1,4 +1,5 @@
-"""SIGKILL while 32 writers write: everything that was acknowledged is there, nothing is there by half."""
+"""SIGKILL while 32 writers write: everything that was acknowledged is there, nothing is there by
+half."""
 
 from __future__ import annotations
 

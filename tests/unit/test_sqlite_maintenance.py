@@ -110,7 +110,8 @@ async def test_a_backup_of_a_busy_database_is_one_moment_of_it(path: Path) -> No
     assert (await store.reader.load("before")).entries
     assert not (await store.reader.load("after")).entries
     for number in range(4):
-        one, two = (await store.reader.load(f"{number}/{side}") for side in "ab")
+        one = await store.reader.load(f"{number}/a")
+        two = await store.reader.load(f"{number}/b")
         assert len(one.entries) == len(two.entries)
     await store.close()
     with pytest.raises(InvalidInput, match="exists already"):

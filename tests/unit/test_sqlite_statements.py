@@ -1,4 +1,5 @@
-"""Named queries, statements for many rows, and the names of aiosqlite that the fast path relies on."""
+"""Named queries, statements for many rows, and the names of aiosqlite that the fast path relies
+on."""
 
 from __future__ import annotations
 

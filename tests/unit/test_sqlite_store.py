@@ -1,4 +1,5 @@
-"""What only the SQLite store promises: files, locks, full and broken disks, and plans that read no whole table."""
+"""What only the SQLite store promises: files, locks, full and broken disks, and plans that read no
+whole table."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ Opener = Callable[..., Awaitable[SqliteStore]]
 
 @pytest.fixture
 async def open_store() -> AsyncIterator[Opener]:
-    """`open_sqlite`, and a close at the end, since threads of a failed test would keep pytest alive."""
+    """`open_sqlite`, and a close at the end, since threads of a failed test would keep pytest
+    alive."""
     stores: list[SqliteStore] = []
 
     async def open_one(*args: Any, **options: Any) -> SqliteStore:
@@ -58,7 +60,9 @@ def entries(stream: str, *versions: int, data: bytes = b"{}") -> Batch:
 
 
 @pytest.mark.parametrize("durability", ["full", "process"])
-async def test_what_was_committed_is_there_after_reopening(open_store: Opener, tmp_path: Path, durability: str) -> None:
+async def test_what_was_committed_is_there_after_reopening(
+    open_store: Opener, tmp_path: Path, durability: str
+) -> None:
     path = tmp_path / "new folder" / "my #1 db?.db"
     store = await open_store(path, durability=durability)
     await store.journal.commit(entries("s", 1, 2, data=bytes(range(256))))
@@ -90,7 +94,9 @@ async def test_durability_sets_what_a_commit_waits_for(open_store: Opener, tmp_p
 # -- one process -------------------------------------------------------------------------------
 
 
-async def test_a_second_opener_is_refused_in_one_line_that_names_the_owner(open_store: Opener, tmp_path: Path) -> None:
+async def test_a_second_opener_is_refused_in_one_line_that_names_the_owner(
+    open_store: Opener, tmp_path: Path
+) -> None:
     path = tmp_path / "iron.db"
     store = await open_store(path)
     with pytest.raises(DatabaseInUse, match=f"in use by another ironflow .*pid {os.getpid()}") as e:
@@ -141,7 +147,9 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
 # -- files that are something else -------------------------------------------------------------
 
 
-async def test_a_file_that_is_no_database_of_ours_is_left_as_it_was(open_store: Opener, tmp_path: Path) -> None:
+async def test_a_file_that_is_no_database_of_ours_is_left_as_it_was(
+    open_store: Opener, tmp_path: Path
+) -> None:
     text = tmp_path / "notes.txt"
     text.write_bytes(b"These are my notes, not a database. " * 100)
     with pytest.raises(StorageError, match="is not a database"):
@@ -198,9 +206,13 @@ async def test_a_broken_file_is_said_to_be_broken(open_store: Opener, tmp_path: 
 # -- no space ----------------------------------------------------------------------------------
 
 
-async def test_a_full_disk_refuses_writes_and_nothing_else(open_store: Opener, tmp_path: Path) -> None:
+async def test_a_full_disk_refuses_writes_and_nothing_else(
+    open_store: Opener, tmp_path: Path
+) -> None:
     fatal: list[StorageError] = []
-    store = await open_store(tmp_path / "iron.db", max_pages=60, group_limit=4, on_fatal=fatal.append)
+    store = await open_store(
+        tmp_path / "iron.db", max_pages=60, group_limit=4, on_fatal=fatal.append
+    )
     told: list[Exception | None] = []
     for version in range(1, 401):
         store.journal.append(entries("s", version, data=b"x" * 2000), told.append)
@@ -283,7 +295,9 @@ async def test_a_lock_of_another_program_is_waited_for(open_store: Opener, tmp_p
     await store.close()
 
 
-async def test_a_foreign_writer_loses_nothing_and_breaks_nothing(open_store: Opener, tmp_path: Path) -> None:
+async def test_a_foreign_writer_loses_nothing_and_breaks_nothing(
+    open_store: Opener, tmp_path: Path
+) -> None:
     path = tmp_path / "iron.db"
     store = await open_store(path)
     await store.journal.commit(entries("s", 1))
@@ -299,22 +313,24 @@ async def test_a_foreign_writer_loses_nothing_and_breaks_nothing(open_store: Ope
 # -- fences ------------------------------------------------------------------------------------
 
 
-async def test_streams_beyond_those_in_memory_are_looked_up(open_store: Opener, tmp_path: Path) -> None:
+async def test_streams_beyond_those_in_memory_are_looked_up(
+    open_store: Opener, tmp_path: Path
+) -> None:
     store = await open_store(tmp_path / "iron.db", durability="process", group_limit=1000)
     count = MOST_HEADS + 1000
     for start in range(0, count, 1000):
         batch = Batch([NewEntry(f"s/{n}", 1, 1, "k", b"") for n in range(start, start + 1000)])
         await store.journal.commit(batch)
-    await asyncio.gather(
-        *(store.journal.commit(entries(f"s/{n}", 2)) for n in range(0, count, 50))
-    )
+    await asyncio.gather(*(store.journal.commit(entries(f"s/{n}", 2)) for n in range(0, count, 50)))
     for stream in ("s/0", f"s/{count - 1}", "s/49"):
         with pytest.raises(StreamConflict):
             await store.journal.commit(entries(stream, 4))
     await store.close()
 
 
-async def test_a_value_that_cannot_be_stored_fails_its_batch_alone(open_store: Opener, tmp_path: Path) -> None:
+async def test_a_value_that_cannot_be_stored_fails_its_batch_alone(
+    open_store: Opener, tmp_path: Path
+) -> None:
     store = await open_store(tmp_path / "iron.db")
     told: dict[str, Exception | None] = {}
 
@@ -336,7 +352,9 @@ async def test_a_value_that_cannot_be_stored_fails_its_batch_alone(open_store: O
     await store.close()
 
 
-async def test_sequence_numbers_do_not_come_again_after_retention(open_store: Opener, tmp_path: Path) -> None:
+async def test_sequence_numbers_do_not_come_again_after_retention(
+    open_store: Opener, tmp_path: Path
+) -> None:
     path = tmp_path / "iron.db"
     store = await open_store(path)
     row = dict.fromkeys(RUNS.columns, 1) | {"id": "a", "function_id": "f", "status": "completed"}

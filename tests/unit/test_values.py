@@ -6,11 +6,11 @@ import json
 import subprocess
 import sys
 import threading
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -109,7 +109,11 @@ class MixedEnum(Mixed, enum.Enum):
     ONE = 1
 
 
-Pair = namedtuple("Pair", ["a", "b"])
+class Pair(NamedTuple):
+    a: int
+    b: int
+
+
 BERLIN = ZoneInfo("Europe/Berlin")
 BACK = [
     None,
@@ -142,10 +146,10 @@ BACK = [
     date(2020, 2, 29),
     date.min,
     date.max,
-    datetime(2020, 1, 1),
-    datetime(2020, 1, 1, 1, 2, 3, 4),
-    datetime.max,
-    datetime.min,
+    datetime.fromisoformat("2020-01-01"),
+    datetime.fromisoformat("2020-01-01T01:02:03.000004"),
+    datetime.fromisoformat("9999-12-31T23:59:59.999999"),
+    datetime.fromisoformat("0001-01-01T00:00:00"),
     datetime(2020, 1, 1, tzinfo=UTC),
     datetime(2020, 1, 1, tzinfo=timezone(timedelta(hours=-3, minutes=-30))),
     datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN),
