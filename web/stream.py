@@ -72,7 +72,8 @@ def add_stream_routes(
     feed: Feed | None = None,
 ) -> None:
     """Serve the live streams; they end when the application shuts down. `heartbeat` in seconds."""
-    feed = feed or Feed(engine.store.journal, engine.store.reader)
+    if feed is None:
+        feed = Feed(engine.store.journal, engine.store.reader)
     app[STREAMS] = Streams(engine, feed, heartbeat)
     app.router.add_get("/api/v1/stream", stream_entries, allow_head=False)
     app.router.add_get("/api/v1/runs/{run_id}/stream", stream_run, allow_head=False)

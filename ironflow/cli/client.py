@@ -198,7 +198,7 @@ class Client:
 
 
 def connect(url: str) -> Client:
-    """A client for a verb, closed when the verb ends. Raises `Wrong` for a URL that cannot be one."""
+    """A client that is closed when the verb ends. Raises `Wrong` for what is no URL."""
     client = Client(url)
     click.get_current_context().call_on_close(client.close)
     return client

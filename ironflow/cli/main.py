@@ -95,11 +95,17 @@ class Verbs(click.Group):
             formatter.write_dl([(name, entry.help) for name, entry in VERBS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb. Ctrl-C ends it without a word."""
+        """Run the verb. Ctrl-C, or a reader of our output that goes away, end it without a word."""
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
         except KeyboardInterrupt:
             raise click.exceptions.Exit(failures.INTERRUPTED) from None
+        except BrokenPipeError:
+            # What Python flushes at exit must go somewhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(failures.PIPE_CLOSED) from None
+        return result
 
 
 def nearest(word: str, known: Any) -> str:
@@ -126,15 +132,9 @@ def main() -> int:
         if reconfigure is not None:  # a terminal that lacks a character must not end the program
             reconfigure(errors="replace")
     try:
-        code = _run()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has gone (`| head`). What Python flushes at exit goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return failures.PIPE_CLOSED
+        return _run()
     except (KeyboardInterrupt, click.Abort):
         return failures.INTERRUPTED
-    return code
 
 
 def _run() -> int:
@@ -154,8 +154,6 @@ def _run() -> int:
         wrong = isinstance(error, InvalidInput | ConfigError)
         code = failures.WRONG if wrong else getattr(error, "exit_code", failures.FAILED)
         return _say(error.message, code)
-    except BrokenPipeError:
-        raise
     except Exception as error:  # noqa: BLE001 - the last resort of a program: say it, with a way to see more
         if wants_traceback():
             traceback.print_exc()

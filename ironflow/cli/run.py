@@ -43,8 +43,9 @@ def run(
 ) -> None:
     """Run one function to its end in this process, without a server.
 
-    Prints the result. MODULE is a file (app.py) or a module's name (package.app); FUNCTION is its id or
-    its name in the module, and may be left out where the module has only one.
+    Prints the result. MODULE is a file (app.py) or a module's name (package.app);
+    FUNCTION is its id or its name in the module, and may be left out where the module
+    has only one.
 
     Examples:
       ironflow run app.py:greet --input '{"name": "Ada"}'

@@ -30,7 +30,7 @@ DATABASE, REPORT = "demo.db", "report.html"
 OURS = (DATABASE, LOG, REPORT, "server.log")
 """Beginnings of the names of the files that a demo makes."""
 PARSE = "parse "
-POLL = 0.05
+POLL = 0.02
 PAGE = 1000
 STALLED = 120.0
 """Seconds without a new entry after which nothing is expected any more."""

@@ -30,13 +30,13 @@ FUNCTION = "stdlib-survey"
 AT_ONCE = 16
 FLAKY_EVERY = 10
 RETRY = RetryPolicy(
-    max_attempts=4, initial_delay=1.0, max_delay=5.0, no_retry_on=("NotADirectoryError",)
+    max_attempts=4, initial_delay=0.3, max_delay=5.0, no_retry_on=("NotADirectoryError",)
 )
 REPORT = "report.html"
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """The input. `folder` takes report and execution log; `root` is this Python's library if None."""
+    """The input. `folder` takes report and log; `root` is this Python's library if None."""
 
     folder: str
     limit: int | None = None

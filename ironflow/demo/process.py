@@ -1,4 +1,4 @@
-"""The demo's server: a process of this very ironflow on loopback; how to speak to it and kill it."""
+"""The demo's server: a process of this ironflow on loopback; how to speak to it and kill it."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Server:
             self.kill()
 
     def ask(self, method: str, path: str, answer: type[T], body: Any = None) -> T:
-        """The decoded answer of a request below `/api/v1`. Raises `DemoError` for everything else."""
+        """The decoded answer of a request below `/api/v1`. Raises `DemoError` for others."""
         data = None if body is None else msgspec.json.encode(body)
         try:
             status, content = self._exchange(method, f"/api/v1{path}", data)

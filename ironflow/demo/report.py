@@ -119,8 +119,8 @@ def _graph_card(facts: Sequence[ModuleFacts], graph: Graph, picture: Picture) ->
         f"{legend}"
         '<label><input type="checkbox" id="implied"> '
         f"also the {hidden:,} implied imports</label></div>"
-        f"<p>The {len(picture.boxes)} modules that most packages import, each above all it imports. "
-        "Imports that follow from a chain of others are left out.</p>"
+        f"<p>The {len(picture.boxes)} modules that most packages import, each above what "
+        "it imports. Imports that follow from a chain of others are left out.</p>"
         f'<div class="scroll" id="scene">{_svg(facts, graph, picture)}</div>'
         '<p id="about" aria-live="polite" '
         'data-hint="Point at a module, or choose one, to see its own imports."></p></section>'
@@ -320,8 +320,8 @@ def _making(origin: Origin) -> str:
     ]
     if len(rows) > 1:
         note = (
-            f"{len(rows)} server processes worked on this run: each went on where the one before it "
-            "was killed, and no step that had finished was executed again."
+            f"{len(rows)} server processes worked on this run: each went on where the one before "
+            "it was killed, and no step that had finished was executed again."
         )
     else:
         note = "One server process worked on this run."

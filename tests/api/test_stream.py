@@ -198,7 +198,7 @@ def seqs(frames: list[Frame]) -> list[int]:
 
 
 def test_a_frame_has_the_entry_as_it_is_and_its_seq_as_id() -> None:
-    entry = Entry(7, "run/ä\"", 3, 1_767_225_600_000_001, "step.completed", b'{"x":[1, 2.50]}')
+    entry = Entry(7, 'run/ä"', 3, 1_767_225_600_000_001, "step.completed", b'{"x":[1, 2.50]}')
     lines = encode_frame(entry).decode().split("\n")
     assert lines[:2] == ["id: 7", "event: step.completed"]
     assert lines[3:] == ["", ""]
@@ -317,7 +317,9 @@ async def test_streams_opened_amid_writes_have_neither_gap_nor_repetition(small:
 
     async def produce(name: str, count: int) -> None:
         for _ in range(count):
-            await small.write(*[small.entry(name) for _ in range(random.Random(name).choice((1, 3)))])
+            await small.write(
+                *[small.entry(name) for _ in range(random.Random(name).choice((1, 3)))]
+            )
 
     async def consume(after: int) -> list[int]:
         found: list[int] = []
@@ -517,9 +519,10 @@ async def test_idle_streams_get_a_comment_every_fifteen_seconds_and_busy_ones_no
     await world.listen()
     loop = asyncio.get_running_loop()
     stream = await world.begin_run(1)
-    async with world.stream(kind="never.*") as idle, world.stream(
-        f"/api/v1/runs/{RUN.format(1)}/stream"
-    ) as run:
+    async with (
+        world.stream(kind="never.*") as idle,
+        world.stream(f"/api/v1/runs/{RUN.format(1)}/stream") as run,
+    ):
         await run.take(1)
         await world.write(world.entry("a"))
         began, beats = loop.time(), []

@@ -43,7 +43,7 @@ class Terminal(io.StringIO):
 
 
 def use_terminal(patch: pytest.MonkeyPatch) -> Terminal:
-    """From here on stdout is a terminal. (Not a fixture: pytest sets its own stdout between them.)"""
+    """From here on stdout is a terminal. No fixture: pytest sets its own stdout after those."""
     made = Terminal()
     patch.setattr(sys, "stdout", made)
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLORTERM"):
@@ -282,7 +282,7 @@ def test_the_tree_fits_and_keeps_what_is_under_way(
     steps = [make_step(f"s{n}", status, scope) for n, (scope, status) in enumerate(parts)]
     root = build(make_run(), steps, NOW)
     rows = fit(root, height)
-    # At the least: the run, 6 groups, and for each two finished, one other and two that say "n more".
+    # At the least: the run, 6 groups, for each two finished, one other and twice "n more".
     assert len(rows) <= max(height, 1 + 7 * 6)
     if any(status == "running" for _, status in parts):
         assert any(row.status == "running" for row in rows[1:])
@@ -303,7 +303,8 @@ def test_symbols_move_only_for_what_runs() -> None:
 @pytest.mark.parametrize(
     ("kind", "data", "said"),
     [
-        ("run.created", {"function_id": "greet", "event": {"id": "x", "name": "e"}}, "greet, event e"),
+        ("run.created", {"function_id": "greet", "event": {"id": "x", "name": "e"}},
+         "greet, event e"),
         ("step.completed", {"key": "a/b", "started_at": 1769860798500000}, "a/b, 1.5s"),
         ("step.failed", {"key": "a", "attempt": 2, "error": {"kind": "E", "message": "m"}},
          "a, attempt 2, E: m"),
