@@ -376,8 +376,7 @@ class Cell:
         try:
             value = await work
         except IronflowError as no:
-            if self.actor is actor:
-                self.refuse(envelope, no)
+            self.refuse(envelope, no)
         except _NOT_OURS:
             raise
         except BaseException as error:
@@ -387,8 +386,7 @@ class Cell:
             if isinstance(error, asyncio.CancelledError):
                 raise
         else:
-            if self.actor is actor:
-                self.answer(envelope, value)
+            self.answer(envelope, value)
         if self.actor is actor:
             self.chore = self._work = None
             self.state = CellState.READY

@@ -19,6 +19,8 @@ log = logging.getLogger("ironflow.runs")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between attempts to report while the journal cannot write."""
+MOST_CRASHES = 10
+"""Crashes of the run's actor over one report after which the body is let go of."""
 
 
 class LocalEffects:
@@ -35,10 +37,14 @@ class LocalEffects:
             return await self._ref.ask(command, timeout=None, trusted=True)
         except (StorageError, Gone) as error:
             failure: Exception = error
-        pause = FIRST_PAUSE
+        pause, crashes = FIRST_PAUSE, 0
         while True:
             if self._environment.system.is_stopped:
                 raise Suspended("the process is stopping")
+            # A full disk is waited out; an actor that cannot digest this report will not learn to.
+            crashes += isinstance(failure, Gone)
+            if crashes > MOST_CRASHES:
+                raise failure
             log.warning("%s cannot be recorded, trying again: %s", self._ref.address, failure)
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)

@@ -35,6 +35,14 @@ class Endings:
         """Tell `listener` of every run that ends, after the commit."""
         self._listeners.append(listener)
 
+    def fail(self, error: Exception) -> None:
+        """No run will end here any more: tell everyone who waits."""
+        waiting, self._waiting = self._waiting, {}
+        for futures in waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+
     def publish(self, run: Run) -> None:
         """The run has ended, durably."""
         for listener in self._listeners:

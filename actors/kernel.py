@@ -167,10 +167,6 @@ class Ref:
             alarm = system.loop.call_later(timeout, _expire, reply, self.address, timeout)
         try:
             return await reply
-        except asyncio.CancelledError:
-            if reply.done() and not reply.cancelled():
-                reply.exception()  # it was too late for whoever asked, and is no lost error
-            raise
         finally:
             if alarm is not None:
                 alarm.cancel()

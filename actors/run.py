@@ -71,6 +71,11 @@ def run_row(run: Run) -> RunRow:
     )
 
 
+def row_facts(run: Run) -> tuple[object, ...]:
+    """What the run's row must follow. A run that is created queued differs by its existence."""
+    return run.exists, run.status, run.execution, run.attempt, run.reason
+
+
 class RunActor(StreamActor):
     """One run. Understands the commands of `ironflow.core.commands`."""
 
@@ -103,7 +108,7 @@ class RunActor(StreamActor):
             message = self._complete(message)
         if kind is c.Dispatch or kind in d.MAY_START:
             self._reserve(message)
-        before = run.status, run.execution, run.attempt, run.reason
+        before = row_facts(run)
         try:
             decision = d.decide(run, message, situation)
         except Exception:
@@ -113,7 +118,7 @@ class RunActor(StreamActor):
                 self.cell.leave_when_quiet()
             raise
         batch, sends = self._prepare(decision, getattr(message, "blob", None))
-        if before != (run.status, run.execution, run.attempt, run.reason):
+        if before != row_facts(run):
             batch.puts.append((RUNS, msgspec.structs.astuple(run_row(run))))
         if run.status is not RunStatus.RUNNING:
             env.pool.release(run.id)

@@ -216,9 +216,6 @@ class System:
         cell.close(Gone(f"{cell.address} crashed too often, last: {error!r}"))
         self.forget(cell)
         if not self._stopped:
-            if cell.address in self._services:
-                # What it is sent from now on waits for the root's decision.
-                self.cell(cell.address).suspend(Gone(f"{cell.address} is restarted"))
             self.ref("root").post(Escalated(cell.address, repr(error)))
 
     # -- crash loops ------------------------------------------------------------------------------

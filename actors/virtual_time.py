@@ -12,6 +12,7 @@ loop. Real sockets get a short `grace` before each jump. Where another loop woul
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import selectors
 import sys
@@ -72,14 +73,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     ) -> None:
         self._present = 0.0
         self._holds = 0
-        # What threads have yet to answer. They only ever discard from it, which is atomic.
+        # What threads have yet to answer. Changed on the loop's thread only.
         self._outside: set[object] = set()
         self._stranger: str | None = None
         self.grace, self.patience, self.limit = grace, patience, limit
         self._selector_of_time = _JumpingSelector(self)
         super().__init__(self._selector_of_time)
         # asyncio runs what is due before `time() + resolution`. Its own nanosecond is lost to
-        # rounding after three months, and then no timer is ever due.
+        # rounding after half a year, and then no timer is ever due.
         self._clock_resolution = 1e-6
         self._own_fds = len(self._selector_of_time.get_map())
         self._threads = ThreadPoolExecutor(thread_name_prefix="virtual")
@@ -127,8 +128,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         if not self.held and threading.get_ident() != getattr(self, "_thread_id", None):
             self._stranger = threading.current_thread().name
         handle = super().call_soon_threadsafe(callback, *args, context=context)
-        # Only now, when the loop is sure to wake up: between the two time must not jump.
-        self._outside.discard(answer)
+        if answer is not None:
+            # On the loop and after the answer: done by the thread, the loop could go to sleep
+            # between the two and nobody would wake it.
+            super().call_soon_threadsafe(self._outside.discard, answer)
         return handle
 
     def run_in_executor(
@@ -139,8 +142,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         future = asyncio.wrap_future(work, loop=self)
         self._outside.add(work)
         # Added after wrap_future's own: it runs when the result has been handed to the loop.
-        work.add_done_callback(self._outside.discard)
+        work.add_done_callback(self._let_go)
         return future
+
+    def _let_go(self, work: object) -> None:
+        """In any thread: `work` is no longer outside. Wakes the loop, which may sleep by now."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            super().call_soon_threadsafe(self._outside.discard, work)
 
     def set_default_executor(self, executor: Executor) -> None:
         """Where `run_in_executor(None, ...)` runs."""

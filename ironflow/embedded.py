@@ -15,7 +15,7 @@ from typing import Any
 
 from ironflow.actors.engine import Engine
 from ironflow.core.clock import Clock, Ids, SystemClock
-from ironflow.core.errors import RunError
+from ironflow.core.errors import RunError, StorageError
 from ironflow.core.runs import Run, RunStatus
 from ironflow.core.values import convert_input, encode_plain
 from ironflow.sdk.executor import LINGER, Executor
@@ -48,9 +48,15 @@ async def open_engine(
         served = Registry()
         for function in functions:
             served.add(function)
-    store: Store = (
-        MemoryStore() if db is None else await open_sqlite(db, durability=durability, clock=clock)
-    )
+    engine: Engine
+
+    def fail(error: StorageError) -> None:
+        """The journal is broken for good: whoever waits for a run must not wait for ever."""
+        engine.endings.fail(error)
+
+    store: Store = MemoryStore()
+    if db is not None:
+        store = await open_sqlite(db, durability=durability, clock=clock, on_fatal=fail)
     executor = Executor(served, clock, ids, linger=linger)
     engine = Engine(store, executor, clock, ids)
     try:

@@ -21,10 +21,10 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from ironflow import VERSION
-from ironflow.__main__ import command
 from ironflow.actors.engine import Engine
 from ironflow.core.clock import SECOND, Clock, Ids, SystemClock
 from ironflow.core.errors import ConfigError
+from ironflow.launch import command
 from ironflow.modules import Watch, load_module
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry, registry

@@ -173,6 +173,19 @@ class World:
         """
         self._crash_in, self._crash_after = number, after
 
+    def crash_at_commit(self, number: int) -> None:
+        """Crash right after the `number`-th commit from now on (1 is the next)."""
+        left = number
+
+        def count(*_: object) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                self.kill()
+                self._spawn(self.boot())
+
+        self.store.journal.on_commit(count)
+
     async def crash(self) -> None:
         """End the process as `kill -9` would, and start it again on what was committed."""
         self.kill()

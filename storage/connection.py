@@ -69,6 +69,9 @@ def _hold_time(loop: Any, function: Callable[[], None]) -> None:
 async def connect(connector: Callable[[], sqlite3.Connection]) -> Connection:
     """Start a thread and open a connection in it. Raises what `connector` does."""
     connection = Connection(connector, iter_chunk_size=64)
+    # A store that was never closed (a failed test, a program that just ends) must not keep the
+    # process alive; what was acknowledged is on the disk.
+    connection._thread.daemon = True
     try:
         _ = await connection
     except BaseException:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from ironflow.actors.engine import Engine
 from ironflow.web import events_api, functions_api, runs_api, server_api
+from ironflow.web.metrics import Metrics
 from ironflow.web.openapi import describe_api
 from ironflow.web.problems import make_middleware, note_prepared
 from ironflow.web.readiness import JournalWatch
@@ -20,11 +21,6 @@ from ironflow.web.stream import RunStreamQuery, StreamQuery, add_stream_routes
 
 BODY_LIMIT = 16 * 1024 * 1024
 """Bytes of a request body."""
-
-try:  # TEMPORARY
-    from ironflow.web.metrics import Metrics
-except ModuleNotFoundError:
-    Metrics = None
 OPENAPI = web.AppKey("openapi", bytes)
 
 ELSEWHERE = (
@@ -90,18 +86,17 @@ def make_app(
     body_limit: int = BODY_LIMIT,
 ) -> web.Application:
     """The application over an engine. `started_at` in microseconds, `body_limit` in bytes."""
-    metrics = Metrics(engine) if Metrics else None
+    metrics = Metrics(engine)
     app = web.Application(
         client_max_size=body_limit,
-        middlewares=[*([metrics.middleware] if metrics else []), make_middleware(engine.ids, dev=dev)],
+        middlewares=[metrics.middleware, make_middleware(engine.ids, dev=dev)],
     )
     app[STATE] = State(engine, version, started_at, JournalWatch(engine))
     app[OPENAPI] = msgspec.json.encode(describe_api([*ROUTES, *ELSEWHERE], version))
     app.on_response_prepare.append(note_prepared)
     add_routes(app, ROUTES)
     app.router.add_get("/openapi.json", _serve_openapi)
-    if metrics:
-        metrics.add_routes(app)
+    metrics.add_routes(app)
     add_stream_routes(app, engine)
     return app
 

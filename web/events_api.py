@@ -17,6 +17,7 @@ from ironflow.web.queries import (
     BodyDecoder,
     Moment,
     Query,
+    check_id,
     check_key,
     check_text,
     decode_cursor,
@@ -120,8 +121,8 @@ async def list_events(call: Call[EventsQuery, None]) -> Answer:
 
 async def get_event(call: Call[Query, None]) -> Answer:
     """One event, whole."""
-    event_id = call.path["event_id"]
-    row = await call.engine.store.reader.event(check_text(event_id, "event_id"))
+    event_id = check_id("event", call.path["event_id"])
+    row = await call.engine.store.reader.event(event_id)
     if row is None:
         raise NotFound("event", event_id)
     return 200, await event_view(row, Values(call.engine, full=True))

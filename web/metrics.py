@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from time import perf_counter
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -31,6 +32,7 @@ from ironflow.actors.run import RunActor
 from ironflow.core.clock import SECOND
 from ironflow.core.runs import Run
 from ironflow.storage.ports import Entry
+from ironflow.web.stream import LIVE
 
 MAX_FUNCTIONS = 200
 OTHER, UNMATCHED = "other", "unmatched"
@@ -47,8 +49,6 @@ HTTP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 COMMIT_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
 BATCH_ENTRIES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 
 class Histogram:
@@ -234,11 +234,9 @@ class Metrics(Collector):
         async def count_requests(request: web.Request, handler: Handler) -> web.StreamResponse:
             began = perf_counter()
             status = 500
-            is_stream = False
             try:
                 response = await handler(request)
                 status = response.status
-                is_stream = response.content_type == "text/event-stream"
                 return response
             except web.HTTPException as error:
                 status = error.status
@@ -247,7 +245,8 @@ class Metrics(Collector):
                 status = 499
                 raise
             finally:
-                self._count_request(request, status, None if is_stream else perf_counter() - began)
+                seconds = None if request.get(LIVE) else perf_counter() - began
+                self._count_request(request, status, seconds)
 
         return count_requests
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from ironflow.core.clock import Ids
 from ironflow.core.errors import Gone, InvalidInput, IronflowError
@@ -23,8 +23,6 @@ from ironflow.web.wire import Problem
 log = logging.getLogger("ironflow.web")
 
 CONTENT_TYPE = "application/problem+json"
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 _PATH = re.compile(r" - at `(key in )?(\$.*)`$", re.DOTALL)
 _MISSING = re.compile(r"Object (?:missing required|contains unknown) field `(.+)`$", re.DOTALL)
@@ -122,9 +120,7 @@ def _check_origin(request: web.Request) -> None:
         raise CrossOrigin
 
 
-def _translate(
-    request: web.Request, error: Exception
-) -> tuple[Problem | None, dict[str, str]]:
+def _translate(request: web.Request, error: Exception) -> tuple[Problem | None, dict[str, str]]:
     """What is said of an error, None for one that nobody expected; and headers that go with it."""
     match error:
         case IronflowError() if error.code != IronflowError.code:
@@ -146,12 +142,12 @@ def _describe_http(
     status, headers = error.status, dict[str, str]()
     detail, code = error.text or _title(status), _title(status).lower().replace(" ", "_")
     if isinstance(error, web.HTTPNotFound):
-        detail, code = f"there is nothing at {request.path}; see /openapi.json", "unknown_route"
+        detail, code = f"there is nothing at {request.path}; see /openapi.json", "not_found"
     elif isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = allow = ", ".join(sorted(error.allowed_methods))
         detail = f"{request.method} is not allowed at {request.path}, only {allow}"
     elif isinstance(error, web.HTTPRequestEntityTooLarge):
-        detail, code = f"the body is too large: {error.text}", "body_too_large"
+        detail, code = f"the body is too large: {error.text}", "too_large"
     return Problem(title=_title(status), status=status, detail=_clean(detail), code=code), headers
 
 

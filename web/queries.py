@@ -32,10 +32,11 @@ MAX_REASON = 2000
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 """A moment in a query: RFC 3339 with a zone."""
 
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _INTEGER = re.compile(r"-?[0-9]{1,15}")
-_RUN_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _LOST_PLUS = re.compile(r"(?<=\d) (?=\d\d:\d\d$)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _TRUTH = {"true": True, "1": True, "": True, "false": False, "0": False}
@@ -139,7 +140,7 @@ def keep_json(raw: msgspec.Raw, field: str) -> bytes:
     Raises `InvalidInput` for what some later reader of the value would refuse.
     """
     data = bytes(raw)
-    if _depth(data) > MAX_DEPTH:
+    if _is_too_deep(data):
         raise InvalidInput(field, f"is nested deeper than {MAX_DEPTH} levels")
     try:
         orjson.loads(data)
@@ -150,17 +151,16 @@ def keep_json(raw: msgspec.Raw, field: str) -> bytes:
     return data
 
 
-def _depth(data: bytes) -> int:
+def _is_too_deep(data: bytes) -> bool:
+    """Whether JSON text is nested deeper than `MAX_DEPTH`."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return 0
-    depth = deepest = 0
-    for byte in _STRINGS.sub(b"", data).translate(None, _NO_BRACKETS):
-        if byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        else:
-            depth -= 1
-    return deepest
+        return False
+    brackets = _STRINGS.sub(b"", data).translate(_ONE_KIND, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")  # takes off the innermost level, no more
+    return bool(brackets)
 
 
 def check_text(text: str, field: str) -> str:
@@ -200,10 +200,15 @@ def check_reason(reason: str | None, default: str) -> str:
 
 def check_run_id(text: str) -> str:
     """A run's id in its usual form. Raises `NotFound` for text that can be none."""
-    run_id = text.lower()
-    if not _RUN_ID.fullmatch(run_id):
-        raise NotFound("run", text)
-    return run_id
+    return check_id("run", text)
+
+
+def check_id(kind: str, text: str) -> str:
+    """The id of a run or event in its usual form. Raises `NotFound` for text that can be none."""
+    found = text.lower()
+    if not _ID.fullmatch(found):
+        raise NotFound(kind, text)
+    return found
 
 
 def parse_wait(text: str) -> float:

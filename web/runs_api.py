@@ -22,7 +22,7 @@ from ironflow.web.queries import (
     parse_wait,
     to_micros,
 )
-from ironflow.web.routing import Answer, Call, Route
+from ironflow.web.routing import Answer, Call, Handle, Route
 from ironflow.web.views import (
     Values,
     entry_view,
@@ -33,9 +33,7 @@ from ironflow.web.views import (
     step_views,
 )
 
-Status = Literal[
-    "queued", "running", "waiting", "paused", "completed", "failed", "cancelled"
-]
+Status = Literal["queued", "running", "waiting", "paused", "completed", "failed", "cancelled"]
 
 
 class RunsQuery(Query, frozen=True):
@@ -199,13 +197,22 @@ def _explain(call: Call[Query, None], run: Run) -> Explanation:
 
 
 _RUN = "/api/v1/runs/{run_id}"
-_STEERING = {
-    "tag": "runs",
-    "request": wire.ReasonRequest,
-    "optional_body": True,
-    "response": wire.StatusView,
-    "problems": (404, 409, 429, 503, 507),
-}
+
+
+def _steer(verb: str, handle: Handle, summary: str, meaning: str) -> Route:
+    return Route(
+        method="POST",
+        path=f"{_RUN}/{verb}",
+        handle=handle,
+        summary=summary,
+        tag="runs",
+        request=wire.ReasonRequest,
+        optional_body=True,
+        response=wire.StatusView,
+        statuses={200: meaning},
+        problems=(404, 409, 429, 503, 507),
+    )
+
 
 ROUTES = (
     Route(
@@ -273,36 +280,18 @@ ROUTES = (
         statuses={200: "Why, and what will wake it"},
         problems=(404, 503),
     ),
-    Route(
-        method="POST",
-        path=f"{_RUN}/cancel",
-        handle=cancel_run,
-        summary="Cancel a run",
-        statuses={200: "Cancelled; or, with `pending`, it is being unwound"},
-        **_STEERING,
+    _steer("cancel", cancel_run, "Cancel a run", "Cancelled; with `pending`, it is being unwound"),
+    _steer(
+        "pause",
+        pause_run,
+        "Pause a run at its next step boundary",
+        "Paused; with `pending`, it will be at the boundary",
     ),
-    Route(
-        method="POST",
-        path=f"{_RUN}/pause",
-        handle=pause_run,
-        summary="Pause a run at its next step boundary",
-        statuses={200: "Paused; or, with `pending`, it will be at the boundary"},
-        **_STEERING,
-    ),
-    Route(
-        method="POST",
-        path=f"{_RUN}/resume",
-        handle=resume_run,
-        summary="Resume a paused run",
-        statuses={200: "It goes on"},
-        **_STEERING,
-    ),
-    Route(
-        method="POST",
-        path=f"{_RUN}/retry",
-        handle=retry_run,
-        summary="Retry a failed or cancelled run from its failure",
-        statuses={200: "It goes on with its finished steps kept"},
-        **_STEERING,
+    _steer("resume", resume_run, "Resume a paused run", "It goes on"),
+    _steer(
+        "retry",
+        retry_run,
+        "Retry a failed or cancelled run from its failure",
+        "It goes on with its finished steps kept",
     ),
 )

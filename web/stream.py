@@ -27,6 +27,8 @@ RECONNECT = 1000
 """Milliseconds that a client should wait before it connects again."""
 GOODBYE = b"retry: %d\nevent: shutdown\ndata: {}\n\n" % RECONNECT
 MAX_KINDS = 32
+LIVE = web.RequestKey("live", bool)
+"""On requests that are answered by a live stream: how long they take says nothing."""
 _ENDINGS = frozenset(f"run.{status.value}" for status in TERMINAL)
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -169,6 +171,7 @@ def _make_response() -> web.StreamResponse:
 
 
 async def _begin(request: web.Request, response: web.StreamResponse, first: bytes = b"") -> None:
+    request[LIVE] = True
     await response.prepare(request)
     await response.write(b"%sretry: %d\n\n" % (first, RECONNECT))
 

@@ -133,9 +133,7 @@ async def result_view(engine: Engine, run: Run) -> wire.ResultView:
     )
 
 
-async def step_views(
-    run: Run, running: list[RunningStep], values: Values
-) -> list[wire.StepView]:
+async def step_views(run: Run, running: list[RunningStep], values: Values) -> list[wire.StepView]:
     """A run's steps as they began, those that execute now among them."""
     executing = {step.key: step for step in running}
     views = []

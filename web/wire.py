@@ -18,7 +18,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Base of response bodies."""
 
 
-class Problem(View, omit_defaults=True, kw_only=True):
+class Problem(View, frozen=True, omit_defaults=True, kw_only=True):
     """An error (RFC 9457). `field` names the part of the request that is wrong, where one is."""
 
     type: str = "about:blank"
@@ -30,21 +30,21 @@ class Problem(View, omit_defaults=True, kw_only=True):
     retry_after: float | None = None
 
 
-class Health(View):
+class Health(View, frozen=True):
     """The process is up."""
 
     status: str
     version: str
 
 
-class Ready(View):
+class Ready(View, frozen=True):
     """Whether the server takes work, and if not, why."""
 
     status: str
     issues: list[str]
 
 
-class EmitRequest(Request):
+class EmitRequest(Request, frozen=True):
     """An event. The same idempotency key and name again return the first event."""
 
     name: str
@@ -52,7 +52,7 @@ class EmitRequest(Request):
     idempotency_key: str | None = None
 
 
-class EmitView(View):
+class EmitView(View, frozen=True):
     """The event and the runs that it started; `created` is False for a repeated key."""
 
     event_id: str
@@ -60,7 +60,7 @@ class EmitView(View):
     created: bool
 
 
-class BatchItem(View):
+class BatchItem(View, frozen=True):
     """What became of one event of a batch: `event` when it is stored, `problem` when it is not."""
 
     ok: bool
@@ -68,13 +68,13 @@ class BatchItem(View):
     problem: Problem | None = None
 
 
-class BatchView(View):
+class BatchView(View, frozen=True):
     """What became of each event of a batch, in the order of the request."""
 
     items: list[BatchItem]
 
 
-class EventView(View):
+class EventView(View, frozen=True):
     """A stored event."""
 
     id: str
@@ -86,21 +86,21 @@ class EventView(View):
     run_ids: list[str]
 
 
-class EventPage(View):
+class EventPage(View, frozen=True):
     """Events, newest first; `next_cursor` goes on."""
 
     items: list[EventView]
     next_cursor: str | None
 
 
-class TriggerView(View):
+class TriggerView(View, frozen=True):
     """What starts a function."""
 
     event: str
     expression: str | None
 
 
-class RetryView(View):
+class RetryView(View, frozen=True):
     """A retry policy; delays in seconds."""
 
     max_attempts: int
@@ -110,7 +110,7 @@ class RetryView(View):
     jitter: float
 
 
-class FunctionView(View):
+class FunctionView(View, frozen=True):
     """A registered function. `served` says whether this server can run it now."""
 
     id: str
@@ -129,13 +129,13 @@ class FunctionView(View):
     updated_at: str
 
 
-class FunctionPage(View):
+class FunctionPage(View, frozen=True):
     """Every function, by id."""
 
     items: list[FunctionView]
 
 
-class InvokeRequest(Request):
+class InvokeRequest(Request, frozen=True):
     """Start a run. The same idempotency key again finds the first run; with other input it is a
     conflict."""
 
@@ -143,7 +143,7 @@ class InvokeRequest(Request):
     idempotency_key: str | None = None
 
 
-class InvokeView(View):
+class InvokeView(View, frozen=True):
     """The run; with `?wait=` also how it ended, if it did in time."""
 
     run_id: str
@@ -155,7 +155,7 @@ class InvokeView(View):
     """The wait is over but the run goes on."""
 
 
-class FailureView(View):
+class FailureView(View, frozen=True):
     """What went wrong."""
 
     kind: str
@@ -165,7 +165,7 @@ class FailureView(View):
     trace: str
 
 
-class RunSummary(View):
+class RunSummary(View, frozen=True):
     """A run as lists show it. `reason` says why it is paused, failed or cancelled; `duration` is
     in seconds."""
 
@@ -186,14 +186,14 @@ class RunSummary(View):
     reason: str | None
 
 
-class RunPage(View):
+class RunPage(View, frozen=True):
     """Runs, newest first; `next_cursor` goes on."""
 
     items: list[RunSummary]
     next_cursor: str | None
 
 
-class RunView(RunSummary):
+class RunView(RunSummary, frozen=True):
     """One run, whole."""
 
     input: Any
@@ -207,7 +207,7 @@ class RunView(RunSummary):
     """Why it does not go on now, in words; see `/why`."""
 
 
-class StepView(View):
+class StepView(View, frozen=True):
     """One step. `scope` is the branch it belongs to. `running` steps are executing now and not
     recorded yet."""
 
@@ -229,7 +229,7 @@ class StepView(View):
     error: FailureView | None
 
 
-class StepPage(View):
+class StepPage(View, frozen=True):
     """A run's steps in the order in which they began."""
 
     run_id: str
@@ -237,7 +237,7 @@ class StepPage(View):
     items: list[StepView]
 
 
-class EntryView(View):
+class EntryView(View, frozen=True):
     """One journal entry."""
 
     seq: int
@@ -248,14 +248,14 @@ class EntryView(View):
     data: Any
 
 
-class EntryPage(View):
+class EntryPage(View, frozen=True):
     """Entries of a run, oldest first; `next_version` goes on with `?after=`."""
 
     items: list[EntryView]
     next_version: int | None
 
 
-class ResultView(View):
+class ResultView(View, frozen=True):
     """How a run ended; `status` tells whether it has."""
 
     run_id: str
@@ -265,13 +265,13 @@ class ResultView(View):
     reason: str | None
 
 
-class ReasonRequest(Request):
+class ReasonRequest(Request, frozen=True):
     """Why, for the record."""
 
     reason: str | None = None
 
 
-class StatusView(View):
+class StatusView(View, frozen=True):
     """The run's status after a request; `running` while a cancel or pause takes effect at the next
     step boundary."""
 
@@ -281,7 +281,7 @@ class StatusView(View):
     """`cancel` or `pause` while that is under way."""
 
 
-class WhyView(View):
+class WhyView(View, frozen=True):
     """Why a run stands where it stands, in words, and what will wake it."""
 
     run_id: str
@@ -290,7 +290,7 @@ class WhyView(View):
     reasons: list["ReasonView"]
 
 
-class ReasonView(View):
+class ReasonView(View, frozen=True):
     """One thing that a run waits for. `due_at` is when it ends by itself, if it does."""
 
     kind: str
@@ -301,7 +301,7 @@ class ReasonView(View):
     due_at: str | None
 
 
-class StatisticsView(View):
+class StatisticsView(View, frozen=True):
     """The server now: actors by kind, slots, timers, waiters, journal."""
 
     version: str
@@ -315,7 +315,7 @@ class StatisticsView(View):
     journal: dict[str, Any]
 
 
-class ActorView(View):
+class ActorView(View, frozen=True):
     """A live actor: its mailbox depth, messages handled, restarts, seconds since its last one."""
 
     address: str
@@ -326,14 +326,14 @@ class ActorView(View):
     idle: float
 
 
-class ActorPage(View):
+class ActorPage(View, frozen=True):
     """Live actors, the fullest mailboxes first; `total` counts all of them."""
 
     items: list[ActorView]
     total: int
 
 
-class IndexView(View):
+class IndexView(View, frozen=True):
     """What this server is and where to go on."""
 
     name: str

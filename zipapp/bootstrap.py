@@ -168,10 +168,11 @@ def run():
     if os.path.isdir(os.curdir):  # not so in a folder that was removed
         sys.path.append(os.getcwd())
     sys.argv[0] = pyz
-    import ironflow.__main__ as entry
+    from ironflow import launch
+    from ironflow.__main__ import main
 
-    entry.PYZ = pyz
-    return entry.main()
+    launch.PYZ = pyz
+    return main()
 
 
 if __name__ == "__main__":

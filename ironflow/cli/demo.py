@@ -46,21 +46,19 @@ def command(
     open_report: bool,
     as_json: bool,
 ) -> int:
-    r"""Run a durable pipeline, kill it half-way, watch it go on.
+    """Run a durable pipeline, kill it half-way, watch it go on.
 
-    \b
     Parses every module of Python's own standard library, each in a durable step,
     sixteen at once. Half-way the server is killed with SIGKILL and started again on
     the same database. From the journal and from a log that the steps write
     themselves follows that no finished step ran twice; the exit code says so, too.
     Leaves DIR/report.html, the import graph of the standard library.
 
-    \b
     Examples:
       ironflow demo
       ironflow demo --limit 100 --open
     """  # fmt: skip
-    from ironflow.__main__ import command as start_again
+    from ironflow.launch import command as start_again
     from ironflow.demo.drive import Options, run_demo
     from ironflow.demo.screen import open_screen
 

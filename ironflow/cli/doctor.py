@@ -193,7 +193,7 @@ def _clock() -> Iterator[Finding]:
 
 
 def _cache() -> Iterator[Finding]:
-    from ironflow.__main__ import PYZ
+    from ironflow.launch import PYZ
 
     if PYZ is None:
         yield Finding("program", "ok", f"installed in {Path(__file__).parents[1]}")

@@ -185,7 +185,7 @@ class _Screen:
         try:
             run = _load_run(self._client, self._run.id)
             self._steps = self._load_steps()
-            self._run = run
+            self._run, self._lost = run, None
         except Failed as error:
             if error.exit_code != 3 and getattr(error, "status", 500) < 500:
                 raise

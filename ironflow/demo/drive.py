@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from ironflow.core.clock import SystemClock
-from ironflow.core.errors import ConfigError, DatabaseInUse
+from ironflow.core.errors import ConfigError, DatabaseInUse, StorageError
 from ironflow.demo.evidence import Recorded, Verdict, judge, read_journal
 from ironflow.demo.executions import LOG, Notebook
 from ironflow.demo.process import DemoError, Server, pick_port
@@ -146,6 +146,8 @@ def prepare_folder(name: str) -> Path:
         raise ConfigError(
             f"dir: another demo works in {folder}; choose another with --dir"
         ) from error
+    except StorageError as error:
+        raise ConfigError(f"dir: {error}; choose another with --dir") from error
     except OSError as error:
         raise ConfigError(f"dir: cannot use {folder}: {error.strerror}") from error
     return folder
@@ -275,8 +277,8 @@ def _show(screen: Screen, outcome: Outcome) -> None:
 
 def _keep(screen: Screen, server: Server) -> None:
     """Leave the server up until Ctrl-C."""
-    screen.say(f"The server stays up at {server.url}; Ctrl-C ends it")
     with suppress(KeyboardInterrupt):
+        screen.say(f"The server stays up at {server.url}; Ctrl-C ends it")
         while True:
             server.check()
             time.sleep(0.5)

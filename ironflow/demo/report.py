@@ -321,7 +321,7 @@ def _making(origin: Origin) -> str:
     if len(rows) > 1:
         note = (
             f"{len(rows)} server processes worked on this run: each went on where the one before "
-            "it was killed, and no step that had finished was executed again."
+            "it was killed."
         )
     else:
         note = "One server process worked on this run."

@@ -345,6 +345,7 @@ class Execution:
             for future in group.futures.values():
                 if not future.done():
                     future.set_exception(signal())
+                    future.exception()  # seen: whoever waits may be cancelled before it looks
 
     def attach(self, steps: Mapping[str, Step], order: Mapping[str, list[str]]) -> None:
         """The run's record is kept in these objects from now on."""

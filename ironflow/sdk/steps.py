@@ -557,7 +557,9 @@ class Steps:
         body = encode_plain(value, f"input of step {place.name!r}")
         spec.check_input(body)
         payload, blob = pack(body)
-        child = derive_id("child", execution.run_id, place.key)
+        # By attempt: a run that is retried needs a new child for one that failed.
+        attempt = str(execution.assignment.attempt)
+        child = derive_id("child", execution.run_id, place.key, attempt)
         parent = ParentRef(execution.run_id, place.key, detached, depth)
         create = c.CreateRun(
             function_id=function_id,

@@ -1,4 +1,4 @@
-"""A real server on a real port for each test, and a client that holds answers against /openapi.json."""
+"""A real server on a real port for each test; its client holds answers against /openapi.json."""
 
 from __future__ import annotations
 
@@ -175,8 +175,24 @@ class Api:
         ended: dict[str, Any] = answer.json
         return ended
 
+    async def awaited(self, run_id: str) -> None:
+        """Return once somebody waits for the run's end."""
+        endings, seen = self.engine.endings, asyncio.Event()
+        expect = endings.expect
+
+        def note(awaited: str) -> asyncio.Future[Run]:
+            if awaited == run_id:
+                seen.set()
+            return expect(awaited)
+
+        endings.expect = note  # type: ignore[method-assign]
+        if run_id not in endings._waiting:
+            async with asyncio.timeout(30):
+                await seen.wait()
+        endings.expect = expect  # type: ignore[method-assign]
+
     async def reach(self, run_id: str, status: str) -> Run:
-        """The run once it has the status; told by the journal's commits, never by waiting a while."""
+        """The run once it has the status: looked at after each commit, never after a while."""
         commit = asyncio.Event()
         stop = self.engine.store.journal.subscribe(lambda entries: commit.set())
         try:
@@ -213,7 +229,7 @@ async def serve_store(store: Store, **options: Any) -> AsyncIterator[Api]:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
-    """Serves a store: `async with serve(store, **make_app_options) as api`."""
+    """The context manager of a server over a store, with a registry of its own."""
     monkeypatch.setattr(sdk, "registry", sdk.Registry())
     return serve_store
 

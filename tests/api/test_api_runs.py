@@ -133,8 +133,7 @@ async def test_the_result_can_be_waited_for(api: Any) -> None:
     assert (await api.get(f"{RUNS}/{run_id}/result?wait=1ms")).status == 202
     await api.shelf.entered.wait()
     waiting = asyncio.create_task(api.get(f"{RUNS}/{run_id}/result?wait=60s"))
-    while run_id not in api.engine.endings._waiting:
-        await asyncio.sleep(0)
+    await api.awaited(run_id)
     api.shelf.gate.set()
     late = await waiting
     assert (late.status, late.json["status"], late.json["result"]) == (200, "completed", "through")

@@ -1,11 +1,11 @@
-"""The live streams over real HTTP: nothing lost, nothing twice, whoever reads and however slowly."""
+"""The live streams over real HTTP: nothing lost, nothing twice, however slowly it is read."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +167,7 @@ class World:
 
     async def is_waiting(self, readers: int) -> None:
         """Until so many streams are open."""
-        while self.feed.readers != readers:
+        while self.feed.readers != readers:  # noqa: ASYNC110 - the feed tells nobody
             await asyncio.sleep(0.001)
 
 
@@ -313,10 +313,10 @@ async def test_filters_leave_out_what_does_not_match(world: World) -> None:
 
 
 async def test_streams_opened_amid_writes_have_neither_gap_nor_repetition(small: World) -> None:
-    total, stop = 6000, asyncio.Event()
+    total = 6000
 
-    async def produce(name: str, count: int) -> None:
-        for _ in range(count):
+    async def produce(name: str) -> None:
+        for _ in range(1500):
             await small.write(
                 *[small.entry(name) for _ in range(random.Random(name).choice((1, 3)))]
             )
@@ -331,10 +331,7 @@ async def test_streams_opened_amid_writes_have_neither_gap_nor_repetition(small:
                 found += seqs(await reader.take(min(count, total - last)))
         return found
 
-    writers = [asyncio.create_task(produce(f"s{n}", 1500)) for n in range(2)]
-    del stop
-    writers.append(asyncio.create_task(produce("s2", 1500)))
-    writers.append(asyncio.create_task(produce("s3", 1500)))
+    writers = [asyncio.create_task(produce(f"s{n}")) for n in range(4)]
     readers = [asyncio.create_task(consume(0)) for _ in range(4)]
     await asyncio.gather(*writers)
     assert small.store.journal.last_seq >= total
@@ -343,8 +340,6 @@ async def test_streams_opened_amid_writes_have_neither_gap_nor_repetition(small:
 
 
 async def test_many_readers_share_the_frames_and_the_rings(world: World) -> None:
-    async with world.session.get("/api/v1/stream", params={"after": "-5"}):
-        pass
     opened = [world.stream() for _ in range(50)]
     readers = [await stream.__aenter__() for stream in opened]
     await world.is_waiting(50)
@@ -620,6 +615,3 @@ def test_the_frame_of_every_entry_is_what_the_views_say() -> None:
     body = encode_frame(Entry(1, "s", 2, 3, "k", b"null"))
     decoded = msgspec.json.decode(body.split(b"data: ", 1)[1])
     assert list(decoded) == ["seq", "stream", "version", "at", "kind", "data"]
-
-
-Listener = Callable[[list[Entry]], None]

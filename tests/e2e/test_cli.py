@@ -88,6 +88,8 @@ class Place:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "server.log"
         self.server: subprocess.Popen[bytes] | None = None
+        self.opened: list[subprocess.Popen[Any]] = []
+        self.watchdogs: list[threading.Timer] = []
 
     def start(self) -> None:
         line = [sys.executable, "-m", "ironflow", "serve", "app.py"]
@@ -108,12 +110,28 @@ class Place:
     def stop(self) -> int:
         assert self.server is not None
         self.server.send_signal(signal.SIGTERM)
-        return self.server.wait(LIMIT)
+        return self.server.wait(2 * LIMIT)
+
+    def close(self) -> None:
+        """End everything that a test that failed has left."""
+        for watchdog in self.watchdogs:
+            watchdog.cancel()
+        for process in [*self.opened, *([self.server] if self.server else [])]:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
     def open(self, *arguments: str, **options: Any) -> subprocess.Popen[Any]:
+        """Start it; a process that hangs is killed, so that whoever reads its output goes on."""
         environment = clean_environment(IRONFLOW_SERVER_URL=self.url, **options.pop("env", {}))
         line = [sys.executable, "-m", "ironflow", *arguments]
-        return subprocess.Popen(line, cwd=self.folder, env=environment, **options)
+        process = subprocess.Popen(line, cwd=self.folder, env=environment, **options)
+        self.opened.append(process)
+        watchdog = threading.Timer(LIMIT, process.kill)
+        watchdog.daemon = True
+        watchdog.start()
+        self.watchdogs.append(watchdog)
+        return process
 
     def cli(self, *arguments: str, code: int = 0, text: str = "", **env: str) -> tuple[str, str]:
         """Run to the end; what came on stdout and stderr. A traceback is always a failure."""
@@ -121,7 +139,7 @@ class Place:
             *arguments, env=env, text=True, encoding="utf-8",
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-        out, err = process.communicate(text, timeout=LIMIT)
+        out, err = process.communicate(text, timeout=2 * LIMIT)
         assert process.returncode == code, (arguments, process.returncode, out, err)
         assert "Traceback" not in err or "--debug" in arguments, err
         assert not re.search("[\x00-\x08\x0b-\x1f]", out), repr(out)
@@ -150,13 +168,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     made = Place(tmp_path_factory.mktemp("cli"))
     made.start()
     yield made
-    assert made.stop() == 0, made.log.read_text()
+    code = made.stop()
+    made.close()
+    assert code == 0, made.log.read_text()
 
 
 @pytest.fixture
-def bare(tmp_path: Path) -> Place:
+def bare(tmp_path: Path) -> Iterator[Place]:
     """A folder without a server."""
-    return Place(tmp_path)
+    made = Place(tmp_path)
+    yield made
+    made.close()
 
 
 # -- runs -----------------------------------------------------------------------------------------
@@ -278,7 +300,7 @@ def test_watching_all_runs_until_ctrl_c(place: Place) -> None:
         place.cli("invoke", "greet", "--input", '{"name": "x"}')
         found.wait(0.5)
     process.send_signal(signal.SIGINT)
-    assert process.wait(LIMIT) == 130
+    assert process.wait(2 * LIMIT) == 130
     reader.join(LIMIT)
     assert process.stderr is not None
     assert process.stderr.read().strip() == ""
@@ -301,7 +323,7 @@ def test_watch_goes_on_when_the_server_comes_back(bare: Place) -> None:
     assert bare.stop() == 0, bare.log.read_text()
     bare.start()
     bare.cli("emit", "order.approved", "--data", '"yes"')
-    out, err = process.communicate(timeout=LIMIT)
+    out, err = process.communicate(timeout=2 * LIMIT)
     assert process.returncode == 0
     assert "connection lost" in err
     kinds = [text.split()[1] for text in out.splitlines()]
@@ -334,7 +356,7 @@ def on_terminal(place: Place, *arguments: str, columns: int = 80, **env: str) ->
     assert process.stderr is not None
     err = process.stderr.read().decode()
     process.stderr.close()
-    code = process.wait(LIMIT)
+    code = process.wait(2 * LIMIT)
     assert err == "", err
     return code, b"".join(chunks).decode()
 
@@ -370,7 +392,7 @@ def test_a_reader_that_goes_away_is_no_error(place: Place) -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     process.stderr.close()
-    assert process.wait(LIMIT) == 141
+    assert process.wait(2 * LIMIT) == 141
 
 
 # -- what is typed wrongly ------------------------------------------------------------------------

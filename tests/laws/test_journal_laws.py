@@ -25,9 +25,11 @@ from ironflow.storage.ports import META, Batch, Entry, NewEntry
 from ironflow.storage.sqlite import open_sqlite
 
 STREAMS = ["run/a", "run/b", "run/c", "event/d"]
-# Mostly the version after what is queued; else the one after what is settled (right when what is queued before
-# it will be refused), one that is there already, or one too far.
-BASES = st.sampled_from(["queued", "queued", "queued", "queued", "settled", "settled", "old", "gap"])
+# Mostly the version after what is queued; else the one after what is settled (right when what is
+# queued before it will be refused), one that is there already, or one too far.
+BASES = st.sampled_from(
+    ["queued", "queued", "queued", "queued", "settled", "settled", "old", "gap"]
+)
 PARTS = st.lists(
     st.tuples(st.sampled_from(STREAMS), BASES, st.integers(1, 3)), min_size=0, max_size=3
 )
@@ -65,6 +67,9 @@ class JournalLaws(RuleBasedStateMachine):
 
     @rule(parts=PARTS, size=st.sampled_from([10, 10, 10, 3000]))
     def append(self, parts: Sequence[tuple[str, str, int]], size: int) -> None:
+        self.queue(parts, size)
+
+    def queue(self, parts: Sequence[tuple[str, str, int]], size: int) -> None:
         self.count += 1
         entries = []
         for stream, base, number in parts:
@@ -77,6 +82,12 @@ class JournalLaws(RuleBasedStateMachine):
             self.heads[stream] = version
         row = (META, (f"k{self.count % 5}", str(self.count)))
         self.queued.append(Batch(entries, [row], []))
+
+    @rule(guilty=st.sampled_from(STREAMS), other=st.sampled_from(STREAMS))
+    def entangle(self, guilty: str, other: str) -> None:
+        """A batch that loses on one stream, and another that would fit but for being behind it."""
+        for parts in ([(other, "queued", 1), (guilty, "gap", 1)], [(other, "settled", 1)]):
+            self.queue(parts, 10)
 
     @precondition(lambda self: self.queued)
     @rule()

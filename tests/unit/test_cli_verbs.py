@@ -59,6 +59,7 @@ def test_help_of_every_command(name: str, command: click.Command) -> None:
     done = CliRunner().invoke(program, [*name.split(), "--help"])
     assert done.exit_code == 0, done.output
     assert done.output.startswith(f"Usage: program {name}")
+    assert "\\b" not in done.output
     if not isinstance(command, click.Group) and name not in (
         "serve", "db export", "db import", "demo"
     ):  # fmt: skip

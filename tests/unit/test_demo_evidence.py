@@ -133,6 +133,18 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         prepare_folder(str(tmp_path / "file"))
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(ConfigError, match=r"^dir: cannot .*Permission denied"):
+            prepare_folder(str(tmp_path))
+        with pytest.raises(ConfigError, match=r"^dir: cannot .*Permission denied"):
+            prepare_folder(str(tmp_path / "below"))
+    finally:
+        tmp_path.chmod(0o755)
+
+
 def test_a_taken_port_is_said_before_anything_happens() -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))

@@ -155,12 +155,14 @@ def test_a_crash_at_any_call_changes_nothing(shape: Any, after: bool, linger: fl
 @LINGERS
 def test_a_result_that_was_committed_is_not_asked_for_again(linger: float) -> None:
     async def main(world: testing.World) -> None:
-        run_id = await world.start(chain)
-        for number in range(2, 6):
-            world.crash_at_step(number if number == 2 else 2)
-            while (await world.state(run_id)).execution < number:
-                await world.advance(1)
-        assert (await world.wait(run_id)).result == 5
+        def inc(total: int) -> int:
+            world.crash_at_step(1)  # at the next call, which is not made then
+            return total + 1
+
+        world.mock_step("inc", inc)
+        ended = await world.run(chain)
+        assert ended.result == 5
+        assert ended.executions == 5
         # One call for each step, and one more for each of the four crashes.
         assert len(world.calls) == 5 + 4
 

@@ -60,6 +60,7 @@ class Journal:
         self.starts: list[tuple[str, float]] = []
         self.stops: list[str] = []
         self.start_errors: list[BaseException] = []
+        self.start_seconds = 0.0
         self.lives: list[weakref.ref[Talker]] = []
         self.busy = False
 
@@ -71,6 +72,8 @@ class Talker(Actor):
 
     async def start(self) -> None:
         self.journal.starts.append((self.address, now()))
+        if self.journal.start_seconds:
+            await asyncio.sleep(self.journal.start_seconds)
         if self.journal.start_errors:
             raise self.journal.start_errors.pop(0)
 
@@ -211,7 +214,7 @@ async def test_a_cancelled_asker_takes_nothing_with_it() -> None:
     asking = asyncio.ensure_future(ref.ask(Later(), timeout=None))
     await settle(system)
     (actor, envelope) = journal.kept.pop()
-    # Answered and cancelled in the same turn: neither may be lost or complain.
+    # Refused and cancelled in the same turn.
     actor.cell.refuse(envelope, Conflict("no"))
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -317,18 +320,28 @@ async def test_other_actors_have_their_turn_beside_a_flooded_one() -> None:
         system.ref("talker", "flooded").tell(Say(str(n)))
     await system.ref("talker", "other").ask(Say("other"))
     assert journal.said.index(("talker/other", "other")) < 200
+    await asyncio.sleep(1)
+    assert len(journal.said) == 10_001
     await system.stop()
 
 
 @in_virtual_time
 async def test_timers_are_served_between_turns() -> None:
-    system, journal = build()
-    rang: list[int] = []
+    system, _ = build()
+    heard: list[str] = []
+
+    class Plain(Actor):
+        def receive(self, message: Message[Any], envelope: Envelope) -> object:
+            heard.append(self.key)
+            return None
+
+    system.register(Behavior("plain", Plain))
     for n in range(CELLS_AT_ONCE * 4):
-        system.ref("talker", str(n)).tell(Say())
-    asyncio.get_running_loop().call_later(0, lambda: rang.append(len(journal.starts)))
+        system.ref("plain", str(n)).tell(Say())
+    rang: list[int] = []
+    asyncio.get_running_loop().call_later(0, lambda: rang.append(len(heard)))
     await asyncio.sleep(0.001)
-    assert len(journal.starts) == CELLS_AT_ONCE * 4
+    assert len(heard) == CELLS_AT_ONCE * 4
     assert rang[0] < CELLS_AT_ONCE * 4
     await system.stop()
 
@@ -392,6 +405,25 @@ async def test_every_message_puts_idleness_off() -> None:
     assert journal.stops == ["talker/busy"]
     await asyncio.sleep(2)
     assert journal.stops == ["talker/busy", "talker/other"]
+
+
+@in_virtual_time
+async def test_actors_leave_one_by_one_each_at_its_time() -> None:
+    system, journal = build(idle_after=10.0)
+    system.register(Behavior("short", Actor, idle_after=2.0))
+    system.ref("talker", "a").tell(Say())
+    await asyncio.sleep(4)
+    system.ref("talker", "b").tell(Say())
+    system.ref("short").tell(Ensure())
+    await asyncio.sleep(2.5)
+    assert not system.is_live("short/")
+    assert journal.stops == []
+    await asyncio.sleep(4)
+    assert journal.stops == ["talker/a"]
+    await asyncio.sleep(3)
+    assert journal.stops == ["talker/a"]
+    await asyncio.sleep(1.5)
+    assert journal.stops == ["talker/a", "talker/b"]
 
 
 @in_virtual_time
@@ -501,6 +533,35 @@ async def test_whoever_holds_a_passivated_cell_cannot_bring_a_second_life() -> N
 
 
 @in_virtual_time
+async def test_an_actor_that_is_about_to_restart_does_not_passivate() -> None:
+    system, journal = build()
+    actor = await system.ref("talker", "a").ask(Call(lambda actor: actor))
+    actor.cell.crash(ZeroDivisionError())
+    assert not actor.cell.passivate()
+    await asyncio.sleep(0.1)
+    assert len(journal.starts) == 2
+    await system.stop()
+
+
+@in_virtual_time
+async def test_an_actor_that_leaves_cannot_send_itself_anything() -> None:
+    system, _ = build()
+    refused: list[str] = []
+
+    class Clingy(Actor):
+        def stop(self) -> None:
+            with pytest.raises(Gone) as caught:
+                self.system.at(self.address).tell(Ensure())
+            refused.append(str(caught.value))
+
+    system.register(Behavior("clingy", Clingy, idle_after=5.0))
+    await system.ref("clingy").ask(Ensure())
+    await asyncio.sleep(6)
+    assert refused == ["clingy/ has stopped"]
+    assert system.statistics() == []
+
+
+@in_virtual_time
 async def test_a_failure_in_stop_or_is_quiet_is_contained() -> None:
     system, _ = build()
     stopped: list[str] = []
@@ -568,6 +629,19 @@ async def test_slow_failing_starts_escalate_too() -> None:
     with pytest.raises(Gone, match="crashed too often, last: RuntimeError"):
         await system.ref("slow").ask(Say(), timeout=None)
     assert len(starts) == 4
+    await system.stop()
+
+
+@in_virtual_time
+async def test_a_start_that_succeeds_forgives_those_that_failed() -> None:
+    system, journal = build(restart=Restart(burst=3, period=30.0), idle_after=None)
+    ref = system.ref("talker", "a")
+    journal.start_errors = [RuntimeError("no") for _ in range(3)]
+    assert await ref.ask(Say("up"), timeout=None) == "up"
+    await asyncio.sleep(60)
+    journal.start_errors = [RuntimeError("no") for _ in range(2)]
+    ref.tell(Crash())
+    assert await ref.ask(Say("up again"), timeout=None) == "up again"
     await system.stop()
 
 
@@ -817,6 +891,26 @@ async def test_messages_to_a_service_wait_for_its_restart() -> None:
 
 
 @in_virtual_time
+async def test_a_restarted_service_is_up_before_it_sees_to_its_mailbox() -> None:
+    """Else a message that asks a later service would wait for it, and it for the message."""
+    system, journal = build(restart=Restart(burst=0, period=10.0), idle_after=None)
+    one, two, three = (system.ref("talker", key) for key in ("one", "two", "three"))
+    await system.start([one, two, three])
+    journal.start_seconds = 1.0
+    one.tell(Crash())
+    await asyncio.sleep(0.5)
+    two.tell(Call(lambda _: three.ask(Say("asked by two"), timeout=None)))
+    await asyncio.sleep(5)
+    assert journal.said == [("talker/three", "asked by two")]
+    assert [address for address, _ in journal.starts[3:]] == [
+        "talker/one",
+        "talker/two",
+        "talker/three",
+    ]
+    await system.stop()
+
+
+@in_virtual_time
 async def test_a_restart_of_services_outlasts_a_journal_that_cannot_be_read() -> None:
     system, journal = build(restart=Restart(burst=0, period=10.0, pause=0.1), idle_after=None)
     one, two = system.ref("talker", "one"), system.ref("talker", "two")
@@ -913,11 +1007,16 @@ async def test_an_actor_may_stop_the_system() -> None:
 @in_virtual_time
 async def test_later_sends_after_a_while_unless_cancelled_or_stopped() -> None:
     system, journal = build(bound=1)
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
     ref = system.ref("talker", "a")
     system.later(10, ref, Say("ten"))
     system.later(20, ref, Say("twenty")).cancel()
     system.later(30, ref, Say("thirty"))
     await asyncio.sleep(9)
+    ref.tell(Wait(5))
+    await asyncio.sleep(4)
+    assert system.statistics()[0].mailbox == 2  # beyond its bound: a timer is never refused
     assert journal.said == []
     await asyncio.sleep(2)
     assert journal.said == [("talker/a", "ten")]
@@ -925,6 +1024,7 @@ async def test_later_sends_after_a_while_unless_cancelled_or_stopped() -> None:
     await system.stop()
     await asyncio.sleep(10)
     assert journal.said == [("talker/a", "ten")]
+    assert complaints == []
 
 
 @in_virtual_time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_a_changed_migration_is_refused(connection: sqlite3.Connection, path: st
     assert backups(path) == []
 
 
-async def test_a_newer_schema_is_refused_and_left_alone(
+def test_a_newer_schema_is_refused_and_left_alone(
     connection: sqlite3.Connection, path: str
 ) -> None:
     migrate(connection, path, NOW, (migrations()[0], NEXT))
@@ -100,7 +101,7 @@ async def test_a_newer_schema_is_refused_and_left_alone(
     with pytest.raises(
         SchemaTooNew, match="has schema version 2, this ironflow knows up to 1"
     ) as e:
-        await open_sqlite(path)
+        asyncio.run(open_sqlite(path))
     assert (e.value.found, e.value.known) == (2, 1)
     assert Path(path).read_bytes() == before
 
@@ -118,7 +119,8 @@ def test_a_backup_that_cannot_be_made_stops_the_migration(
 def test_scripts_are_cut_into_statements() -> None:
     script = (
         "-- a comment; with a semicolon\nCREATE TABLE a (x TEXT DEFAULT ';');\n"
-        "CREATE TRIGGER t AFTER INSERT ON a BEGIN\n  DELETE FROM a;\n  SELECT 1;\nEND;\n-- the end\n"
+        "CREATE TRIGGER t AFTER INSERT ON a BEGIN\n  DELETE FROM a;\n  SELECT 1;\nEND;\n"
+        "-- the end\n"
     )
     found = list(statements(script))
     assert len(found) == 2

@@ -45,7 +45,7 @@ async def test_what_was_acknowledged_survives_kill(tmp_path: Path, durability: s
     acknowledged: dict[str, int] = {}
     for lines in (1, 500, 3000):
         command = [sys.executable, "-c", WRITERS, str(path), durability]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:  # noqa: ASYNC220
             assert child.stdout is not None
             for number, line in enumerate(child.stdout, 1):
                 name, version = line.decode().split()

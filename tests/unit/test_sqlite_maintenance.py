@@ -152,7 +152,7 @@ def test_an_export_imported_is_the_same_database(path: Path) -> None:
     assert export(target) == text
     assert check(target).ok
     assert database_info(target).rows == database_info(path).rows
-    with pytest.raises(InvalidInput, match="path: .* exists already"):
+    with pytest.raises(InvalidInput, match=r"path: .* exists already"):
         import_ndjson(target, io.BytesIO(text))
 
 

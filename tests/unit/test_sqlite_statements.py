@@ -4,6 +4,7 @@ on."""
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from importlib.resources import files
 
@@ -32,7 +33,7 @@ def test_queries_are_cut_at_their_headers() -> None:
     ],
 )
 def test_a_file_of_queries_that_is_not_clear_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="SQL before|named twice"):
+    with pytest.raises(ValueError, match=r"SQL before|named twice"):
         sql.parse(text)
 
 
@@ -41,14 +42,12 @@ def test_every_query_is_valid_against_the_schema() -> None:
     migrate(connection, ":memory:", 0)
     count = 0
     for file in files("ironflow.storage").joinpath("queries").iterdir():
-        for name, query in sql.load(file.name.removesuffix(".sql")).items():
+        for query in sql.load(file.name.removesuffix(".sql")).values():
             text = query.replace("{columns}", "id").replace("{where}", "true")
             text = text.replace("{status}", "'queued'")
-            # Preparing is enough: more or fewer parameters than given is another kind of error.
-            try:
-                connection.execute(f"EXPLAIN {text}")
-            except sqlite3.ProgrammingError as error:
-                assert "binding" in str(error).lower(), (file.name, name)
+            values = dict.fromkeys(re.findall(r":(\w+)", text), 0)
+            # EXPLAIN prepares the statement, which is where a wrong name would show.
+            connection.execute(f"EXPLAIN {text}", values or (0,) * text.count("?"))
             count += 1
     connection.close()
     assert count > 30

@@ -36,7 +36,6 @@ from ironflow.storage.sqlite import SqliteStore, open_sqlite
 from ironflow.storage.sqlite_errors import Broken
 from ironflow.storage.sqlite_writer import MOST_HEADS
 
-
 Opener = Callable[..., Awaitable[SqliteStore]]
 
 
@@ -68,7 +67,7 @@ async def test_what_was_committed_is_there_after_reopening(
     await store.journal.commit(entries("s", 1, 2, data=bytes(range(256))))
     await store.close()
     await store.close()
-    assert not Path(f"{path}-wal").exists()
+    assert not os.path.exists(f"{path}-wal")  # noqa: ASYNC240
     store = await open_store(path, durability=durability)
     assert store.journal.last_seq == 2
     assert [e.data for e in (await store.reader.load("s")).entries] == [bytes(range(256))] * 2
@@ -119,7 +118,7 @@ async def test_a_second_opener_is_refused_in_one_line_that_names_the_owner(
     await store.journal.commit(entries("s", 1))
     await store.close()
     # The file of the lock is still there, and in nobody's way.
-    assert Path(f"{path}.lock").exists()
+    assert os.path.exists(f"{path}.lock")  # noqa: ASYNC240
     await (await open_store(path)).close()
 
 
@@ -240,25 +239,27 @@ from ironflow.core.errors import StorageFull
 from ironflow.storage.ports import Batch, NewEntry
 from ironflow.storage.sqlite import open_sqlite
 
+def next_entry(version):
+    return Batch([NewEntry("s", version + 1, 1, "k", b"x" * 5000)], [], [])
+
 async def main():
     store = await open_sqlite(sys.argv[1], on_fatal=lambda error: print("fatal", error))
     resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, resource.RLIM_INFINITY))
     version = 0
     try:
         while True:
-            entry = NewEntry("s", version + 1, 1, "k", b"x" * 5000)
-            await store.journal.commit(Batch([entry], [], []))
+            await store.journal.commit(next_entry(version))
             version += 1
     except StorageFull as error:
         print("refused", error.status)
     assert len((await store.reader.load("s")).entries) == version > 10
     for _ in range(3):
         try:
-            await store.journal.commit(Batch([NewEntry("s", version + 1, 1, "k", b"x" * 5000)], [], []))
+            await store.journal.commit(next_entry(version))
         except StorageFull:
             print("still refused")
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    await store.journal.commit(Batch([NewEntry("s", version + 1, 1, "k", b"x" * 5000)], [], []))
+    await store.journal.commit(next_entry(version))
     assert len((await store.reader.load("s")).entries) == version + 1
     print("recovered")
     await store.close()
