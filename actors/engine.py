@@ -87,6 +87,8 @@ class Engine:
             outbox=Outbox(self.system),
             max_crashes=max_crashes,
         )
+        self.started = False
+        """Whether everything that was unfinished has been brought back."""
         self.draining = False
         make = self.environment
         self.system.register(Behavior("run", partial(RunActor, make), bound=10_000))
@@ -119,6 +121,7 @@ class Engine:
             self.environment.outbox.post(row.target, row.id, message)
         await self._recover_runs()
         await self.timers.start(self.store.reader)
+        self.started = True
 
     async def _recover_runs(self) -> None:
         after: tuple[int, str] | None = None
@@ -358,7 +361,7 @@ def _digest(data: bytes) -> str:
     """A hash of JSON that does not depend on the order of keys or on white space."""
     try:
         value = msgspec.json.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput("input", f"not JSON: {error}") from error
     return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:32]
 

@@ -23,7 +23,7 @@ from aiohttp import web
 from ironflow import VERSION
 from ironflow.actors.engine import Engine
 from ironflow.core.clock import SECOND, Clock, Ids, SystemClock
-from ironflow.core.errors import ConfigError
+from ironflow.core.errors import ConfigError, Draining
 from ironflow.launch import command
 from ironflow.modules import Watch, load_module
 from ironflow.sdk.executor import Executor
@@ -146,6 +146,8 @@ class Server:
             engine.begin_drain()
             await self.executor.drain(self.settings.drain_timeout if grace is None else grace)
             await self.store.journal.flush()
+            # Requests that wait for a run would hold the sockets open.
+            engine.endings.fail(Draining("the server is shutting down; the run goes on later"))
             await engine.stop()
         if self._runner is not None:
             await self._runner.cleanup()

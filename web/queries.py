@@ -32,7 +32,6 @@ MAX_REASON = 2000
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 """A moment in a query: RFC 3339 with a zone."""
 
-_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _INTEGER = re.compile(r"-?[0-9]{1,15}")
@@ -155,7 +154,9 @@ def _is_too_deep(data: bytes) -> bool:
     """Whether JSON text is nested deeper than `MAX_DEPTH`."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False
-    brackets = _STRINGS.sub(b"", data).translate(_ONE_KIND, _NO_BRACKETS)
+    # Without escapes, every second part between quotes is a string. No regex: it takes seconds.
+    parts = data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+    brackets = b"".join(parts[::2]).translate(_ONE_KIND, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
         if not brackets:
             return False

@@ -190,7 +190,6 @@ def test_what_cancelled_branches_did_is_undone_too(linger: float) -> None:
     async def main(world: testing.World) -> None:
         run_id = await world.start(cancelled_branch)
         await world.advance(4)
-        world.mock_step("book", do)
         await world.crash()
         ended = await world.wait(run_id)
         assert ended.status == "failed"
