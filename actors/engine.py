@@ -31,6 +31,7 @@ from ironflow.core.decisions import MAX_CRASHES
 from ironflow.core.entries import Payload, pack
 from ironflow.core.errors import (
     Draining,
+    Gone,
     IdempotencyConflict,
     InvalidInput,
     NotFound,
@@ -353,6 +354,8 @@ class Engine:
         return data
 
     def _check_open(self) -> None:
+        if not self.started:
+            raise Gone("the server is starting")
         if self.draining:
             raise Draining("the server is shutting down and takes no new work")
 

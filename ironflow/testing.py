@@ -186,6 +186,12 @@ class World:
 
         self.store.journal.on_commit(count)
 
+    async def die(self) -> None:
+        """Crash inside a mocked step: `world.mock_step("send", world.die)`."""
+        self.kill()
+        self._spawn(self.boot())
+        await asyncio.Event().wait()  # the caller does not live on
+
     async def crash(self) -> None:
         """End the process as `kill -9` would, and start it again on what was committed."""
         self.kill()
@@ -241,7 +247,7 @@ class World:
                 self._crash_in = None
                 if self._crash_after:
                     return self._dying(fn)
-                await self._die()
+                await self.die()
         return fn
 
     def _dying(self, fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -250,14 +256,9 @@ class World:
                 result = fn(*args, **kwargs)
                 if asyncio.iscoroutine(result):
                     await result
-            await self._die()
+            await self.die()
 
         return call
-
-    async def _die(self) -> None:
-        self.kill()
-        self._spawn(self.boot())
-        await asyncio.Event().wait()  # this process is dead
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         chore = self.loop.create_task(work)

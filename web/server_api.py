@@ -46,7 +46,7 @@ async def get_ready(call: Call[Query, None]) -> Answer:
     engine, issues = call.engine, []
     if engine.draining:
         issues.append("the server is shutting down and takes no new work")
-    elif not engine.system.is_live(engine.router.address):
+    elif not engine.started:
         issues.append("the server is starting")
     elif (problem := await call.state.journal.problem()) is not None:
         issues.append(f"the journal refuses writes: {problem}")

@@ -18,8 +18,9 @@ from ironflow.actors.engine import Engine
 from ironflow.core.errors import InvalidInput, NotFound
 from ironflow.core.patterns import compile_pattern
 from ironflow.core.runs import TERMINAL
-from ironflow.web.feed import Bell, Feed, RunTail, Selection, Tail
+from ironflow.web.feed import Bell, Feed, Selection
 from ironflow.web.queries import Query, QueryDecoder, check_run_id
+from ironflow.web.tails import RunTail, Tail
 
 HEARTBEAT = 15.0
 """Seconds without a frame after which a comment is sent."""

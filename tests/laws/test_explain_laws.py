@@ -212,6 +212,8 @@ class World:
                 assert not key or key not in run.steps or run.steps[key].pos == pos, scope
         if run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
             assert run.retry_at is None
+        if run.cancelling is not None or run.unwinding is not None:
+            assert run.pausing is None, "a run that is being ended would be paused"
         sources = wake_sources(run)
         assert bool(sources) != run.is_terminal, f"{run.status} run without a wake-up source"
         self._check_rows()

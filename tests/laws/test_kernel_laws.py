@@ -426,8 +426,9 @@ class Hurt(Message[None], frozen=True):
 class Service(Actor):
     """Notes its ups and downs."""
 
-    def __init__(self, name: str, log: list[str], failing: dict[str, int]) -> None:
-        self.name, self.log, self.failing = name, log, failing
+    def __init__(self, name: str, machine: Services) -> None:
+        self.name, self.machine = name, machine
+        self.log, self.failing = machine.log, machine.failing
         self.up = False
 
     async def start(self) -> None:
@@ -435,6 +436,7 @@ class Service(Actor):
         await asyncio.sleep(0.01)
         if self.failing[self.name]:
             self.failing[self.name] -= 1
+            self.machine.crashed_at = self.machine.now()
             raise RuntimeError("cannot start")
         self.log.append(f"{self.name} up")
         self.up = True
@@ -442,6 +444,7 @@ class Service(Actor):
     def receive(self, message: Message[Any], envelope: Envelope) -> object:
         if isinstance(message, Hurt):
             self.failing[self.name] += message.starts
+            self.machine.crashed_at = self.machine.now()
             raise ZeroDivisionError("hurt")
         return super().receive(message, envelope)
 
@@ -461,6 +464,7 @@ class Services(RuleBasedStateMachine):
         self.fatal: list[str] = []
         self.crashes: dict[str, list[float]] = {name: [] for name in (*SERVICES, "loose")}
         self.escalations: list[float] = []
+        self.crashed_at = 0.0
 
         async def build() -> System:
             system = System(self.loop.clock, Ids(self.loop.clock), on_fatal=self.fatal.append)
@@ -468,7 +472,7 @@ class Services(RuleBasedStateMachine):
                 system.register(
                     Behavior(
                         name,
-                        lambda name=name: Service(name, self.log, self.failing),
+                        lambda name=name: Service(name, self),
                         idle_after=None,
                         restart=Restart(burst=BURST, period=PERIOD),
                     )
@@ -504,8 +508,8 @@ class Services(RuleBasedStateMachine):
         self.escalate(name, [f"{name} down"])
 
     def recent(self, name: str) -> list[float]:
-        self.crashes[name].append(self.now())
-        return [at for at in self.crashes[name] if self.now() - at < PERIOD]
+        self.crashes[name].append(self.crashed_at)
+        return [at for at in self.crashes[name] if self.crashed_at - at < PERIOD]
 
     @precondition(alive)
     @rule(name=st.sampled_from(SERVICES))
@@ -513,8 +517,8 @@ class Services(RuleBasedStateMachine):
         """Just as many failed starts as escalate; then the root has the service come up."""
         already = [at for at in self.crashes[name] if self.now() - at < PERIOD]
         left = BURST - len(already)
-        if left <= 0:
-            return
+        if left <= 0 or any(self.now() - at > PERIOD - 1.0 for at in already):
+            return  # an old crash would be forgotten in the middle of it
         self.hurt(name, Hurt(starts=left), asked=False)
         self.escalate(name, [f"{name} down", *[f"{name} starting"] * left])
 
@@ -523,9 +527,9 @@ class Services(RuleBasedStateMachine):
         index = SERVICES.index(name)
         tail = SERVICES[index:]
         self.crashes[name] = []
-        self.escalations.append(self.now())
+        self.escalations.append(self.crashed_at)
         downs = [f"{later} down" for later in reversed(tail[1:])]
-        recent = [at for at in self.escalations if self.now() - at < ROOT_PERIOD]
+        recent = [at for at in self.escalations if self.crashed_at - at < ROOT_PERIOD]
         if len(recent) > ROOT_BURST:
             assert len(self.fatal) == 1
             assert self.fatal[0].startswith(f"{name}/ cannot be kept alive")

@@ -48,8 +48,10 @@ def kinds(told: Explanation) -> list[str]:
         (
             None,
             False,
-            "Queued: no process serves function 'billing': the run will start as soon as one "
-            "registers it.",
+            (
+                "Queued: no process serves function 'billing': the run will start as soon as one "
+                "registers it."
+            ),
             "function",
         ),
     ],
@@ -280,7 +282,7 @@ def test_an_ended_run_says_how_and_what_can_be_done() -> None:
     )
     cancelled = explain(make(created(), e.RunCancelled("changed my mind")), START)
     assert cancelled.summary.startswith(
-        "Cancelled at 2026-01-01T00:00:01Z, after 0s: changed my mind."
+        "Cancelled at 2026-01-01T00:00:01Z, after 1s: changed my mind."
     )
     for run in (make(*BEGUN, e.RunCompleted(ONE)), make(created(), e.RunCancelled("x"))):
         assert wake_sources(run) == []

@@ -1,0 +1,119 @@
+"""Readers of live streams: a cursor each, and where its next frames come from.
+
+A reader pulls when its client has taken what it got before: from the ring of the `Feed` while its
+cursor is in there, from the database otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ironflow.storage.ports import Entry
+from ironflow.web.feed import CHUNK_BYTES, Bell, Feed, Selection
+
+PAGE_FIRST, PAGE_LAST = 32, 500
+PAGE_BYTES = 256 * 1024
+"""Entries that a reader takes from the database at once: fewer when they are large."""
+
+
+class Tail:
+    """A reader of everything: a cursor into the journal."""
+
+    def __init__(self, feed: Feed, selection: Selection, after: int) -> None:
+        self.feed, self.selection, self.cursor = feed, selection, after
+        self._page: list[Entry] = []
+        self._limit = PAGE_FIRST
+
+    async def read(self) -> bytes | None:
+        """The next frames, empty when nothing of what was looked at is wanted; None at the end."""
+        feed = self.feed
+        if not self._page and self.cursor >= feed.base:
+            if self.cursor >= feed.end:
+                return None
+            data, self.cursor = await feed.chunk(self.cursor, self.selection)
+            return data
+        if not self._page:
+            base = feed.base
+            self._page = await feed.tail(self.cursor, self._limit)
+            self._limit = next_limit(self._page, self._limit)
+            if not self._page:
+                # Everything up to `base` was committed before it was asked for: there is no more.
+                self.cursor = max(self.cursor, base)
+                return b""
+        data, self.cursor = await feed.encode(self._page, self.selection)
+        self._page = [entry for entry in self._page if entry.seq > self.cursor]
+        return data
+
+
+class RunTail:
+    """A reader of one run: a cursor into its stream, whose versions have no gaps."""
+
+    def __init__(self, feed: Feed, bell: Bell, stream: str, version: int, after: int) -> None:
+        """Reads entries with a version > `version` and a seq > `after`."""
+        self.feed, self.bell, self.stream = feed, bell, stream
+        self.version, self.after = version, after
+        self.last_kind: str | None = None
+        """The kind of the newest entry that was read."""
+        self._is_behind = True
+        self._missing = 0
+        self._limit = PAGE_FIRST
+
+    async def read(self) -> bytes | None:
+        """The next frames; None at the end."""
+        if self._is_behind:
+            page = await self.feed.history(self.stream, self.version, self._limit)
+            self._limit = next_limit(page, self._limit)
+            if page:
+                return self._encode(page)
+            self._catch_up()
+            return b""
+        frames: list[bytes] = []
+        size, news = 0, self.bell.news
+        while news and size < CHUNK_BYTES:
+            entry = news[0]
+            if entry.version > self.version + 1:
+                # More news came than is kept: the database has what was dropped.
+                self._is_behind = True
+                break
+            news.popleft()
+            if entry.version == self.version + 1:
+                self._note(entry)
+                frames.append(self.feed.frame(entry))
+                size += len(frames[-1])
+        if not frames:
+            return b"" if self._is_behind else None
+        return b"".join(frames)
+
+    def _catch_up(self) -> None:
+        """The database has no more: go on with the news, if they begin where it ends."""
+        news = self.bell.news
+        if not news or news[0].version <= self.version + 1:
+            self._is_behind = False
+        elif self._missing == news[0].version:
+            # Asked twice: what is missing was deleted by retention.
+            self.version = news[0].version - 1
+        else:
+            self._missing = news[0].version
+
+    def _encode(self, page: Iterable[Entry]) -> bytes:
+        frames = []
+        size = 0
+        for entry in page:
+            if entry.seq > self.after:
+                frames.append(self.feed.frame(entry))
+                size += len(frames[-1])
+            self._note(entry)
+            if size >= CHUNK_BYTES:
+                break
+        return b"".join(frames)
+
+    def _note(self, entry: Entry) -> None:
+        self.version, self.last_kind = entry.version, entry.kind
+
+
+def next_limit(page: Sequence[Entry], limit: int) -> int:
+    """How many entries to ask for next, so that a page of large ones stays small."""
+    size = sum([len(entry.data) for entry in page])
+    if size > PAGE_BYTES:
+        return max(1, limit * PAGE_BYTES // (2 * size))
+    return min(limit * 2, PAGE_LAST)
