@@ -15,13 +15,13 @@ from ironflow.actors.effects import LocalEffects
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import LATER, Ensure, Envelope
 from ironflow.actors.outbox import encode_row, with_delivery
-from ironflow.actors.stream import StreamActor
+from ironflow.actors.stream import Renew, StreamActor
 from ironflow.core import commands as c
 from ironflow.core import decisions as d
 from ironflow.core.entries import KINDS, decode_entry, encode_entry, payloads
 from ironflow.core.execution import Assignment
 from ironflow.core.messages import Message
-from ironflow.core.runs import Run, RunStatus, Step, StepStatus, apply
+from ironflow.core.runs import Run, RunStatus, StepStatus, apply
 from ironflow.storage.ports import (
     BLOB_REFS,
     BLOBS,
@@ -95,11 +95,15 @@ class RunActor(StreamActor):
         self.environment.host.attach(self.key, self.run.execution, self.run.steps, self.run.order)
         if self.cell.restarts:
             self._reestablish()
+            self.renew_later()
 
     def receive(self, message: Message[Any], envelope: Envelope) -> object:
         """Decide, commit, and answer after the commit."""
         kind = type(message)
         if kind is Ensure:
+            return None
+        if kind is Renew:
+            self._renew()
             return None
         run, env, situation = self.run, self.environment, self.situation
         situation.now = env.clock.now()
@@ -277,30 +281,36 @@ class RunActor(StreamActor):
     # -- after a failure --------------------------------------------------------------------------
 
     def _reestablish(self) -> None:
-        """Renew every source that may wake this run: a message or a timer may have been lost with the failure."""
+        """Bring what the process holds of this run in line with its record."""
         run, env = self.run, self.environment
-        env.outbox.repost(self.address)
         if run.status is not RunStatus.RUNNING:
             env.pool.release(run.id)  # reserved for something that was then refused
         if not run.exists or run.is_terminal:
             return
-        for key in run.open:
-            self._rearm(run.steps[key])
         for index, rule in enumerate(run.options.cancel_on):
             step = f"{d.CANCEL_STEP}{index}"
             for effect in d.watch_for_cancel(index, rule, run.input):
                 env.waiters.add(run.id, step, effect.event, effect.match)
-        if run.deadline is not None:
-            env.timers.arm(self.address, d.TIMEOUT_TIMER, run.deadline)
-        if run.retry_at is not None:
-            env.timers.arm(self.address, d.ATTEMPT_TIMER, run.retry_at)
+        for key in run.open:
+            step = run.steps[key]
+            if step.event is not None and step.status is StepStatus.WAITING:
+                env.waiters.add(run.id, key, step.event, step.match)
         if run.status is RunStatus.QUEUED:
             env.pool.enqueue(run.id, run.function_id)
         elif run.status is RunStatus.RUNNING:
             self.system.at(self.address).post(c.ExecutionLeft(run.execution))
 
-    def _rearm(self, step: Step) -> None:
-        if step.until is not None:
-            self.environment.timers.arm(self.address, d.STEP_TIMER + step.key, step.until)
-        if step.event is not None and step.status is StepStatus.WAITING:
-            self.environment.waiters.add(self.run.id, step.key, step.event, step.match)
+    def _renew(self) -> None:
+        """A message or a timer may have been lost with the failure: let all come again."""
+        run, env = self.run, self.environment
+        env.outbox.repost(self.address)
+        if not run.exists or run.is_terminal:
+            return
+        for key in run.open:
+            until = run.steps[key].until
+            if until is not None:
+                env.timers.arm(self.address, d.STEP_TIMER + key, until)
+        if run.deadline is not None:
+            env.timers.arm(self.address, d.TIMEOUT_TIMER, run.deadline)
+        if run.retry_at is not None:
+            env.timers.arm(self.address, d.ATTEMPT_TIMER, run.retry_at)

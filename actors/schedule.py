@@ -13,7 +13,7 @@ import msgspec
 
 from ironflow.actors.kernel import LATER, Ensure, Envelope
 from ironflow.actors.outbox import encode_row, with_delivery
-from ironflow.actors.stream import StreamActor
+from ironflow.actors.stream import Renew, StreamActor
 from ironflow.core import commands as c
 from ironflow.core.clock import derive_id, to_rfc3339
 from ironflow.core.entries import EventRef, pack
@@ -77,8 +77,8 @@ class ScheduleActor(StreamActor):
             self.snapshot_version = loaded.snapshot.version
         for entry in loaded.entries:
             self.state.apply(msgspec.json.decode(entry.data, type=_TYPES[entry.kind]))
-        if self.cell.restarts and self.state.next_at is not None:
-            self.environment.timers.arm(self.address, TIMER, self.state.next_at)
+        if self.cell.restarts:
+            self.renew_later()
 
     def receive(self, message: Message[Any], envelope: Envelope) -> object:
         """Understands `Ensure` and its timer."""
@@ -87,6 +87,9 @@ class ScheduleActor(StreamActor):
                 return self._follow_definition(envelope)
             case c.TimerFired():
                 return self._fire(envelope)
+            case Renew():
+                self._arm(self.state.next_at)
+                return None
             case _:
                 return super().receive(message, envelope)
 

@@ -11,14 +11,20 @@ from collections.abc import Callable
 from functools import partial
 
 from ironflow.actors.environment import Environment
-from ironflow.actors.kernel import Actor, Ensure, Envelope
+from ironflow.actors.kernel import Actor, Envelope
+from ironflow.core.messages import Message
 from ironflow.storage.ports import SNAPSHOTS, Batch
 
 SNAPSHOT_AFTER = 256
 """Entries since the last snapshot before a new one is considered."""
 
-REVIVE_AFTER = 1.0
-"""Seconds until an actor whose commit failed is woken."""
+RENEW_FIRST, RENEW_LAST = 0.1, 5.0
+"""Seconds after which an actor that was started again asks for what it may have lost: ever later,
+so that a thousand actors on a full disk do not keep the process busy."""
+
+
+class Renew(Message[None], frozen=True):
+    """Time to renew every source that may wake the actor."""
 
 
 class StreamActor(Actor):
@@ -28,6 +34,11 @@ class StreamActor(Actor):
         self.environment = environment
         self.uncommitted = 0
         self.snapshot_version = 0
+
+    def renew_later(self) -> None:
+        """Ask for `Renew` after a pause that grows with the number of restarts."""
+        pause = min(RENEW_FIRST * 2.0 ** min(self.cell.restarts, 10), RENEW_LAST)
+        self.system.later(pause, self.system.at(self.address), Renew())
 
     def is_quiet(self) -> bool:
         """Nothing is on its way to the disk."""
@@ -72,6 +83,4 @@ class StreamActor(Actor):
             if then is not None:
                 then()
         elif cell.actor is self:
-            cell.crash(error)
-            # It wakes again even if nobody writes to it: what it waits for may have been lost on the way.
-            self.system.later(REVIVE_AFTER, self.system.at(self.address), Ensure())
+            cell.crash(error)  # it starts again by itself

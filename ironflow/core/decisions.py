@@ -154,7 +154,7 @@ def _create(run: Run, command: c.CreateRun, s: Situation) -> Decision:
     if options.timeout is not None:
         effects.append(SetTimer(TIMEOUT_TIMER, s.now + int(options.timeout * SECOND)))
     for index, rule in enumerate(options.cancel_on):
-        effects.extend(watch_for_cancel(index, rule, command.input))
+        effects.extend(watch_for_cancel(index, rule, command.input, command.blob))
     if s.slot and s.code is not None:
         entries.append(e.RunStarted(1, s.code))
         effects.append(StartBody())
@@ -163,11 +163,14 @@ def _create(run: Run, command: c.CreateRun, s: Situation) -> Decision:
     return Decision(entries, c.Created(run.id, True, "queued"), effects)
 
 
-def watch_for_cancel(index: int, rule: CancelOn, payload: e.Payload) -> list[AddWaiter]:
+def watch_for_cancel(
+    index: int, rule: CancelOn, payload: e.Payload, blob: bytes | None = None
+) -> list[AddWaiter]:
     """The waiter behind a `cancel_on` rule: the event must carry the value that the run's input has."""
     match = None
     if rule.match is not None:
-        data = msgspec.json.decode(payload.json) if payload.json is not None else None
+        raw = payload.json if payload.json is not None else blob
+        data = msgspec.json.decode(raw) if raw is not None else None
         value = compile_path(rule.match).get({"data": data}, None)
         if isinstance(value, dict | list | None):
             return []  # nothing to compare with: such a rule can never match

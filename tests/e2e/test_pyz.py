@@ -289,7 +289,7 @@ def test_order_of_imports(place: Stranger) -> None:
 
 
 def test_a_child_process_is_started_from_the_same_archive(place: Stranger) -> None:
-    program = "import ironflow.__main__ as m; print(*m.command(), sep='\\n')"
+    program = "import ironflow.launch as m; print(*m.command(), sep='\\n')"
     command = place.inside(program).splitlines()
     assert command[1:] == [str(place.pyz)]
     done = subprocess.run(
