@@ -1,4 +1,6 @@
-"""How a body in this process reports: asks to the run's actor, patient with a journal that cannot write now."""
+"""How a body in this process reports: asks to the run's actor, patient with a journal that cannot
+write now.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class LocalEffects:
         self._environment, self._ref, self._execution = environment, ref, execution
 
     async def ask(self, command: Message[R]) -> R:
-        """Report until it is recorded. Every command is safe to repeat: the actor knows what it recorded."""
+        """Report until it is recorded. Every command is safe to repeat: the actor knows what it
+        recorded.
+        """
         try:
             return await self._ref.ask(command, timeout=None, trusted=True)
         except (StorageError, Gone) as error:

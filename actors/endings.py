@@ -1,4 +1,6 @@
-"""Who waits, in this process, for a run to end. Nothing durable: a caller that holds a connection open."""
+"""Who waits, in this process, for a run to end. Nothing durable: a caller that holds a connection
+open.
+"""
 
 from __future__ import annotations
 

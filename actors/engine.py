@@ -1,7 +1,8 @@
-"""The engine: every actor of one process and the doors that faces use. Writes go to actors, reads to storage.
+"""The engine: every actor of one process and the doors that faces use. Writes go to actors, reads
+to storage.
 
-`start` brings back everything that the journal says is unfinished before anything new is taken; `drain`
-stops taking new work and lets bodies come to a step boundary; `stop` closes.
+`start` brings back everything that the journal says is unfinished before anything new is taken;
+`drain` stops taking new work and lets bodies come to a step boundary; `stop` closes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ironflow.actors.system import System
 from ironflow.actors.timers import Timers
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock, Ids, derive_id
-from ironflow.core.decisions import MAX_CRASHES
+from ironflow.core.effects import MAX_CRASHES
 from ironflow.core.entries import Payload, pack
 from ironflow.core.errors import (
     Draining,
@@ -57,7 +58,9 @@ MAX_DEPTH = 32
 
 
 class Engine:
-    """Durable functions over one store. Made by the assembly; everything below runs on one event loop."""
+    """Durable functions over one store. Made by the assembly; everything below runs on one event
+    loop.
+    """
 
     def __init__(
         self,
@@ -117,7 +120,9 @@ class Engine:
             try:
                 message = decode_row(row)
             except (msgspec.DecodeError, KeyError) as error:
-                log.error("durable message %s cannot be read and stays: %s", row.id, error)
+                log.error(  # noqa: TRY400 - where it was found says nothing
+                    "durable message %s cannot be read and stays: %s", row.id, error
+                )
                 continue
             self.environment.outbox.post(row.target, row.id, message)
         await self._recover_runs()
@@ -160,7 +165,9 @@ class Engine:
     # -- functions --------------------------------------------------------------------------------
 
     async def register(self, definitions: Sequence[Definition]) -> None:
-        """Record the functions that this process serves; a changed definition gets a new version."""
+        """Record the functions that this process serves; a changed definition gets a new
+        version.
+        """
         known = {row.id: row for row in await self.store.reader.functions()}
         batch = Batch([], [], [])
         now = self.clock.now()
@@ -203,7 +210,8 @@ class Engine:
     ) -> c.Created:
         """Create a run with JSON input. Durable when it returns.
 
-        Raises `NotFound`, `InvalidInput` (the function's input type refuses it), `IdempotencyConflict`,
+        Raises `NotFound`, `InvalidInput` (the function's input type refuses it),
+        `IdempotencyConflict`,
         `Draining`, `Overloaded`, `StorageFull`.
         """
         return await self._create(await self._prepare(function_id, data, idempotency_key))
@@ -283,7 +291,9 @@ class Engine:
         return await self.system.ref("run", run_id).ask(c.CancelRun(reason=reason))
 
     async def pause(self, run_id: str, reason: str = "paused by request") -> str:
-        """Pause a run at its next step boundary; answers its status. Raises `NotFound`, `Conflict`."""
+        """Pause a run at its next step boundary; answers its status. Raises `NotFound`,
+        `Conflict`.
+        """
         return await self.system.ref("run", run_id).ask(c.PauseRun(reason))
 
     async def resume(self, run_id: str) -> str:
@@ -292,12 +302,16 @@ class Engine:
         return await self.system.ref("run", run_id).ask(c.ResumeRun())
 
     async def retry(self, run_id: str, reason: str = "") -> str:
-        """Try a failed or cancelled run again from its failure; answers its status. Raises `NotFound`, `Conflict`."""
+        """Try a failed or cancelled run again from its failure; answers its status. Raises
+        `NotFound`, `Conflict`.
+        """
         self._check_open()
         return await self.system.ref("run", run_id).ask(c.RetryRun(reason))
 
     async def wait(self, run_id: str, timeout: float | None = None) -> Run | None:
-        """The run once it has ended, None after `timeout` seconds. Raises `NotFound`. Nothing polls."""
+        """The run once it has ended, None after `timeout` seconds. Raises `NotFound`. Nothing
+        polls.
+        """
         future = self.endings.expect(run_id)
         try:
             row = await self.store.reader.run(run_id)
@@ -345,7 +359,9 @@ class Engine:
         return run
 
     async def load_payload(self, payload: Payload) -> bytes:
-        """A payload's JSON text, from the entry or the blob table. Raises `NotFound` for a lost blob."""
+        """A payload's JSON text, from the entry or the blob table. Raises `NotFound` for a lost
+        blob.
+        """
         if payload.json is not None:
             return payload.json
         data = await self.store.reader.blob(payload.blob or "")
@@ -372,5 +388,3 @@ def _digest(data: bytes) -> str:
 def _check_key(key: str) -> None:
     if not key or len(key) > 500:
         raise InvalidInput("idempotency_key", "must have 1 to 500 characters")
-
-

@@ -1,4 +1,6 @@
-"""What the actors of one process share: storage, time, the executor's side, and the in-memory indexes."""
+"""What the actors of one process share: storage, time, the executor's side, and the in-memory
+indexes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from ironflow.actors.pool import Pool
 from ironflow.actors.timers import Timers
 from ironflow.actors.waiters import WaiterIndex
 from ironflow.core.clock import Clock, Ids
-from ironflow.core.decisions import MAX_CRASHES
+from ironflow.core.effects import MAX_CRASHES
 from ironflow.core.execution import Host
 from ironflow.storage.ports import Store
 

@@ -1,7 +1,9 @@
-"""Durable messages between actors: a row committed with its cause, deleted in the commit of its effect.
+"""Durable messages between actors: a row committed with its cause, deleted in the commit of its
+effect.
 
-After the commit the message is posted at once; the row only matters when the process or the receiver fails
-in between. A receiver may therefore see a message twice, and says so by consuming it again.
+After the commit the message is posted at once; the row only matters when the process or the
+receiver fails in between. A receiver may therefore see a message twice, and says so by consuming it
+again.
 """
 
 from __future__ import annotations

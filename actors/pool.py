@@ -1,7 +1,7 @@
 """The slots in which bodies execute in this process, and the order in which runs wait for one.
 
-A run holds a slot exactly while its status is `running`. Queued runs wait first in, first out; those of
-functions that nothing here serves wait until something does.
+A run holds a slot exactly while its status is `running`. Queued runs wait first in, first out;
+those of functions that nothing here serves wait until something does.
 """
 
 from __future__ import annotations

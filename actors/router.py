@@ -1,7 +1,9 @@
-"""The actor that brings events to whoever wants them: functions that an event starts, runs that wait for it.
+"""The actor that brings events to whoever wants them: functions that an event starts, runs that
+wait for it.
 
-One commit holds the event, the runs that it creates (as durable messages) and its deliveries. Each run has
-an id derived from the event and the function, so that whatever is repeated creates nothing twice.
+One commit holds the event, the runs that it creates (as durable messages) and its deliveries. Each
+run has an id derived from the event and the function, so that whatever is repeated creates nothing
+twice.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ RETRY_AFTER = 1.0
 """Seconds until something that the journal refused is tried again."""
 
 REMEMBERED = 10_000
-"""Events whose ids are held in memory, to answer a repeated emit before the first one is readable."""
+"""Events whose ids are held in memory, to answer a repeated emit before the first one is
+readable.
+"""
 
 
 class EventEmitted(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -113,7 +117,9 @@ class Router(Actor):
 
     async def _load(self, command: c.EmitEvent) -> None:
         """Fetch what a durable message refers to: filters look into the data."""
-        blob = await self._patiently(lambda: self.environment.store.reader.blob(command.data.blob or ""))
+        blob = await self._patiently(
+            lambda: self.environment.store.reader.blob(command.data.blob or "")
+        )
         if blob is None:
             log.error("the data of event %s is lost; it is not emitted", command.id)
             return
@@ -138,7 +144,9 @@ class Router(Actor):
         if known is not None:
             emitted, data_hash = known
             if data_hash != command.data_hash:
-                raise IdempotencyConflict(command.idempotency_key or command.id, f"event {command.id}")
+                raise IdempotencyConflict(
+                    command.idempotency_key or command.id, f"event {command.id}"
+                )
             again = msgspec.structs.replace(emitted, created=False)
             return self._commit(batch, envelope, command, again, [], [])
         at = command.at or env.clock.now()
@@ -160,9 +168,7 @@ class Router(Actor):
             tuple(send.target.removeprefix("run/") for send in delivers),
         )
         stream = f"event/{command.id}"
-        batch.entries.append(
-            NewEntry(stream, 1, at, "event.emitted", msgspec.json.encode(entry))
-        )
+        batch.entries.append(NewEntry(stream, 1, at, "event.emitted", msgspec.json.encode(entry)))
         row = (command.id, command.name, at, command.source, command.idempotency_key)
         batch.puts.append((EVENTS, row))
         if command.data.blob is not None:
@@ -279,7 +285,9 @@ class Router(Actor):
     # -- look back --------------------------------------------------------------------------------
 
     async def _look_back(self, message: c.LookBack) -> None:
-        """Bring the waiter the earliest event of the past that it would take; only then is the message consumed."""
+        """Bring the waiter the earliest event of the past that it would take; only then is the
+        message consumed.
+        """
         await self._patiently(self.environment.store.journal.flush)
         waiter = self.environment.waiters.get(message.run_id, message.step)
         if waiter is not None:

@@ -1,7 +1,8 @@
 """The actor of one run: its mailbox around the pure decisions of `ironflow.core.decisions`.
 
-It reserves a slot when a command may start the body, decides, commits the entries with all that follows
-from them, and after the commit starts, wakes or cancels the body. User code never runs in here.
+It reserves a slot when a command may start the body, decides, commits the entries with all that
+follows from them, and after the commit starts, wakes or cancels the body. User code never runs in
+here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ironflow.actors.outbox import encode_row, with_delivery
 from ironflow.actors.stream import Renew, StreamActor
 from ironflow.core import commands as c
 from ironflow.core import decisions as d
+from ironflow.core import effects as fx
 from ironflow.core.entries import KINDS, decode_entry, encode_entry, payloads
 from ironflow.core.execution import Assignment
 from ironflow.core.messages import Message
@@ -83,7 +85,7 @@ class RunActor(StreamActor):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self.situation = d.Situation(0, max_crashes=environment.max_crashes)
+        self.situation = fx.Situation(0, max_crashes=environment.max_crashes)
 
     async def start(self) -> None:
         """Fold the stream."""
@@ -137,7 +139,9 @@ class RunActor(StreamActor):
     # -- before the decision ----------------------------------------------------------------------
 
     def _complete(self, command: c.CreateRun) -> c.CreateRun:
-        """Fill in what the function's definition says, for runs that events, schedules and parents create."""
+        """Fill in what the function's definition says, for runs that events, schedules and parents
+        create.
+        """
         spec = self.environment.host.spec(command.function_id)
         if spec is None or command.options is not None:
             return command
@@ -159,9 +163,11 @@ class RunActor(StreamActor):
     # -- the commit -------------------------------------------------------------------------------
 
     def _prepare(
-        self, decision: d.Decision, blob: bytes | None
+        self, decision: fx.Decision, blob: bytes | None
     ) -> tuple[Batch, list[tuple[str, str, Message[Any]]]]:
-        """Apply the entries, and put them with everything durable that follows from them into one batch."""
+        """Apply the entries, and put them with everything durable that follows from them into one
+        batch.
+        """
         run, stream, now = self.run, self.address, self.situation.now
         batch = Batch([], [], [])
         for entry in decision.entries:
@@ -178,7 +184,8 @@ class RunActor(StreamActor):
         for effect in decision.effects:
             if type(effect) is c.Send:
                 # Named for its cause, so that it keeps its name however often it is sent.
-                # Padded: on a restart, messages of one moment are sent again in the order of their names.
+                # Padded: on a restart, messages of one moment are sent again in the order of their
+                # names.
                 delivery = f"{stream}/{run.version:09d}/{len(sends)}"
                 self._send(batch, effect, delivery)
                 sends.append((effect.target, delivery, with_delivery(effect.message, delivery)))
@@ -196,67 +203,64 @@ class RunActor(StreamActor):
             batch.puts.append((BLOBS, (payload.blob, len(blob), blob)))
             batch.puts.append((BLOB_REFS, (self.address, payload.blob)))
 
-    def _add(self, batch: Batch, effect: d.Effect) -> None:
+    def _add(self, batch: Batch, effect: fx.Effect) -> None:
         run, env = self.run, self.environment
         match effect:
-            case d.SetTimer():
+            case fx.SetTimer():
                 batch.puts.append((TIMERS, (self.address, effect.name, effect.at, run.version)))
-            case d.ClearTimer():
+            case fx.ClearTimer():
                 batch.deletes.append((TIMERS, (self.address, effect.name)))
-            case d.AddWaiter():
+            case fx.AddWaiter():
                 row = (run.id, effect.step, effect.event, effect.match, self.situation.now)
                 batch.puts.append((WAITERS, row))
-                # Before the commit: whoever emits because the commit was seen emits later than this.
+                # Before the commit: whoever emits because the commit was seen emits later than
+                # this.
                 env.waiters.add(run.id, effect.step, effect.event, effect.match)
-            case d.RemoveWaiter():
+            case fx.RemoveWaiter():
                 batch.deletes.append((WAITERS, (run.id, effect.step)))
                 env.waiters.remove(run.id, effect.step)
-            case d.Consume():
+            case fx.Consume():
                 batch.deletes.append((DELIVERIES, (effect.delivery,)))
             case _:
                 pass
 
     # -- after the commit -------------------------------------------------------------------------
 
-    def _act(
-        self, effects: list[d.Effect], sends: list[tuple[str, str, Message[Any]]]
-    ) -> None:
+    def _act(self, effects: list[fx.Effect], sends: list[tuple[str, str, Message[Any]]]) -> None:
         run, env = self.run, self.environment
         for send in sends:
             env.outbox.post(*send)
         for effect in effects:
             match effect:
-                case d.SetTimer():
+                case fx.SetTimer():
                     env.timers.arm(self.address, effect.name, effect.at)
-                case d.ClearTimer():
+                case fx.ClearTimer():
                     env.timers.disarm(self.address, effect.name)
-                case d.Consume():
+                case fx.Consume():
                     env.outbox.consumed(self.address, effect.delivery)
-                case d.Ended():
+                case fx.Ended():
                     env.pool.discard(run.id, run.function_id)
                     env.endings.publish(run)
-                case d.Enqueue():
+                case fx.Enqueue():
                     env.pool.enqueue(run.id, run.function_id)
                 case _:
                     self._drive(effect)
-        if run.is_terminal or (
-            run.status is RunStatus.WAITING and not env.host.is_active(run.id)
-        ):
+        if run.is_terminal or (run.status is RunStatus.WAITING and not env.host.is_active(run.id)):
             self.cell.leave_when_quiet()
 
-    def _drive(self, effect: d.Effect) -> None:
+    def _drive(self, effect: fx.Effect) -> None:
         """What the body is told."""
         run, host = self.run, self.environment.host
         match effect:
-            case d.StartBody():
+            case fx.StartBody():
                 host.start(self._assignment())
-            case d.WakeBody():
+            case fx.WakeBody():
                 if not host.wake(run.id, run.execution, effect.key):
                     # Evicted since the decision: have the run dispatched anew.
                     self.system.at(self.address).post(c.ExecutionLeft(run.execution))
-            case d.CancelBody():
+            case fx.CancelBody():
                 host.cancel(run.id, run.execution)
-            case d.DropBody():
+            case fx.DropBody():
                 host.drop(run.id)
             case _:
                 pass
@@ -288,9 +292,8 @@ class RunActor(StreamActor):
         if not run.exists or run.is_terminal:
             return
         for index, rule in enumerate(run.options.cancel_on):
-            step = f"{d.CANCEL_STEP}{index}"
             for effect in d.watch_for_cancel(index, rule, run.input):
-                env.waiters.add(run.id, step, effect.event, effect.match)
+                env.waiters.add(run.id, effect.step, effect.event, effect.match)
         for key in run.open:
             step = run.steps[key]
             if step.event is not None and step.status is StepStatus.WAITING:
@@ -309,8 +312,8 @@ class RunActor(StreamActor):
         for key in run.open:
             until = run.steps[key].until
             if until is not None:
-                env.timers.arm(self.address, d.STEP_TIMER + key, until)
+                env.timers.arm(self.address, fx.STEP_TIMER + key, until)
         if run.deadline is not None:
-            env.timers.arm(self.address, d.TIMEOUT_TIMER, run.deadline)
+            env.timers.arm(self.address, fx.TIMEOUT_TIMER, run.deadline)
         if run.retry_at is not None:
-            env.timers.arm(self.address, d.ATTEMPT_TIMER, run.retry_at)
+            env.timers.arm(self.address, fx.ATTEMPT_TIMER, run.retry_at)

@@ -1,7 +1,8 @@
 """The actor of one function's cron schedule: one durable timer for the nearest time, never a poll.
 
-Each time creates a run whose id is derived from the function and the time, so that a time fires once. Times
-that passed while nothing was running are made up for by one run, for the newest of them.
+Each time creates a run whose id is derived from the function and the time, so that a time fires
+once. Times that passed while nothing was running are made up for by one run, for the newest of
+them.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class ScheduleState(msgspec.Struct):
 
 
 class ScheduleActor(StreamActor):
-    """The schedule of the function that is the actor's key. `Ensure` brings it in line with the definition."""
+    """The schedule of the function that is the actor's key. `Ensure` brings it in line with the
+    definition.
+    """
 
     state: ScheduleState
 
@@ -107,7 +110,11 @@ class ScheduleActor(StreamActor):
         return LATER
 
     def _fire(self, envelope: Envelope) -> object:
-        spec, state, now = self.environment.host.spec(self.key), self.state, self.environment.clock.now()
+        spec, state, now = (
+            self.environment.host.spec(self.key),
+            self.state,
+            self.environment.clock.now(),
+        )
         if spec is None or spec.schedule is None or state.next_at is None:
             return None  # nothing serves the function now: the row rings again at the next start
         if state.next_at > now:

@@ -1,8 +1,10 @@
-"""Actors whose state is the fold of a stream: start from snapshot and entries, change only by committed entries.
+"""Actors whose state is the fold of a stream: start from snapshot and entries, change only by
+committed entries.
 
-Commits are pipelined: the state moves on when an append is queued and the answer leaves when it is durable.
-That is safe because there is one writer and it is first in, first out: if a commit fails, everything queued
-behind it for this stream fails with it, and the actor is dropped and wakes again from what the journal has.
+Commits are pipelined: the state moves on when an append is queued and the answer leaves when it is
+durable. That is safe because there is one writer and it is first in, first out: if a commit fails,
+everything queued behind it for this stream fails with it, and the actor is dropped and wakes again
+from what the journal has.
 """
 
 from __future__ import annotations
@@ -45,8 +47,10 @@ class StreamActor(Actor):
         return self.uncommitted == 0
 
     def snapshot_is_due(self, version: int) -> bool:
-        """Whether the state as of `version` should be stored: ever rarer as the stream grows, so that the
-        cost per entry stays flat, and waking reads at most about a third of the stream's entries."""
+        """Whether the state as of `version` should be stored: ever rarer as the stream grows, so
+        that the cost per entry stays flat, and waking reads at most about a third of the stream's
+        entries.
+        """
         since = version - self.snapshot_version
         return since >= SNAPSHOT_AFTER and since * 2 >= self.snapshot_version
 

@@ -1,7 +1,9 @@
-"""Durable timers: rows in the journal's database, a heap of the near ones in memory, one alarm on the loop.
+"""Durable timers: rows in the journal's database, a heap of the near ones in memory, one alarm on
+the loop.
 
-A timer is set and cleared in the commit of the entry that needs it; this module only rings. A timer that
-rings too often (after a crash, or because it was set again) is harmless: its actor knows what it waits for.
+A timer is set and cleared in the commit of the entry that needs it; this module only rings. A timer
+that rings too often (after a crash, or because it was set again) is harmless: its actor knows what
+it waits for.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import asyncio
 import heapq
 import logging
 from collections.abc import Callable
+from contextvars import copy_context
 
 from ironflow.core.clock import SECOND, Clock
 from ironflow.core.errors import StorageError
@@ -21,7 +24,9 @@ HORIZON = 15 * 60 * SECOND
 """Timers that are due within this time are held in memory."""
 PAGE = 10_000
 LONGEST_ALARM = 30.0
-"""Seconds after which the wall clock is read again, so that a clock that was set forward is noticed."""
+"""Seconds after which the wall clock is read again, so that a clock that was set forward is
+noticed.
+"""
 
 AT_ONCE = 1000
 """Timers rung in one turn of the loop."""
@@ -34,6 +39,9 @@ class Timers:
 
     def __init__(self, clock: Clock, ring: Ring) -> None:
         self._clock, self._ring = clock, ring
+        # Alarms set one another: none may keep the context of the run that happened to set the
+        # first.
+        self._context = copy_context()
         self._heap: list[tuple[int, str, str]] = []
         self._due: dict[tuple[str, str], int] = {}
         self._horizon = 0
@@ -74,7 +82,8 @@ class Timers:
     def disarm(self, target: str, name: str) -> None:
         """A timer was cleared."""
         self._due.pop((target, name), None)
-        # Entries of cleared timers stay in the heap until they surface; rebuild when they outweigh the rest.
+        # Entries of cleared timers stay in the heap until they surface; rebuild when they outweigh
+        # the rest.
         if len(self._heap) > 2 * len(self._due) + 1000:
             self._heap = [(at, *key) for key, at in self._due.items()]
             heapq.heapify(self._heap)
@@ -89,8 +98,8 @@ class Timers:
     async def _load(self) -> None:
         assert self._reader is not None
         until = self._clock.now() + HORIZON
-        # First the horizon, then the reading: a timer is armed after its commit, so one that is set meanwhile
-        # is either in the rows that are read or armed against the new horizon.
+        # First the horizon, then the reading: a timer is armed after its commit, so one that is set
+        # meanwhile is either in the rows that are read or armed against the new horizon.
         self._horizon = until
         after: tuple[int, str, str] | None = None
         while True:
@@ -117,7 +126,7 @@ class Timers:
             wakes.append(due)
         seconds = (min(wakes) - now) / SECOND if wakes else LONGEST_ALARM
         self._alarm = asyncio.get_running_loop().call_later(
-            min(max(seconds, 0.0), LONGEST_ALARM), self._wake
+            min(max(seconds, 0.0), LONGEST_ALARM), self._wake, context=self._context
         )
 
     def _wake(self) -> None:

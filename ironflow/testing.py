@@ -18,6 +18,7 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import datetime
 from typing import Any
 
@@ -71,6 +72,7 @@ class World:
         self.calls: list[tuple[str, str]] = []
         """(function id, step name) of every call of a step's function, in order."""
         self._engine_options = engine
+        self._context = copy_context()
         self._mocks: dict[tuple[str | None, str], Mock] = {}
         self._crash_in: int | None = None
         self._crash_after = False
@@ -261,7 +263,8 @@ class World:
         return call
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        chore = self.loop.create_task(work)
+        # Not in the context of the body that the crash happens in.
+        chore = self.loop.create_task(work, context=self._context.copy())
         self._chores.add(chore)
         chore.add_done_callback(self._chores.discard)
 

@@ -1,8 +1,9 @@
-"""What a run can be told: by the API, by the execution of its body, by timers, events and other runs.
+"""What a run can be told: by the API, by the execution of its body, by timers, events and other
+runs.
 
-Every report of an execution carries its number; a report of an execution that no longer owns the run is
-refused with `StaleExecution`. A command with a `delivery` comes from the durable outbox and is consumed in
-the commit of its effect.
+Every report of an execution carries its number; a report of an execution that no longer owns the
+run is refused with `StaleExecution`. A command with a `delivery` comes from the durable outbox and
+is consumed in the commit of its effect.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ from ironflow.core.entries import (
 from ironflow.core.messages import Message
 
 Directive = Literal["go", "suspend", "unwind", "compensate"]
-"""What an execution does after a report: go on, let go of the body, unwind it, or run its compensations."""
+"""What an execution does after a report: go on, let go of the body, unwind it, or run its
+compensations.
+"""
 
 
 class Created(msgspec.Struct, frozen=True):
-    """The answer to `CreateRun`: `created` is False when the same request had created the run before."""
+    """The answer to `CreateRun`: `created` is False when the same request had created the run
+    before.
+    """
 
     run_id: str
     created: bool
@@ -35,7 +40,9 @@ class Created(msgspec.Struct, frozen=True):
 
 
 class CreateRun(Message[Created], frozen=True, kw_only=True, omit_defaults=True):
-    """Create the run that this actor is for. The same command again finds it; another input is a conflict."""
+    """Create the run that this actor is for. The same command again finds it; another input is a
+    conflict.
+    """
 
     function_id: str
     input: Payload
@@ -60,7 +67,9 @@ class ExecutionLeft(Message[None], frozen=True):
 
 
 class Send(msgspec.Struct, frozen=True):
-    """A durable message: committed with its cause, delivered at least once, consumed in the commit of its effect."""
+    """A durable message: committed with its cause, delivered at least once, consumed in the commit
+    of its effect.
+    """
 
     target: str
     message: Message[Any]
@@ -86,7 +95,8 @@ class RecordStep(Message[Directive], frozen=True, kw_only=True, omit_defaults=Tr
 class FailStep(Message[Directive], frozen=True, kw_only=True, omit_defaults=True):
     """An attempt of a step failed. `retry_in` seconds until the next one, None for never.
 
-    `parks`: the keys of all other waits of the body when no branch of it is active any more, else None.
+    `parks`: the keys of all other waits of the body when no branch of it is active any more, else
+    None.
     """
 
     execution: int
@@ -148,7 +158,9 @@ class CancelRun(Message[str], frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PauseRun(Message[str], frozen=True):
-    """Stop at the next step boundary. Answers the status: `paused`, or `running` until the boundary."""
+    """Stop at the next step boundary. Answers the status: `paused`, or `running` until the
+    boundary.
+    """
 
     reason: str = "paused by request"
 
@@ -201,7 +213,9 @@ class Emitted(msgspec.Struct, frozen=True):
 
 
 class EmitEvent(Message[Emitted], frozen=True, kw_only=True, omit_defaults=True):
-    """Store an event and bring it to whoever waits for it: functions that it starts, runs that wait for it."""
+    """Store an event and bring it to whoever waits for it: functions that it starts, runs that wait
+    for it.
+    """
 
     id: str
     name: str
@@ -215,7 +229,9 @@ class EmitEvent(Message[Emitted], frozen=True, kw_only=True, omit_defaults=True)
 
 
 class LookBack(Message[None], frozen=True, kw_only=True, omit_defaults=True):
-    """The step `step` of a run, which has begun to wait, would also take an event emitted after `since`."""
+    """The step `step` of a run, which has begun to wait, would also take an event emitted after
+    `since`.
+    """
 
     run_id: str
     step: str

@@ -1,7 +1,7 @@
 """What a run answers to a command: `decide(run, command, situation)` is pure and changes nothing.
 
-A `Decision` holds the entries to record, the answer, and effects. Durable effects (timers, waiters, sends,
-consumed deliveries) are committed with the entries; the others happen after the commit.
+A `Decision` holds the entries to record, the answer, and effects. Here are creation, dispatch,
+requests, and the ends of waits; what an execution reports is decided in `ironflow.core.reports`.
 """
 
 from __future__ import annotations
@@ -13,107 +13,33 @@ import msgspec
 
 from ironflow.core import commands as c
 from ironflow.core import entries as e
+from ironflow.core import reports
 from ironflow.core.clock import SECOND
+from ironflow.core.conclusions import close_wait, finish, timeout_failure
+from ironflow.core.effects import (
+    ATTEMPT_TIMER,
+    CANCEL_STEP,
+    STEP_TIMER,
+    TIMEOUT_TIMER,
+    AddWaiter,
+    CancelBody,
+    ClearTimer,
+    Consume,
+    Decision,
+    DropBody,
+    Effect,
+    Enqueue,
+    RemoveWaiter,
+    SetTimer,
+    Situation,
+    StartBody,
+    WakeBody,
+)
 from ironflow.core.entries import CancelOn, Failure, RunEntry
-from ironflow.core.errors import Conflict, IdempotencyConflict, NotFound, StaleExecution
+from ironflow.core.errors import Conflict, IdempotencyConflict, NotFound
 from ironflow.core.expressions import compile_path
 from ironflow.core.messages import Message
-from ironflow.core.runs import OPEN, Run, RunStatus, Step, StepStatus
-
-MAX_CRASHES = 5
-"""Times in a row that a run may take the process down before it is paused for good."""
-
-CANCEL_STEP = "@cancel/"
-TIMEOUT_TIMER = "timeout"
-ATTEMPT_TIMER = "attempt"
-STEP_TIMER = "step:"
-
-
-class Situation(msgspec.Struct):
-    """What the decision may depend on beside the run: the time, and what the process can offer."""
-
-    now: int
-    slot: bool = False
-    """A slot to run the body in is reserved for this decision."""
-    hot: bool = False
-    """The body of the current execution is in memory."""
-    code: str | None = None
-    """Version of the code that would run the body now; None when nothing here serves the function."""
-    max_crashes: int = MAX_CRASHES
-
-
-class SetTimer(msgspec.Struct, frozen=True):
-    """Durable: tell this run `TimerFired(name)` at `at`."""
-
-    name: str
-    at: int
-
-
-class ClearTimer(msgspec.Struct, frozen=True):
-    """Durable: forget a timer."""
-
-    name: str
-
-
-class AddWaiter(msgspec.Struct, frozen=True):
-    """Durable: deliver the first event that matches."""
-
-    step: str
-    event: str
-    match: str | None
-
-
-class RemoveWaiter(msgspec.Struct, frozen=True):
-    """Durable: no longer interested."""
-
-    step: str
-
-
-class Consume(msgspec.Struct, frozen=True):
-    """Durable: the outbox row of this command has had its effect."""
-
-    delivery: str
-
-
-class StartBody(msgspec.Struct, frozen=True):
-    """Start an execution of the body in the reserved slot."""
-
-
-class WakeBody(msgspec.Struct, frozen=True):
-    """Let the body in memory go on: with the step `key`, or with all that ended when it was parked."""
-
-    key: str | None = None
-    uses_slot: bool = False
-
-
-class CancelBody(msgspec.Struct, frozen=True):
-    """Unwind the body that is running."""
-
-
-class DropBody(msgspec.Struct, frozen=True):
-    """Let go of a parked body."""
-
-
-class Enqueue(msgspec.Struct, frozen=True):
-    """Wait for a slot."""
-
-
-class Ended(msgspec.Struct, frozen=True):
-    """Tell whoever waits for the end of the run."""
-
-
-Effect = (
-    SetTimer | ClearTimer | AddWaiter | RemoveWaiter | Consume | c.Send
-    | StartBody | WakeBody | CancelBody | DropBody | Enqueue | Ended
-)  # fmt: skip
-
-
-class Decision(msgspec.Struct):
-    """The entries to record, the answer to the asker, and what else is to happen."""
-
-    entries: list[RunEntry]
-    reply: Any = None
-    effects: list[Effect] = []
+from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus
 
 
 def decide(run: Run, command: Message[Any], situation: Situation) -> Decision:
@@ -166,7 +92,9 @@ def _create(run: Run, command: c.CreateRun, s: Situation) -> Decision:
 def watch_for_cancel(
     index: int, rule: CancelOn, payload: e.Payload, blob: bytes | None = None
 ) -> list[AddWaiter]:
-    """The waiter behind a `cancel_on` rule: the event must carry the value that the run's input has."""
+    """The waiter behind a `cancel_on` rule: the event must carry the value that the run's input
+    has.
+    """
     match = None
     if rule.match is not None:
         raw = payload.json if payload.json is not None else blob
@@ -213,253 +141,13 @@ def _recover(run: Run, s: Situation) -> Decision:
 
 def _leave(run: Run, command: c.ExecutionLeft, s: Situation) -> Decision:
     if run.status is RunStatus.QUEUED or (
-        # The body went away without a word (its report was refused): the run must not stay ownerless.
+        # The body went away without a word (its report was refused): the run must not stay
+        # ownerless.
         run.status is RunStatus.RUNNING and run.execution == command.execution and not s.hot
     ):
         entries: list[RunEntry] = [] if run.status is RunStatus.QUEUED else [e.RunQueued()]
         return Decision(entries, None, [Enqueue()])
     return Decision([])
-
-
-# -- reports of the execution ---------------------------------------------------------------------
-
-
-def _fence(run: Run, execution: int) -> None:
-    if run.execution != execution or run.is_terminal:
-        raise StaleExecution(run.id, execution, run.execution)
-
-
-def _boundary(run: Run, entries: list[RunEntry]) -> c.Directive:
-    """What the execution does next; a pause that was asked for takes effect here."""
-    if run.cancelling is not None and run.unwinding is None:
-        return "unwind"
-    if run.status is RunStatus.PAUSED:
-        return "suspend"
-    if run.pausing is not None:
-        entries.append(e.RunPaused(run.pausing))
-        return "suspend"
-    return "go"
-
-
-def _record_step(run: Run, command: c.RecordStep, s: Situation) -> Decision:
-    _fence(run, command.execution)
-    known = run.steps.get(command.key)
-    entries: list[RunEntry] = []
-    effects: list[Effect] = []
-    if known is None or known.status is not StepStatus.COMPLETED:
-        entries.append(
-            e.StepCompleted(
-                command.key,
-                command.name,
-                command.pos,
-                command.kind,
-                command.result,
-                command.scope,
-                command.attempt,
-                command.started_at,
-            )
-        )
-        if known is not None and known.status in OPEN:
-            effects.extend(_close_wait(run, known))
-        if command.sends:
-            effects.extend(command.sends)
-        cancels = command.cancels
-        if command.kind == "block":
-            # It failed: whatever its other branches wait for must not come back to life.
-            cancels = tuple(key for key in run.open if key.startswith(command.key + "/"))
-        for key in cancels:
-            loser = run.steps.get(key)
-            if loser is not None and loser.status in OPEN:
-                entries.append(e.WaitEnded(key, "cancelled"))
-                effects.extend(_close_wait(run, loser))
-    reply = _boundary(run, entries)
-    return Decision(entries, reply, effects)
-
-
-def _fail_step(run: Run, command: c.FailStep, s: Situation) -> Decision:
-    _fence(run, command.execution)
-    known = run.steps.get(command.key)
-    entries: list[RunEntry] = []
-    effects: list[Effect] = []
-    if known is not None and (
-        known.status is StepStatus.COMPLETED
-        or (known.error is not None and known.attempt >= command.attempt)
-    ):
-        reply = _boundary(run, entries)  # reported before
-        return Decision(entries, reply)
-    if known is not None and known.status in OPEN:
-        effects.extend(_close_wait(run, known))
-    retry_at = None
-    if command.retry_in is not None:
-        retry_at = s.now + int(command.retry_in * SECOND)
-        effects.append(SetTimer(STEP_TIMER + command.key, retry_at))
-    parks = retry_at is not None and _may_park(run, command.parks)
-    entries.append(
-        e.StepFailed(
-            command.key,
-            command.name,
-            command.pos,
-            command.kind,
-            command.error,
-            command.scope,
-            command.attempt,
-            command.started_at,
-            retry_at,
-            parks,
-        )
-    )
-    reply = _boundary(run, entries)
-    return Decision(entries, reply, effects)
-
-
-def _may_park(run: Run, waits: tuple[str, ...] | None) -> bool:
-    """Whether a body that waits for `waits` (None: a branch is active) really has nothing to do.
-
-    A wait may have ended while the report was on its way; then the body is being woken and must not park.
-    """
-    return waits is not None and all(key in run.open for key in waits)
-
-
-def _start_wait(run: Run, command: c.StartWait, s: Situation) -> Decision:
-    _fence(run, command.execution)
-    parks = _may_park(run, command.parks)
-    known = run.steps.get(command.key)
-    entries: list[RunEntry] = []
-    effects: list[Effect] = []
-    if known is None:
-        entries.append(
-            e.WaitStarted(
-                command.key,
-                command.name,
-                command.pos,
-                command.kind,
-                command.scope,
-                command.until,
-                command.event,
-                command.match,
-                command.child,
-                command.create.function_id if command.create is not None else None,
-                parks,
-            )
-        )
-        if command.until is not None:
-            effects.append(SetTimer(STEP_TIMER + command.key, command.until))
-        if command.event is not None:
-            effects.append(AddWaiter(command.key, command.event, command.match))
-            if command.lookback is not None:
-                since = s.now - int(command.lookback * SECOND)
-                look = c.LookBack(run_id=run.id, step=command.key, since=since)
-                effects.append(c.Send("router/", look))
-        if command.create is not None and command.child is not None:
-            effects.append(c.Send(f"run/{command.child}", command.create))
-    elif known.status in OPEN and parks and run.status is RunStatus.RUNNING:
-        entries.append(e.RunParked())
-    return Decision(entries, _boundary(run, entries), effects)
-
-
-def _park(run: Run, command: c.Park, s: Situation) -> Decision:
-    _fence(run, command.execution)
-    entries: list[RunEntry] = []
-    if run.status is RunStatus.RUNNING and command.waits and _may_park(run, command.waits):
-        entries.append(e.RunParked())
-        if _boundary(run, entries) == "suspend":
-            return Decision(entries, None, [DropBody()])
-    return Decision(entries)
-
-
-def _end_execution(run: Run, command: c.EndExecution, s: Situation) -> Decision:
-    _fence(run, command.execution)
-    if run.retry_at is not None:
-        return Decision([], "go")  # reported before
-    if command.outcome == "completed":
-        return _finish(run, e.RunCompleted(command.result or e.NULL))
-    if command.outcome == "compensated":
-        if run.unwinding is None:
-            raise Conflict(f"run {run.id} has nothing to compensate: it is not being unwound")
-        return _finish(run, _final(run.unwinding))
-    if run.unwinding is not None:
-        # Unwound again after a crash: the outcome was settled before.
-        if command.compensations:
-            return Decision([], "compensate")
-        return _finish(run, _final(run.unwinding))
-    if run.cancelling is not None:
-        outcome = run.cancelling.outcome
-        error = _timeout_failure(run) if outcome == "timed_out" else None
-        unwinding = e.RunUnwinding(outcome, error, run.cancelling.reason)
-    else:
-        error = command.error or Failure("Unwound", "the body was unwound", retryable=False)
-        if error.retryable and run.attempt < run.options.retry.max_attempts:
-            retry_at = s.now + int(run.options.retry.delay(run.attempt, run.id) * SECOND)
-            entries: list[RunEntry] = [e.AttemptFailed(error, retry_at)]
-            if run.pausing is not None:
-                entries.append(e.RunPaused(run.pausing))
-            elif run.status is RunStatus.PAUSED:
-                entries.append(e.RunPaused(run.reason or "", run.paused_cause or "request"))
-            return Decision(entries, "go", [SetTimer(ATTEMPT_TIMER, retry_at)])
-        unwinding = e.RunUnwinding("failed", error)
-    if command.compensations and unwinding.outcome in run.options.compensate_on:
-        return Decision([unwinding], "compensate")
-    return _finish(run, _final(unwinding))
-
-
-def _final(unwinding: e.RunUnwinding) -> RunEntry:
-    if unwinding.outcome == "cancelled":
-        return e.RunCancelled(unwinding.reason)
-    return e.RunFailed(unwinding.error or Failure("Unknown", unwinding.reason, retryable=False))
-
-
-def _timeout_failure(run: Run) -> Failure:
-    return Failure(
-        "RunTimeout",
-        f"the run took longer than its timeout of {run.options.timeout or 0.0:g} s",
-        "run_timeout",
-        retryable=False,
-    )
-
-
-def _finish(run: Run, last: RunEntry) -> Decision:
-    """The end of the run: the last entry, everything it held released, its parent told."""
-    effects: list[Effect] = []
-    for key in run.open:
-        effects.extend(_close_wait(run, run.steps[key]))
-    if run.options.timeout is not None:
-        effects.append(ClearTimer(TIMEOUT_TIMER))
-    if run.retry_at is not None:
-        effects.append(ClearTimer(ATTEMPT_TIMER))
-    effects.extend(RemoveWaiter(f"{CANCEL_STEP}{i}") for i in range(len(run.options.cancel_on)))
-    parent = run.parent
-    if parent is not None and not parent.detached:
-        effects.append(c.Send(f"run/{parent.run_id}", _report(run, parent, last)))
-    effects.append(Ended())
-    return Decision([last], "go", effects)
-
-
-def _report(run: Run, parent: e.ParentRef, last: RunEntry) -> c.ChildEnded:
-    told = c.ChildEnded(
-        step=parent.step, run_id=run.id, function_id=run.function_id, status="completed"
-    )
-    match last:
-        case e.RunCompleted():
-            return msgspec.structs.replace(told, result=last.result)
-        case e.RunFailed():
-            return msgspec.structs.replace(told, status="failed", error=last.error)
-        case e.RunCancelled():
-            return msgspec.structs.replace(told, status="cancelled", reason=last.reason)
-        case _:
-            raise TypeError(f"{type(last).__name__} does not end a run")
-
-
-def _close_wait(run: Run, step: Step) -> list[Effect]:
-    """Let go of what an open step holds: its timer, its waiter, the run that it invoked."""
-    effects: list[Effect] = []
-    if step.until is not None:
-        effects.append(ClearTimer(STEP_TIMER + step.key))
-    if step.event is not None:
-        effects.append(RemoveWaiter(step.key))
-    if step.child is not None:
-        reason = f"run {run.id} no longer waits for it"
-        effects.append(c.Send(f"run/{step.child}", c.CancelRun(reason=reason)))
-    return effects
 
 
 # -- requests -------------------------------------------------------------------------------------
@@ -489,9 +177,9 @@ def _cancel(run: Run, command: c.CancelRun, s: Situation) -> Decision:
             entries.append(e.RunQueued())
         return Decision(entries, "queued", [*effects, Enqueue()])
     if command.outcome == "timed_out":
-        decision = _finish(run, e.RunFailed(_timeout_failure(run)))
+        decision = finish(run, e.RunFailed(timeout_failure(run)))
     else:
-        decision = _finish(run, e.RunCancelled(command.reason))
+        decision = finish(run, e.RunCancelled(command.reason))
     status = "failed" if command.outcome == "timed_out" else "cancelled"
     return Decision(decision.entries, status, [*done, *decision.effects, DropBody()])
 
@@ -539,7 +227,9 @@ def _retry(run: Run, command: c.RetryRun, s: Situation) -> Decision:
 # -- what a run waited for ------------------------------------------------------------------------
 
 
-def _wake(run: Run, key: str, entries: list[RunEntry], effects: list[Effect], s: Situation) -> Decision:
+def _wake(
+    run: Run, key: str, entries: list[RunEntry], effects: list[Effect], s: Situation
+) -> Decision:
     """The wait `key` has ended (`entries` say so): see that the body goes on."""
     if run.status is RunStatus.RUNNING:
         effects.append(WakeBody(key))
@@ -563,7 +253,7 @@ def _fire_timer(run: Run, command: c.TimerFired, s: Situation) -> Decision:
             return Decision([], None, [ClearTimer(name)])
         if run.deadline > s.now:
             return _ring_later(name, run.deadline)
-        reason = _timeout_failure(run).message
+        reason = timeout_failure(run).message
         decision = _cancel(run, c.CancelRun(reason=reason, outcome="timed_out"), s)
         return Decision(decision.entries, None, [*decision.effects, ClearTimer(name)])
     if name == ATTEMPT_TIMER:
@@ -581,7 +271,7 @@ def _fire_timer(run: Run, command: c.TimerFired, s: Situation) -> Decision:
         ended = e.WaitEnded(step.key, "completed", e.NULL)
     else:
         ended = e.WaitEnded(step.key, "timed_out")
-        effects = [*_close_wait(run, step)]
+        effects = [*close_wait(run, step)]
     return _wake(run, step.key, [ended], effects, s)
 
 
@@ -615,7 +305,7 @@ def _deliver_event(run: Run, command: c.EventDelivered, s: Situation) -> Decisio
     if step is None or step.status is not StepStatus.WAITING:
         return Decision([], None, [*done, RemoveWaiter(command.step)])
     entries: list[RunEntry] = [e.WaitEnded(step.key, "completed", command.event)]
-    return _wake(run, step.key, entries, [*done, *_close_wait(run, step)], s)
+    return _wake(run, step.key, entries, [*done, *close_wait(run, step)], s)
 
 
 def _end_child(run: Run, command: c.ChildEnded, s: Situation) -> Decision:
@@ -637,14 +327,14 @@ def _end_child(run: Run, command: c.ChildEnded, s: Situation) -> Decision:
 
 
 _DECIDERS: dict[type, Callable[[Run, Any, Situation], Decision]] = {
-    c.RecordStep: _record_step,
+    c.RecordStep: reports.record_step,
     c.CreateRun: _create,
     c.Dispatch: _dispatch,
     c.ExecutionLeft: _leave,
-    c.FailStep: _fail_step,
-    c.StartWait: _start_wait,
-    c.Park: _park,
-    c.EndExecution: _end_execution,
+    c.FailStep: reports.fail_step,
+    c.StartWait: reports.start_wait,
+    c.Park: reports.park,
+    c.EndExecution: reports.end_execution,
     c.CancelRun: _cancel,
     c.PauseRun: _pause,
     c.ResumeRun: _resume,
@@ -656,8 +346,14 @@ _DECIDERS: dict[type, Callable[[Run, Any, Situation], Decision]] = {
 
 COMMANDS = frozenset(_DECIDERS)
 MAY_START = frozenset(
-    {c.CreateRun, c.CancelRun, c.ResumeRun, c.RetryRun, c.TimerFired, c.EventDelivered, c.ChildEnded}
+    {
+        c.CreateRun,
+        c.CancelRun,
+        c.ResumeRun,
+        c.RetryRun,
+        c.TimerFired,
+        c.EventDelivered,
+        c.ChildEnded,
+    }
 )
 """Commands after which the body may have to run: a slot is reserved before they are decided."""
-
-

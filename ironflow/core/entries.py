@@ -1,7 +1,8 @@
-"""The facts of a run's stream: one frozen struct a kind, past tense. Their fold (`core.runs.apply`) is the run.
+"""The facts of a run's stream: one frozen struct a kind, past tense. Their fold (`core.runs.apply`)
+is the run.
 
-Field names are the storage format. They may gain fields with defaults; they are never renamed or removed,
-so that every journal ever written can be read.
+Field names are the storage format. They may gain fields with defaults; they are never renamed or
+removed, so that every journal ever written can be read.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import msgspec
 from ironflow.core.retry import RetryPolicy
 
 INLINE_LIMIT = 64 * 1024
-"""Bytes of JSON that an entry holds itself; larger values go to the content-addressed blob table."""
+"""Bytes of JSON that an entry holds itself; larger values go to the content-addressed blob
+table.
+"""
 
 StepKind = Literal[
     "run", "sleep", "event", "invoke", "emit", "value", "race", "block", "compensate"
@@ -45,7 +48,9 @@ NULL = Payload(raw=msgspec.Raw(b"null"))
 
 
 def pack(data: bytes) -> tuple[Payload, bytes | None]:
-    """JSON text as a payload, and the bytes that the blob table must hold when it is too large to go inline."""
+    """JSON text as a payload, and the bytes that the blob table must hold when it is too large to
+    go inline.
+    """
     if len(data) <= INLINE_LIMIT:
         return Payload(raw=msgspec.Raw(data)), None
     return Payload(blob=hashlib.sha256(data).hexdigest(), size=len(data)), data
@@ -80,14 +85,18 @@ class ParentRef(msgspec.Struct, frozen=True):
 
 
 class CancelOn(msgspec.Struct, frozen=True):
-    """Cancel the run when `event` comes with the same value at `match` (such as `data.order_id`) as the run's input."""
+    """Cancel the run when `event` comes with the same value at `match` (such as `data.order_id`) as
+    the run's input.
+    """
 
     event: str
     match: str | None = None
 
 
 class RunOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a function promises its runs, fixed when the run is created. `timeout` is seconds of wall time."""
+    """What a function promises its runs, fixed when the run is created. `timeout` is seconds of
+    wall time.
+    """
 
     retry: RetryPolicy = RetryPolicy()
     timeout: float | None = None
@@ -192,7 +201,9 @@ class WaitEnded(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AttemptFailed(msgspec.Struct, frozen=True):
-    """The body raised; the whole function is tried again at `retry_at` with its finished steps kept."""
+    """The body raised; the whole function is tried again at `retry_at` with its finished steps
+    kept.
+    """
 
     error: Failure
     retry_at: int
@@ -253,7 +264,9 @@ class RunCancelled(msgspec.Struct, frozen=True):
 
 
 class RunReopened(msgspec.Struct, frozen=True):
-    """A failed or cancelled run is tried again from its failure: finished steps stay, failed ones are forgotten."""
+    """A failed or cancelled run is tried again from its failure: finished steps stay, failed ones
+    are forgotten.
+    """
 
     reason: str = ""
 
@@ -301,7 +314,9 @@ def encode_entry(entry: RunEntry) -> bytes:
 
 
 def decode_entry(kind: str, data: bytes) -> RunEntry:
-    """The entry of a journal row. Raises `KeyError` for a kind that is not a run's, `msgspec.DecodeError` for damage."""
+    """The entry of a journal row. Raises `KeyError` for a kind that is not a run's,
+    `msgspec.DecodeError` for damage.
+    """
     entry: RunEntry = _DECODERS[kind].decode(data)
     return entry
 

@@ -247,8 +247,8 @@ class MisusedContext(IronflowError):
     def __init__(self, asked: str, busy: str) -> None:
         self.asked, self.busy = asked, busy
         super().__init__(
-            f"{asked!r} was asked for while step {busy!r} of the same branch was executing: a step's "
-            "function must not use ctx, and what happens at the same time belongs into "
+            f"{asked!r} was asked for while step {busy!r} of the same branch was executing: "
+            "a step's function must not use ctx, and what happens at the same time belongs into "
             "ctx.step.parallel or ctx.step.map, not into asyncio.gather"
         )
 

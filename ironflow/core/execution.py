@@ -1,8 +1,8 @@
 """The contract between the engine, which decides and records, and whatever executes a run's body.
 
-An executor is handed an `Assignment` and reports through its `Effects`; the engine wakes, cancels and drops
-bodies through the `Host`. Both sides share only this module and `core.commands`, so that a body runs in this
-process, in a worker or behind an endpoint by the same protocol.
+An executor is handed an `Assignment` and reports through its `Effects`; the engine wakes, cancels
+and drops bodies through the `Host`. Both sides share only this module and `core.commands`, so that
+a body runs in this process, in a worker or behind an endpoint by the same protocol.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class Effects(Protocol):
     """How an execution reports. Answers come after the commit: what was answered is durable."""
 
     async def ask(self, command: Message[R]) -> R:
-        """Report and wait for the answer. Waits out a full disk; raises `StaleExecution` once it lost the run."""
+        """Report and wait for the answer. Waits out a full disk; raises `StaleExecution` once it
+        lost the run.
+        """
         ...
 
     async def blob(self, digest: str) -> bytes:
@@ -82,11 +84,15 @@ class Host(Protocol):
     def attach(
         self, run_id: str, execution: int, steps: Mapping[str, Step], order: Mapping[str, list[str]]
     ) -> None:
-        """The run's record is kept in these objects from now on: a body in memory must look there."""
+        """The run's record is kept in these objects from now on: a body in memory must look
+        there.
+        """
         ...
 
     def wake(self, run_id: str, execution: int, key: str | None) -> bool:
-        """Let branches whose waits have ended go on (`key`: just this one). False when the body is not in memory."""
+        """Let branches whose waits have ended go on (`key`: just this one). False when the body is
+        not in memory.
+        """
         ...
 
     def cancel(self, run_id: str, execution: int) -> None:

@@ -14,8 +14,8 @@ from typing import Literal
 import msgspec
 
 from ironflow.core.clock import SECOND, to_rfc3339
-from ironflow.core.decisions import ATTEMPT_TIMER, STEP_TIMER
 from ironflow.core.durations import format_duration
+from ironflow.core.effects import ATTEMPT_TIMER, STEP_TIMER
 from ironflow.core.entries import Failure
 from ironflow.core.execution import RunningStep
 from ironflow.core.runs import Run, RunStatus, Step, StepStatus

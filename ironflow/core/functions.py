@@ -19,7 +19,9 @@ Executor = Literal["loop", "thread"]
 
 
 class Trigger(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Starts a run for each event whose name matches `event` and for which the filter `expression` holds."""
+    """Starts a run for each event whose name matches `event` and for which the filter `expression`
+    holds.
+    """
 
     event: str
     expression: str | None = None
@@ -62,7 +64,9 @@ class FunctionSpec(msgspec.Struct, kw_only=True):
 
 
 def compile_spec(definition: Definition, check_input: Callable[[bytes], object]) -> FunctionSpec:
-    """A spec with its filters and schedule compiled. Raises `InvalidInput` naming the field that is wrong."""
+    """A spec with its filters and schedule compiled. Raises `InvalidInput` naming the field that is
+    wrong.
+    """
     filters: list[tuple[Trigger, Expression | None]] = []
     for trigger in definition.triggers:
         validate_pattern(trigger.event, "on.event")

@@ -1,8 +1,8 @@
 """A run, and how each entry of its stream changes it. Pure: no I/O, no clock.
 
-`apply` is the only way in which a run changes. Live operation, recovery, views of the past and simulation
-are the same fold over the same entries. It changes the run in place, because a run of 100,000 steps cannot
-be copied for each of them.
+`apply` is the only way in which a run changes. Live operation, recovery, views of the past and
+simulation are the same fold over the same entries. It changes the run in place, because a run of
+100,000 steps cannot be copied for each of them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ OPEN = frozenset({StepStatus.RETRYING, StepStatus.WAITING})
 
 
 class Step(msgspec.Struct, omit_defaults=True, gc=False):
-    """What the journal knows of one step. `until` is when a sleep, a time limit or a retry pause ends."""
+    """What the journal knows of one step. `until` is when a sleep, a time limit or a retry pause
+    ends.
+    """
 
     key: str
     name: str
@@ -309,7 +311,8 @@ def _end_wait(run: Run, entry: e.WaitEnded, at: int) -> None:
 
 def _progress(run: Run) -> None:
     run.crashes = 0
-    # A record from a body that was thought to be parked: it still runs (a branch of the user's own making).
+    # A record from a body that was thought to be parked: it still runs (a branch of the user's own
+    # making).
     if run.status is RunStatus.WAITING and run.retry_at is None and not run.is_terminal:
         run.status = RunStatus.RUNNING
 
@@ -345,7 +348,8 @@ def _completed_within(run: Run, race: Step) -> Iterator[bool]:
 
 def _reopen(run: Run, at: int) -> None:
     for step in list(run.steps.values()):
-        # What was undone must be undoable again; what failed, and what a failure decided, happens anew.
+        # What was undone must be undoable again; what failed, and what a failure decided, happens
+        # anew.
         if step.status is not StepStatus.COMPLETED or step.kind in ("compensate", "block"):
             _forget(run, step)
     for step in [step for step in run.steps.values() if step.kind == "race"]:

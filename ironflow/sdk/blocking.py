@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from ironflow.sdk.steps import Steps
 
 
+async def _noted(operation: Coroutine[Any, Any, Any]) -> Any:
+    """An operation that its branch can cancel."""
+    branch, task = current_branch.get(), asyncio.current_task()
+    if branch is None or task is None:
+        return await operation
+    branch.calls.add(task)
+    try:
+        return await operation
+    finally:
+        branch.calls.discard(task)
+
+
 class BlockingSteps:
     """`ironflow.sdk.steps.Steps`, blocking. Branches of `parallel` and `map` are sync and get a thread each."""
 
@@ -29,17 +41,11 @@ class BlockingSteps:
         # The thread's context travels along, so that the operation knows its branch.
         if hasattr(self._loop, "hold"):
             operation = self._yield_time(operation)
-        future = asyncio.run_coroutine_threadsafe(operation, self._loop)
-        branch = current_branch.get()
-        calls = branch.calls if branch is not None else set()
-        calls.add(future)
         try:
-            return future.result()
+            return asyncio.run_coroutine_threadsafe(_noted(operation), self._loop).result()
         except CancelledError:
             # An `Exception` here, but no failure that the body could handle.
             raise asyncio.CancelledError from None
-        finally:
-            calls.discard(future)
 
     def value(self, make: Callable[[], Any]) -> Any:
         """Ask for a recorded value on the loop, where the execution lives."""

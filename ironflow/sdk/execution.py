@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -54,7 +53,7 @@ class Branch:
         self.frozen = False
         """Its block has failed: it may say again what it did, and begin nothing new."""
         self.undos: dict[str, int] = {}
-        self.calls: set[Future[Any]] = set()
+        self.calls: set[asyncio.Task[Any]] = set()
         """Operations that a thread of this branch waits for."""
 
     def stop(self) -> None:

@@ -66,6 +66,7 @@ class Executor:
         self.registry, self.clock, self.ids = registry, clock, ids
         self.loop = asyncio.get_running_loop()
         self.linger = linger
+        self._context = copy_context()
         self._bodies: dict[str, Execution] = {}
         self._idle: dict[Execution, float] = {}
         self._sweep: asyncio.TimerHandle | None = None
@@ -93,7 +94,9 @@ class Executor:
             return
         execution = Execution(self, function, assignment)
         self._bodies[assignment.run_id] = execution
-        execution.task = self.loop.create_task(self._execute(execution))
+        # Whatever made the engine act now, it may be another run: nothing of its context is passed on.
+        work = self._execute(execution)
+        execution.task = self.loop.create_task(work, context=self._context.copy())
 
     def attach(
         self, run_id: str, execution: int, steps: Mapping[str, Step], order: Mapping[str, list[str]]
@@ -151,7 +154,9 @@ class Executor:
         if len(self._idle) > IDLE_BODIES:
             next(iter(self._idle)).suspend()
         if self._sweep is None:
-            self._sweep = self.loop.call_later(self.linger, self._drop_idle)
+            self._sweep = self.loop.call_later(
+                self.linger, self._drop_idle, context=self._context
+            )
 
     def note_busy(self, body: Execution) -> None:
         """The body goes on."""
@@ -162,7 +167,9 @@ class Executor:
         now = self.loop.time()
         for body, deadline in list(self._idle.items()):
             if deadline > now:
-                self._sweep = self.loop.call_at(deadline, self._drop_idle)
+                self._sweep = self.loop.call_at(
+                    deadline, self._drop_idle, context=self._context
+                )
                 break
             del self._idle[body]
             if body.is_idle:

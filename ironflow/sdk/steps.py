@@ -466,10 +466,12 @@ class Steps:
 
     async def _start_all(self, places: Mapping[str, Place], waits: Mapping[str, Wait]) -> None:
         execution = self._execution
-        for label, place in places.items():
-            if execution.steps.get(place.key) is None:
-                execution.check()
-                execution.obey(await execution.report(self._start(place, waits[label])))
+        missing = {k: p for k, p in places.items() if execution.steps.get(p.key) is None}
+        if missing:
+            execution.check()
+        # All of one moment, however long it takes to record them.
+        for command in [self._start(place, waits[label]) for label, place in missing.items()]:
+            execution.obey(await execution.report(command))
 
     async def _await_first(self, places: Mapping[str, Place], waits: Mapping[str, Wait]) -> None:
         execution = self._execution

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ironflow.core import commands as c
 from ironflow.core import decisions as d
+from ironflow.core import effects as fx
 from ironflow.core import entries as e
 from ironflow.core.clock import SECOND
 from ironflow.core.entries import CancelOn, Failure, ParentRef, Payload, RunOptions, StepKind
@@ -69,10 +70,10 @@ class World:
 
     # -- the engine -------------------------------------------------------------------------------
 
-    def tell(self, command: Message[Any]) -> d.Decision | None:
+    def tell(self, command: Message[Any]) -> fx.Decision | None:
         """Decide, commit, apply and act; None for an expected no."""
         run = self.run
-        situation = d.Situation(
+        situation = fx.Situation(
             self.now,
             hot=self.body is not None and self.body == run.execution,
             max_crashes=MAX_CRASHES,
@@ -94,7 +95,7 @@ class World:
         self._act(decision)
         return decision
 
-    def _commit(self, decision: d.Decision, was: RunStatus, command: Message[Any]) -> None:
+    def _commit(self, decision: fx.Decision, was: RunStatus, command: Message[Any]) -> None:
         run = self.run
         for entry in decision.entries:
             version = run.version
@@ -124,25 +125,25 @@ class World:
             case c.ResumeRun() | c.CancelRun():
                 pass
             case c.TimerFired():
-                assert command.name == d.TIMEOUT_TIMER
+                assert command.name == fx.TIMEOUT_TIMER
             case c.EventDelivered():
-                assert command.step.startswith(d.CANCEL_STEP)
+                assert command.step.startswith(fx.CANCEL_STEP)
             case _:
                 assert isinstance(command, c.EndExecution)
                 assert self.run.is_terminal, "the end of an attempt made a paused run go on"
 
-    def _write_rows(self, effects: list[d.Effect]) -> None:
+    def _write_rows(self, effects: list[fx.Effect]) -> None:
         for effect in effects:
             match effect:
-                case d.ClearTimer():
+                case fx.ClearTimer():
                     self.timers.pop(effect.name, None)
-                case d.RemoveWaiter():
+                case fx.RemoveWaiter():
                     self.waiters.pop(effect.step, None)
         for effect in effects:
             match effect:
-                case d.SetTimer():
+                case fx.SetTimer():
                     self.timers[effect.name] = effect.at
-                case d.AddWaiter():
+                case fx.AddWaiter():
                     self.waiters[effect.step] = effect.event
                 case c.Send() if effect.target == "run/parent":
                     self.told_parent += 1
@@ -152,22 +153,22 @@ class World:
             assert isinstance(command, c.RetryRun), f"{entry} after the end"
             assert isinstance(entry, e.RunReopened), f"{entry} after the end"
 
-    def _act(self, decision: d.Decision) -> None:
+    def _act(self, decision: fx.Decision) -> None:
         run = self.run
         late: list[Message[Any]] = []
         for effect in decision.effects:
             match effect:
-                case d.Enqueue():
+                case fx.Enqueue():
                     self.queued = True
-                case d.Ended():
+                case fx.Ended():
                     self.queued = False
-                case d.StartBody():
+                case fx.StartBody():
                     assert run.status is RunStatus.RUNNING
                     self.body = run.execution
-                case d.WakeBody():
+                case fx.WakeBody():
                     if self.body != run.execution:
                         late.append(c.ExecutionLeft(run.execution))
-                case d.DropBody() if self.body is not None:
+                case fx.DropBody() if self.body is not None:
                     self._drop_body()
                 case _:
                     pass
@@ -228,24 +229,24 @@ class World:
         """The rows are what the state says: nothing is missing, nothing left behind."""
         run = self.run
         timers = {
-            d.STEP_TIMER + key: run.steps[key].until
+            fx.STEP_TIMER + key: run.steps[key].until
             for key in run.open
             if run.steps[key].until is not None
         }
         waiters = {k: run.steps[k].event for k in run.open if run.steps[k].event is not None}
         if run.status is RunStatus.WAITING and run.retry_at is not None:
-            timers[d.ATTEMPT_TIMER] = run.retry_at
+            timers[fx.ATTEMPT_TIMER] = run.retry_at
         extra = set(self.timers) - set(timers)
         assert {k: v for k, v in self.timers.items() if k in timers} == timers, "a timer is missing"
         assert {k: v for k, v in self.waiters.items() if k in waiters} == waiters
         if run.is_terminal:
             assert not {*self.timers, *self.waiters}, "the end left rows behind"
             return
-        allowed = {d.TIMEOUT_TIMER} if run.options.timeout is not None else set()
+        allowed = {fx.TIMEOUT_TIMER} if run.options.timeout is not None else set()
         if run.status is RunStatus.PAUSED and run.retry_at is not None:
-            allowed.add(d.ATTEMPT_TIMER)
+            allowed.add(fx.ATTEMPT_TIMER)
         assert extra <= allowed, f"timers left behind: {extra - allowed}"
-        assert all(k.startswith(d.CANCEL_STEP) for k in set(self.waiters) - set(waiters))
+        assert all(k.startswith(fx.CANCEL_STEP) for k in set(self.waiters) - set(waiters))
 
     def _check_words(self, sources: list[WakeSource]) -> None:
         told = explain(self.run, self.now, served=self.served)
@@ -472,7 +473,7 @@ def retry(world: World, i: int, j: int) -> None:
 @op
 def ring(world: World, i: int, j: int) -> None:
     """A timer of the run rings when it is due; sometimes early, or one that was never set."""
-    names = [*world.timers, d.ATTEMPT_TIMER, d.TIMEOUT_TIMER, d.STEP_TIMER + KEYS[j % 5]]
+    names = [*world.timers, fx.ATTEMPT_TIMER, fx.TIMEOUT_TIMER, fx.STEP_TIMER + KEYS[j % 5]]
     name = names[i % len(names)]
     if j % 4 and name in world.timers:
         world.now = max(world.now, world.timers[name])

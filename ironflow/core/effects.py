@@ -1,0 +1,113 @@
+"""What decisions are made of: the situation they are made in, and the effects that they ask for.
+
+Durable effects (timers, waiters, sends, consumed deliveries) are committed with the entries of the
+decision; the others happen after the commit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ironflow.core import commands as c
+from ironflow.core.entries import RunEntry
+
+MAX_CRASHES = 5
+"""Times in a row that a run may take the process down before it is paused for good."""
+
+CANCEL_STEP = "@cancel/"
+TIMEOUT_TIMER = "timeout"
+ATTEMPT_TIMER = "attempt"
+STEP_TIMER = "step:"
+
+
+class Situation(msgspec.Struct):
+    """What the decision may depend on beside the run: the time, and what the process can offer."""
+
+    now: int
+    slot: bool = False
+    """A slot to run the body in is reserved for this decision."""
+    hot: bool = False
+    """The body of the current execution is in memory."""
+    code: str | None = None
+    """Version of the code that would run the body now; None when nothing here serves the
+    function.
+    """
+    max_crashes: int = MAX_CRASHES
+
+
+class SetTimer(msgspec.Struct, frozen=True):
+    """Durable: tell this run `TimerFired(name)` at `at`."""
+
+    name: str
+    at: int
+
+
+class ClearTimer(msgspec.Struct, frozen=True):
+    """Durable: forget a timer."""
+
+    name: str
+
+
+class AddWaiter(msgspec.Struct, frozen=True):
+    """Durable: deliver the first event that matches."""
+
+    step: str
+    event: str
+    match: str | None
+
+
+class RemoveWaiter(msgspec.Struct, frozen=True):
+    """Durable: no longer interested."""
+
+    step: str
+
+
+class Consume(msgspec.Struct, frozen=True):
+    """Durable: the outbox row of this command has had its effect."""
+
+    delivery: str
+
+
+class StartBody(msgspec.Struct, frozen=True):
+    """Start an execution of the body in the reserved slot."""
+
+
+class WakeBody(msgspec.Struct, frozen=True):
+    """Let the body in memory go on: with the step `key`, or with all that ended when it was
+    parked.
+    """
+
+    key: str | None = None
+    uses_slot: bool = False
+
+
+class CancelBody(msgspec.Struct, frozen=True):
+    """Unwind the body that is running."""
+
+
+class DropBody(msgspec.Struct, frozen=True):
+    """Let go of a parked body."""
+
+
+class Enqueue(msgspec.Struct, frozen=True):
+    """Wait for a slot."""
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """Tell whoever waits for the end of the run."""
+
+
+Effect = (
+    SetTimer | ClearTimer | AddWaiter | RemoveWaiter | Consume | c.Send
+    | StartBody | WakeBody | CancelBody | DropBody | Enqueue | Ended
+)  # fmt: skip
+
+
+class Decision(msgspec.Struct):
+    """The entries to record, the answer to the asker, and what else is to happen."""
+
+    entries: list[RunEntry]
+    reply: Any = None
+    effects: list[Effect] = []

@@ -1,0 +1,208 @@
+"""Decisions about what the execution of a run's body reports: steps, waits, and its end.
+
+Every report carries the execution's number; that of one which no longer owns the run is refused.
+"""
+
+from __future__ import annotations
+
+from ironflow.core import commands as c
+from ironflow.core import entries as e
+from ironflow.core.clock import SECOND
+from ironflow.core.conclusions import close_wait, final, finish, timeout_failure
+from ironflow.core.effects import (
+    ATTEMPT_TIMER,
+    STEP_TIMER,
+    AddWaiter,
+    Decision,
+    DropBody,
+    Effect,
+    SetTimer,
+    Situation,
+)
+from ironflow.core.entries import Failure, RunEntry
+from ironflow.core.errors import Conflict, StaleExecution
+from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus
+
+
+def _fence(run: Run, execution: int) -> None:
+    if run.execution != execution or run.is_terminal:
+        raise StaleExecution(run.id, execution, run.execution)
+
+
+def _boundary(run: Run, entries: list[RunEntry]) -> c.Directive:
+    """What the execution does next; a pause that was asked for takes effect here."""
+    if run.cancelling is not None and run.unwinding is None:
+        return "unwind"
+    if run.status is RunStatus.PAUSED:
+        return "suspend"
+    if run.pausing is not None:
+        entries.append(e.RunPaused(run.pausing))
+        return "suspend"
+    return "go"
+
+
+def record_step(run: Run, command: c.RecordStep, s: Situation) -> Decision:
+    """A step has its result; waits that lost a race against it end with it."""
+    _fence(run, command.execution)
+    known = run.steps.get(command.key)
+    entries: list[RunEntry] = []
+    effects: list[Effect] = []
+    if known is None or known.status is not StepStatus.COMPLETED:
+        entries.append(
+            e.StepCompleted(
+                command.key,
+                command.name,
+                command.pos,
+                command.kind,
+                command.result,
+                command.scope,
+                command.attempt,
+                command.started_at,
+            )
+        )
+        if known is not None and known.status in OPEN:
+            effects.extend(close_wait(run, known))
+        if command.sends:
+            effects.extend(command.sends)
+        cancels = command.cancels
+        if command.kind == "block":
+            # It failed: whatever its other branches wait for must not come back to life.
+            cancels = tuple(key for key in run.open if key.startswith(command.key + "/"))
+        for key in cancels:
+            loser = run.steps.get(key)
+            if loser is not None and loser.status in OPEN:
+                entries.append(e.WaitEnded(key, "cancelled"))
+                effects.extend(close_wait(run, loser))
+    reply = _boundary(run, entries)
+    return Decision(entries, reply, effects)
+
+
+def fail_step(run: Run, command: c.FailStep, s: Situation) -> Decision:
+    """An attempt of a step failed: it waits for its next one, or has failed for good."""
+    _fence(run, command.execution)
+    known = run.steps.get(command.key)
+    entries: list[RunEntry] = []
+    effects: list[Effect] = []
+    if known is not None and (
+        known.status is StepStatus.COMPLETED
+        or (known.error is not None and known.attempt >= command.attempt)
+    ):
+        reply = _boundary(run, entries)  # reported before
+        return Decision(entries, reply)
+    if known is not None and known.status in OPEN:
+        effects.extend(close_wait(run, known))
+    retry_at = None
+    if command.retry_in is not None:
+        retry_at = s.now + int(command.retry_in * SECOND)
+        effects.append(SetTimer(STEP_TIMER + command.key, retry_at))
+    parks = retry_at is not None and _may_park(run, command.parks)
+    entries.append(
+        e.StepFailed(
+            command.key,
+            command.name,
+            command.pos,
+            command.kind,
+            command.error,
+            command.scope,
+            command.attempt,
+            command.started_at,
+            retry_at,
+            parks,
+        )
+    )
+    reply = _boundary(run, entries)
+    return Decision(entries, reply, effects)
+
+
+def _may_park(run: Run, waits: tuple[str, ...] | None) -> bool:
+    """Whether a body that waits for `waits` (None: a branch is active) really has nothing to do.
+
+    A wait may have ended while the report was on its way; then the body is being woken and must not
+    park.
+    """
+    return waits is not None and all(key in run.open for key in waits)
+
+
+def start_wait(run: Run, command: c.StartWait, s: Situation) -> Decision:
+    """A branch begins to wait, or finds its wait as the journal has it."""
+    _fence(run, command.execution)
+    parks = _may_park(run, command.parks)
+    known = run.steps.get(command.key)
+    entries: list[RunEntry] = []
+    effects: list[Effect] = []
+    if known is None:
+        entries.append(
+            e.WaitStarted(
+                command.key,
+                command.name,
+                command.pos,
+                command.kind,
+                command.scope,
+                command.until,
+                command.event,
+                command.match,
+                command.child,
+                command.create.function_id if command.create is not None else None,
+                parks,
+            )
+        )
+        if command.until is not None:
+            effects.append(SetTimer(STEP_TIMER + command.key, command.until))
+        if command.event is not None:
+            effects.append(AddWaiter(command.key, command.event, command.match))
+            if command.lookback is not None:
+                since = s.now - int(command.lookback * SECOND)
+                look = c.LookBack(run_id=run.id, step=command.key, since=since)
+                effects.append(c.Send("router/", look))
+        if command.create is not None and command.child is not None:
+            effects.append(c.Send(f"run/{command.child}", command.create))
+    elif known.status in OPEN and parks and run.status is RunStatus.RUNNING:
+        entries.append(e.RunParked())
+    return Decision(entries, _boundary(run, entries), effects)
+
+
+def park(run: Run, command: c.Park, s: Situation) -> Decision:
+    """No branch is active any more."""
+    _fence(run, command.execution)
+    entries: list[RunEntry] = []
+    if run.status is RunStatus.RUNNING and command.waits and _may_park(run, command.waits):
+        entries.append(e.RunParked())
+        if _boundary(run, entries) == "suspend":
+            return Decision(entries, None, [DropBody()])
+    return Decision(entries)
+
+
+def end_execution(run: Run, command: c.EndExecution, s: Situation) -> Decision:
+    """The body ended: the run ends with it, is tried again, or runs its compensations first."""
+    _fence(run, command.execution)
+    if run.retry_at is not None:
+        return Decision([], "go")  # reported before
+    if command.outcome == "completed":
+        return finish(run, e.RunCompleted(command.result or e.NULL))
+    if command.outcome == "compensated":
+        if run.unwinding is None:
+            raise Conflict(f"run {run.id} has nothing to compensate: it is not being unwound")
+        return finish(run, final(run.unwinding))
+    if run.unwinding is not None:
+        # Unwound again after a crash: the outcome was settled before.
+        if command.compensations:
+            return Decision([], "compensate")
+        return finish(run, final(run.unwinding))
+    if run.cancelling is not None:
+        outcome = run.cancelling.outcome
+        error = timeout_failure(run) if outcome == "timed_out" else None
+        unwinding = e.RunUnwinding(outcome, error, run.cancelling.reason)
+    else:
+        error = command.error or Failure("Unwound", "the body was unwound", retryable=False)
+        if error.retryable and run.attempt < run.options.retry.max_attempts:
+            retry_at = s.now + int(run.options.retry.delay(run.attempt, run.id) * SECOND)
+            entries: list[RunEntry] = [e.AttemptFailed(error, retry_at)]
+            if run.pausing is not None:
+                entries.append(e.RunPaused(run.pausing))
+            elif run.status is RunStatus.PAUSED:
+                entries.append(e.RunPaused(run.reason or "", run.paused_cause or "request"))
+            return Decision(entries, "go", [SetTimer(ATTEMPT_TIMER, retry_at)])
+        unwinding = e.RunUnwinding("failed", error)
+    if command.compensations and unwinding.outcome in run.options.compensate_on:
+        return Decision([unwinding], "compensate")
+    return finish(run, final(unwinding))
