@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -101,7 +101,8 @@ def describe_entry(entry: EntryView) -> str:
     for field, word in (("until", "until"), ("retry_at", "next attempt")):
         if data.get(field):
             moment = datetime.fromtimestamp(data[field] / 1_000_000, UTC)
-            parts.append(f"{word} {moment.astimezone():%H:%M:%S}")
+            far = moment - moments.parse(entry.at) > timedelta(hours=12)
+            parts.append(f"{word} {moment.astimezone():{'%Y-%m-%d ' if far else ''}%H:%M:%S}")
     if data.get("event"):
         event = data["event"]
         parts.append(f"event {event.get('name') if isinstance(event, dict) else event}")

@@ -61,11 +61,11 @@ class Block:
         self.frozen = True
         tasks = self._start(concurrency)
         try:
-            await _end(tasks)
+            await asyncio.wait(tasks)
         except asyncio.CancelledError:
             for task in tasks:
                 task.cancel()
-            await _end(tasks)
+            await asyncio.wait(tasks)
             raise
         finally:
             self._take_back()
@@ -89,7 +89,10 @@ class Block:
         width = min(concurrency or len(self.branches), len(self.branches))
         self._remaining = width
         self.execution.active += width - 1
-        return [self.execution.loop.create_task(self._work()) for _ in range(width)]
+        tasks = [self.execution.loop.create_task(self._work()) for _ in range(width)]
+        for task in tasks:
+            task.add_done_callback(_seen)
+        return tasks
 
     def _take_back(self) -> None:
         if self._remaining:  # tasks that were cancelled before they began
@@ -142,7 +145,7 @@ async def _gather(tasks: list[asyncio.Task[None]]) -> None:
     except asyncio.CancelledError:
         for task in tasks:
             task.cancel()
-        await _end(tasks)
+        await asyncio.wait(tasks)
         raise
     failed = [t for t in tasks if t.done() and not t.cancelled() and t.exception() is not None]
     if failed:
@@ -152,14 +155,13 @@ async def _gather(tasks: list[asyncio.Task[None]]) -> None:
             for task in tasks:
                 task.cancel()
         # A branch that is suspended or unwound takes the others along by itself: what they do is still recorded.
-        await _end(tasks)
+        await asyncio.wait(tasks)
         raise error
     if any(task.cancelled() for task in tasks):
         raise asyncio.CancelledError
 
 
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()
+def _seen(task: asyncio.Task[None]) -> None:
+    """Who waits for the task may be cancelled before it looks; then nobody else is to complain."""
+    if not task.cancelled():
+        task.exception()

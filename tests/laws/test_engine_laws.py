@@ -179,6 +179,7 @@ def test_programs_end_as_the_model_says(
     capacity: int,
     runs: int,
 ) -> None:
+    CALLS.clear()
     operations = msgspec.json.decode(msgspec.json.encode(operations))
 
     async def main(world: testing.World) -> None:
