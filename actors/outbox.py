@@ -19,6 +19,8 @@ from ironflow.storage.ports import Delivery
 if TYPE_CHECKING:
     from ironflow.actors.system import System
 
+ROUTER = "router/"
+
 _encode = msgspec.json.Encoder().encode
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(message) for kind, message in DELIVERABLE.items()
@@ -47,7 +49,12 @@ def with_delivery(message: Message[Any], delivery: str) -> Message[Any]:
 
 
 class Outbox:
-    """Messages that were posted and not yet consumed, by target."""
+    """Messages that are committed and not yet consumed, by target.
+
+    A run gets its messages one at a time, in the order in which they were committed: it must not be
+    told to end before it is told to begin, although either message may be refused and repeated. The
+    router takes events in any order and gets them at once.
+    """
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -57,19 +64,24 @@ class Outbox:
         return sum(len(messages) for messages in self._pending.values())
 
     def post(self, target: str, delivery: str, message: Message[Any]) -> None:
-        """Post a message whose row is committed."""
-        self._pending.setdefault(target, {})[delivery] = message
-        self._system.at(target).post(message)
+        """Post a message whose row is committed, as soon as it is its turn."""
+        messages = self._pending.setdefault(target, {})
+        messages[delivery] = message
+        if len(messages) == 1 or target == ROUTER:
+            self._system.at(target).post(message)
 
     def consumed(self, target: str, delivery: str) -> None:
-        """The row is deleted."""
+        """The row is deleted: on to the next."""
         messages = self._pending.get(target)
-        if messages is not None:
-            messages.pop(delivery, None)
-            if not messages:
-                del self._pending[target]
+        if messages is None or messages.pop(delivery, None) is None:
+            return
+        if not messages:
+            del self._pending[target]
+        elif target != ROUTER:
+            self._system.at(target).post(next(iter(messages.values())))
 
     def repost(self, target: str) -> None:
         """Post again what the target has not consumed; it failed in between."""
-        for message in list(self._pending.get(target, {}).values()):
+        messages = list(self._pending.get(target, {}).values())
+        for message in messages if target == ROUTER else messages[:1]:
             self._system.at(target).post(message)

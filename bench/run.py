@@ -107,10 +107,12 @@ def rss() -> float:
 def table(results: list[dict[str, float]], options: argparse.Namespace) -> str:
     """Medians as text."""
     lines = [
-        f"durable steps in process, durability {options.durability}, "
-        f"medians of {options.rounds} rounds\n"
-        f"{'at once':>8} {'steps/s':>10} {'bare rows/s':>12} {'ratio':>6} {'CPU us/step':>12}"
-        f" {'run p50 ms':>11} {'run p99 ms':>11} {'bare p50 ms':>12} {'RSS MiB':>8}"
+        (
+            f"durable steps in process, durability {options.durability}, "
+            f"medians of {options.rounds} rounds\n"
+            f"{'at once':>8} {'steps/s':>10} {'bare rows/s':>12} {'ratio':>6} {'CPU us/step':>12}"
+            f" {'run p50 ms':>11} {'run p99 ms':>11} {'bare p50 ms':>12} {'RSS MiB':>8}"
+        )
     ]
     for runs in options.at_once:
         ours = [r for r in results if r["scenario"] == "steps" and r["at_once"] == runs]

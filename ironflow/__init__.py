@@ -1,7 +1,8 @@
 """Durable workflows in one asyncio process.
 
-Importing this package is cheap: each name below is loaded from its module when it is first used. The parts,
-lowest first, each importing only what stands before it: `core` (pure), `sdk`, `storage`, `actors`, `web`,
+Importing this package is cheap: each name below is loaded from its module when it is first used.
+The parts, lowest first, each importing only what stands before it: `core` (pure), `sdk`, `storage`,
+`actors`, `web`,
 `server` with `embedded` and `testing`, `cli`.
 """
 

@@ -39,9 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     db: Annotated[str, Doc(description="database file, or `memory` for none")] = "ironflow.db"
     durability: Annotated[
         Literal["full", "process"],
-        Doc(
-            description="an acknowledged write survives: `full` a power loss, `process` a crash"
-        ),
+        Doc(description="an acknowledged write survives: `full` a power loss, `process` a crash"),
     ] = "full"
     log_format: Annotated[Literal["text", "json"], Doc(description="how log lines look")] = "text"
     log_level: Annotated[

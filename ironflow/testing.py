@@ -151,7 +151,8 @@ class World:
     def mock_step(self, name: str, outcome: Any, function: Function | str | None = None) -> None:
         """From now on the step `name` (of one function, or of all) does not call its function.
 
-        `outcome`: an exception to raise, a callable to call with the step's arguments, or the value.
+        `outcome`: an exception to raise, a callable to call with the step's arguments, or the
+        value.
         """
         function_id = function.id if isinstance(function, Function) else function
         if isinstance(outcome, BaseException):

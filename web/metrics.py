@@ -50,7 +50,6 @@ COMMIT_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.
 BATCH_ENTRIES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 
 
-
 class Histogram:
     """Counts by upper bound, and their sum. An observation is a bisection and two additions."""
 

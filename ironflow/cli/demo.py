@@ -58,9 +58,9 @@ def command(
       ironflow demo
       ironflow demo --limit 100 --open
     """  # fmt: skip
-    from ironflow.launch import command as start_again
     from ironflow.demo.drive import Options, run_demo
     from ironflow.demo.screen import open_screen
+    from ironflow.launch import command as start_again
 
     # With --json stdout is the result's alone.
     screen = open_screen(sys.stderr if as_json else sys.stdout)

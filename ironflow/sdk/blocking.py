@@ -1,4 +1,6 @@
-"""`ctx` for sync bodies: the same operations, each of which blocks the body's thread until it is recorded."""
+"""`ctx` for sync bodies: the same operations, each of which blocks the body's thread until it is
+recorded.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ async def _noted(operation: Coroutine[Any, Any, Any]) -> Any:
 
 
 class BlockingSteps:
-    """`ironflow.sdk.steps.Steps`, blocking. Branches of `parallel` and `map` are sync and get a thread each."""
+    """`ironflow.sdk.steps.Steps`, blocking. Branches of `parallel` and `map` are sync and get a
+    thread each.
+    """
 
     def __init__(self, steps: Steps, loop: asyncio.AbstractEventLoop) -> None:
         self._steps, self._loop = steps, loop
@@ -91,9 +95,7 @@ class BlockingSteps:
         values: dict[str, Any] = self._wait(self._steps.wait_all(name, waits))
         return values
 
-    def invoke(
-        self, name: str, function: Function | str, input: Any = None, **options: Any
-    ) -> Any:
+    def invoke(self, name: str, function: Function | str, input: Any = None, **options: Any) -> Any:
         """See `Steps.invoke`."""
         return self._wait(self._steps.invoke(name, function, input, **options))
 

@@ -44,7 +44,9 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
 
 
 class Context:
-    """The run, its durable operations (`step`), and time, chance and ids that replay gives again."""
+    """The run, its durable operations (`step`), and time, chance and ids that replay gives
+    again.
+    """
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
@@ -119,5 +121,3 @@ class Context:
             )
         )
         return value
-
-

@@ -1,9 +1,10 @@
 """One execution of a run's body: its branches, what it has asked for so far, and what it waits for.
 
-A durable operation has a place: the branch it is asked in, its position there, and its name with the count
-of earlier uses. The place gives the key under which the journal remembers it. The execution counts the
-branches that are active; when none is, the body has nothing to do until something durable happens, and
-the engine is told so (the run is parked) together with the last wait.
+A durable operation has a place: the branch it is asked in, its position there, and its name with
+the count of earlier uses. The place gives the key under which the journal remembers it. The
+execution counts the branches that are active; when none is, the body has nothing to do until
+something durable happens, and the engine is told so (the run is parked) together with the last
+wait.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Branch:
         """Operations that a thread of this branch waits for."""
 
     def stop(self) -> None:
-        """The branch of a thread is cancelled: whatever it waits for ends, it begins nothing new."""
+        """The branch of a thread is cancelled: whatever it waits for ends, it begins nothing
+        new.
+        """
         self.frozen = True
         for call in list(self.calls):
             call.cancel()
@@ -143,13 +146,15 @@ class Execution:
         branch = current_branch.get()
         if branch is None or branch.execution is not self:
             raise RuntimeError(
-                "ctx was used outside of its run: durable operations belong into the function's body "
-                "or into branches of ctx.step.parallel and ctx.step.map, not into steps"
+                "ctx was used outside of its run: durable operations belong into the body of the "
+                "function or into branches of ctx.step.parallel and ctx.step.map, not into steps"
             )
         return branch
 
     def place(self, kind: StepKind, name: str, branch: Branch | None = None) -> Place:
-        """The next place of a branch. Raises `NonDeterminism` when the journal has another step there."""
+        """The next place of a branch. Raises `NonDeterminism` when the journal has another step
+        there.
+        """
         branch = branch or self.branch()
         if branch.busy is not None:
             raise MisusedContext(name, branch.busy)
@@ -168,7 +173,9 @@ class Execution:
         return Place(kind, name, key, pos, scope, step)
 
     def block(self, name: str) -> Place:
-        """The place of a block; its branches have the scope `key/`. Only one that failed is in the journal."""
+        """The place of a block; its branches have the scope `key/`. Only one that failed is in the
+        journal.
+        """
         branch = self.branch()
         if branch.busy is not None:
             raise MisusedContext(name, branch.busy)
@@ -186,8 +193,8 @@ class Execution:
     def compensate(
         self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """Remember how to undo something. The key belongs to the place in the code: branches may register in
-        another order on a replay."""
+        """Remember how to undo something. The key belongs to the place in the code: branches may
+        register in another order on a replay."""
         branch = self.branch()
         count = branch.undos.get(name, 0)
         branch.undos[name] = count + 1
@@ -237,7 +244,9 @@ class Execution:
             raise Suspended from stale
 
     async def report_values(self) -> None:
-        """Report recorded values (`ctx.now()` and the like), before anything that may rest on them."""
+        """Report recorded values (`ctx.now()` and the like), before anything that may rest on
+        them.
+        """
         async with self._reporting_values:
             while self.values:
                 command = self.values[0]
@@ -284,7 +293,9 @@ class Execution:
         self._unblock(group)
 
     def parks(self, *beside: str) -> tuple[str, ...] | None:
-        """If no branch is active: the steps that the body waits for, but those that are just being reported."""
+        """If no branch is active: the steps that the body waits for, but those that are just being
+        reported.
+        """
         if self.active > 0:
             return None
         return tuple(key for key in self.waits if key not in beside)
@@ -296,7 +307,9 @@ class Execution:
             self.executor.note_idle(self)
 
     async def wait(self, group: Group, key: str) -> None:
-        """Until the step `key` has ended. Raises `Suspended` when the body is let go of meanwhile."""
+        """Until the step `key` has ended. Raises `Suspended` when the body is let go of
+        meanwhile.
+        """
         self.executor.note_idle(self)
         try:
             await group.futures[key]
@@ -339,7 +352,7 @@ class Execution:
             self.task.cancel()
 
     def _interrupt(self, signal: type[BaseException]) -> None:
-        for group in set(self.waits.values()):
+        for group in dict.fromkeys(self.waits.values()):
             self.signalled = True
             for future in group.futures.values():
                 if not future.done():
@@ -355,7 +368,7 @@ class Execution:
         return [RunningStep(key, *facts) for key, facts in self.running.items()]
 
 
-def _segment(name: str) -> str:
+def _segment(name: object) -> str:
     """A step's name as one segment of a key."""
     if not isinstance(name, str) or not name or len(name) > 200:
         raise ValueError("a step needs a name of 1 to 200 characters")

@@ -1,8 +1,9 @@
 """Executes bodies in this process: the `Host` of `ironflow.core.execution`.
 
-Async bodies are tasks on the loop. Sync bodies get a thread each, with a `ctx` whose operations block; sync
-steps run in a bounded pool of threads. A body that waits stays in memory for a short while (`linger`), so
-that short sleeps and retries cost no replay; then it is let go of, and replayed when what it waits for comes.
+Async bodies are tasks on the loop. Sync bodies get a thread each, with a `ctx` whose operations
+block; sync steps run in a bounded pool of threads. A body that waits stays in memory for a short
+while (`linger`), so that short sleeps and retries cost no replay; then it is let go of, and
+replayed when what it waits for comes.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ class Executor:
         self._threads = ThreadPoolExecutor(step_threads, thread_name_prefix="ironflow-step")
         self._draining = False
         self.intercept: Interceptor | None = None
-        """For tests: given a function id, a step's name and its function, answers what is called instead."""
+        """For tests: given a function id, a step's name and its function, answers what is called
+        instead.
+        """
 
     # -- the Host ---------------------------------------------------------------------------------
 
@@ -94,7 +97,8 @@ class Executor:
             return
         execution = Execution(self, function, assignment)
         self._bodies[assignment.run_id] = execution
-        # Whatever made the engine act now, it may be another run: nothing of its context is passed on.
+        # Whatever made the engine act now, it may be another run: nothing of its context is passed
+        # on.
         work = self._execute(execution)
         execution.task = self.loop.create_task(work, context=self._context.copy())
 
@@ -154,9 +158,7 @@ class Executor:
         if len(self._idle) > IDLE_BODIES:
             next(iter(self._idle)).suspend()
         if self._sweep is None:
-            self._sweep = self.loop.call_later(
-                self.linger, self._drop_idle, context=self._context
-            )
+            self._sweep = self.loop.call_later(self.linger, self._drop_idle, context=self._context)
 
     def note_busy(self, body: Execution) -> None:
         """The body goes on."""
@@ -167,9 +169,7 @@ class Executor:
         now = self.loop.time()
         for body, deadline in list(self._idle.items()):
             if deadline > now:
-                self._sweep = self.loop.call_at(
-                    deadline, self._drop_idle, context=self._context
-                )
+                self._sweep = self.loop.call_at(deadline, self._drop_idle, context=self._context)
                 break
             del self._idle[body]
             if body.is_idle:
@@ -199,7 +199,9 @@ class Executor:
             self._forget(body)
 
     async def _give_up(self, body: Execution, error: Exception) -> None:
-        """A fault of ours: the run fails with it, for trying again would only repeat it without end."""
+        """A fault of ours: the run fails with it, for trying again would only repeat it without
+        end.
+        """
         failure = describe_failure(error, NO_RETRY)
         end = c.EndExecution(execution=body.number, outcome="failed", error=failure)
         try:
@@ -228,7 +230,8 @@ class Executor:
             if body.fatal is not None:
                 raise body.fatal
             if body.signalled or body.assignment.unwinding is not None:
-                # The code swallowed the signal to end, or an ending that was settled came out otherwise.
+                # The code swallowed the signal to end, or an ending that was settled came out
+                # otherwise.
                 raise Suspended if body.leaving else Unwound
             data = encode_plain(result, f"result of function {function.id!r}")
         except (Suspended, asyncio.CancelledError) as signal:
@@ -274,7 +277,7 @@ class Executor:
             for undo in reversed(body.compensations):
                 try:
                     await context.step.run_compensation(undo)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001
                     # Recorded as a failed step; the others must still have their chance.
                     log.warning("compensation %r of run %s: %s", undo.name, body.run_id, error)
         finally:
@@ -347,7 +350,9 @@ class Executor:
         return await result if inspect.isawaitable(result) else result
 
     async def call_branch(self, branch: Callable[[], Any]) -> Any:
-        """Call a branch of a parallel block; a sync one belongs to a sync body and gets a thread."""
+        """Call a branch of a parallel block; a sync one belongs to a sync body and gets a
+        thread.
+        """
         if _is_async(branch):
             return await branch()
         asking = current_branch.get()
@@ -358,7 +363,9 @@ class Executor:
         return await result if inspect.isawaitable(result) else result
 
     async def _in_branch_thread(self, asking: Branch, work: Callable[[], Any]) -> Any:
-        """A thread cannot be cancelled: the branch is told, and ends at its next durable operation."""
+        """A thread cannot be cancelled: the branch is told, and ends at its next durable
+        operation.
+        """
         thread = self.loop.create_task(self._in_thread(work))
         try:
             return await asyncio.shield(thread)
@@ -371,7 +378,9 @@ class Executor:
             raise
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        """Run something that blocks in a thread of its own: a pool could be exhausted by bodies that wait."""
+        """Run something that blocks in a thread of its own: a pool could be exhausted by bodies
+        that wait.
+        """
         future: asyncio.Future[Any] = self.loop.create_future()
         context = copy_context()
         virtual: Any = self.loop if hasattr(self.loop, "hold") else None
@@ -395,7 +404,7 @@ class Executor:
                 result = context.run(work)
             except StopIteration as raised:  # a future cannot carry it
                 error = RuntimeError(f"raised {raised!r}")
-            except BaseException as raised:
+            except BaseException as raised:  # noqa: BLE001 - travels to the loop
                 error = raised
             if not self.loop.is_closed():
                 self.loop.call_soon_threadsafe(settle, result, error)
@@ -406,7 +415,9 @@ class Executor:
     # -- the end ----------------------------------------------------------------------------------
 
     def abandon(self) -> None:
-        """Drop everything at once and report nothing, as if the process had ended. For simulation."""
+        """Drop everything at once and report nothing, as if the process had ended. For
+        simulation.
+        """
         self._draining = True
         if self._sweep is not None:
             self._sweep.cancel()
@@ -439,5 +450,5 @@ def _is_async(fn: Callable[..., Any]) -> bool:
     if type(fn) is FunctionType:
         return fn.__code__.co_flags & inspect.CO_COROUTINE != 0
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
-        getattr(type(fn), "__call__", None)
+        getattr(type(fn), "__call__", None)  # noqa: B004
     )

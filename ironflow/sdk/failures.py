@@ -1,4 +1,6 @@
-"""Exceptions of user code as the journal holds them, and back: replay raises what the first execution raised."""
+"""Exceptions of user code as the journal holds them, and back: replay raises what the first
+execution raised.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,15 @@ TRACE_LIMIT = 4000
 RETRYABLE = (
     errors.Overloaded, errors.StorageError, errors.Gone, errors.Draining, errors.StepTimeout,
 )  # fmt: skip
-"""ironflow's own errors that may go away by themselves; the others say the same however often one asks."""
+"""ironflow's own errors that may go away by themselves; the others say the same however often one
+asks.
+"""
 
 
 def describe_failure(error: BaseException, policy: RetryPolicy) -> Failure:
-    """An exception as data. Not retryable: `NonRetryable`, what the policy excludes, errors that are final by nature."""
+    """An exception as data. Not retryable: `NonRetryable`, what the policy excludes, errors that
+    are final by nature.
+    """
     text = "".join(traceback.format_exception(error))
     facts: dict[str, Any] | None = None
     code = "error"
@@ -49,7 +55,9 @@ def is_retryable(error: BaseException, policy: RetryPolicy) -> bool:
 
 
 def is_cancelled() -> bool:
-    """Whether somebody cancels the running task; else a `CancelledError` is what the user's own code raised."""
+    """Whether somebody cancels the running task; else a `CancelledError` is what the user's own
+    code raised.
+    """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

@@ -31,7 +31,9 @@ Retry = RetryPolicy | int | dict[str, Any] | bool
 
 
 class Function:
-    """A durable function: the user's body with what `@function` says of it. Calling it calls the plain body."""
+    """A durable function: the user's body with what `@function` says of it. Calling it calls the
+    plain body.
+    """
 
     def __init__(
         self,
@@ -70,7 +72,9 @@ class Function:
 
 
 class Registry:
-    """Functions by id. Two different functions of one id are an error of the user's, told at once."""
+    """Functions by id. Two different functions of one id are an error of the user's, told at
+    once.
+    """
 
     def __init__(self) -> None:
         self._functions: dict[str, Function] = {}
@@ -83,7 +87,8 @@ class Registry:
         known = self._functions.get(function.id)
         if known is not None and _origin(known) != _origin(function):
             raise InvalidInput(
-                "id", f"function {function.id!r} is defined twice: {_place(known)} and {_place(function)}"
+                "id",
+                f"{function.id!r} is defined twice: {_place(known)} and {_place(function)}",
             )
         self._functions[function.id] = function
 
@@ -144,12 +149,13 @@ def function(
 ) -> Any:
     """Make a durable function of `fn(ctx, input)` (or `fn(ctx)`), async or sync.
 
-    `on`: event name patterns, or `{"event": ..., "if": filter expression}`. `cron`: a cron expression in
-    `timezone`. `retry`: attempts, or a policy, for the function and by default for its steps. `timeout` bounds
-    a run's wall time. `input`: its type, by default the annotation of the second parameter. `cancel_on`: events
-    that cancel a run. `compensate_on`: the endings (`failed`, `cancelled`, `timed_out`) that run
-    compensations. `executor`: where sync steps run, `thread` (default) or `loop` (they must not block).
-    Raises `InvalidInput` naming what is wrong.
+    `on`: event name patterns, or `{"event": ..., "if": filter expression}`. `cron`: a cron
+    expression in
+    `timezone`. `retry`: attempts, or a policy, for the function and by default for its steps.
+    `timeout` bounds a run's wall time. `input`: its type, by default the annotation of the second
+    parameter. `cancel_on`: events that cancel a run. `compensate_on`: the endings (`failed`,
+    `cancelled`, `timed_out`) that run compensations. `executor`: where sync steps run, `thread`
+    (default) or `loop` (they must not block). Raises `InvalidInput` naming what is wrong.
     """
     if fn is None:
         options = {k: v for k, v in locals().items() if k != "fn"}
@@ -189,9 +195,7 @@ def _check_id(function_id: str) -> None:
 
 def _signature(fn: Callable[..., Any]) -> tuple[bool, Any]:
     parameters = list(inspect.signature(fn).parameters.values())
-    positional = [
-        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if not 1 <= len(positional) <= 2:
         raise InvalidInput("function", "must take ctx, or ctx and its input")
     if len(positional) == 1:
@@ -225,7 +229,9 @@ def _triggers(on: On | None) -> Iterable[Trigger]:
         else:
             unknown = set(item) - {"event", "if", "expression"}
             if unknown or "event" not in item:
-                raise InvalidInput("on", "expected event and, if wanted, if: {'event': ..., 'if': ...}")
+                raise InvalidInput(
+                    "on", "expected event and, if wanted, if: {'event': ..., 'if': ...}"
+                )
             yield Trigger(item["event"], item.get("if") or item.get("expression"))
 
 
@@ -236,7 +242,9 @@ def _cancel_rules(rules: str | CancelOn | Sequence[str | CancelOn]) -> Iterable[
 
 
 def hash_code(fn: Callable[..., Any]) -> str:
-    """16 hex digits that change with the function's source, but not with comments and formatting."""
+    """16 hex digits that change with the function's source, but not with comments and
+    formatting.
+    """
     target = inspect.unwrap(fn)
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(target)))

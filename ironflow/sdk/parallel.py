@@ -1,7 +1,9 @@
-"""Branches of a parallel block: each a task with an order of its own, so that their steps are told apart.
+"""Branches of a parallel block: each a task with an order of its own, so that their steps are told
+apart.
 
-A fail-fast block that fails is remembered with the branch that failed. On a replay that branch fails again,
-and the others say again only what they had done when they were cancelled: nothing of them comes back to life.
+A fail-fast block that fails is remembered with the branch that failed. On a replay that branch
+fails again, and the others say again only what they had done when they were cancelled: nothing of
+them comes back to life.
 """
 
 from __future__ import annotations
@@ -54,8 +56,10 @@ class Block:
             self._take_back()
         return self.results
 
-    async def fail_again(self, concurrency: int | None) -> Any:
-        """Raise what the block raised when it failed; bring its branches no further than they were."""
+    async def fail_again(self, concurrency: int | None) -> dict[str, Any]:
+        """Raise what the block raised when it failed; bring its branches no further than they
+        were.
+        """
         assert self.place.step is not None
         self.survivor = str((await self.execution.value(self.place.step))["failed"])
         self.frozen = True
@@ -82,8 +86,8 @@ class Block:
             raise self.execution.fatal
         raise self.errors[self.survivor]
 
-    # The asking branch waits for its branches, each of which is active in its place; the last one to end
-    # hands the activity back.
+    # The asking branch waits for its branches, each of which is active in its place; the last one
+    # to end hands the activity back.
 
     def _start(self, concurrency: int | None) -> list[asyncio.Task[None]]:
         width = min(concurrency or len(self.branches), len(self.branches))
@@ -154,7 +158,8 @@ async def _gather(tasks: list[asyncio.Task[None]]) -> None:
         if isinstance(error, Exception):
             for task in tasks:
                 task.cancel()
-        # A branch that is suspended or unwound takes the others along by itself: what they do is still recorded.
+        # A branch that is suspended or unwound takes the others along by itself: what they do is
+        # still recorded.
         await asyncio.wait(tasks)
         raise error
     if any(task.cancelled() for task in tasks):

@@ -1,7 +1,7 @@
 """`ctx.step`: the durable operations of a function's body.
 
-Each is remembered under its place in the code. On a replay it answers from the journal; otherwise it acts,
-and its result is committed before the body goes on.
+Each is remembered under its place in the code. On a replay it answers from the journal; otherwise
+it acts, and its result is committed before the body goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from ironflow.core.errors import (
     InvalidInput,
     InvokeError,
     NotFound,
-    Unwound,
     WaitTimeout,
 )
 from ironflow.core.functions import compile_filter
@@ -30,15 +29,14 @@ from ironflow.core.patterns import validate_event_name, validate_pattern
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.runs import OPEN, Step, StepStatus
 from ironflow.core.values import encode_plain, normalize
+from ironflow.sdk.attempts import Call, attempt_step
 from ironflow.sdk.execution import (
     Branch,
     Compensation,
     Execution,
     Group,
     Place,
-    current_branch,
 )
-from ironflow.sdk.failures import describe_failure, is_cancelled, step_error
 from ironflow.sdk.parallel import Block
 from ironflow.sdk.waits import (
     Duration,
@@ -79,9 +77,10 @@ class Steps:
     ) -> Any:
         """Call `fn(*args, **kwargs)` once and remember its result.
 
-        Sync functions run in a thread. A failing one is tried again by `retry` (default: the function's
-        policy) with pauses that survive a restart; `timeout` bounds each attempt. Raises `StepError` when the
-        last attempt failed, `NotSerializable` when the result cannot be stored.
+        Sync functions run in a thread. A failing one is tried again by `retry` (default: the
+        function's policy) with pauses that survive a restart; `timeout` bounds each attempt. Raises
+        `StepError` when the last attempt failed, `NotSerializable` when the result cannot be
+        stored.
         """
         execution = self._execution
         place = execution.place("run", name)
@@ -90,115 +89,15 @@ class Steps:
             return await execution.value(step)
         policy = execution.function.retry if retry is None else RetryPolicy.of(retry)
         seconds = None if timeout is None else parse_duration(timeout, "timeout")
-        return await self._attempt(place, policy, seconds, fn, args, kwargs)
-
-    async def _attempt(
-        self,
-        place: Place,
-        policy: RetryPolicy,
-        seconds: float | None,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        execution, attempt = self._execution, 1
-        if place.step is not None:
-            attempt = await self._resume_attempts(place, place.step)
-        while True:
-            execution.check()
-            if execution.values:
-                await execution.report_values()
-            started = execution.executor.clock.now()
-            execution.running[place.key] = (place.name, attempt, started)
-            branch = current_branch.get()
-            assert branch is not None
-            branch.busy = place.name
-            failed: BaseException | None = None
-            try:
-                result = await execution.executor.call(execution, place, seconds, fn, args, kwargs)
-                data, value = normalize(result, f"step {place.name!r}")
-            except asyncio.CancelledError as error:
-                if execution.unwinding and not execution.compensating:
-                    raise Unwound from None
-                if execution.leaving or is_cancelled():
-                    raise
-                failed = error
-            except (Exception, SystemExit) as error:
-                failed = error
-            finally:
-                branch.busy = None
-                execution.running.pop(place.key, None)
-            if failed is not None:
-                await self._fail(place, policy, attempt, started, failed)
-                attempt += 1
-                continue
-            payload, blob = pack(data)
-            execution.obey(
-                await execution.report(
-                    c.RecordStep(
-                        execution=execution.number,
-                        key=place.key,
-                        name=place.name,
-                        pos=place.pos,
-                        kind=place.kind,
-                        result=payload,
-                        scope=place.scope,
-                        attempt=attempt,
-                        started_at=started,
-                        blob=blob,
-                    )
-                )
-            )
-            return value
-
-    async def _resume_attempts(self, place: Place, step: Step) -> int:
-        """The number of the next attempt of a step that failed before; waits out its pause."""
-        if step.status is StepStatus.FAILED:
-            assert step.error is not None
-            raise step_error(place.name, step.error, step.attempt)
-        if step.status in OPEN:
-            await self._await_known(place.key)
-        return step.attempt + 1
-
-    async def _fail(
-        self, place: Place, policy: RetryPolicy, attempt: int, started: int, error: BaseException
-    ) -> None:
-        """Record a failed attempt; return when the next one is due, or raise the final error."""
-        execution = self._execution
-        failure = describe_failure(error, policy)
-        again = failure.retryable and attempt < policy.max_attempts
-        delay = policy.delay(attempt, f"{execution.run_id}/{place.key}") if again else None
-        group = execution.begin_wait([place.key]) if again else None
-        try:
-            execution.obey(
-                await execution.report(
-                    c.FailStep(
-                        execution=execution.number,
-                        key=place.key,
-                        name=place.name,
-                        pos=place.pos,
-                        kind=place.kind,
-                        error=failure,
-                        scope=place.scope,
-                        attempt=attempt,
-                        started_at=started,
-                        retry_in=delay,
-                        parks=execution.parks(place.key) if again else None,
-                    )
-                )
-            )
-        except BaseException:
-            if group is not None:
-                execution.end_wait(group)
-            raise
-        if group is None:
-            raise step_error(place.name, failure, attempt) from error
-        await execution.wait(group, place.key)
+        call = Call(fn, args, kwargs, seconds)
+        return await attempt_step(execution, place, policy, call)
 
     def compensate(self, name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """From here on, undo by calling `fn(*args, **kwargs)` if the run fails (by option: is cancelled, times out).
+        """From here on, undo by calling `fn(*args, **kwargs)` if the run fails (by option: is
+        cancelled, times out).
 
-        Compensations run newest first, each as a step of its own; one that fails does not stop the others.
+        Compensations run newest first, each as a step of its own; one that fails does not stop the
+        others.
         """
         self._execution.compensate(name, fn, args, kwargs)
 
@@ -211,7 +110,8 @@ class Steps:
         # In the order in which they are begun; a replay may find another one.
         pos = step.pos if step is not None else len(execution.order.get(undo.scope, ()))
         place = Place("compensate", undo.name, undo.key, pos, undo.scope, step)
-        await self._attempt(place, execution.function.retry, None, undo.fn, undo.args, undo.kwargs)
+        call = Call(undo.fn, undo.args, undo.kwargs, None)
+        await attempt_step(execution, place, execution.function.retry, call)
 
     # -- sleeps and events ------------------------------------------------------------------------
 
@@ -222,7 +122,9 @@ class Steps:
         await self._wait("sleep", name, until=until)
 
     async def sleep_until(self, name: str, moment: datetime | str | float) -> None:
-        """Wait until a moment: a datetime (naive: UTC), RFC 3339 text, or seconds since the epoch."""
+        """Wait until a moment: a datetime (naive: UTC), RFC 3339 text, or seconds since the
+        epoch.
+        """
         await self._wait("sleep", name, until=from_datetime(parse_moment(moment)))
 
     async def wait_for_event(
@@ -234,10 +136,11 @@ class Steps:
         timeout: Duration | None = None,
         lookback: Duration | None = None,
     ) -> Event:
-        """The first event named `event` (`order.*` and `order.>` are patterns) for which `match` holds.
+        """The first event named `event` (`order.*` and `order.>` are patterns) for which `match`
+        holds.
 
-        `match` is an expression over `event` and `data`, or paths with their values. `lookback` also takes
-        events of the recent past. Raises `WaitTimeout`.
+        `match` is an expression over `event` and `data`, or paths with their values. `lookback`
+        also takes events of the recent past. Raises `WaitTimeout`.
         """
         wait = EventWait(event, match, timeout, lookback)
         place = self._execution.place("event", name)
@@ -277,10 +180,11 @@ class Steps:
         timeout: Duration | None = None,
         detached: bool = False,
     ) -> Any:
-        """Run another function as a child of this run and answer its result; detached: its run id at once.
+        """Run another function as a child of this run and answer its result; detached: its run id
+        at once.
 
-        Raises `InvokeError` when the child failed, was cancelled or took longer than `timeout` (it is cancelled
-        then), `NotFound` for a function that is not served here.
+        Raises `InvokeError` when the child failed, was cancelled or took longer than `timeout` (it
+        is cancelled then), `NotFound` for a function that is not served here.
         """
         place = self._execution.place("invoke", name)
         if not detached:
@@ -319,7 +223,9 @@ class Steps:
         return Winner(label, await self._result(inner, waits[label], execution.steps[inner.key]))
 
     async def wait_all(self, name: str, waits: Mapping[str, Wait]) -> dict[str, Any]:
-        """All of several waits at the same time, by name. Raises the error of the first that failed."""
+        """All of several waits at the same time, by name. Raises the error of the first that
+        failed.
+        """
         execution = self._execution
         branch = Branch(execution, execution.block(name).key + "/")
         places = self._places(branch, waits)
@@ -339,10 +245,11 @@ class Steps:
         concurrency: int | None = None,
         fail_fast: bool = True,
     ) -> Any:
-        """Run branches at the same time; each may use steps, sleep and wait. A dict gives a dict, a list a list.
+        """Run branches at the same time; each may use steps, sleep and wait. A dict gives a dict, a
+        list a list.
 
-        `concurrency` bounds how many are under way. Fail-fast: the first error cancels the others and is
-        raised; else the results are `Outcome`s and nothing is raised.
+        `concurrency` bounds how many are under way. Fail-fast: the first error cancels the others
+        and is raised; else the results are `Outcome`s and nothing is raised.
         """
         place = self._execution.block(name)
         named = isinstance(branches, Mapping)
@@ -436,18 +343,6 @@ class Steps:
             raise
         await execution.wait(group, place.key)
         return execution.steps[place.key]
-
-    async def _await_known(self, key: str) -> None:
-        """Wait for a step that the journal has as open (a retry pause), as the only thing this branch does."""
-        execution = self._execution
-        execution.check()
-        group = execution.begin_wait([key])
-        try:
-            await execution.park_if_idle()
-        except BaseException:
-            execution.end_wait(group)
-            raise
-        await execution.wait(group, key)
 
     def _inner(self, place: Place, waits: Mapping[str, Wait]) -> dict[str, Place]:
         return self._places(Branch(self._execution, place.key + "/"), waits)

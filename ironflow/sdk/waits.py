@@ -28,7 +28,9 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class EventWait(msgspec.Struct, frozen=True):
-    """The first event named `event` (a pattern) that matches. `match`: a filter expression, or paths and their values."""
+    """The first event named `event` (a pattern) that matches. `match`: a filter expression, or
+    paths and their values.
+    """
 
     event: str
     match: str | Mapping[str, object] | None = None
@@ -86,7 +88,9 @@ def match_expression(match: str | Mapping[str, object] | None) -> str | None:
 
 
 def parse_moment(moment: datetime | str | float) -> datetime:
-    """A moment given by a user: a datetime, RFC 3339 text, or seconds since the epoch. Raises `InvalidInput`."""
+    """A moment given by a user: a datetime, RFC 3339 text, or seconds since the epoch. Raises
+    `InvalidInput`.
+    """
     from datetime import UTC
 
     if isinstance(moment, datetime):

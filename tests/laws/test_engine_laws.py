@@ -1,8 +1,9 @@
 """Laws of the whole engine: random programs, crashed and refused at random, end as the model says.
 
-A program is data: a list of operations that one durable function interprets. Whatever the crashes (right
-after any commit), a journal that refuses every so many commits, the time that bodies stay in memory and
-the capacity: the result is the model's, every run ends, streams have no gap, and nothing is left behind.
+A program is data: a list of operations that one durable function interprets. Whatever the crashes
+(right after any commit), a journal that refuses every so many commits, the time that bodies stay in
+memory and the capacity: the result is the model's, every run ends, streams have no gap, and nothing
+is left behind.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ async def interpret(ctx: Any, operations: list[Any]) -> list[Any]:
     return [await perform(ctx, *operation) for operation in operations]
 
 
-async def perform(ctx: Any, kind: str, *rest: Any) -> Any:
+async def perform(ctx: Any, kind: str, *rest: Any) -> Any:  # noqa: C901 - one case a kind
     match kind, rest:
         case "step", (seconds, value):
             return await ctx.step.run("step", asyncio.sleep, seconds, value)
@@ -140,9 +141,7 @@ def compound(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         st.tuples(st.just("failing"), st.sampled_from([0.3, 2.3]), several),
         st.tuples(st.just("invoke"), sequence),
         st.tuples(st.just("all"), seconds, sequence),
-        st.tuples(
-            st.just("race"), st.sampled_from([1, 300]), st.just(60), st.none() | sequence
-        ),
+        st.tuples(st.just("race"), st.sampled_from([1, 300]), st.just(60), st.none() | sequence),
     )
 
 
@@ -234,7 +233,9 @@ class Trouble:
         return StorageFull("full") if full else None
 
     async def patiently(self, request: Any, *args: Any) -> Any:
-        """Ask again when the disk was full or the process died over it; with a key, as users should."""
+        """Ask again when the disk was full or the process died over it; with a key, as users
+        should.
+        """
         key = f"key {self.commits} {self.world.loop.time()}"
         while True:
             with suppress(testing.Gone, testing.StorageError):

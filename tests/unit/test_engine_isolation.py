@@ -16,7 +16,7 @@ SECRET: ContextVar[str | None] = ContextVar("secret", default=None)
 async def run(ctx: Any, number: int) -> Any:
     before = SECRET.get()
     SECRET.set(f"run {number}")
-    inside = await ctx.step.run("read", lambda: SECRET.get())
+    inside = await ctx.step.run("read", SECRET.get)
     child = await ctx.step.invoke("kid", run, number - 1) if number else None
     await ctx.step.sleep("nap", 10)
     return [before, inside, child]

@@ -1,4 +1,6 @@
-"""The life of a run: attempts, time limits, cancel, pause, retry, keys, triggers, capacity, parking."""
+"""The life of a run: attempts, time limits, cancel, pause, retry, keys, triggers, capacity,
+parking.
+"""
 
 from __future__ import annotations
 
@@ -7,44 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from engine_world import LINGERS, is_clean, play, took
 
 from ironflow import CancelOn, NonRetryable, RetryPolicy, StepError, function, testing
 from ironflow.core.errors import Conflict, IdempotencyConflict, InvalidInput, NotFound
 from ironflow.core.runs import StepStatus
 
 SECOND = 1_000_000
-LINGERS = pytest.mark.parametrize("linger", [0.0, 2.0])
-
-
-def play(main: Any, **options: Any) -> Any:
-    """`testing.run`, but an error that asyncio only logs fails the test."""
-    unseen: list[dict[str, Any]] = []
-
-    async def watched(world: testing.World) -> Any:
-        world.loop.set_exception_handler(lambda _, context: unseen.append(context))
-        return await main(world)
-
-    result = testing.run(watched, **options)
-    assert not unseen, unseen
-    return result
-
-
-async def took(world: testing.World, run_id: str) -> float:
-    run = await world.state(run_id)
-    assert run.ended_at is not None
-    return (run.ended_at - run.created_at) / SECOND
-
-
-def is_clean(world: testing.World) -> None:
-    """Nothing is left of runs that have ended."""
-    rows = world.store.tables.rows
-    assert not rows["timers"]
-    assert not rows["waiters"]
-    assert not rows["deliveries"]
-    assert world.engine.pool.active == world.engine.pool.queued == 0
-    assert len(world.engine.environment.waiters) == 0
-    assert len(world.engine.environment.outbox) == 0
-    assert len(world.executor) == 0
 
 
 async def do(value: Any = None) -> Any:

@@ -6,34 +6,10 @@ import asyncio
 import gc
 from typing import Any
 
+from engine_world import is_clean, play
+
 from ironflow import function, testing
 from ironflow.sdk.execution import Execution
-
-
-
-def play(main: Any, **options: Any) -> Any:
-    """`testing.run`, but an error that asyncio only logs fails the test."""
-    unseen: list[dict[str, Any]] = []
-
-    async def watched(world: testing.World) -> Any:
-        world.loop.set_exception_handler(lambda _, context: unseen.append(context))
-        return await main(world)
-
-    result = testing.run(watched, **options)
-    assert not unseen, unseen
-    return result
-
-
-def is_clean(world: testing.World) -> None:
-    """Nothing is left of runs that have ended."""
-    rows = world.store.tables.rows
-    assert not rows["timers"]
-    assert not rows["waiters"]
-    assert not rows["deliveries"]
-    assert world.engine.pool.active == world.engine.pool.queued == 0
-    assert len(world.engine.environment.waiters) == 0
-    assert len(world.engine.environment.outbox) == 0
-    assert len(world.executor) == 0
 
 
 @function(id="memory-sleeper")
@@ -60,7 +36,7 @@ def test_two_thousand_sleeping_runs_have_no_body_no_cell_and_no_task() -> None:
         assert len(world.executor) == 0
         assert len(asyncio.all_tasks()) == idle
         gc.collect()
-        bodies = [o for o in gc.get_objects() if isinstance(o, Execution)]
+        bodies = [o for o in gc.get_objects() if type(o) is Execution]
         assert not [body for body in bodies if body.executor is world.executor]
         await world.advance(120)
         totals = world.engine.system.statistics_by_kind()

@@ -1,4 +1,6 @@
-"""Parallel blocks: branches wait at the same time, fail together, and stay dead when they were cancelled."""
+"""Parallel blocks: branches wait at the same time, fail together, and stay dead when they were
+cancelled.
+"""
 
 from __future__ import annotations
 
@@ -6,42 +8,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from engine_world import LINGERS, is_clean, play, took
 
 from ironflow import NonRetryable, StepError, function, testing
 
 SECOND = 1_000_000
-LINGERS = pytest.mark.parametrize("linger", [0.0, 2.0])
-
-
-def play(main: Any, **options: Any) -> Any:
-    """`testing.run`, but an error that asyncio only logs fails the test."""
-    unseen: list[dict[str, Any]] = []
-
-    async def watched(world: testing.World) -> Any:
-        world.loop.set_exception_handler(lambda _, context: unseen.append(context))
-        return await main(world)
-
-    result = testing.run(watched, **options)
-    assert not unseen, unseen
-    return result
-
-
-async def took(world: testing.World, run_id: str) -> float:
-    run = await world.state(run_id)
-    assert run.ended_at is not None
-    return (run.ended_at - run.created_at) / SECOND
-
-
-def is_clean(world: testing.World) -> None:
-    """Nothing is left of runs that have ended."""
-    rows = world.store.tables.rows
-    assert not rows["timers"]
-    assert not rows["waiters"]
-    assert not rows["deliveries"]
-    assert world.engine.pool.active == world.engine.pool.queued == 0
-    assert len(world.engine.environment.waiters) == 0
-    assert len(world.engine.environment.outbox) == 0
-    assert len(world.executor) == 0
 
 
 async def add(a: int, b: int = 1) -> int:

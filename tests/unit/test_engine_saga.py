@@ -3,47 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from typing import Any
 
 import pytest
+from engine_world import LINGERS, is_clean, play, took
 
 from ironflow import NonRetryable, StepError, function, testing
 from ironflow.core.runs import StepStatus
 
 SECOND = 1_000_000
-LINGERS = pytest.mark.parametrize("linger", [0.0, 2.0])
-
-
-def play(main: Any, **options: Any) -> Any:
-    """`testing.run`, but an error that asyncio only logs fails the test."""
-    unseen: list[dict[str, Any]] = []
-
-    async def watched(world: testing.World) -> Any:
-        world.loop.set_exception_handler(lambda _, context: unseen.append(context))
-        return await main(world)
-
-    result = testing.run(watched, **options)
-    assert not unseen, unseen
-    return result
-
-
-async def took(world: testing.World, run_id: str) -> float:
-    run = await world.state(run_id)
-    assert run.ended_at is not None
-    return (run.ended_at - run.created_at) / SECOND
-
-
-def is_clean(world: testing.World) -> None:
-    """Nothing is left of runs that have ended."""
-    rows = world.store.tables.rows
-    assert not rows["timers"]
-    assert not rows["waiters"]
-    assert not rows["deliveries"]
-    assert world.engine.pool.active == world.engine.pool.queued == 0
-    assert len(world.engine.environment.waiters) == 0
-    assert len(world.engine.environment.outbox) == 0
-    assert len(world.executor) == 0
 
 
 async def do(name: str) -> str:
@@ -274,10 +244,8 @@ def test_a_failure_that_is_handled_undoes_nothing_and_a_retried_run_can_be_undon
     async def again(ctx: Any) -> str:
         await ctx.step.run("a", do, "a")
         ctx.step.compensate("a", undo, "a")
-        try:
+        with contextlib.suppress(StepError):
             await ctx.step.run("handled", fail)
-        except StepError:
-            pass
         if more[0]:
             await ctx.step.run("b", do, "b")
             ctx.step.compensate("b", undo, "b")

@@ -1,8 +1,11 @@
-"""Steps: memoized under crashes, tried again at the right moments, with values that come back the same."""
+"""Steps: memoized under crashes, tried again at the right moments, with values that come back the
+same.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -14,26 +17,13 @@ from uuid import UUID
 import msgspec
 import pydantic
 import pytest
+from engine_world import LINGERS, play
 
 from ironflow import NonRetryable, RetryPolicy, StepError, TimerWait, function, testing
 from ironflow.core.errors import NotSerializable
 from ironflow.core.runs import StepStatus
 
 SECOND = 1_000_000
-LINGERS = pytest.mark.parametrize("linger", [0.0, 2.0])
-
-
-def play(main: Any, **options: Any) -> Any:
-    """`testing.run`, but an error that asyncio only logs fails the test."""
-    unseen: list[dict[str, Any]] = []
-
-    async def watched(world: testing.World) -> Any:
-        world.loop.set_exception_handler(lambda _, context: unseen.append(context))
-        return await main(world)
-
-    result = testing.run(watched, **options)
-    assert not unseen, unseen
-    return result
 
 
 async def add(a: int, b: int = 1) -> int:
@@ -239,7 +229,7 @@ def test_retries_come_at_the_moments_that_the_policy_computes(linger: float) -> 
         assert ended.result == ["fail", "ValueError", "always", 4]
         delays = [policy.delay(n, f"{run_id}/fail") for n in (1, 2, 3)]
         expected = [int(delay * SECOND) for delay in delays]
-        assert [b - a for a, b in zip(moments, moments[1:], strict=False)] == expected
+        assert [b - a for a, b in itertools.pairwise(moments)] == expected
         assert ended.steps["fail"].status is StepStatus.FAILED
 
     play(main, functions=[backoff], linger=linger)
@@ -356,7 +346,7 @@ def test_replay_raises_the_very_error_of_the_first_time(linger: float) -> None:
         for name, fn in steps.items():
             try:
                 await ctx.step.run(name, fn, retry=False)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 facts = {k: v for k, v in vars(error).items() if not k.startswith("__")}
                 seen.append((type(error).__name__, str(error), facts))
         await ctx.step.sleep("nap", "1d")
@@ -368,7 +358,11 @@ def test_replay_raises_the_very_error_of_the_first_time(linger: float) -> None:
         await world.wait(run_id)
         assert len(seen) == 6
         assert seen[:3] == seen[3:]
-        assert [kind for kind, _, _ in seen[:3]] == ["StepError", "NotSerializable", "NotSerializable"]
+        assert [kind for kind, _, _ in seen[:3]] == [
+            "StepError",
+            "NotSerializable",
+            "NotSerializable",
+        ]
 
     play(main, functions=[errors], linger=linger)
 
@@ -559,9 +553,7 @@ def test_an_id_given_to_a_step_is_recorded_before_the_step_runs() -> None:
 
 
 @LINGERS
-def test_logs_are_silent_while_replaying(
-    linger: float, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_logs_are_silent_while_replaying(linger: float, caplog: pytest.LogCaptureFixture) -> None:
     @function(id="steps-logs")
     async def logs(ctx: Any) -> None:
         ctx.log.info("begin")

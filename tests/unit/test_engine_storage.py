@@ -1,4 +1,6 @@
-"""A journal that cannot write for a while: requests are refused, runs wait and go on, nothing is lost."""
+"""A journal that cannot write for a while: requests are refused, runs wait and go on, nothing is
+lost.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +8,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from engine_world import LINGERS, is_clean, play, took
 
 from ironflow import TimerWait, function, testing
 from ironflow.core.errors import StorageFull
 
 SECOND = 1_000_000
-LINGERS = pytest.mark.parametrize("linger", [0.0, 2.0])
-
-
-def play(main: Any, **options: Any) -> Any:
-    """`testing.run`, but an error that asyncio only logs fails the test."""
-    unseen: list[dict[str, Any]] = []
-
-    async def watched(world: testing.World) -> Any:
-        world.loop.set_exception_handler(lambda _, context: unseen.append(context))
-        return await main(world)
-
-    result = testing.run(watched, **options)
-    assert not unseen, unseen
-    return result
-
-
-async def took(world: testing.World, run_id: str) -> float:
-    run = await world.state(run_id)
-    assert run.ended_at is not None
-    return (run.ended_at - run.created_at) / SECOND
-
-
-def is_clean(world: testing.World) -> None:
-    """Nothing is left of runs that have ended."""
-    rows = world.store.tables.rows
-    assert not rows["timers"]
-    assert not rows["waiters"]
-    assert not rows["deliveries"]
-    assert world.engine.pool.active == world.engine.pool.queued == 0
-    assert len(world.engine.environment.waiters) == 0
-    assert len(world.engine.environment.outbox) == 0
-    assert len(world.executor) == 0
 
 
 async def do(value: Any = None) -> Any:
@@ -129,9 +100,7 @@ async def see(world: testing.World, run_id: str) -> None:
 @LINGERS
 @pytest.mark.parametrize("seconds", [0.01, 0.5, 10, 120])
 @pytest.mark.parametrize("start", [0.0, 1.0, 3.99, 4.0, 5.5, 8.0])
-def test_a_run_goes_on_after_the_disk_was_full(
-    start: float, seconds: float, linger: float
-) -> None:
+def test_a_run_goes_on_after_the_disk_was_full(start: float, seconds: float, linger: float) -> None:
     async def main(world: testing.World) -> None:
         ATTEMPTS[0] = 0
         disk = Disk(world)

@@ -1,4 +1,6 @@
-"""Sleeps, events, races: what a run waits for comes at its moment, once, and the same on every replay."""
+"""Sleeps, events, races: what a run waits for comes at its moment, once, and the same on every
+replay.
+"""
 
 from __future__ import annotations
 
@@ -6,44 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from engine_world import LINGERS, is_clean, play, took
 
 from ironflow import EventWait, RunWait, TimerWait, WaitTimeout, function, testing
 from ironflow.core.errors import InvalidInput
 from ironflow.core.runs import StepStatus
 
 SECOND = 1_000_000
-LINGERS = pytest.mark.parametrize("linger", [0.0, 2.0])
-
-
-def play(main: Any, **options: Any) -> Any:
-    """`testing.run`, but an error that asyncio only logs fails the test."""
-    unseen: list[dict[str, Any]] = []
-
-    async def watched(world: testing.World) -> Any:
-        world.loop.set_exception_handler(lambda _, context: unseen.append(context))
-        return await main(world)
-
-    result = testing.run(watched, **options)
-    assert not unseen, unseen
-    return result
-
-
-async def took(world: testing.World, run_id: str) -> float:
-    run = await world.state(run_id)
-    assert run.ended_at is not None
-    return (run.ended_at - run.created_at) / SECOND
-
-
-def is_clean(world: testing.World) -> None:
-    """Nothing is left of runs that have ended."""
-    rows = world.store.tables.rows
-    assert not rows["timers"]
-    assert not rows["waiters"]
-    assert not rows["deliveries"]
-    assert world.engine.pool.active == world.engine.pool.queued == 0
-    assert len(world.engine.environment.waiters) == 0
-    assert len(world.engine.environment.outbox) == 0
-    assert len(world.executor) == 0
 
 
 # -- sleeps ---------------------------------------------------------------------------------------
@@ -139,7 +110,12 @@ def test_a_duration_that_makes_no_sense_is_told(duration: Any) -> None:
         ("order.*", None, ("order.a.b", {}), ("order.sent", {"n": 1})),
         ("order.>", None, ("orders.a", {}), ("order.a.b", {"n": 1})),
         ("o.x", {"data.n": 7}, ("o.x", {"n": "7"}), ("o.x", {"n": 7})),
-        ("o.x", {"data.n": "a\"b", "data.m": None}, ("o.x", {"n": "a"}), ("o.x", {"n": 'a"b', "m": None})),
+        (
+            "o.x",
+            {"data.n": 'a"b', "data.m": None},
+            ("o.x", {"n": "a"}),
+            ("o.x", {"n": 'a"b', "m": None}),
+        ),
         ("o.x", "data.n > 3 && event.name == 'o.x'", ("o.x", {"n": 3}), ("o.x", {"n": 4})),
     ],
 )

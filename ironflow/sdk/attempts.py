@@ -1,0 +1,147 @@
+"""The attempts of a step: call its function, record what came of it, wait for the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ironflow.core import commands as c
+from ironflow.core.entries import pack
+from ironflow.core.errors import Unwound
+from ironflow.core.retry import RetryPolicy
+from ironflow.core.runs import OPEN, Step, StepStatus
+from ironflow.core.values import normalize
+from ironflow.sdk.execution import Execution, Place, current_branch
+from ironflow.sdk.failures import describe_failure, is_cancelled, step_error
+
+
+class Call(NamedTuple):
+    """What a step calls, and for how many seconds at most."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    seconds: float | None
+
+
+async def attempt_step(execution: Execution, place: Place, policy: RetryPolicy, call: Call) -> Any:
+    """Attempt a step until it has a result, which is recorded and returned.
+
+    Raises `StepError` once the policy allows no further attempt.
+    """
+    attempt = 1
+    if place.step is not None:
+        attempt = await _resume(execution, place, place.step)
+    while True:
+        execution.check()
+        if execution.values:
+            await execution.report_values()
+        started = execution.executor.clock.now()
+        data, value, failed = await _call(execution, place, attempt, started, call)
+        if failed is None:
+            break
+        await _fail(execution, place, policy, attempt, started, failed)
+        attempt += 1
+    payload, blob = pack(data)
+    execution.obey(
+        await execution.report(
+            c.RecordStep(
+                execution=execution.number,
+                key=place.key,
+                name=place.name,
+                pos=place.pos,
+                kind=place.kind,
+                result=payload,
+                scope=place.scope,
+                attempt=attempt,
+                started_at=started,
+                blob=blob,
+            )
+        )
+    )
+    return value
+
+
+async def _call(
+    execution: Execution, place: Place, attempt: int, started: int, call: Call
+) -> tuple[bytes, Any, BaseException | None]:
+    """One call: the result as it is stored, as the body sees it, and what went wrong instead."""
+    execution.running[place.key] = (place.name, attempt, started)
+    branch = current_branch.get()
+    assert branch is not None
+    branch.busy = place.name
+    try:
+        result = await execution.executor.call(
+            execution, place, call.seconds, call.fn, call.args, call.kwargs
+        )
+        data, value = normalize(result, f"step {place.name!r}")
+    except asyncio.CancelledError as error:
+        if execution.unwinding and not execution.compensating:
+            raise Unwound from None
+        if execution.leaving or is_cancelled():
+            raise
+        return b"", None, error
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - recorded by the caller
+        return b"", None, error
+    finally:
+        branch.busy = None
+        execution.running.pop(place.key, None)
+    return data, value, None
+
+
+async def _resume(execution: Execution, place: Place, step: Step) -> int:
+    """The number of the next attempt of a step that failed before; waits out its pause."""
+    if step.status is StepStatus.FAILED:
+        assert step.error is not None
+        raise step_error(place.name, step.error, step.attempt)
+    if step.status in OPEN:
+        execution.check()
+        group = execution.begin_wait([place.key])
+        try:
+            await execution.park_if_idle()
+        except BaseException:
+            execution.end_wait(group)
+            raise
+        await execution.wait(group, place.key)
+    return step.attempt + 1
+
+
+async def _fail(
+    execution: Execution,
+    place: Place,
+    policy: RetryPolicy,
+    attempt: int,
+    started: int,
+    error: BaseException,
+) -> None:
+    """Record a failed attempt; return when the next one is due, or raise the final error."""
+    failure = describe_failure(error, policy)
+    again = failure.retryable and attempt < policy.max_attempts
+    delay = policy.delay(attempt, f"{execution.run_id}/{place.key}") if again else None
+    group = execution.begin_wait([place.key]) if again else None
+    try:
+        execution.obey(
+            await execution.report(
+                c.FailStep(
+                    execution=execution.number,
+                    key=place.key,
+                    name=place.name,
+                    pos=place.pos,
+                    kind=place.kind,
+                    error=failure,
+                    scope=place.scope,
+                    attempt=attempt,
+                    started_at=started,
+                    retry_in=delay,
+                    parks=execution.parks(place.key) if again else None,
+                )
+            )
+        )
+    except BaseException:
+        if group is not None:
+            execution.end_wait(group)
+        raise
+    if group is None:
+        raise step_error(place.name, failure, attempt) from error
+    await execution.wait(group, place.key)
