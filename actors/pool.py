@@ -59,7 +59,11 @@ class Pool:
                 self._pump()
 
     def enqueue(self, run_id: str, function_id: str) -> None:
-        """Wait for a slot. Waiting twice is waiting once."""
+        """Wait for a slot. Waiting twice is waiting once; a run that was just granted
+        one does not wait.
+        """
+        if run_id in self._holders:
+            return
         if not self._serves(function_id):
             self._unserved.setdefault(function_id, {})[run_id] = None
             return

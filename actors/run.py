@@ -86,6 +86,10 @@ class RunActor(StreamActor):
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.situation = fx.Situation(0, max_crashes=environment.max_crashes)
+        self.starting = False
+        """A body is started as soon as the commit that says so is durable."""
+        self.unsure: set[str] = set()
+        """Steps whose waiters are in memory but perhaps not yet in the database."""
 
     async def start(self) -> None:
         """Fold the stream."""
@@ -99,6 +103,11 @@ class RunActor(StreamActor):
             self._reestablish()
             self.renew_later()
 
+    def stop(self) -> None:
+        """Forget waiters that were not committed; a new life adds those that were."""
+        for step in self.unsure:
+            self.environment.waiters.remove(self.key, step)
+
     def receive(self, message: Message[Any], envelope: Envelope) -> object:
         """Decide, commit, and answer after the commit."""
         kind = type(message)
@@ -109,7 +118,11 @@ class RunActor(StreamActor):
             return None
         run, env, situation = self.run, self.environment, self.situation
         situation.now = env.clock.now()
-        situation.hot = env.host.is_hot(run.id, run.execution)
+        # A recorded step is by far the most frequent message; what it cannot depend on is not
+        # asked.
+        situation.hot = (
+            kind is c.RecordStep or self.starting or env.host.is_hot(run.id, run.execution)
+        )
         if isinstance(message, c.CreateRun) and not run.exists:
             message = self._complete(message)
         if kind is c.Dispatch or kind in d.MAY_START:
@@ -182,6 +195,8 @@ class RunActor(StreamActor):
                         batch.puts.append((BLOBS, (payload.blob, len(blob), blob)))
         sends: list[tuple[str, str, Message[Any]]] = []
         for effect in decision.effects:
+            if type(effect) is fx.StartBody:
+                self.starting = True
             if type(effect) is c.Send:
                 # Named for its cause, so that it keeps its name however often it is sent.
                 # Padded: on a restart, messages of one moment are sent again in the order of their
@@ -216,6 +231,7 @@ class RunActor(StreamActor):
                 # Before the commit: whoever emits because the commit was seen emits later than
                 # this.
                 env.waiters.add(run.id, effect.step, effect.event, effect.match)
+                self.unsure.add(effect.step)
             case fx.RemoveWaiter():
                 batch.deletes.append((WAITERS, (run.id, effect.step)))
                 env.waiters.remove(run.id, effect.step)
@@ -238,6 +254,8 @@ class RunActor(StreamActor):
                     env.timers.disarm(self.address, effect.name)
                 case fx.Consume():
                     env.outbox.consumed(self.address, effect.delivery)
+                case fx.AddWaiter():
+                    self.unsure.discard(effect.step)
                 case fx.Ended():
                     env.pool.discard(run.id, run.function_id)
                     env.endings.publish(run)
@@ -253,6 +271,7 @@ class RunActor(StreamActor):
         run, host = self.run, self.environment.host
         match effect:
             case fx.StartBody():
+                self.starting = False
                 host.start(self._assignment())
             case fx.WakeBody():
                 if not host.wake(run.id, run.execution, effect.key):

@@ -167,7 +167,7 @@ def _cancel(run: Run, command: c.CancelRun, s: Situation) -> Decision:
     if command.outcome in run.options.compensate_on and run.steps:
         # The undo functions live in the body: replay it up to where it stood, then unwind it.
         entries: list[RunEntry] = [request]
-        effects: list[Effect] = [*done, DropBody()]
+        effects: list[Effect] = [*done, CancelBody(), DropBody()]
         if run.retry_at is not None:
             effects.append(ClearTimer(ATTEMPT_TIMER))
         if s.slot and s.code is not None:
@@ -181,7 +181,9 @@ def _cancel(run: Run, command: c.CancelRun, s: Situation) -> Decision:
     else:
         decision = finish(run, e.RunCancelled(command.reason))
     status = "failed" if command.outcome == "timed_out" else "cancelled"
-    return Decision(decision.entries, status, [*done, *decision.effects, DropBody()])
+    # A branch of a paused run may still be executing a step.
+    gone: list[Effect] = [CancelBody(), DropBody()]
+    return Decision(decision.entries, status, [*done, *decision.effects, *gone])
 
 
 def _pause(run: Run, command: c.PauseRun, s: Situation) -> Decision:

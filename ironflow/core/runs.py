@@ -8,7 +8,6 @@ simulation are the same fold over the same entries. It changes the run in place,
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from enum import StrEnum
 from typing import assert_never
 
@@ -339,22 +338,41 @@ def _forget(run: Run, step: Step) -> None:
         order[step.pos] = ""  # mended code may ask for something else here
 
 
-def _completed_within(run: Run, race: Step) -> Iterator[bool]:
-    """Whether each wait of a race completed; only its winner can have."""
-    for key in run.order.get(race.key + "/", []):
-        step = run.steps.get(key)
-        yield step is not None and step.status is StepStatus.COMPLETED
+def _is_good(run: Run, step: Step) -> bool:
+    """Whether a retry has no reason to do the step again."""
+    if step.kind == "race":  # good if its winner is
+        keys = run.order.get(step.key + "/", [])
+        return any(key in run.steps and _is_good(run, run.steps[key]) for key in keys)
+    return step.status is StepStatus.COMPLETED and step.kind != "block"
+
+
+def _was_passed(run: Run, step: Step, seen: dict[str, int]) -> bool:
+    """Whether the body went on after the step: something later is kept in its branch or in one
+    that waited for it. `seen`: by scope how many kept steps began later.
+
+    Scopes nest by two segments: a block or race, and its branch. Waits of one race begin in any
+    order and say nothing of one another.
+    """
+    parts = step.scope.split("/")[:-1]
+    if len(parts) % 2 == 0 and seen.get(step.scope):
+        return True
+    for size in range((len(parts) - 1) // 2 * 2, -1, -2):
+        scope = "".join(part + "/" for part in parts[:size])
+        enclosing = scope + parts[size] if size < len(parts) else ""
+        if seen.get(scope, 0) > (enclosing in run.steps):
+            return True
+    return False
 
 
 def _reopen(run: Run, at: int) -> None:
-    for step in list(run.steps.values()):
-        # What was undone must be undoable again; what failed, and what a failure decided, happens
-        # anew.
-        if step.status is not StepStatus.COMPLETED or step.kind in ("compensate", "block"):
+    seen: dict[str, int] = {}
+    for step in reversed(list(run.steps.values())):
+        # A failure that the body handled has led to what it did next: it stays. What was undone
+        # must be undoable again.
+        if step.kind == "compensate" or not (_is_good(run, step) or _was_passed(run, step, seen)):
             _forget(run, step)
-    for step in [step for step in run.steps.values() if step.kind == "race"]:
-        if not any(_completed_within(run, step)):
-            _forget(run, step)
+        else:
+            seen[step.scope] = seen.get(step.scope, 0) + 1
     run.open.clear()
     run.status, run.ended_at, run.error, run.reason = RunStatus.QUEUED, None, None, None
     run.unwinding = run.cancelling = run.retry_at = run.result = None

@@ -250,8 +250,9 @@ class Execution:
         async with self._reporting_values:
             while self.values:
                 command = self.values[0]
-                self.obey(await self._ask(command))
+                directive = await self._ask(command)
                 del self.values[0]
+                self.obey(directive)
 
     def obey(self, directive: c.Directive) -> None:
         """Do what the engine answered."""

@@ -184,9 +184,7 @@ class Executor:
             end = await self._run_body(body)
             while end is not None:
                 end = await self._conclude(body, end)
-        except Suspended:
-            self._leave(body)
-        except (StaleExecution, Gone):
+        except (Suspended, Unwound, StaleExecution, Gone):
             self._leave(body)
         except asyncio.CancelledError:
             self._leave(body)
@@ -241,6 +239,8 @@ class Executor:
                 raise
             return self._failed(body, signal)
         except Unwound:
+            if body.leaving:
+                raise Suspended from None  # its compensations are the next execution's
             return self._unwound(body)
         except StaleExecution:
             raise
@@ -266,7 +266,12 @@ class Executor:
 
     async def _conclude(self, body: Execution, end: c.EndExecution) -> c.EndExecution | None:
         """Report the end; compensate when told to, then report again."""
-        directive = await body.report(end)
+        try:
+            directive = await body.report(end)
+        except (Unwound, asyncio.CancelledError):
+            if not body.unwinding or body.leaving:
+                raise
+            return self._unwound(body)  # cancelled over its last report
         if directive != "compensate":
             return None
         body.compensating = True

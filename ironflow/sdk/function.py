@@ -9,11 +9,12 @@ import textwrap
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CodeType
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from ironflow.core.durations import parse_duration
 from ironflow.core.entries import CancelOn, RunOptions, UnwindOutcome
 from ironflow.core.errors import InvalidInput
+from ironflow.core.expressions import compile_path
 from ironflow.core.functions import (
     Cron,
     Definition,
@@ -22,11 +23,13 @@ from ironflow.core.functions import (
     Trigger,
     compile_spec,
 )
+from ironflow.core.patterns import validate_pattern
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.values import convert_input, json_schema
 from ironflow.sdk.waits import Duration
 
 On = str | Trigger | Mapping[str, str] | Sequence[str | Trigger | Mapping[str, str]]
+C = TypeVar("C")
 Retry = RetryPolicy | int | dict[str, Any] | bool
 
 
@@ -176,10 +179,10 @@ def function(
         options=RunOptions(
             retry=RetryPolicy() if retry is None else RetryPolicy.of(retry),
             timeout=None if timeout is None else parse_duration(timeout, "timeout"),
-            compensate_on=tuple(compensate_on),
+            compensate_on=tuple(_outcomes(compensate_on)),
             cancel_on=tuple(_cancel_rules(cancel_on)),
         ),
-        executor=executor,
+        executor=_choice(executor, Executor, "executor") if executor is not None else None,
         input_schema=json_schema(input_type) or None,
     )
     made = Function(fn, definition, input_type, takes_input)
@@ -238,7 +241,27 @@ def _triggers(on: On | None) -> Iterable[Trigger]:
 def _cancel_rules(rules: str | CancelOn | Sequence[str | CancelOn]) -> Iterable[CancelOn]:
     many = [rules] if isinstance(rules, str | CancelOn) else rules
     for rule in many:
-        yield CancelOn(rule) if isinstance(rule, str) else rule
+        made = CancelOn(rule) if isinstance(rule, str) else rule
+        if not isinstance(made, CancelOn):
+            raise InvalidInput("cancel_on", f"must be an event or a CancelOn, not {made!r:.50}")
+        validate_pattern(made.event, "cancel_on.event")
+        if made.match is not None:
+            compile_path(made.match, "cancel_on.match")
+        yield made
+
+
+def _outcomes(outcomes: Iterable[UnwindOutcome]) -> Iterable[UnwindOutcome]:
+    if isinstance(outcomes, str):
+        raise InvalidInput("compensate_on", "must be several, such as ['failed', 'cancelled']")
+    for outcome in outcomes:
+        yield _choice(outcome, UnwindOutcome, "compensate_on")
+
+
+def _choice(value: C, choices: Any, field: str) -> C:
+    known = typing.get_args(choices)
+    if value not in known:
+        raise InvalidInput(field, f"{value!r:.50} is none of {', '.join(known)}")
+    return value
 
 
 def hash_code(fn: Callable[..., Any]) -> str:

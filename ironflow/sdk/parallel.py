@@ -65,12 +65,7 @@ class Block:
         self.frozen = True
         tasks = self._start(concurrency)
         try:
-            await asyncio.wait(tasks)
-        except asyncio.CancelledError:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            raise
+            await _end(tasks)
         finally:
             self._take_back()
         for task in tasks:
@@ -147,22 +142,33 @@ async def _gather(tasks: list[asyncio.Task[None]]) -> None:
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     except asyncio.CancelledError:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        await _end(tasks, cancel=True)
         raise
     failed = [t for t in tasks if t.done() and not t.cancelled() and t.exception() is not None]
     if failed:
         error = failed[0].exception()
         assert error is not None
-        if isinstance(error, Exception):
-            for task in tasks:
-                task.cancel()
         # A branch that is suspended or unwound takes the others along by itself: what they do is
         # still recorded.
-        await asyncio.wait(tasks)
+        await _end(tasks, cancel=isinstance(error, Exception))
         raise error
     if any(task.cancelled() for task in tasks):
+        raise asyncio.CancelledError
+
+
+async def _end(tasks: list[asyncio.Task[None]], *, cancel: bool = False) -> None:
+    """Until all have ended. Cancelled meanwhile, it cancels them: no branch outlives its block."""
+    cancelled = False
+    while True:
+        for task in tasks if cancel else ():
+            task.cancel()
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError:
+            cancel = cancelled = True
+        else:
+            break
+    if cancelled:
         raise asyncio.CancelledError
 
 

@@ -330,7 +330,7 @@ class Steps:
         execution = self._execution
         step = execution.steps.get(place.key)
         if step is not None and step.status not in OPEN:
-            return step
+            return self._ended(step)
         execution.check()
         group = execution.begin_wait([place.key])
         try:
@@ -343,6 +343,13 @@ class Steps:
             raise
         await execution.wait(group, place.key)
         return execution.steps[place.key]
+
+    def _ended(self, step: Step) -> Step:
+        """A wait that ended; one that was cancelled with its branch ends that branch again."""
+        if step.status is StepStatus.CANCELLED:
+            self._execution.check()
+            raise asyncio.CancelledError
+        return step
 
     def _inner(self, place: Place, waits: Mapping[str, Wait]) -> dict[str, Place]:
         return self._places(Branch(self._execution, place.key + "/"), waits)
@@ -400,6 +407,7 @@ class Steps:
                 return self._command(place, until=now + int(seconds * SECOND))
 
     async def _result(self, place: Place, wait: Wait, step: Step) -> Any:
+        step = self._ended(step)
         match wait:
             case EventWait():
                 return await self._event(place, step)

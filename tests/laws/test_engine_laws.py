@@ -27,7 +27,7 @@ from ironflow import (
     function,
     testing,
 )
-from ironflow.core.errors import StorageFull
+from ironflow.core.errors import Conflict, StorageFull
 from ironflow.core.explain import wake_sources
 
 CALLS: Counter[str] = Counter()
@@ -199,10 +199,79 @@ def test_programs_end_as_the_model_says(
             assert ended.result == model(operations)
         await world.advance(130)  # for what is on its way, and for actors to be dropped
         check_streams(world)
+        if not crashes and not cancels(operations):
+            check_calls(world)
         check_nothing_is_left(world)
         assert not unseen, unseen
 
     testing.run(main, functions=[program], linger=linger, capacity=capacity, max_crashes=10_000)
+
+
+@settings(max_examples=100)
+@given(
+    operations=programs,
+    orders=st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 0.1, 0.3, 1.0, 2.3, 5.0, 60.0]),
+            st.sampled_from(["pause", "resume", "cancel", "retry", "crash", "tick"]),
+        ),
+        max_size=12,
+    ),
+    refuse=st.sampled_from([0, 0, 5]),
+    linger=st.sampled_from([0.0, 2.0, 1000.0]),
+    capacity=st.sampled_from([1, 1000]),
+)
+def test_whatever_operators_order_a_run_ends_and_leaves_nothing(
+    operations: list[Any],
+    orders: list[tuple[float, str]],
+    refuse: int,
+    linger: float,
+    capacity: int,
+) -> None:
+    CALLS.clear()
+    operations = msgspec.json.decode(msgspec.json.encode(operations))
+
+    async def main(world: testing.World) -> None:
+        unseen: list[dict[str, Any]] = []
+        world.loop.set_exception_handler(lambda _, context: unseen.append(context))
+        trouble = Trouble(world, [], refuse)
+        run_id = await trouble.patiently(world.start, program, operations)
+        for seconds, order in orders:
+            await world.advance(seconds)
+            await obey(world, run_id, order)
+            await check_sources(world)
+        trouble.end()
+        await world.advance(10)
+        with suppress(Conflict):
+            await world.resume(run_id)
+        for _ in range(400):
+            await world.advance(5)
+            if await all_ended(world, [run_id]):
+                break
+            await world.emit("laws.tick", {"n": 1})
+        ended = await world.wait(run_id, "1d")
+        if ended.status == "completed":
+            assert ended.result == model(operations)
+        else:
+            assert ended.status == "cancelled", ended.error
+        await world.advance(130)
+        check_streams(world)
+        check_nothing_is_left(world)
+        assert not unseen, unseen
+
+    testing.run(main, functions=[program], linger=linger, capacity=capacity, max_crashes=10_000)
+
+
+async def obey(world: testing.World, run_id: str, order: str) -> None:
+    """What operators do; the engine may say no."""
+    with suppress(Conflict, testing.Gone, testing.StorageError):
+        match order:
+            case "crash":
+                await world.crash()
+            case "tick":
+                await world.emit("laws.tick", {"n": 1})
+            case _:
+                await getattr(world, order)(run_id)
 
 
 class Trouble:
@@ -257,12 +326,26 @@ async def check_sources(world: testing.World) -> None:
 def check_streams(world: testing.World) -> None:
     for stream, entries in world.store.tables.streams.items():
         assert [entry.version for entry in entries] == list(range(1, len(entries) + 1)), stream
-        completed = Counter(
-            msgspec.json.decode(entry.data)["key"]
-            for entry in entries
-            if entry.kind == "step.completed"
-        )
+        steps = [msgspec.json.decode(e.data) for e in entries if e.kind == "step.completed"]
+        # What a retry forgets may be recorded again: that a block had failed, and what was undone.
+        kept = [step for step in steps if step["kind"] not in ("block", "compensate")]
+        completed = Counter(step["key"] for step in kept)
         assert not [key for key, count in completed.items() if count > 1], stream
+
+
+def cancels(operations: list[Any]) -> bool:
+    """Whether steps may be cancelled while they execute."""
+    return any(word in str(operations) for word in ("'failing'", "'race'"))
+
+
+def check_calls(world: testing.World) -> None:
+    """Each attempt of a step was made once: no two bodies of one run are ever under way."""
+    attempts = sum(
+        entry.kind == "step.failed" or b'"kind":"run"' in entry.data
+        for entry in world.store.tables.log
+        if entry.kind in {"step.completed", "step.failed"}
+    )
+    assert len(world.calls) == attempts
 
 
 def check_nothing_is_left(world: testing.World) -> None:

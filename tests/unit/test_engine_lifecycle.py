@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 from engine_world import LINGERS, is_clean, play, took
 
-from ironflow import CancelOn, NonRetryable, RetryPolicy, StepError, function, testing
+from ironflow import (
+    CancelOn,
+    EventWait,
+    NonRetryable,
+    RetryPolicy,
+    StepError,
+    TimerWait,
+    WaitTimeout,
+    function,
+    testing,
+)
 from ironflow.core.errors import Conflict, IdempotencyConflict, InvalidInput, NotFound
 from ironflow.core.runs import StepStatus
 
@@ -232,6 +242,40 @@ def test_a_run_can_be_cancelled_wherever_it_stands(where: str, linger: float) ->
         is_clean(world)
 
     play(main, functions=[cancelled, hog], linger=linger, capacity=1)
+
+
+@LINGERS
+@pytest.mark.parametrize("undo", [False, True])
+def test_a_step_that_still_executes_while_its_run_is_paused_is_cancelled_too(
+    undo: bool, linger: float
+) -> None:
+    undone: list[str] = []
+
+    @function(id="life-cancel-paused", compensate_on=["cancelled"] if undo else [])
+    async def paused(ctx: Any) -> None:
+        async def short() -> None:
+            await ctx.step.run("short", asyncio.sleep, 5)
+            ctx.step.compensate("short", undone.append, "short")
+            await ctx.step.run("next", do)
+
+        await ctx.step.parallel("p", [short, lambda: ctx.step.run("long", asyncio.sleep, 1000)])
+
+    async def main(world: testing.World) -> None:
+        run_id = await world.start(paused)
+        await world.advance(1)
+        await world.pause(run_id)
+        await world.advance(10)
+        assert (await world.state(run_id)).status == "paused"
+        await world.cancel(run_id)
+        ended = await world.wait(run_id, "1m")
+        assert ended.status == "cancelled"
+        assert undone == (["short"] if undo else [])
+        await world.advance(0.1)
+        assert len(world.executor) == 0
+        assert [name for _, name in world.calls if name in {"long", "next"}] == ["long"]
+        is_clean(world)
+
+    play(main, functions=[paused], linger=linger)
 
 
 def test_cancelling_what_does_not_exist_is_told() -> None:
@@ -486,9 +530,64 @@ def test_a_failed_run_goes_on_from_its_failure_with_mended_code(linger: float) -
 
 
 @LINGERS
-def test_a_lost_race_is_run_again_by_a_retry(linger: float) -> None:
-    from ironflow import EventWait, TimerWait
+def test_a_retry_keeps_failures_that_were_handled(linger: float) -> None:
+    broken = [True]
 
+    @function(id="life-handled", retry=False)
+    async def handled(ctx: Any) -> Any:
+        async def bad() -> None:
+            await ctx.step.sleep("nap", 1)
+            await ctx.step.run("bad", fail)
+
+        async def slow() -> None:
+            await ctx.step.sleep("nap", 100)
+            await ctx.step.run("never", do)
+
+        found = []
+        try:
+            await ctx.step.run("direct", fail)
+        except StepError:
+            found.append(await ctx.step.run("fallback", do, "direct"))
+        try:
+            await ctx.step.parallel("block", [bad, slow])
+        except StepError:
+            found.append("block")
+        settled = await ctx.step.parallel("settled", [bad, lambda: do(1)], fail_fast=False)
+        found.append([o.ok for o in settled])
+        try:
+            await ctx.step.wait_any("race", {"e": EventWait("never.x", timeout=5)})
+        except WaitTimeout:
+            found.append("race")
+        try:
+            await ctx.step.wait_all("all", {"e": EventWait("never.x", timeout=5)})
+        except WaitTimeout:
+            found.append("all")
+        await ctx.step.sleep("nap", 5)
+        await ctx.step.run("last", fail)
+        return found
+
+    async def fail() -> None:
+        if broken[0]:
+            raise NonRetryable("no")
+
+    async def main(world: testing.World) -> None:
+        run_id = await world.start(handled)
+        assert (await world.wait(run_id)).status == "failed"
+        broken[0] = False
+        await world.retry(run_id)
+        await world.advance(1)
+        ended = await world.wait(run_id, "1h")
+        assert ended.status == "completed", ended.error
+        assert ended.result == ["direct", "block", [False, True], "race", "all"]
+        names = [name for _, name in world.calls]
+        assert names == ["direct", "fallback", "bad", "bad", "last", "last"]
+        is_clean(world)
+
+    play(main, functions=[handled], linger=linger)
+
+
+@LINGERS
+def test_a_lost_race_is_run_again_by_a_retry(linger: float) -> None:
     @function(id="life-race-again", retry=False)
     async def race(ctx: Any) -> str:
         waits = {"e": EventWait("it.comes", timeout=5), "t": TimerWait(10)}
