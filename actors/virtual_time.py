@@ -130,8 +130,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         handle = super().call_soon_threadsafe(callback, *args, context=context)
         if answer is not None:
             # On the loop and after the answer: done by the thread, the loop could go to sleep
-            # between the two and nobody would wake it.
-            super().call_soon_threadsafe(self._outside.discard, answer)
+            # between the two and nobody would wake it. The answer may also have been the last thing
+            # that the loop waited for, and it is closed by now.
+            with contextlib.suppress(RuntimeError):
+                super().call_soon_threadsafe(self._outside.discard, answer)
         return handle
 
     def run_in_executor(

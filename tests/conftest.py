@@ -1,5 +1,5 @@
-"""What every test shares: hypothesis measures no time, because the machine may be busy, and in CI it
-draws the same examples each time, so that a change is judged by what it changed. Elsewhere it
+"""What every test shares: hypothesis measures no time, because the machine may be busy, and in CI
+it draws the same examples each time, so that a change is judged by what it changed. Elsewhere it
 looks for new ones; what it finds becomes an `@example`.
 """
 
