@@ -118,14 +118,19 @@ def _may_park(run: Run, waits: tuple[str, ...] | None) -> bool:
     """Whether a body that waits for `waits` (None: a branch is active) really has nothing to do.
 
     A wait may have ended while the report was on its way; then the body is being woken and must not
-    park.
+    park. Nor must one that is to be unwound: if the process ended now, only what it waits for would
+    bring it back.
     """
-    return waits is not None and all(key in run.open for key in waits)
+    if waits is None or (run.cancelling is not None and run.unwinding is None):
+        return False
+    return all(key in run.open for key in waits)
 
 
 def start_wait(run: Run, command: c.StartWait, s: Situation) -> Decision:
     """A branch begins to wait, or finds its wait as the journal has it."""
     _fence(run, command.execution)
+    if run.cancelling is not None and run.unwinding is None:
+        return Decision([], "unwind")
     parks = _may_park(run, command.parks)
     known = run.steps.get(command.key)
     entries: list[RunEntry] = []

@@ -278,6 +278,54 @@ def test_a_step_that_still_executes_while_its_run_is_paused_is_cancelled_too(
     play(main, functions=[paused], linger=linger)
 
 
+@pytest.mark.parametrize("number", range(1, 12))
+@pytest.mark.parametrize("what", ["sleep", "retry", "block", "race", "invoke"])
+def test_a_cancel_on_its_way_survives_a_crash_at_any_commit(what: str, number: int) -> None:
+    undone: list[str] = []
+
+    @function(id="life-cancel-crash", compensate_on=["cancelled"])
+    async def cancelled(ctx: Any) -> None:
+        ctx.step.compensate("undo", undone.append, "undo")
+        await ctx.step.run("first", asyncio.sleep, 1)
+        match what:
+            case "sleep":
+                await ctx.step.sleep("nap", "10d")
+            case "retry":
+                await ctx.step.run("bad", lambda: 1 / 0, retry={"initial_delay": 300})
+            case "block":
+                await ctx.step.map("m", lambda n: ctx.step.sleep("nap", n), [86400, 10 * 86400])
+            case "race":
+                await ctx.step.wait_any("r", {"t": TimerWait("10d"), "e": EventWait("never.x")})
+            case "invoke":
+                await ctx.step.invoke("kid", sleeper)
+
+    @function(id="life-cancel-crash-kid")
+    async def sleeper(ctx: Any) -> None:
+        await ctx.step.sleep("nap", "10d")
+
+    async def main(world: testing.World) -> None:
+        run_id = await world.start(cancelled)
+        world.crash_at_commit(number)
+        asked = []
+
+        def cancel(*_: Any) -> None:
+            if not asked:  # together with the end of the first step
+                asked.append(world.loop.create_task(world.cancel(run_id)))
+
+        world.loop.call_later(1, cancel)
+        await world.advance(2)
+        await asyncio.gather(*asked, return_exceptions=True)
+        if asked[0].exception() is not None:
+            await world.cancel(run_id)
+        ended = await world.wait(run_id, "5m")
+        assert ended.status == "cancelled"
+        assert list(dict.fromkeys(undone)) == ["undo"]
+        await world.advance(1)
+        is_clean(world)
+
+    play(main, functions=[cancelled, sleeper], linger=0)
+
+
 def test_cancelling_what_does_not_exist_is_told() -> None:
     async def main(world: testing.World) -> None:
         for operation in (world.cancel, world.pause, world.resume, world.retry, world.state):
