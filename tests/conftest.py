@@ -6,7 +6,12 @@ looks for new ones; what it finds becomes an `@example`.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
 
+import environments
+import pytest
 from hypothesis import HealthCheck, settings
 
 CALM = [HealthCheck.too_slow]
@@ -15,3 +20,30 @@ settings.register_profile(
     "ci", deadline=None, suppress_health_check=CALM, derandomize=True, database=None
 )
 settings.load_profile("ci" if os.environ.get("CI") else "search")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, Any, Any]:
+    """Reports travel between processes as UTF-8; what hostile input left in a log may be none."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
+
+
+@pytest.fixture(scope="session")
+def peer_python() -> Callable[[str], Path]:
+    """Give the interpreter of a peer's own environment (`bench/environments.py`), installed when it
+    is first asked for. Where it cannot be had the test is skipped with the reason; in CI it fails.
+    """
+
+    def find(name: str) -> Path:
+        try:
+            return environments.python_of(name)
+        except environments.Unavailable as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"{name} cannot be installed: {error}")
+
+    return find
