@@ -70,6 +70,7 @@ def run_row(run: Run) -> RunRow:
         run.code,
         reason,
         run.crashes,
+        run.kind,
     )
 
 

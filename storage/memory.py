@@ -213,6 +213,7 @@ class MemoryReader:
             run
             for run in map(_run, self._rows(RUNS).values())
             if all(getattr(run, name) == value for name, value in exact.items())
+            and where.kind in (None, run.kind)
             and (not where.statuses or run.status in where.statuses)
             and _within(run.created_at, where.since, where.until)
             and (before is None or _created(run) < before)
@@ -226,7 +227,9 @@ class MemoryReader:
         found = [
             run
             for run in map(_run, self._rows(RUNS).values())
-            if run.status in ("queued", "running") and (after is None or _created(run) > after)
+            if run.status in ("queued", "running")
+            and run.kind != "flow"
+            and (after is None or _created(run) > after)
         ]
         return sorted(found, key=_created)[:limit]
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from ironflow.core.entries import RunKind
+
 
 class Entry(NamedTuple):
     """One fact in the journal. `seq` orders all of them; `version` counts the entries of one stream
@@ -68,9 +70,12 @@ RUNS = Table(
     (
         "id", "function_id", "status", "created_at", "started_at", "ended_at", "updated_at",
         "attempt", "version", "event_id", "event_name", "idempotency_key", "parent_id", "code",
-        "reason", "crashes",
+        "reason", "crashes", "kind",
     ),
-    ("function_id", "created_at", "event_id", "event_name", "idempotency_key", "parent_id"),
+    (
+        "function_id", "created_at", "event_id", "event_name", "idempotency_key", "parent_id",
+        "kind",
+    ),
 )  # fmt: skip
 TIMERS = Table("timers", 2, ("target", "name", "at", "version"))
 WAITERS = Table("waiters", 2, ("run_id", "step", "event", "match", "since"))
@@ -106,12 +111,14 @@ class RunRow(msgspec.Struct, frozen=True):
     code: str | None
     reason: str | None
     crashes: int
+    kind: RunKind
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which runs: every given field must hold. `since` <= created_at < `until`."""
 
     function_id: str | None = None
+    kind: RunKind | None = None
     statuses: tuple[str, ...] = ()
     event_id: str | None = None
     event_name: str | None = None
@@ -309,8 +316,8 @@ class Reader(Protocol):
     async def unfinished(
         self, limit: int = 1000, after: tuple[int, str] | None = None
     ) -> list[RunRow]:
-        """Runs that are queued or running, oldest first by (created_at, id), strictly after that
-        key."""
+        """Runs that are queued or running and that this process executes (not those of a client's
+        own process, kind `flow`), oldest first by (created_at, id), strictly after that key."""
         ...
 
     async def count_runs(self) -> dict[tuple[str, str], int]:

@@ -156,6 +156,9 @@ class SqliteReader:
         exact = [n for n in ("function_id", *_SELECTIVE) if getattr(where, n) is not None]
         values |= {name: getattr(where, name) for name in exact}
         conditions = [f"{name} = :{name}" for name in exact]
+        if where.kind is not None:
+            # A literal, so that SQLite sees that the partial index of rare kinds serves it.
+            conditions.append(f"kind = '{where.kind}'")
         conditions += _moments("created_at", "id", where, before, values)
         base = self._reads["runs"].replace("{columns}", _RUN_COLUMNS)
         values |= {f"status{n}": status for n, status in enumerate(where.statuses)}

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from ironflow.core.entries import RunKind
 from ironflow.core.errors import NotFound
 from ironflow.core.explain import Explanation, explain
 from ironflow.core.runs import TERMINAL, Run
@@ -40,6 +41,7 @@ class RunsQuery(Query, frozen=True):
     """Which runs: every given filter must hold; `since` <= created_at < `until`."""
 
     function_id: str | None = None
+    kind: RunKind | None = None
     status: tuple[Status, ...] = ()
     event_id: str | None = None
     event_name: str | None = None
@@ -70,6 +72,7 @@ async def list_runs(call: Call[RunsQuery, None]) -> Answer:
     query = call.query
     where = RunFilter(
         function_id=query.function_id,
+        kind=query.kind,
         statuses=query.status,
         event_id=query.event_id,
         event_name=query.event_name,

@@ -84,6 +84,7 @@ def failure_view(error: Failure | None) -> wire.FailureView | None:
 def _summary(row: RunRow) -> dict[str, Any]:
     return {
         "id": row.id,
+        "kind": row.kind,
         "function_id": row.function_id,
         "status": row.status,
         "attempt": row.attempt,

@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from ironflow.core.entries import RunKind
+
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of request bodies."""
@@ -166,10 +168,11 @@ class FailureView(View, frozen=True):
 
 
 class RunSummary(View, frozen=True):
-    """A run as lists show it. `reason` says why it is paused, failed or cancelled; `duration` is
-    in seconds."""
+    """A run as lists show it. `kind` says how it was written: `function`, `flow` (Prefect) or
+    `workflow`; `reason` why it is paused, failed or cancelled; `duration` is in seconds."""
 
     id: str
+    kind: RunKind
     function_id: str
     status: str
     attempt: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import click
 
 from ironflow.cli import moments
@@ -18,6 +20,7 @@ from ironflow.cli.output import (
     print_table,
 )
 from ironflow.cli.run_ids import resolve, short_id
+from ironflow.core.entries import RunKind
 from ironflow.core.runs import RunStatus
 from ironflow.web.wire import (
     FailureView,
@@ -29,6 +32,7 @@ from ironflow.web.wire import (
     WhyView,
 )
 
+KINDS = get_args(RunKind)
 STATUSES = [status.value for status in RunStatus]
 
 run_argument = click.argument("run", metavar="RUN")
@@ -49,6 +53,7 @@ def runs() -> None:
 
 @runs.command("ls")
 @click.option("--function", "function_id", metavar="ID", help="Only runs of this function.")
+@click.option("--kind", type=click.Choice(KINDS), help="Only runs written in this way.")
 @click.option(
     "--status", "statuses", multiple=True, type=click.Choice(STATUSES),
     help="Only runs that stand so; may be given several times.",
@@ -62,6 +67,7 @@ def runs() -> None:
 def list_runs(
     *,
     function_id: str | None,
+    kind: str | None,
     statuses: tuple[str, ...],
     event_name: str | None,
     since: str | None,
@@ -79,6 +85,7 @@ def list_runs(
     client = connect(server)
     query: dict[str, str | int | None] = {
         "function_id": function_id,
+        "kind": kind,
         "status": ",".join(statuses) or None,
         "event_name": event_name,
         "since": since,

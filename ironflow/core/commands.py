@@ -17,6 +17,7 @@ from ironflow.core.entries import (
     Failure,
     ParentRef,
     Payload,
+    RunKind,
     RunOptions,
     StepKind,
     UnwindOutcome,
@@ -52,6 +53,7 @@ class CreateRun(Message[Created], frozen=True, kw_only=True, omit_defaults=True)
     event: EventRef | None = None
     idempotency_key: str | None = None
     parent: ParentRef | None = None
+    kind: RunKind = "function"
     delivery: str | None = None
     blob: bytes | None = None
 

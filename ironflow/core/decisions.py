@@ -74,6 +74,7 @@ def _create(run: Run, command: c.CreateRun, s: Situation) -> Decision:
             command.event,
             command.idempotency_key,
             command.parent,
+            command.kind,
         )
     ]
     effects: list[Effect] = [*done]

@@ -19,6 +19,10 @@ INLINE_LIMIT = 64 * 1024
 table.
 """
 
+RunKind = Literal["function", "flow", "workflow"]
+"""How a run was written, and so who moves it: a durable function and an event-driven workflow are
+executed by the engine, a Prefect flow by a process of its own that reports its states.
+"""
 StepKind = Literal[
     "run", "sleep", "event", "invoke", "emit", "value", "race", "block", "compensate"
 ]
@@ -115,6 +119,7 @@ class RunCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     event: EventRef | None = None
     idempotency_key: str | None = None
     parent: ParentRef | None = None
+    kind: RunKind = "function"
 
 
 class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -15,7 +15,7 @@ import msgspec
 
 from ironflow.core import entries as e
 from ironflow.core.clock import SECOND
-from ironflow.core.entries import Failure, Payload, RunEntry, StepKind
+from ironflow.core.entries import Failure, Payload, RunEntry, RunKind, StepKind
 
 
 class RunStatus(StrEnum):
@@ -75,6 +75,7 @@ class Run(msgspec.Struct, omit_defaults=True):
     """The state of a run: the fold of its stream up to `version`."""
 
     id: str
+    kind: RunKind = "function"
     function_id: str = ""
     status: RunStatus = RunStatus.QUEUED
     version: int = 0
@@ -193,7 +194,8 @@ def replay(run_id: str, history: list[tuple[str, bytes, int]]) -> Run:
 
 
 def _create(run: Run, entry: e.RunCreated, at: int) -> None:
-    run.function_id, run.input, run.input_hash = entry.function_id, entry.input, entry.input_hash
+    run.kind, run.function_id = entry.kind, entry.function_id
+    run.input, run.input_hash = entry.input, entry.input_hash
     run.options, run.event, run.parent = entry.options, entry.event, entry.parent
     run.idempotency_key, run.code = entry.idempotency_key, entry.code
     run.created_at = at

@@ -156,7 +156,7 @@ class World:
         version = self.versions[f"run/{run_id}"]
         return (
             run_id, function_id, status, 1, 1, ended, now, 1, version,
-            None, None, None, None, None, None, 0,
+            None, None, None, None, None, None, 0, "function",
         )  # fmt: skip
 
     async def end_run(self, stream: str, kind: str = "run.completed") -> None:

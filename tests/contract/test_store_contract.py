@@ -61,7 +61,7 @@ def batch(*entries: NewEntry, puts: Sequence[Put] = (), deletes: Sequence[Put] =
 def run_row(id_: str, **changes: Any) -> tuple[Any, ...]:
     row: dict[str, Any] = dict.fromkeys(RUNS.columns)
     row |= {"id": id_, "function_id": "fn", "status": "queued", "created_at": 1, "updated_at": 1}
-    row |= {"attempt": 1, "version": 1, "crashes": 0} | changes
+    row |= {"attempt": 1, "version": 1, "crashes": 0, "kind": "function"} | changes
     return tuple(row[name] for name in RUNS.columns)
 
 
@@ -439,6 +439,7 @@ async def put_runs(store: Store) -> list[RunRow]:
             event_name=f"name-{number % 4}" if number % 2 else None,
             parent_id=f"parent-{number % 6}" if number % 3 == 0 else None,
             idempotency_key=f"key-{number}" if number % 7 == 0 else None,
+            kind="flow" if number % 8 == 0 else "workflow" if number % 9 == 0 else "function",
         )
         for number in range(120)
     ]
@@ -462,14 +463,19 @@ FILTERS = [
     RunFilter(since=1005, until=1020),
     RunFilter(statuses=("failed",), since=1005, until=1020),
     RunFilter(function_id="none"),
+    RunFilter(kind="flow"),
+    RunFilter(kind="workflow", statuses=("failed", "queued"), until=1090),
+    RunFilter(kind="function", function_id="fn-1"),
 ]
 
 
 def matches(run: RunRow, where: RunFilter) -> bool:
     given = {
         name: getattr(where, name)
-        for name in ("function_id", "event_id", "event_name", "parent_id", "idempotency_key")
-    }
+        for name in (
+            "function_id", "kind", "event_id", "event_name", "parent_id", "idempotency_key",
+        )
+    }  # fmt: skip
     return (
         all(value is None or getattr(run, name) == value for name, value in given.items())
         and (not where.statuses or run.status in where.statuses)
@@ -493,7 +499,11 @@ async def test_pages_of_runs_hold_what_matches_newest_first(store: Store, where:
 
 
 async def test_unfinished_runs_come_oldest_first_in_pages(store: Store) -> None:
-    runs = [run for run in await put_runs(store) if run.status in {"queued", "running"}]
+    runs = [
+        run
+        for run in await put_runs(store)
+        if run.status in {"queued", "running"} and run.kind != "flow"
+    ]
     found: list[RunRow] = []
     after = None
     while page := await store.reader.unfinished(limit=10, after=after):

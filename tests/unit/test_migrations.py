@@ -20,7 +20,8 @@ from ironflow.storage.schema import (
 )
 from ironflow.storage.sqlite import open_sqlite
 
-NEXT = Migration(2, "add_color", "ALTER TABLE runs ADD COLUMN color TEXT;\n")
+LAST = len(migrations())
+NEXT = Migration(LAST + 1, "add_color", "ALTER TABLE runs ADD COLUMN color TEXT;\n")
 NOW = 1_700_000_000_000_000
 
 
@@ -55,16 +56,16 @@ def test_a_new_database_gets_every_migration_and_no_backup(
 def test_an_old_database_is_backed_up_and_brought_forward(
     connection: sqlite3.Connection, path: str
 ) -> None:
-    migrate(connection, path, NOW, migrations()[:1])
+    migrate(connection, path, NOW)
     connection.execute("INSERT INTO meta VALUES ('kept', 'yes')")
-    assert migrate(connection, path, NOW, (migrations()[0], NEXT)) == 2
+    assert migrate(connection, path, NOW, (*migrations(), NEXT)) == LAST + 1
     assert connection.execute("SELECT color FROM runs").fetchall() == []
     assert connection.execute("SELECT value FROM meta").fetchone() == ("yes",)
     (copy,) = backups(path)
-    assert copy.name == "iron.db.backup-1-20231114T221320"
+    assert copy.name == f"iron.db.backup-{LAST}-20231114T221320"
     old = sqlite3.connect(copy)
     assert old.execute("SELECT value FROM meta").fetchone() == ("yes",)
-    assert schema_version(old, path, 1) == 1
+    assert schema_version(old, path, LAST) == LAST
     old.close()
 
 
@@ -72,16 +73,15 @@ def test_a_failing_migration_leaves_the_database_as_it_was(
     connection: sqlite3.Connection, path: str
 ) -> None:
     migrate(connection, path, NOW)
-    bad = Migration(
-        2, "bad", "CREATE TABLE half (x);\nINSERT INTO half VALUES (1);\nSELECT * FROM no;"
-    )
+    text = "CREATE TABLE half (x);\nINSERT INTO half VALUES (1);\nSELECT * FROM no;"
+    bad = Migration(LAST + 1, "bad", text)
     with pytest.raises(StorageError, match="no such table") as caught:
-        migrate(connection, path, NOW, (migrations()[0], bad))
-    assert caught.value.__notes__ == ["in migration 2 (bad)"]
-    assert schema_version(connection, path, 2) == 1
+        migrate(connection, path, NOW, (*migrations(), bad))
+    assert caught.value.__notes__ == [f"in migration {LAST + 1} (bad)"]
+    assert schema_version(connection, path, LAST + 1) == LAST
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     assert "half" not in names
-    assert migrate(connection, path, NOW + 10**6, (migrations()[0], NEXT)) == 2
+    assert migrate(connection, path, NOW + 10**6, (*migrations(), NEXT)) == LAST + 1
 
 
 def test_a_changed_migration_is_refused(connection: sqlite3.Connection, path: str) -> None:
@@ -95,14 +95,14 @@ def test_a_changed_migration_is_refused(connection: sqlite3.Connection, path: st
 def test_a_newer_schema_is_refused_and_left_alone(
     connection: sqlite3.Connection, path: str
 ) -> None:
-    migrate(connection, path, NOW, (migrations()[0], NEXT))
+    migrate(connection, path, NOW, (*migrations(), NEXT))
     connection.close()
     before = Path(path).read_bytes()
     with pytest.raises(
-        SchemaTooNew, match="has schema version 2, this ironflow knows up to 1"
+        SchemaTooNew, match=f"has schema version {LAST + 1}, this ironflow knows up to {LAST}"
     ) as e:
         asyncio.run(open_sqlite(path))
-    assert (e.value.found, e.value.known) == (2, 1)
+    assert (e.value.found, e.value.known) == (LAST + 1, LAST)
     assert Path(path).read_bytes() == before
 
 
@@ -110,10 +110,10 @@ def test_a_backup_that_cannot_be_made_stops_the_migration(
     connection: sqlite3.Connection, path: str
 ) -> None:
     migrate(connection, path, NOW)
-    Path(f"{path}.backup-1-20231114T221320").write_bytes(b"in the way")
+    Path(f"{path}.backup-{LAST}-20231114T221320").write_bytes(b"in the way")
     with pytest.raises(StorageError, match="cannot back up"):
-        migrate(connection, path, NOW, (migrations()[0], NEXT))
-    assert schema_version(connection, path, 2) == 1
+        migrate(connection, path, NOW, (*migrations(), NEXT))
+    assert schema_version(connection, path, LAST + 1) == LAST
 
 
 def test_scripts_are_cut_into_statements() -> None:
@@ -128,6 +128,14 @@ def test_scripts_are_cut_into_statements() -> None:
     assert found[1].endswith("END;")
     with pytest.raises(ValueError, match="does not end"):
         list(statements("CREATE TABLE a (x)"))
+
+
+def test_runs_of_the_first_schema_are_functions(connection: sqlite3.Connection, path: str) -> None:
+    migrate(connection, path, NOW, migrations()[:1])
+    columns = "id, function_id, status, created_at, updated_at, attempt, version, crashes"
+    connection.execute(f"INSERT INTO runs ({columns}) VALUES ('a', 'f', 'queued', 1, 1, 1, 1, 0)")
+    migrate(connection, path, NOW)
+    assert connection.execute("SELECT id, kind FROM runs").fetchall() == [("a", "function")]
 
 
 def test_migrations_are_numbered_without_a_gap() -> None:

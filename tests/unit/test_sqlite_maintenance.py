@@ -30,6 +30,7 @@ from ironflow.storage.ports import (
     Batch,
     NewEntry,
 )
+from ironflow.storage.schema import migrations
 from ironflow.storage.sqlite import SqliteStore, open_sqlite
 
 DIGEST = hashlib.sha256(b"blob").hexdigest()
@@ -70,7 +71,7 @@ async def path(tmp_path: Path) -> Path:
 def test_info_reads_a_database_at_rest(path: Path) -> None:
     info = database_info(path)
     assert (info.rows["runs"], info.rows["journal"], info.last_seq) == (20, 61, 61)
-    assert (info.schema_version, info.wal_size) == (1, 0)
+    assert (info.schema_version, info.wal_size) == (len(migrations()), 0)
     assert sorted(file.name for file in path.parent.iterdir()) == ["iron.db", "iron.db.lock"]
     with pytest.raises(NotFound):
         database_info(path.parent / "none.db")

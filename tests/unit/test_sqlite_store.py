@@ -412,6 +412,8 @@ async def test_no_page_reads_a_whole_table_or_sorts_it(open_store: Opener, tmp_p
             RunFilter(parent_id="p"),
             RunFilter(idempotency_key="k", function_id="f"),
             RunFilter(since=1, until=5),
+            RunFilter(kind="flow"),
+            RunFilter(kind="workflow", statuses=("failed",)),
         )
     ]
     queries += [
