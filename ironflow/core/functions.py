@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from ironflow.core.entries import RunOptions
+from ironflow.core.entries import RunKind, RunOptions
 from ironflow.core.expressions import Expression, compile_expression
 from ironflow.core.patterns import validate_pattern
 from ironflow.core.schedules import CronSchedule
+from ironflow.core.workflow_face import WorkflowFace
 
 EVENT_VARIABLES = frozenset({"event", "data"})
 """What a filter expression may speak of: the whole event, and `data`, short for `event.data`."""
@@ -46,6 +47,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     options: RunOptions = RunOptions()
     executor: Executor | None = None
     input_schema: dict[str, Any] | None = None
+    kind: RunKind = "function"
 
 
 class FunctionSpec(msgspec.Struct, kw_only=True):
@@ -56,6 +58,8 @@ class FunctionSpec(msgspec.Struct, kw_only=True):
     """Raises `InvalidInput` for JSON that the function's declared input type refuses."""
     filters: list[tuple[Trigger, Expression | None]] = []
     schedule: CronSchedule | None = None
+    workflow: WorkflowFace | None = None
+    """What can be asked of an event-driven workflow beside its runs."""
 
     @property
     def id(self) -> str:
