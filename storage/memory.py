@@ -46,6 +46,8 @@ from ironflow.storage.ports import (
     TimerRow,
     WaiterRow,
 )
+from ironflow.storage.relational import NAMES as RELATIONAL_NAMES
+from ironflow.storage.relational import Relations
 
 Fault = Callable[[list[Batch]], Exception | None]
 Key = tuple[Any, ...]
@@ -63,6 +65,7 @@ class Tables:
         self.log: list[Entry] = []
         self.streams: dict[str, list[Entry]] = {}
         self.rows: dict[str, dict[Key, Row]] = {table.name: {} for table in TABLES}
+        self.relations = Relations()
 
     def head(self, stream: str) -> int:
         """The newest version of a stream, 0 when it has no entries."""
@@ -71,12 +74,22 @@ class Tables:
 
     def put(self, table: Table, row: Row) -> None:
         """Insert a row or change the columns that may change."""
+        if table.name in RELATIONAL_NAMES:
+            self.relations.put(table, row)
+            return
         rows, key = self.rows[table.name], row[: table.key]
         old = rows.get(key)
         if old is not None and table.fixed:
             kept = zip(table.columns, old, row, strict=True)
             row = tuple(was if name in table.fixed else now for name, was, now in kept)
         rows[key] = tuple(row)
+
+    def delete(self, table: Table, key: Key) -> None:
+        """Delete the row of a key."""
+        if table.name in RELATIONAL_NAMES:
+            self.relations.delete(table, key)
+        else:
+            self.rows[table.name].pop(key, None)
 
     def forget(self, streams: set[str]) -> int:
         """Remove the entries of `streams`; how many there were."""
@@ -158,7 +171,7 @@ class MemoryJournal(GroupJournal):
             tables.log.append(entry)
             tables.streams.setdefault(new.stream, []).append(entry)
         for table, key in batch.deletes:
-            tables.rows[table.name].pop(tuple(key), None)
+            tables.delete(table, tuple(key))
         for table, row in batch.puts:
             tables.put(table, row)
 
@@ -299,6 +312,12 @@ class MemoryReader:
         row = self._rows(META).get((key,))
         return row[1] if row is not None else None
 
+    async def select(
+        self, query: str, values: Sequence[Any] | dict[str, Any] = (), *, quick: bool = False
+    ) -> list[Row]:
+        """See `ports.Reader`."""
+        return self._tables.relations.select(query, values)
+
     async def info(self) -> StoreInfo:
         """See `ports.Reader`; sizes are those of the data."""
         tables = self._tables
@@ -311,7 +330,9 @@ class MemoryReader:
             size=size,
             wal_size=0,
             last_seq=self._journal.last_seq,
-            rows={"journal": len(tables.log)} | {name: len(r) for name, r in tables.rows.items()},
+            rows={"journal": len(tables.log)}
+            | {name: len(r) for name, r in tables.rows.items()}
+            | tables.relations.counts(),
         )
 
 
@@ -398,6 +419,7 @@ def _retire(tables: Tables, limits: list[retention.Limit], dry_run: bool) -> Ret
         for table in (TIMERS, SNAPSHOTS, BLOB_REFS):
             _remove(rows[table.name], streams)
         _remove(rows[BLOBS.name], orphans)
+        tables.relations.forget(gone_runs)
     return retired
 
 

@@ -24,10 +24,11 @@ from ironflow.storage.connection import open_connection, set_up_writer
 from ironflow.storage.lock import ProcessLock
 from ironflow.storage.maintenance import Progress, opened, remove_database, sync_file
 from ironflow.storage.ports import TABLES, Table
+from ironflow.storage.relational import RELATIONAL
 from ironflow.storage.schema import migrate, migrations
 from ironflow.storage.sqlite_errors import translate
 
-EXPORTED = (statements.JOURNAL, *TABLES)
+EXPORTED = (statements.JOURNAL, *TABLES, *RELATIONAL)
 _BY_NAME = {table.name: table for table in EXPORTED}
 ROWS_AT_ONCE = 500
 

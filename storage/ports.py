@@ -360,6 +360,15 @@ class Reader(Protocol):
         """A fact about the database."""
         ...
 
+    async def select(
+        self, query: str, values: Sequence[Any] | dict[str, Any] = (), *, quick: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """The rows of a query over the relational tables (`ironflow.storage.relational`).
+
+        `quick`: it looks up a few rows by key, and need not queue behind long lists.
+        """
+        ...
+
     async def info(self) -> StoreInfo:
         """Facts about the database."""
         ...

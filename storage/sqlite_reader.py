@@ -32,6 +32,7 @@ from ironflow.storage.ports import (
     TimerRow,
     WaiterRow,
 )
+from ironflow.storage.relational import RELATIONAL
 from ironflow.storage.sqlite_errors import Broken, translate
 
 LOADS_AT_ONCE = 64
@@ -249,6 +250,12 @@ class SqliteReader:
         rows = await self._fetch(self._lookups, self._reads["meta"], (key,))
         return rows[0][0] if rows else None
 
+    async def select(
+        self, query: str, values: Sequence[Any] | dict[str, Any] = (), *, quick: bool = False
+    ) -> list[Row]:
+        """See `ports.Reader`."""
+        return await self._fetch(self._lookups if quick else self._scans, query, values)
+
     async def info(self) -> StoreInfo:
         """See `ports.Reader`. Counts every row, so the cost grows with the database."""
         return await self.scan(read_info, self._path, self._durability)
@@ -324,7 +331,7 @@ def _unite(base: str, branches: list[list[str]], order: str) -> str:
 
 def read_info(connection: sqlite3.Connection, path: str, durability: str) -> StoreInfo:
     """The facts about an open database."""
-    names = ["journal", *(table.name for table in TABLES)]
+    names = ["journal", *(table.name for table in (*TABLES, *RELATIONAL))]
     rows = {
         name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names
     }

@@ -16,6 +16,7 @@ import msgspec
 
 from ironflow.storage import sql
 from ironflow.storage.ports import Retired
+from ironflow.storage.relational import deletions
 from ironflow.storage.retention import EVENTS, Limit
 
 if TYPE_CHECKING:
@@ -153,6 +154,9 @@ def _delete_chunk(
         else:
             connection.execute(queries["delete_run"], (id_,))
             connection.execute(queries["delete_waiters"], (id_,))
+            connection.execute(queries["delete_timers"], (f"flow_run/{id_}",))
+            for statement, by in deletions():
+                connection.execute(statement, (id_ if by == "run" else stream,))
         for (digest,) in digests:
             sizes = connection.execute(queries["blob_size"], (digest,)).fetchall()
             if connection.execute(queries["delete_blob"], {"hash": digest}).rowcount:

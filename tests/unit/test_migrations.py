@@ -88,7 +88,7 @@ def test_a_changed_migration_is_refused(connection: sqlite3.Connection, path: st
     migrate(connection, path, NOW)
     changed = migrations()[0]._replace(text=migrations()[0].text + "-- changed\n")
     with pytest.raises(StorageError, match="migration 1 is not the one that was applied"):
-        migrate(connection, path, NOW, (changed, NEXT))
+        migrate(connection, path, NOW, (changed, *migrations()[1:], NEXT))
     assert backups(path) == []
 
 
