@@ -17,6 +17,7 @@ import msgspec
 
 from ironflow.actors.endings import Endings
 from ironflow.actors.environment import Environment
+from ironflow.actors.handlers import HandlerActor
 from ironflow.actors.janitor import Janitor
 from ironflow.actors.kernel import Behavior, Ensure
 from ironflow.actors.outbox import Outbox, decode_row
@@ -26,6 +27,7 @@ from ironflow.actors.run import RunActor, fold
 from ironflow.actors.schedule import ScheduleActor
 from ironflow.actors.system import System
 from ironflow.actors.timers import Timers
+from ironflow.actors.workflows import Workflows
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock, Ids, derive_id
 from ironflow.core.effects import MAX_CRASHES
@@ -96,6 +98,7 @@ class Engine:
         self.draining = False
         make = self.environment
         self.system.register(Behavior("run", partial(RunActor, make), bound=10_000))
+        self.system.register(Behavior("handler", partial(HandlerActor, make)))
         self.system.register(Behavior("schedule", partial(ScheduleActor, make)))
         self.system.register(
             Behavior("router", partial(Router, make), bound=100_000, idle_after=None)
@@ -104,6 +107,8 @@ class Engine:
             Behavior("janitor", partial(Janitor, make, retention), idle_after=None)
         )
         self.router = self.system.ref("router")
+        self.workflows = Workflows(self)
+        """The doors of event-driven workflows."""
 
     @property
     def endings(self) -> Endings:
@@ -220,7 +225,7 @@ class Engine:
         self, function_id: str, data: bytes, idempotency_key: str | None
     ) -> tuple[str, c.CreateRun]:
         """The run's id and the command that creates it."""
-        self._check_open()
+        self.check_open()
         spec = self.host.spec(function_id)
         if spec is not None:
             definition = spec.definition
@@ -240,6 +245,8 @@ class Engine:
             options=definition.options,
             code=definition.code,
             idempotency_key=idempotency_key,
+            kind=definition.kind,
+            handler=run_id if definition.kind == "workflow" else None,
             blob=blob,
         )
         return run_id, command
@@ -260,7 +267,7 @@ class Engine:
 
         Raises `InvalidInput`, `IdempotencyConflict`, `Draining`, `Overloaded`, `StorageFull`.
         """
-        self._check_open()
+        self.check_open()
         validate_event_name(name, "name")
         digest = _digest(data)
         if idempotency_key is None:
@@ -298,14 +305,14 @@ class Engine:
 
     async def resume(self, run_id: str) -> str:
         """Let a paused run go on; answers its status. Raises `NotFound`, `Conflict`."""
-        self._check_open()
+        self.check_open()
         return await self.system.ref("run", run_id).ask(c.ResumeRun())
 
     async def retry(self, run_id: str, reason: str = "") -> str:
         """Try a failed or cancelled run again from its failure; answers its status. Raises
         `NotFound`, `Conflict`.
         """
-        self._check_open()
+        self.check_open()
         return await self.system.ref("run", run_id).ask(c.RetryRun(reason))
 
     async def wait(self, run_id: str, timeout: float | None = None) -> Run | None:
@@ -369,7 +376,8 @@ class Engine:
             raise NotFound("stored value", payload.blob or "")
         return data
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises `Gone` before everything is back, `Draining` once nothing new is taken."""
         if not self.started:
             raise Gone("the server is starting")
         if self.draining:

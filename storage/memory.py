@@ -356,6 +356,10 @@ class MemoryStore:
         limits = retention.limits(rules, now)
         return await self.journal.exclusive(lambda tables: _retire(tables, limits, dry_run))
 
+    async def purge(self, run_ids: Sequence[str]) -> Retired:
+        """See `ports.Store`."""
+        return await self.journal.exclusive(lambda tables: _purge(tables, set(run_ids)))
+
     def after_crash(self) -> MemoryStore:
         """What a process finds that starts after this one was killed: all that was committed.
 
@@ -399,6 +403,19 @@ def _retire(tables: Tables, limits: list[retention.Limit], dry_run: bool) -> Ret
             aged = sorted((run.created_at, _ended_at(run), run.id) for run in ended)
             parents = {run.id: run.parent_id for run in ended}
             gone_runs.update(id_ for id_ in limit.beyond(aged) if parents[id_] not in open_runs)
+    return _forget(tables, gone_runs, gone_events, dry_run)
+
+
+def _purge(tables: Tables, run_ids: set[str]) -> Retired:
+    rows = tables.rows[RUNS.name]
+    found = [RunRow(*rows[id_,]) for id_ in run_ids if (id_,) in rows]
+    return _forget(tables, {r.id for r in found if r.status in retention.ENDED}, set(), False)
+
+
+def _forget(
+    tables: Tables, gone_runs: set[str], gone_events: set[str], dry_run: bool
+) -> Retired:
+    rows = tables.rows
     streams = {f"run/{id_}" for id_ in gone_runs} | {f"event/{id_}" for id_ in gone_events}
     refs = rows[BLOB_REFS.name]
     kept = {hash_ for stream, hash_ in refs if stream not in streams}

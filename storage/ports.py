@@ -393,6 +393,11 @@ class Store(Protocol):
         is unfinished, stay."""
         ...
 
+    async def purge(self, run_ids: Sequence[str]) -> Retired:
+        """Delete these runs with all that belongs to them, whatever retention says. They must have
+        ended; a run that is unfinished stays."""
+        ...
+
     async def close(self) -> None:
         """Commit what waits and close; later appends are refused."""
         ...

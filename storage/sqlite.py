@@ -48,6 +48,10 @@ class SqliteStore:
         """See `ports.Store`. Deletes in small transactions between the commits of others."""
         return await self._retention.retire(retention.limits(rules, now), dry_run)
 
+    async def purge(self, run_ids: Sequence[str]) -> Retired:
+        """See `ports.Store`."""
+        return await self._retention.purge(run_ids)
+
     async def close(self) -> None:
         """See `ports.Store`. May be called again."""
         if self._closed:

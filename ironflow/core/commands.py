@@ -15,7 +15,6 @@ import msgspec
 from ironflow.core.entries import (
     EventRef,
     Failure,
-    HandlerRef,
     ParentRef,
     Payload,
     RunKind,
@@ -56,7 +55,7 @@ class CreateRun(Message[Created], frozen=True, kw_only=True, omit_defaults=True)
     idempotency_key: str | None = None
     parent: ParentRef | None = None
     kind: RunKind = "function"
-    handler: HandlerRef | None = None
+    handler: str | None = None
     workflow: WorkflowState | None = None
     delivery: str | None = None
     blob: bytes | None = None

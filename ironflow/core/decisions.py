@@ -218,7 +218,8 @@ def _retry(run: Run, command: c.RetryRun, s: Situation) -> Decision:
         effects.append(SetTimer(TIMEOUT_TIMER, s.now + int(run.options.timeout * SECOND)))
     for index, rule in enumerate(run.options.cancel_on):
         effects.extend(watch_for_cancel(index, rule, run.input))
-    effects.extend(turns.rearm(run))
+    # Those of a workflow's waits were cleared at its end; its pauses are over.
+    effects.extend(timer for timer in turns.job_timers(run) if "/" in timer.name)
     if s.slot and s.code is not None:
         entries.append(e.RunStarted(run.execution + 1, s.code))
         return Decision(entries, "running", [*effects, StartBody()])

@@ -47,15 +47,6 @@ class ParentRef(msgspec.Struct, frozen=True):
     depth: int = 1
 
 
-class HandlerRef(msgspec.Struct, frozen=True):
-    """The handler whose `generation`-th run this is: a name of the caller's, kept over runs that
-    continue one another.
-    """
-
-    id: str
-    generation: int = 0
-
-
 class CancelOn(msgspec.Struct, frozen=True):
     """Cancel the run when `event` comes with the same value at `match` (such as `data.order_id`) as
     the run's input.
@@ -88,7 +79,8 @@ class RunCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     idempotency_key: str | None = None
     parent: ParentRef | None = None
     kind: RunKind = "function"
-    handler: HandlerRef | None = None
+    handler: str | None = None
+    """The name under which callers of a workflow know this run, until the next one takes it over."""
     workflow: WorkflowState | None = None
     """What a workflow begins with, when that is not nothing: the store of the run before, or a
     context that is continued.

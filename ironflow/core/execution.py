@@ -7,7 +7,7 @@ a body runs in this process, in a worker or behind an endpoint by the same proto
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -16,6 +16,8 @@ from ironflow.core.entries import EventRef, Payload, UnwindOutcome
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.messages import Message
 from ironflow.core.runs import Step
+from ironflow.core.workflow_state import WorkflowState
+from ironflow.core.workflow_stream import StreamedEvent
 
 R = TypeVar("R")
 
@@ -31,6 +33,10 @@ class Effects(Protocol):
 
     async def blob(self, digest: str) -> bytes:
         """A large value by its digest."""
+        ...
+
+    def follow(self, run_id: str, after: int = -1) -> AsyncIterator[StreamedEvent]:
+        """The streamed events of a workflow after a sequence, as they come, up to its end."""
         ...
 
     def leave(self) -> None:
@@ -55,6 +61,8 @@ class Assignment(msgspec.Struct, frozen=True):
     order: Mapping[str, list[str]]
     unwinding: UnwindOutcome | None
     effects: Effects
+    workflow: WorkflowState | None = None
+    """Of a workflow: what is under way, as the journal has it; a live view, too."""
 
 
 class RunningStep(msgspec.Struct, frozen=True):
@@ -82,7 +90,12 @@ class Host(Protocol):
         ...
 
     def attach(
-        self, run_id: str, execution: int, steps: Mapping[str, Step], order: Mapping[str, list[str]]
+        self,
+        run_id: str,
+        execution: int,
+        steps: Mapping[str, Step],
+        order: Mapping[str, list[str]],
+        workflow: WorkflowState | None = None,
     ) -> None:
         """The run's record is kept in these objects from now on: a body in memory must look
         there.

@@ -111,7 +111,7 @@ class Run(msgspec.Struct, omit_defaults=True):
     paused_cause: e.PauseCause | None = None
     result: Payload | None = None
     error: Failure | None = None
-    handler: e.HandlerRef | None = None
+    handler: str | None = None
     workflow: WorkflowState | None = None
     """What is under way in an event-driven workflow, and its store."""
 

@@ -156,13 +156,15 @@ def end_child(run: Run, command: c.ChildEnded, s: Situation) -> Decision:
     return wake(run, command.step, entries, done, s)
 
 
-def rearm(run: Run) -> list[Effect]:
-    """The timers of a workflow that is tried again: those of its waits were cleared at its end."""
-    if run.workflow is None:
-        return []
-    return [
-        SetTimer(job_timer(job.id, key), wait.until)
-        for job in run.workflow.jobs.values()
-        for key, wait in job.waits.items()
-        if wait.until is not None and wait.event is None and not wait.timed_out
-    ]
+def job_timers(run: Run) -> list[SetTimer]:
+    """The timers that a workflow's jobs hold."""
+    timers: list[SetTimer] = []
+    for job in run.workflow.jobs.values() if run.workflow is not None else ():
+        if job.retry_at is not None:
+            timers.append(SetTimer(job_timer(job.id), job.retry_at))
+        timers.extend(
+            SetTimer(job_timer(job.id, key), wait.until)
+            for key, wait in job.waits.items()
+            if wait.until is not None and wait.event is None and not wait.timed_out
+        )
+    return timers

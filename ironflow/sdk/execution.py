@@ -27,6 +27,7 @@ from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.messages import Message
 from ironflow.core.runs import OPEN, Step
 from ironflow.core.values import convert_input, decode_value
+from ironflow.core.workflow_state import WorkflowState
 
 if TYPE_CHECKING:
     from ironflow.sdk.executor import Executor
@@ -360,7 +361,12 @@ class Execution:
                     future.set_exception(signal())
                     future.exception()  # seen: whoever waits may be cancelled before it looks
 
-    def attach(self, steps: Mapping[str, Step], order: Mapping[str, list[str]]) -> None:
+    def attach(
+        self,
+        steps: Mapping[str, Step],
+        order: Mapping[str, list[str]],
+        workflow: WorkflowState | None = None,
+    ) -> None:
         """The run's record is kept in these objects from now on."""
         self.steps, self.order = steps, order
 

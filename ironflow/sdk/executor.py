@@ -35,6 +35,7 @@ from ironflow.core.functions import FunctionSpec
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.runs import Step
 from ironflow.core.values import encode_plain
+from ironflow.core.workflow_state import WorkflowState
 from ironflow.sdk.blocking import BlockingContext
 from ironflow.sdk.context import Context, current_run_id
 from ironflow.sdk.execution import COMPENSATIONS, Branch, Execution, Place, current_branch
@@ -103,12 +104,17 @@ class Executor:
         execution.task = self.loop.create_task(work, context=self._context.copy())
 
     def attach(
-        self, run_id: str, execution: int, steps: Mapping[str, Step], order: Mapping[str, list[str]]
+        self,
+        run_id: str,
+        execution: int,
+        steps: Mapping[str, Step],
+        order: Mapping[str, list[str]],
+        workflow: WorkflowState | None = None,
     ) -> None:
         """The run's record is kept in these objects from now on."""
         body = self._bodies.get(run_id)
         if body is not None and body.number == execution:
-            body.attach(steps, order)
+            body.attach(steps, order, workflow)
 
     def wake(self, run_id: str, execution: int, key: str | None) -> bool:
         """Let branches whose waits have ended go on."""
