@@ -12,7 +12,7 @@ import msgspec
 
 from ironflow.web.problems import CONTENT_TYPE
 from ironflow.web.routing import Route
-from ironflow.web.wire import Problem
+from ironflow.web.wire import Problem, Refused
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _REFERENCE = "#/components/schemas/{name}"
@@ -21,7 +21,7 @@ _REFERENCE = "#/components/schemas/{name}"
 def describe_api(routes: Sequence[Route], version: str) -> dict[str, Any]:
     """The document, ready to be encoded."""
     named = [kind for route in routes for kind in (route.request, route.response)]
-    kinds = [kind for kind in dict.fromkeys([*named, Problem]) if kind is not None]
+    kinds = [kind for kind in dict.fromkeys([*named, Problem, Refused]) if kind is not None]
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
     schema_of = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -68,11 +68,11 @@ def _responses(route: Route, schema_of: dict[Any, dict[str, Any]]) -> dict[str, 
     schema = {"type": "string"} if route.response is None else schema_of[route.response]
     responses: dict[str, Any] = {}
     for status, meaning in route.statuses.items():
-        responses[str(status)] = {
-            "description": meaning,
-            "content": {route.content_type: {"schema": schema}},
-        }
+        content = {"content": {route.content_type: {"schema": schema}}} if status != 204 else {}
+        responses[str(status)] = {"description": meaning, **content}
     problem = {"content": {CONTENT_TYPE: {"schema": schema_of[Problem]}}}
+    if route.plain_refusals:
+        problem["content"]["application/json"] = {"schema": schema_of[Refused]}
     for status in route.refusals:
         responses[str(status)] = {"description": HTTPStatus(status).phrase, **problem}
     responses["default"] = {"description": "Any other problem", **problem}
