@@ -6,6 +6,8 @@ Written as a user writes them: nothing here knows of the tests, but for the gate
 import asyncio
 from typing import Literal
 
+from pydantic import Field
+
 from ironflow.workflows import Context, Workflow, step
 from ironflow.workflows.events import (
     Event,
@@ -15,7 +17,6 @@ from ironflow.workflows.events import (
     StopEvent,
 )
 from ironflow.workflows.server import WorkflowServer
-from pydantic import Field
 
 
 class Greeting(Event):
@@ -94,6 +95,27 @@ class Approve(Workflow):
     @step
     async def act(self, ev: Decision) -> StopEvent:
         return StopEvent(result=f"they said {ev.response}")
+
+
+class Contract(InputRequiredEvent):
+    text: str
+    pages: int
+
+
+class Signature(HumanResponseEvent):
+    approved: bool
+
+
+class Sign(Workflow):
+    """Has a contract signed, or not."""
+
+    @step
+    async def show(self, ev: StartEvent) -> Contract:
+        return Contract(text="The parties agree.", pages=12)
+
+    @step
+    async def file(self, ev: Signature) -> StopEvent:
+        return StopEvent(result="signed" if ev.approved else "torn up")
 
 
 class Asked(InputRequiredEvent):
@@ -186,6 +208,24 @@ class Gate(Workflow):
         return StopEvent(result=ev.word or "gone")
 
 
+class Beat(Event):
+    number: int
+
+
+class Endures(Workflow):
+    """Works for a while in one step, and in a next one."""
+
+    @step
+    async def labour(self, ctx: Context, ev: StartEvent) -> Beat:
+        ctx.write_event_to_stream(Beat(number=1))
+        await asyncio.sleep(float(ev.get("seconds", 1.5)))
+        return Beat(number=2)
+
+    @step
+    async def rest(self, ev: Beat) -> StopEvent:
+        return StopEvent(result=f"beat {ev.number}")
+
+
 class Tally(Workflow):
     """Counts its runs: one handler id keeps its state from run to run."""
 
@@ -200,9 +240,11 @@ server = WorkflowServer()
 server.add_workflow("greet", Greet())
 server.add_workflow("checkout", Checkout())
 server.add_workflow("approve", Approve(timeout=None))
+server.add_workflow("sign", Sign(timeout=None))
 server.add_workflow("waiter", Waiter(timeout=None), additional_events=[Asked, HumanResponseEvent])
 server.add_workflow("fan", Fan())
 server.add_workflow("fails", Fails())
 server.add_workflow("dozes", Dozes(timeout=0.5))
 server.add_workflow("gate", Gate(timeout=None))
+server.add_workflow("endures", Endures())
 server.add_workflow("tally", Tally())
