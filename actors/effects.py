@@ -70,6 +70,10 @@ class LocalEffects:
         """The streamed events of a workflow."""
         return self._environment.streams.follow(run_id, after)
 
+    def serve(self, function_id: str) -> None:
+        """Runs of the function that wait for a process may go on here."""
+        self._environment.pool.serve(function_id)
+
     def leave(self) -> None:
         """The body is out of memory."""
         if not self._environment.system.is_stopped:

@@ -39,6 +39,10 @@ class Effects(Protocol):
         """The streamed events of a workflow after a sequence, as they come, up to its end."""
         ...
 
+    def serve(self, function_id: str) -> None:
+        """Say that this process can execute something from now on: a child that a step has made."""
+        ...
+
     def leave(self) -> None:
         """Say that the body is out of memory without having ended the run."""
         ...

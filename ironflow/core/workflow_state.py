@@ -11,6 +11,7 @@ executes the workflow, and recorded here, so that changed code never changes wha
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import msgspec
@@ -424,6 +425,13 @@ def _fail_job(state: WorkflowState, op: JobFailed, at: int) -> None:
     job.echoes = [echo for echo in job.echoes if echo.kind in ("send", "collect")]
 
 
+def _fresh(value: Any) -> Any:
+    """A container of its own: later changes are made in place, and must not reach into the entry
+    that this one came from.
+    """
+    return copy.deepcopy(value) if isinstance(value, dict | list) else value
+
+
 def change_store(store: dict[str, Any], changes: tuple[Change, ...]) -> None:
     """Apply changes to a JSON tree in place. Raises `LookupError` or `TypeError` when a path leads
     nowhere.
@@ -432,17 +440,17 @@ def change_store(store: dict[str, Any], changes: tuple[Change, ...]) -> None:
         if not path:
             store.clear()
             if kind == "=":
-                store.update(rest[0])
+                store.update(_fresh(rest[0]))
             continue
         at: Any = store
         for key in path[:-1]:
             at = at[key]
         last = path[-1]
         if kind == "=":
-            at[last] = rest[0]
+            at[last] = _fresh(rest[0])
         elif kind == "-":
             del at[last]
         elif kind == "+":
-            at[last].extend(rest[0])
+            at[last].extend(_fresh(rest[0]))
         else:
             del at[last][len(at[last]) - rest[0] :]

@@ -140,6 +140,10 @@ class Execution:
         """Whether nothing but a durable wait holds the body up."""
         return self.active <= 0 and not self.running
 
+    async def run(self) -> None:
+        """Execute the body up to its end, and report that."""
+        await self.executor.run_function(self)
+
     # -- places -----------------------------------------------------------------------------------
 
     def branch(self) -> Branch:
