@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import string
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -153,9 +154,7 @@ class Workflows:
 
     # -- a run ------------------------------------------------------------------------------------
 
-    async def send(
-        self, run_id: str, type: str, value: bytes, step: str | None = None
-    ) -> int:
+    async def send(self, run_id: str, type: str, value: bytes, step: str | None = None) -> int:
         """Hand a run an event from outside (what `face.read_event` returned); its number. Durable
         when it returns. Raises `NotFound`, `Conflict` when the run has ended.
         """
@@ -240,9 +239,7 @@ class Workflows:
         """Cancel the handler's run if it is running, wait for its end, and delete all of it: row,
         entries, snapshots, blobs.
         """
-        try:
+        with suppress(Conflict):  # it has ended
             await self.engine.cancel(row.run_id, "purged")
-        except Conflict:
-            pass  # it has ended
         await self.engine.wait(row.run_id, 30.0)
         return await self.engine.store.purge([row.run_id])

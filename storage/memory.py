@@ -412,9 +412,7 @@ def _purge(tables: Tables, run_ids: set[str]) -> Retired:
     return _forget(tables, {r.id for r in found if r.status in retention.ENDED}, set(), False)
 
 
-def _forget(
-    tables: Tables, gone_runs: set[str], gone_events: set[str], dry_run: bool
-) -> Retired:
+def _forget(tables: Tables, gone_runs: set[str], gone_events: set[str], dry_run: bool) -> Retired:
     rows = tables.rows
     streams = {f"run/{id_}" for id_ in gone_runs} | {f"event/{id_}" for id_ in gone_events}
     refs = rows[BLOB_REFS.name]

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
 from ironflow.storage import sql
 from ironflow.storage.ports import Retired
 from ironflow.storage.relational import deletions
@@ -106,7 +104,11 @@ def _delete_stream(
             blobs += 1
             blob_bytes += sizes[0][0]
     return Retired(
-        runs=int(of_run), events=int(not of_run), entries=entries, blobs=blobs, blob_bytes=blob_bytes
+        runs=int(of_run),
+        events=int(not of_run),
+        entries=entries,
+        blobs=blobs,
+        blob_bytes=blob_bytes,
     )
 
 

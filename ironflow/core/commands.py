@@ -8,6 +8,7 @@ is consumed in the commit of its effect.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -178,7 +179,7 @@ class RecordTurn(Message[Directive], frozen=True, kw_only=True, omit_defaults=Tr
     seen: int = 0
     creates: tuple[Send, ...] = ()
     end: TurnEnd | None = None
-    blobs: dict[str, bytes] = {}
+    blobs: Mapping[str, bytes] = msgspec.field(default_factory=dict)
 
 
 class SendSignal(Message[int], frozen=True, kw_only=True, omit_defaults=True):

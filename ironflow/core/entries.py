@@ -80,7 +80,7 @@ class RunCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     parent: ParentRef | None = None
     kind: RunKind = "function"
     handler: str | None = None
-    """The name under which callers of a workflow know this run, until the next one takes it over."""
+    """The name by which callers of a workflow know this run, until the next one takes it over."""
     workflow: WorkflowState | None = None
     """What a workflow begins with, when that is not nothing: the store of the run before, or a
     context that is continued.

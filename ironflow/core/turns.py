@@ -150,9 +150,7 @@ def end_child(run: Run, command: c.ChildEnded, s: Situation) -> Decision:
         error = error or Failure(
             "Cancelled", f"was cancelled: {command.reason}", "cancelled", retryable=False
         )
-    entries: list[RunEntry] = [
-        e.ChildReported(job_id, key or "", outcome, command.result, error)
-    ]
+    entries: list[RunEntry] = [e.ChildReported(job_id, key or "", outcome, command.result, error)]
     return wake(run, command.step, entries, done, s)
 
 

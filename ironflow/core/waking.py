@@ -1,4 +1,4 @@
-"""How a run goes on: with its body in memory, with a new execution, or after a place in the queue."""
+"""How a run goes on: with its body in memory, with a new execution, or after waiting in line."""
 
 from __future__ import annotations
 

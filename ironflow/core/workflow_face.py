@@ -10,7 +10,7 @@ from ironflow.core.workflow_state import WorkflowState
 
 
 class ReadEvent(NamedTuple):
-    """An event that a caller sent, validated: the full name of its class, and its fields as JSON."""
+    """An event that a caller sent, validated: the full name of its class, its fields as JSON."""
 
     type: str
     value: bytes
@@ -51,7 +51,7 @@ class WorkflowFace(Protocol):
         ...
 
     def check_step(self, step: str, type: str) -> None:
-        """Raises `InvalidInput` for `step` when there is no such step or it does not take the type."""
+        """Raises `InvalidInput` for `step` when there is none or it does not take the type."""
         ...
 
     def read_context(self, given: dict[str, Any]) -> WorkflowState:

@@ -20,7 +20,7 @@ from ironflow.core.payloads import Failure, Payload
 
 Change = list[Any]
 """One change of the store: `["=", path, value]` sets, `["-", path]` deletes, `["+", path, items]`
-extends a list, `["<", path, n]` cuts the last `n` items off. A path is a list of keys and indexes.
+extends a list, `["<", path, n]` leaves its first `n` items. A path is a list of keys and indexes.
 """
 
 
@@ -341,7 +341,7 @@ def op_payloads(op: TurnOp) -> list[Payload]:
 # -- the fold -------------------------------------------------------------------------------------
 
 
-def apply_op(state: WorkflowState, op: TurnOp, at: int) -> None:  # noqa: C901, PLR0912 - one case each
+def apply_op(state: WorkflowState, op: TurnOp, at: int) -> None:  # noqa: C901, PLR0912, PLR0915
     """Change the state by one operation that was recorded at `at`."""
     match op:
         case JobBegan():
@@ -354,7 +354,12 @@ def apply_op(state: WorkflowState, op: TurnOp, at: int) -> None:  # noqa: C901, 
             state.next_event += 1
         case JobAdded():
             state.jobs[op.job] = Job(
-                op.job, op.step, op.events, at, op.fans, dict(op.recoveries) if op.recoveries else {}
+                op.job,
+                op.step,
+                op.events,
+                at,
+                op.fans,
+                dict(op.recoveries) if op.recoveries else {},
             )
             state.next_job = op.job + 1
         case Streamed():
@@ -453,4 +458,4 @@ def change_store(store: dict[str, Any], changes: tuple[Change, ...]) -> None:
         elif kind == "+":
             at[last].extend(_fresh(rest[0]))
         else:
-            del at[last][len(at[last]) - rest[0] :]
+            del at[last][rest[0] :]

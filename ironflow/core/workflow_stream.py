@@ -46,9 +46,7 @@ def envelope(
     value: object, qualified_name: str | None, type: str, types: list[str] | None
 ) -> bytes:
     """An event as clients get it."""
-    return _encode(
-        {"value": value, "qualified_name": qualified_name, "type": type, "types": types}
-    )
+    return _encode({"value": value, "qualified_name": qualified_name, "type": type, "types": types})
 
 
 def built_in(type: str, value: dict[str, Any], parent: str | None) -> Payload:
@@ -58,9 +56,7 @@ def built_in(type: str, value: dict[str, Any], parent: str | None) -> Payload:
     return Payload(raw=msgspec.Raw(text))
 
 
-def step_state(
-    step: str, state: str, worker: int, taken: str, given: str | None = None
-) -> Payload:
+def step_state(step: str, state: str, worker: int, taken: str, given: str | None = None) -> Payload:
     """A step was taken up by a worker, or let go of."""
     value = {
         "name": step,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -54,7 +55,8 @@ def _culprit(event: Any) -> str:
     fields["result"] = getattr(event, "_result", None)
     for name, value in fields.items():
         try:
-            msgspec.json.encode(value.model_dump(mode="json") if isinstance(value, BaseModel) else value)
+            dumped = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+            msgspec.json.encode(dumped)
         except Exception:  # noqa: BLE001 - it is being looked for
             return f"$.{name}"
     return "$"
@@ -161,10 +163,8 @@ def build_exception(facts: dict[str, str]) -> Exception:
     kind = find_class(facts["exception_type"])
     message = facts["exception_message"]
     if kind is not None and issubclass(kind, Exception):
-        try:
+        with suppress(Exception):  # a class with other arguments
             return kind(message)
-        except Exception:  # noqa: BLE001 - a class with other arguments
-            pass  # noqa: S110
     return RuntimeError(f"{facts['exception_type']}: {message}")
 
 

@@ -21,7 +21,7 @@ class Take:
     n: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
+        if type(self.n) is not int or self.n < 1:
             raise ValueError(f"Take(n) needs a whole number of at least 1, not {self.n!r}")
 
 

@@ -41,7 +41,8 @@ class Context(Generic[S]):
     def inside(cls, invocation: Invocation) -> Context[Any]:
         """The context that a step is handed."""
         made = cls.__new__(cls)
-        made._workflow = invocation.body.workflow
+        workflow: Any = invocation.body.workflow
+        made._workflow = workflow
         made._invocation, made._handler = invocation, None
         made._store = invocation.store
         return made
@@ -73,7 +74,7 @@ class Context(Generic[S]):
         `step`. Raises `WorkflowRuntimeError` when that step does not take it.
         """
         if self._invocation is None and self._handler is not None:
-            self._handler.post_event(message, step)
+            self._handler.send_event(message, step)  # type: ignore[unused-awaitable]
             return
         self._step("send_event").send(message, step)
 

@@ -1,8 +1,8 @@
 """Contexts as plain dictionaries, in the form that LlamaIndex's `Context.to_dict` has, version 2.
 
 The store is `state`; what is under way stands in `workers` for its readers, and whole, as ironflow
-continues it, under `ironflow`. Read are versions 0 to 2: their store, and the queued events of their
-workers.
+continues it, under `ironflow`. Read are versions 0 to 2: their store, and the queued events of
+their workers.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def _text(key: str, value: Any, serializer: BaseSerializer) -> str:
     try:
         return serializer.serialize(value)
     except (TypeError, ValueError) as error:
-        raise ContextSerdeError(f"the key {key!r} of the store cannot be written: {error}") from error
+        raise ContextSerdeError(
+            f"the key {key!r} of the store cannot be written: {error}"
+        ) from error
 
 
 def _event_text(event: EventData) -> str:
@@ -145,7 +147,9 @@ def _value(key: str, text: str, serializer: BaseSerializer) -> Any:
         raise ContextSerdeError(f"the key {key!r} of the store cannot be read: {error}") from error
 
 
-def _read_workers(data: dict[str, Any], graph: Definition, serializer: BaseSerializer) -> WorkflowState:
+def _read_workers(
+    data: dict[str, Any], graph: Definition, serializer: BaseSerializer
+) -> WorkflowState:
     """The queued events of a context that LlamaIndex has written."""
     state = WorkflowState(begun=bool(data.get("is_running")))
     workers = data.get("workers") or {}
@@ -160,7 +164,9 @@ def _read_workers(data: dict[str, Any], graph: Definition, serializer: BaseSeria
                 continue
             event = _value(step, text, serializer)
             if not is_event(event):
-                raise ContextSerdeError(f"the queue of step {step!r} holds something else than events")
+                raise ContextSerdeError(
+                    f"the queue of step {step!r} holds something else than events"
+                )
             raw, _ = encode_event(event)
             payload = Payload(raw=msgspec.Raw(raw))
             job = Job(state.next_job, step, (EventData(wire_name(type(event)), payload),), 0)

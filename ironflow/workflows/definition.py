@@ -352,6 +352,6 @@ def _mentioned(fn: Callable[..., Any]) -> Iterable[type]:
         except ValueError:
             continue  # not bound yet
     for name in sorted(names):
-        kind = scope.get(name)
+        kind: Any = scope.get(name)
         if is_event_class(kind):
             yield kind

@@ -1,5 +1,5 @@
-"""Events: pydantic models that take any further field. Declared fields are validated, the others lie
-in `_data` and are read as attributes or as from a mapping.
+"""Events: pydantic models that take any further field. Declared fields are validated, the others
+lie in `_data` and are read as attributes or as from a mapping.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Event(BaseModel):
     def __len__(self) -> int:
         return len(self._data)
 
-    def __iter__(self) -> Iterator[str]:  # type: ignore[override] - a mapping of the extra fields
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]
         return iter(self._data)
 
     def __bool__(self) -> bool:

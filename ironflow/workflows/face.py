@@ -62,12 +62,10 @@ class Face:
         if enveloped or given.get(MODEL):
             value = given.get("value", given.get("data", {}))
             said = self._resolve(given, "start_event")
-            if said is not None and not issubclass(said, kind):
-                # Clients that know no better say StartEvent, which asks for nothing.
-                if not (issubclass(kind, said) and said.__name__ == "StartEvent"):
-                    raise InvalidInput(
-                        "start_event", f"must be a {kind.__name__}, not {said.__name__}"
-                    )
+            # Clients that know no better say StartEvent, which asks for nothing.
+            vague = said is not None and issubclass(kind, said) and said.__name__ == "StartEvent"
+            if said is not None and not issubclass(said, kind) and not vague:
+                raise InvalidInput("start_event", f"must be a {kind.__name__}, not {said.__name__}")
         else:
             value = given
         if value is None:

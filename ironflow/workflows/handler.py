@@ -39,7 +39,9 @@ __all__ = ["WorkflowHandler"]
 class WorkflowHandler:
     """A run that has begun, or is about to."""
 
-    def __init__(self, runs: Runs, mounted: MountedWorkflow, run_id: str, ctx: Context[Any]) -> None:
+    def __init__(
+        self, runs: Runs, mounted: MountedWorkflow, run_id: str, ctx: Context[Any]
+    ) -> None:
         self._runs, self._mounted = runs, mounted
         self.run_id = run_id
         self.ctx = ctx
@@ -162,10 +164,6 @@ class WorkflowHandler:
         """Send the run an event; await it to know that it is stored. Raises `WorkflowDone` then
         when the run has ended, `WorkflowRuntimeError` when `step` does not take it.
         """
-        return self.post_event(event, step)
-
-    def post_event(self, event: Any, step: str | None = None) -> asyncio.Task[None]:
-        """As `send_event`."""
         if step is not None:
             spec = self._mounted.graph.plain.get(step)
             if spec is None or not spec.accepts(type(event)):

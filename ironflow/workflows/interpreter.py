@@ -21,21 +21,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ironflow.core import commands as c
-from ironflow.core.clock import SECOND
 from ironflow.core.entries import Failure
 from ironflow.core.errors import Suspended, Unwound
 from ironflow.core.execution import Assignment, RunningStep
-from ironflow.core.payloads import Payload
 from ironflow.core.runs import Step
 from ironflow.core.workflow_state import (
     Collected,
     Echo,
     EventData,
     Job,
-    JobBegan,
     JobEnded,
-    JobFailed,
-    JobLeft,
     SignalTaken,
     Started,
     Stored,
@@ -45,15 +40,12 @@ from ironflow.core.workflow_state import (
     apply_op,
 )
 from ironflow.core.workflow_stream import INTERNAL, StreamedEvent, built_in
-from ironflow.workflows.codec import decode_event, encode_event, payload_of
-from ironflow.workflows.context import Context
-from ironflow.workflows.errors import WorkflowRuntimeError
-from ironflow.workflows.invocation import Invocation, Waits, current_invocation
-from ironflow.workflows.outcomes import failure_of, next_attempt, recover
+from ironflow.workflows.codec import encode_event, payload_of
+from ironflow.workflows.objects import Objects
 from ironflow.workflows.routing import Delivery, Router
-from ironflow.workflows.steps import StepSpec
 from ironflow.workflows.store import LiveState
-from ironflow.workflows.vocabulary import is_event, is_input_required, is_stop, wire_name
+from ironflow.workflows.vocabulary import is_input_required, is_stop, wire_name
+from ironflow.workflows.workers import Workers
 
 if TYPE_CHECKING:
     from ironflow.sdk.executor import Executor
@@ -88,7 +80,7 @@ class Interpreter:
         self.record = assignment.workflow or WorkflowState()
         """The state as the journal has it: a live view."""
         self.state = _decode_state(_encode_state(self.record))
-        self.live = LiveState(self.state.store, self.definition.state_type, self.keep)
+        self.live: LiveState
         self.router = Router(self)
         self.seen = self.state.outside
         self.next_signal = min(self.state.inbox, default=self.state.next_signal)
@@ -98,18 +90,14 @@ class Interpreter:
         """Jobs that may be taken up once what made them is recorded."""
         self.creates: list[c.Send] = []
         self.blobs: dict[str, bytes] = {}
-        self.errors: dict[int, Exception] = {}
-        self.active: dict[int, Invocation] = {}
-        self.workers: dict[str, set[int]] = {}
-        self.tasks: dict[int, asyncio.Task[None]] = {}
+        self.objects = Objects(function, assignment.effects, self.keep)
+        self.workers = Workers(self)
         self.end: c.TurnEnd | None = None
         self._bell = asyncio.Event()
         self._due = False
         self._patience: asyncio.TimerHandle | None = None
         self._commits: list[asyncio.Future[None]] = []
         self._children: dict[tuple[int, str], asyncio.Future[None]] = {}
-        self._objects: dict[int, tuple[EventData, Any]] = {}
-        self._large: dict[str, bytes] = {}
 
     # -- what the executor asks -------------------------------------------------------------------
 
@@ -126,7 +114,7 @@ class Interpreter:
     @property
     def is_idle(self) -> bool:
         """Whether nothing but something durable holds the body up."""
-        return not self.active and not self.ops and not self._due
+        return not self.workers.active and not self.ops and not self._due
 
     def attach(
         self,
@@ -141,8 +129,7 @@ class Interpreter:
     def wake(self, key: str | None) -> None:
         """Something has come from outside: take it in on the next turn."""
         self.executor.note_busy(self)
-        self._due = True
-        self._bell.set()
+        self.ring()
 
     def suspend(self) -> None:
         """Leave at the next boundary: steps that execute end first, and no new ones begin."""
@@ -152,15 +139,14 @@ class Interpreter:
     def unwind(self) -> None:
         """Cancel whatever executes, and end."""
         self.unwinding = True
-        for task in self.tasks.values():
-            task.cancel()
+        self.workers.cancel()
         self._bell.set()
 
     def running_steps(self) -> list[RunningStep]:
         """What executes now."""
         return [
             RunningStep(f"{i.spec.name}#{job}", i.spec.name, i.job.failures + 1, i.started_at)
-            for job, i in self.active.items()
+            for job, i in self.workers.active.items()
         ]
 
     # -- the run ----------------------------------------------------------------------------------
@@ -178,22 +164,20 @@ class Interpreter:
             await self._restore()
             await self._work()
         except Unwound:
-            await self._stop_steps()
+            await self.workers.stop()
             if self.leaving:
                 raise Suspended from None
-            await self.effects.ask(
-                c.EndExecution(execution=self.number, outcome="unwound")
-            )
+            await self.effects.ask(c.EndExecution(execution=self.number, outcome="unwound"))
         finally:
             if gate is not None:
                 gate.release()
             if self._patience is not None:
                 self._patience.cancel()
-            for task in self.tasks.values():
-                task.cancel()
+            self.workers.cancel()
 
     async def _restore(self) -> None:
-        await self._load_blobs()
+        self.live = LiveState(self.state.store, self.definition.state_type, self.keep)
+        await self.objects.load_all(self.state)
         self.router.restore()
         self._take_in()
         if not self.state.begun:
@@ -209,14 +193,13 @@ class Interpreter:
             if self._due:
                 self._due = False
                 self._take_in()
-                if self.ops or self.creates or self.end:
-                    await self._commit()
-                    if self.end is not None:
-                        return
-                self._dispatch()
+                # A step may end the run while this turn is being recorded: that is the next turn.
+                if (self.ops or self.creates or self.end) and await self._commit():
+                    return
+                self.workers.dispatch()
                 continue
-            self._dispatch()
-            if not self.active:
+            self.workers.dispatch()
+            if not self.workers.active:
                 if self.leaving or self.pausing:
                     if self.ops:
                         await self._commit()
@@ -224,9 +207,28 @@ class Interpreter:
                     raise Suspended
                 if await self._park():
                     continue
-            await self._ring()
+            await self._rest()
 
-    async def _ring(self) -> None:
+    def ring(self) -> None:
+        """There is something to do."""
+        self._due = True
+        self._bell.set()
+
+    def finish(self, event: Any) -> None:
+        """The run ends with this stop event; the first one counts."""
+        if self.end is None:
+            _, text = encode_event(event, self.keep)
+            self.end = c.TurnEnd(result=payload_of(text, self.blobs))
+            self.function.keep_result(self.run_id, event)
+            self.ring()
+
+    def fail(self, failure: Failure) -> None:
+        """The run ends with this failure, unless it has ended already."""
+        if self.end is None:
+            self.end = c.TurnEnd(error=failure)
+            self.ring()
+
+    async def _rest(self) -> None:
         self._bell.clear()
         if not (self._due or self.unwinding):
             await self._bell.wait()
@@ -236,7 +238,7 @@ class Interpreter:
         if any(self.router.queues.values()):
             return False
         await self._commit(parks=True)
-        if self._due or self.active or self.leaving or self.unwinding:
+        if self._due or self.workers.active or self.leaving or self.unwinding:
             return True
         self.executor.note_idle(self)
         return False
@@ -268,11 +270,10 @@ class Interpreter:
 
     def _flush(self) -> None:
         self._patience = None
-        for invocation in list(self.active.values()):
+        for invocation in list(self.workers.active.values()):
             invocation.release(goes_on=True)
         if self.ops:
-            self._due = True
-            self._bell.set()
+            self.ring()
 
     async def commit_now(self) -> None:
         """Return when everything up to now is recorded."""
@@ -281,8 +282,9 @@ class Interpreter:
         self.commit_soon()
         await future
 
-    async def _commit(self, parks: bool = False) -> None:
-        if self._patience is not None and not self.active:
+    async def _commit(self, parks: bool = False) -> bool:
+        """Record a turn; whether it was the last one."""
+        if self._patience is not None and not self.workers.active:
             self._patience.cancel()
             self._patience = None
         ops, self.ops = self.ops, []
@@ -292,7 +294,7 @@ class Interpreter:
         commits, self._commits = self._commits, []
         end = self.end
         if end is not None:
-            self._stop_others()
+            self.workers.cancel()
         self.number_of_turns += 1
         self.state.turns = self.number_of_turns
         turn = c.RecordTurn(
@@ -306,14 +308,14 @@ class Interpreter:
             end=end,
             blobs=blobs,
         )
-        self._large.update(blobs)
+        self.objects.add_large(blobs)
         directive = await self.effects.ask(turn)
         for future in commits:
             if not future.done():
                 future.set_result(None)
         for job_id in fresh:
             job = self.state.jobs.get(job_id)
-            if job is not None and job_id not in self.active:
+            if job is not None and job_id not in self.workers.active:
                 self.router.enqueue(job)
         if directive == "unwind":
             self.unwinding = True
@@ -322,6 +324,7 @@ class Interpreter:
             self.pausing = True
         elif end is None:
             self.pausing = False
+        return end is not None
 
     # -- what came from outside -------------------------------------------------------------------
 
@@ -347,7 +350,7 @@ class Interpreter:
         if kind is None:
             log.warning("run %s: nobody knows events of class %s", self.run_id, data.type)
             return
-        event = self.object_of(data, kind)
+        event = self.objects.get(data, kind)
         self.deliver(Delivery(event, data), step)
 
     def _follow(self, job: Job, known: Job) -> None:
@@ -369,7 +372,7 @@ class Interpreter:
                     future.set_result(None)
         if ready:
             self.router.settle(job)
-            if job.id not in self.active:
+            if job.id not in self.workers.active:
                 self.router.enqueue(job)
 
     def child_end(self, job_id: int, key: str) -> Awaitable[None]:
@@ -394,235 +397,13 @@ class Interpreter:
     def deliver(self, delivery: Delivery, step: str | None = None) -> None:
         """Route an event; one that ends the run ends it."""
         if is_stop(type(delivery.event)):
-            self._finish(delivery.event)
+            self.finish(delivery.event)
             return
         if is_input_required(type(delivery.event)):
             _, text = encode_event(delivery.event, self.keep)
             self.stream(text, delivery.event)
         self.router.route(delivery, step)
         self.commit_soon()
-
-    # -- jobs -------------------------------------------------------------------------------------
-
-    def _dispatch(self) -> None:
-        """Take up what waits and finds a worker."""
-        if self.leaving or self.pausing or self.end is not None:
-            return
-        for step, queue in self.router.queues.items():
-            if not queue:
-                continue
-            spec = self.definition.steps.get(step)
-            if spec is None:
-                self._fail_unknown(step)
-                continue
-            taken = self.workers.setdefault(step, set())
-            while queue and len(taken) < spec.num_workers:
-                job = self.state.jobs.get(queue.popleft())
-                if job is None or job.id in self.active:
-                    continue
-                worker = next(n for n in range(spec.num_workers) if n not in taken)
-                taken.add(worker)
-                self._begin(job, spec, worker)
-
-    def _begin(self, job: Job, spec: StepSpec, worker: int) -> None:
-        invocation = Invocation(self, job, spec, worker)
-        self.active[job.id] = invocation
-        self.emit(JobBegan(job.id, spec.name, invocation.taken, worker))
-        self.flush_later()
-        self.tasks[job.id] = self.loop.create_task(self._execute(invocation))
-
-    async def _execute(self, invocation: Invocation) -> None:
-        """One execution of a step, in a task of its own."""
-        current_invocation.set(invocation)
-        context = Context.inside(invocation)
-        result: Any = None
-        error: BaseException | None = None
-        try:
-            result = await invocation.call(context)
-        except asyncio.CancelledError as cancelled:
-            task = asyncio.current_task()
-            if self.unwinding or self.end is not None or (task is not None and task.cancelling()):
-                self._let_go(invocation)
-                raise
-            error = cancelled
-        except (Exception, Waits, SystemExit) as raised:
-            error = raised
-        if self.unwinding or self.end is not None:
-            self._let_go(invocation)
-            return
-        try:
-            self._conclude(invocation, result, error)
-        except Exception as raised:  # noqa: BLE001 - a result that cannot be stored, or a policy's
-            invocation.held = []
-            self._fail(invocation, raised)
-        self._let_go(invocation)
-
-    def _let_go(self, invocation: Invocation) -> None:
-        invocation.over = True
-        job, step = invocation.job, invocation.spec.name
-        self.active.pop(job.id, None)
-        self.tasks.pop(job.id, None)
-        self.workers[step].discard(invocation.worker)
-        self._due = True
-        self._bell.set()
-
-    def _conclude(
-        self, invocation: Invocation, result: Any, error: BaseException | None
-    ) -> None:
-        job, spec = invocation.job, invocation.spec
-        if isinstance(error, Waits):
-            invocation.release(goes_on=True)
-            self.emit(JobLeft(job.id, spec.name, invocation.taken, invocation.worker))
-            met = any(w.event is not None or w.timed_out for w in job.waits.values())
-            if not job.is_waiting and met:
-                self.fresh.append(job.id)  # it came while the step was on its way out
-            return
-        if error is not None:
-            self._fail(invocation, error)
-            return
-        given = self._check_result(spec, result)
-        deliveries = [self.router.prepare(event, job, inside=True) for event in given]
-        members = [self.router.prepare(event, job, inside=True) for event in _listed(result)]
-        invocation.release(goes_on=False)
-        output = type(result).__name__ if is_event(result) else None
-        if isinstance(result, list) and result:
-            output = f"list[{type(result[0]).__name__}]"
-        if isinstance(result, list):
-            self.router.fan_out(members, job)
-        for delivery in deliveries:
-            if self.end is None:
-                self.deliver(delivery)
-        self.emit(JobEnded(job.id, spec.name, invocation.taken, invocation.worker, output))
-        self._forget(job)
-        self.router.leave(job)
-
-    def _check_result(self, spec: StepSpec, result: Any) -> list[Any]:
-        """The single events that a step returned. Raises `WorkflowRuntimeError`."""
-        if result is None:
-            return []
-        if is_event(result):
-            return [result]
-        if isinstance(result, list) and spec.fans_out and all(is_event(each) for each in result):
-            return []
-        raise WorkflowRuntimeError(
-            f"step {spec.name!r} must return an event or None, not {type(result).__name__}"
-        )
-
-    def _finish(self, event: Any) -> None:
-        if self.end is None:
-            _, text = encode_event(event, self.keep)
-            self.end = c.TurnEnd(result=payload_of(text, self.blobs))
-            self.function.keep_result(self.run_id, event)
-            self._due = True
-
-    def _fail(self, invocation: Invocation, error: BaseException) -> None:
-        job, spec = invocation.job, invocation.spec
-        now = self.clock.now()
-        failure = failure_of(error, spec.name, job.failures + 1, now - (job.began_at or now))
-        pause = next_attempt(invocation, error, now)
-        op = JobFailed(job.id, spec.name, invocation.taken, invocation.worker, failure)
-        if pause is not None:
-            self.errors[job.id] = error  # type: ignore[assignment] - only exceptions are retried
-            self.emit(msgspec.structs.replace(op, retry_at=now + int(pause * SECOND)))
-            return
-        handler = self.definition.handler_for(spec.name, job.recoveries)
-        if handler is not None and isinstance(error, Exception):
-            event = recover(invocation, error, now)
-            delivery = self.router.prepare(event, job, inside=True)
-            used = job.recoveries.get(handler.name, 0) + 1
-            delivery.recoveries = {**job.recoveries, handler.name: used}
-            self.router.add(handler.name, (delivery.data,), delivery)
-            self.emit(msgspec.structs.replace(op, caught=True))
-            self._forget(job)
-            self.router.leave(job)
-            return
-        self.emit(op)
-        self.function.keep_error(self.run_id, error)
-        self.end = c.TurnEnd(error=failure)
-
-    def _fail_unknown(self, step: str) -> None:
-        """The code has changed, and the step of a job is gone."""
-        failure = Failure(
-            "WorkflowStepDoesNotExistError",
-            f"the workflow has no step {step!r} any more; a run that is under way needs it",
-            retryable=False,
-            facts={"step": step},
-        )
-        self.end = self.end or c.TurnEnd(error=failure)
-        self._due = True
-
-    def _forget(self, job: Job) -> None:
-        self.errors.pop(job.id, None)
-        for data in job.events:
-            self._objects.pop(id(data), None)
-        for wait in job.waits.values():
-            if wait.event is not None:
-                self._objects.pop(id(wait.event), None)
-
-    # -- endings ----------------------------------------------------------------------------------
-
-    def _stop_others(self) -> None:
-        """The run has ended: what still executes is cancelled."""
-        for task in self.tasks.values():
-            task.cancel()
-
-    async def _stop_steps(self) -> None:
-        """Cancel what executes and wait for it, within limits: code may refuse."""
-        tasks = list(self.tasks.values())
-        for task in tasks:
-            task.cancel()
-        if not tasks:
-            return
-        _, late = await asyncio.wait(tasks, timeout=GRACE)
-        if late:
-            names = ", ".join(sorted({i.spec.name for i in self.active.values()}))
-            log.warning("run %s was cancelled, but its step %s goes on", self.run_id, names)
-
-    # -- events as objects ------------------------------------------------------------------------
-
-    def remember(self, data: EventData, event: Any) -> None:
-        """Hold the object of an event, so that it need not be decoded."""
-        objects = self._objects
-        if len(objects) >= MOST_OBJECTS and not self.keep:
-            objects.clear()
-        objects[id(data)] = (data, event)
-
-    def object_of(self, data: EventData, kind: type | None = None) -> Any:
-        """An event as object. Raises `WorkflowRuntimeError` when its class is gone."""
-        known = self._objects.get(id(data))
-        if known is not None and known[0] is data:
-            return known[1]
-        kind = kind or self.function.class_of(data.type)
-        if kind is None:
-            raise WorkflowRuntimeError(f"the class {data.type} of a stored event is not known here")
-        event = decode_event(kind, self._text(data.value), self.keep)
-        self.remember(data, event)
-        return event
-
-    def _text(self, payload: Payload) -> bytes:
-        if payload.json is not None:
-            return payload.json
-        return self._large[payload.blob or ""]
-
-    async def _load_blobs(self) -> None:
-        """What is too large for the journal and may be needed."""
-        state = self.state
-        found = [data for job in state.jobs.values() for data in job.events]
-        found += [w.event for j in state.jobs.values() for w in j.waits.values() if w.event]
-        found += [data for held in state.buffers.values() for data in held]
-        found += [d for fan in state.fans.values() for held in fan.collected.values() for d in held]
-        found += [signal.event for signal in state.inbox.values()]
-        for data in found:
-            await self.load(data.value)
-
-    async def load(self, payload: Payload) -> bytes:
-        """The JSON text of a payload."""
-        if payload.json is not None:
-            return payload.json
-        digest = payload.blob or ""
-        if digest not in self._large:
-            self._large[digest] = await self.effects.blob(digest)
-        return self._large[digest]
 
     def stream(self, text: bytes, event: Any, job: int | None = None, mark: str = "") -> None:
         """Write an event to the stream."""
@@ -636,15 +417,11 @@ class Interpreter:
             "event_type": type(event).__name__,
             "qualified_name": wire_name(type(event)),
             "step_name": step,
-            "idle": not self.active,
+            "idle": not self.workers.active,
         }
         if is_input_required(type(event)):
             return
         self.emit(Streamed(built_in("UnhandledEvent", value, INTERNAL), internal=True))
-
-
-def _listed(result: Any) -> list[Any]:
-    return result if isinstance(result, list) else []
 
 
 def _settled(ops: list[TurnOp]) -> tuple[TurnOp, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ironflow.core.clock import SECOND, to_datetime
-from ironflow.core.entries import ParentRef
 from ironflow.core.effects import job_timer
+from ironflow.core.entries import ParentRef
 from ironflow.core.payloads import Payload
 from ironflow.core.values import decode_value, encode_value
 from ironflow.core.workflow_state import (
@@ -27,7 +26,6 @@ from ironflow.core.workflow_state import (
     Remembered,
     Sent,
     Stored,
-    Streamed,
 )
 from ironflow.workflows.codec import (
     build_exception,
@@ -38,7 +36,6 @@ from ironflow.workflows.codec import (
 )
 from ironflow.workflows.errors import WorkflowRuntimeError
 from ironflow.workflows.retry_policy import RetryInfo
-from ironflow.workflows.routing import Delivery
 from ironflow.workflows.steps import StepSpec
 from ironflow.workflows.store import Claims, StateStore
 from ironflow.workflows.vocabulary import is_event, wire_name
@@ -46,7 +43,9 @@ from ironflow.workflows.vocabulary import is_event, wire_name
 if TYPE_CHECKING:
     from ironflow.workflows.interpreter import Interpreter
 
-current_invocation: ContextVar[Invocation | None] = ContextVar("ironflow_workflow_step", default=None)
+current_invocation: ContextVar[Invocation | None] = ContextVar(
+    "ironflow_workflow_step", default=None
+)
 """The step whose function is executing."""
 
 DEFAULT_WAIT = 2000.0
@@ -109,15 +108,13 @@ class Invocation:
         arguments: dict[str, Any] = {}
         if spec.context is not None:
             arguments[spec.context] = context
-        events = [self.body.object_of(data) for data in self.job.events]
+        events = [self.body.objects.get(data) for data in self.job.events]
         if spec.join is not None:
             arguments[spec.join.name] = events
             return arguments
         left = list(events)
         for slot in spec.slots:
-            found = next(
-                (e for e in left if isinstance(e, slot.types)), left[0] if left else None
-            )
+            found = next((e for e in left if isinstance(e, slot.types)), left[0] if left else None)
             arguments[slot.name] = found
             left.remove(found)
         return arguments
@@ -186,20 +183,20 @@ class Invocation:
         self._check()
         body = self.body
         data = event_data(event, body.blobs, body.keep)
-        body.remember(data, event)
+        body.objects.add(data, event)
         mark = digest(data.type, encode_event(event, body.keep)[0], buffer_id or "")
         echo = self._is_echo("collect", mark)
         if echo is not None:
             if echo.released is None:
                 return None
-            return [body.object_of(each) for each in echo.released]
+            return [body.objects.get(each) for each in echo.released]
         buffer = f"{self.spec.name}/{buffer_id or 'default'}"
         held = [*body.state.buffers.get(buffer, []), data]
         chosen = _choose(held, [wire_name(kind) for kind in expected])
         released = tuple(held[n] for n in chosen) if chosen is not None else None
         body.emit(Collected(buffer, data, self.job.id, mark, released))
         body.flush_later()
-        return None if released is None else [body.object_of(each) for each in released]
+        return None if released is None else [body.objects.get(each) for each in released]
 
     # -- waits ------------------------------------------------------------------------------------
 
@@ -223,9 +220,9 @@ class Invocation:
         wait = self.job.waits.get(key)
         if wait is not None:
             if wait.event is not None:
-                return self.body.object_of(wait.event, kind)
+                return self.body.objects.get(wait.event, kind)
             if wait.timed_out:
-                raise asyncio.TimeoutError(f"no {kind.__name__} came in time")
+                raise TimeoutError(f"no {kind.__name__} came in time")
             raise Waits
         if waiter_event is not None:
             self.write(waiter_event)
@@ -243,7 +240,7 @@ class Invocation:
         self._check()
         known = self.job.memos.get(name)
         if known is not None:
-            return decode_value(await self.body.load(known))
+            return decode_value(await self.body.objects.load(known))
         made = fn(*args, **kwargs)
         value = await made if inspect.isawaitable(made) else made
         data = encode_value(value, f"once {name!r}")
@@ -254,7 +251,9 @@ class Invocation:
 
     # -- children ---------------------------------------------------------------------------------
 
-    def start_child(self, workflow_id: str, make: Callable[[str, ParentRef], Any]) -> tuple[str, str]:
+    def start_child(
+        self, workflow_id: str, make: Callable[[str, ParentRef], Any]
+    ) -> tuple[str, str]:
         """The key and the run of another workflow that this step starts; the same again when the
         step is executed again.
         """
@@ -286,7 +285,7 @@ class Invocation:
         began = job.began_at or self.started_at
         error = None
         if job.error is not None:
-            kept = self.body.errors.get(job.id)
+            kept = self.body.workers.errors.get(job.id)
             facts = job.error.facts or {}
             error = kept or build_exception(
                 {
@@ -300,7 +299,7 @@ class Invocation:
 
 
 def _choose(held: list[EventData], wanted: list[str]) -> list[int] | None:
-    """Indexes of the events that make up what is wanted, in that order, None when one is missing."""
+    """Indexes of the events that make up what is wanted, in that order; None without one."""
     chosen: list[int] = []
     for name in wanted:
         for index, data in enumerate(held):
@@ -310,5 +309,3 @@ def _choose(held: list[EventData], wanted: list[str]) -> list[int] | None:
         else:
             return None
     return chosen
-
-

@@ -1,17 +1,17 @@
-"""A workflow as the engine serves it: its definition, its face for HTTP, and the bodies of its runs."""
+"""A workflow as the engine serves it: its definition, its face for HTTP, and the bodies of runs."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from ironflow.core.entries import RunOptions
 from ironflow.core.errors import InvalidInput
 from ironflow.core.execution import Assignment, Effects
-from ironflow.core.entries import RunOptions
 from ironflow.core.functions import Definition as FunctionDefinition
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.payloads import Payload
@@ -49,7 +49,9 @@ class MountedWorkflow:
         self.id = name or workflow.workflow_name
         if not self.id or len(self.id) > LONGEST_NAME or "/" in self.id:
             raise InvalidInput("name", f"{self.id!r}: use 1 to {LONGEST_NAME} characters without /")
-        self.fn = type(workflow.source if isinstance(workflow, ForeignWorkflow) else workflow)
+        self.fn: Callable[..., Any] = type(
+            workflow.source if isinstance(workflow, ForeignWorkflow) else workflow
+        )
         self.__module__ = self.fn.__module__
         self.extra = tuple(additional_events)
         for kind in self.extra:
@@ -83,7 +85,9 @@ class MountedWorkflow:
             id=self.id,
             name=self.id,
             code=self.graph.code,
-            description=(self.fn.__doc__ or "").strip() if self.fn.__doc__ != Workflow.__doc__ else "",
+            description=(self.fn.__doc__ or "").strip()
+            if self.fn.__doc__ != Workflow.__doc__
+            else "",
             options=RunOptions(
                 retry=RetryPolicy(max_attempts=1), timeout=self.workflow.timeout, compensate_on=()
             ),

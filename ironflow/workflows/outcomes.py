@@ -39,7 +39,11 @@ def failure_of(error: BaseException, step: str, attempts: int, micros: int) -> F
 def next_attempt(invocation: Invocation, error: BaseException, now: int) -> float | None:
     """Seconds until the next attempt of a step that failed, None when there is none."""
     policy = invocation.spec.retry_policy
-    if policy is None or not isinstance(error, Exception) or isinstance(error, WorkflowRuntimeError):
+    if (
+        policy is None
+        or not isinstance(error, Exception)
+        or isinstance(error, WorkflowRuntimeError)
+    ):
         return None
     job = invocation.job
     began = job.began_at if job.began_at is not None else invocation.started_at
@@ -50,7 +54,7 @@ def next_attempt(invocation: Invocation, error: BaseException, now: int) -> floa
 def recover(invocation: Invocation, error: Exception, now: int) -> Any:
     """What an error handler is given: of the family of classes that the step's event has."""
     job = invocation.job
-    events = [invocation.body.object_of(data) for data in job.events]
+    events = [invocation.body.objects.get(data) for data in job.events]
     kind: Any = StepFailedEvent
     other = foreign()
     if other is not None and events and not isinstance(events[0], OURS.event):

@@ -126,7 +126,9 @@ class _Builder:
                 type_name=type_name,
                 config_file=resource.config_file,
                 path_selector=resource.path_selector,
-                config_schema=kind.model_json_schema() if hasattr(kind, "model_json_schema") else None,
+                config_schema=kind.model_json_schema()
+                if hasattr(kind, "model_json_schema")
+                else None,
                 config_value=resource.read(),
                 description=resource.description,
             )
@@ -154,6 +156,8 @@ def _place(fn: Any) -> tuple[str | None, int | None]:
         return None, None
 
 
-def _node(node_id: str, node_type: str, *, label: str | None = None, **facts: Any) -> dict[str, Any]:
+def _node(
+    node_id: str, node_type: str, *, label: str | None = None, **facts: Any
+) -> dict[str, Any]:
     known = {"id": node_id, "label": label or node_id, "node_type": node_type, "title": None}
     return {**known, "event_type": None, **facts}

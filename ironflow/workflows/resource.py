@@ -133,9 +133,7 @@ class ResourceManager:
         self._made: dict[int, Any] = {}
         self._locks: dict[int, asyncio.Lock] = {}
 
-    async def get(
-        self, kind: Any, resource: Any, path: tuple[Any, ...] = ()
-    ) -> Any:
+    async def get(self, kind: Any, resource: Any, path: tuple[Any, ...] = ()) -> Any:
         """The resource, made if need be. Raises `WorkflowConfigurationError` for a cycle."""
         if not hasattr(resource, "factory"):
             return resource.load(kind)

@@ -41,14 +41,10 @@ class RetryPolicy(Protocol):
         ...
 
 
-def ask(
-    policy: Any, elapsed: float, attempts: int, error: Exception, seed: int
-) -> float | None:
+def ask(policy: Any, elapsed: float, attempts: int, error: Exception, seed: int) -> float | None:
     """What a policy says, whether or not it knows of seeds."""
     parameters = inspect.signature(policy.next).parameters
-    takes_seed = "seed" in parameters or any(
-        p.kind is p.VAR_KEYWORD for p in parameters.values()
-    )
+    takes_seed = "seed" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     said = (
         policy.next(elapsed, attempts, error, seed=seed)
         if takes_seed
@@ -157,9 +153,9 @@ class retry_if_exception_message(retry_if_exception):  # noqa: N801
             raise TypeError("give either message or match")
         pattern = re.compile(match) if match is not None else None
         super().__init__(
-            lambda error: bool(pattern.match(str(error)))
-            if pattern is not None
-            else str(error) == message
+            lambda error: (
+                bool(pattern.match(str(error))) if pattern is not None else str(error) == message
+            )
         )
 
 
@@ -422,7 +418,7 @@ class ComposedPolicy:
         self, elapsed_time: float, attempts: int, error: Exception, *, seed: int | None = None
     ) -> float | None:
         """Seconds until the next attempt, None for none."""
-        failed = Failed(elapsed_time, attempts, error, random.Random(seed))  # noqa: S311 - no secret
+        failed = Failed(elapsed_time, attempts, error, random.Random(seed))
         if not self.retry.holds(failed):
             return None
         pause = self.wait.seconds(failed)

@@ -100,12 +100,10 @@ class Router:
     def prepare(self, event: Any, job: Job | None, *, inside: bool) -> Delivery:
         """An event that a step returned (`inside` its fan-outs) or sent."""
         data = event_data(event, self.body.blobs, self.body.keep)
-        self.body.remember(data, event)
+        self.body.objects.add(data, event)
         if job is None:
             return Delivery(event, data)
-        return Delivery(
-            event, data, job.fans if inside else (), dict(job.recoveries), job.id
-        )
+        return Delivery(event, data, job.fans if inside else (), dict(job.recoveries), job.id)
 
     def route(self, delivery: Delivery, step: str | None = None) -> None:
         """Deliver an event to every step that takes it (or to `step`), and to whoever waits."""
@@ -240,10 +238,10 @@ class Router:
             return True  # entered already with as many as it wanted
         self.body.emit(FanFed(fan_id, spec.name, delivery.data))
         join = spec.join
-        if join is not None and join.take is not None:
-            if len(fan.collected.get(spec.name, ())) >= join.take:
-                self._fire(fan_id, spec.name)
-                self.body.emit(FanFired(fan_id, spec.name))
+        enough = join.take if join is not None else None
+        if enough is not None and len(fan.collected.get(spec.name, ())) >= enough:
+            self._fire(fan_id, spec.name)
+            self.body.emit(FanFired(fan_id, spec.name))
         return True
 
     def _fire(self, fan_id: int, step: str) -> None:
@@ -269,7 +267,7 @@ class Router:
         self.body.emit(FanClosed(fan_id))
 
     def check_step(self, step: str, kind: type) -> None:
-        """Raises `WorkflowRuntimeError` when there is no such step or it does not take the class."""
+        """Raises `WorkflowRuntimeError` when there is no such step, or it does not take that."""
         spec = self.body.definition.plain.get(step)
         if spec is None:
             raise WorkflowRuntimeError(f"there is no step {step!r}")
@@ -288,4 +286,3 @@ def meets(event: Any, requirements: dict[str, Any]) -> bool:
         if found != wanted and values.get(name, extra.get(name)) != wanted:
             return False
     return True
-

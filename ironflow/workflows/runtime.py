@@ -86,9 +86,13 @@ class Runtime:
         finally:
             self.users -= 1
             if not self.users and self.db is not None:
-                async with self._lock:
-                    if not self.users and self._open:
-                        await self._stop()
+                await self._close()
+
+    async def _close(self) -> None:
+        """Close the file, unless somebody has come meanwhile."""
+        async with self._lock:
+            if not self.users and self._open:
+                await self._stop()
 
     async def _start(self) -> None:
         def fail(error: StorageError) -> None:
@@ -257,7 +261,7 @@ class ChildRuns(Runs):
 
     async def load(self, payload: Payload) -> bytes:
         """The JSON text of a payload."""
-        return await self._invocation.body.load(payload)
+        return await self._invocation.body.objects.load(payload)
 
     def follow(self, run_id: str, after: int) -> AsyncIterator[StreamedEvent]:
         """The events of the child's stream."""
@@ -296,7 +300,9 @@ def begin(
         if start_event is not None and fields:
             import warnings
 
-            warnings.warn("run() was given a start_event: the other arguments are ignored", stacklevel=3)
+            warnings.warn(
+                "run() was given a start_event: the other arguments are ignored", stacklevel=3
+            )
         event = workflow.start_event(start_event, fields)
     state = ctx.initial() if ctx is not None else None
     if invocation is not None and not invocation.over:

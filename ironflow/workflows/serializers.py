@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import pickle  # noqa: S403 - only for contexts that the program itself has written
+import pickle
 from typing import Any
 
 from pydantic import BaseModel

@@ -24,7 +24,7 @@ FRAMES = 8
 
 
 class Slot(msgspec.Struct, frozen=True):
-    """A parameter of a step that takes events. `many`: it joins a fan-out; `take`: after so many."""
+    """A parameter that takes events. `many`: it joins a fan-out; `take`: after so many."""
 
     name: str
     types: tuple[type, ...]
@@ -102,7 +102,7 @@ def step(
     """
 
     def decorate(fn: Callable[..., Any]) -> Callable[..., Any]:
-        if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
+        if type(num_workers) is not int or num_workers < 1:
             raise WorkflowValidationError(
                 f"step {fn.__name__!r}: num_workers must be a whole number of at least 1, "
                 f"not {num_workers!r}"
@@ -144,10 +144,10 @@ def catch_error(
     """
 
     def decorate(fn: Callable[..., Any]) -> Callable[..., Any]:
-        if isinstance(max_recoveries, bool) or not isinstance(max_recoveries, int):
-            raise WorkflowValidationError("catch_error: max_recoveries must be a whole number")
-        if max_recoveries < 1:
-            raise WorkflowValidationError("catch_error: max_recoveries must be at least 1")
+        if type(max_recoveries) is not int or max_recoveries < 1:
+            raise WorkflowValidationError(
+                "catch_error: max_recoveries must be a whole number of at least 1"
+            )
         if isinstance(for_steps, str):
             raise WorkflowValidationError("catch_error: for_steps must be a list of step names")
         spec = read_step(fn, handles=tuple(for_steps or ()), max_recoveries=max_recoveries)
@@ -292,9 +292,9 @@ def _slot(step_name: str, name: str, hint: Any) -> Slot | None:
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
         for extra in extras:
-            if isinstance(extra, Collect) and isinstance(extra.cardinality, Take):
-                take = extra.cardinality.n
-            elif type(extra).__name__ == "Collect" and hasattr(extra.cardinality, "n"):
+            if (isinstance(extra, Collect) and isinstance(extra.cardinality, Take)) or (
+                type(extra).__name__ == "Collect" and hasattr(extra.cardinality, "n")
+            ):
                 take = extra.cardinality.n
     if get_origin(hint) is list:
         kinds = _members(get_args(hint)[0])

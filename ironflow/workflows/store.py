@@ -332,7 +332,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def diff(old: Any, new: Any, path: list[Any]) -> tuple[list[Change], list[Change]]:
-    """What leads from one JSON tree to another, and what leads back, each to be applied in order."""
+    """What leads from one JSON tree to another, and back; each to be applied in order."""
     changes: list[Change] = []
     undo: list[Change] = []
     _compare(old, new, path, changes, undo)
@@ -370,9 +370,9 @@ def _compare_lists(
                 _compare(was, now, [*path, index], changes, undo)
     elif len(old) < len(new) and _same(new[: len(old)], old):
         changes.append(["+", path, new[len(old) :]])
-        undo.append(["<", path, len(new) - len(old)])
+        undo.append(["<", path, len(old)])
     elif len(new) < len(old) and _same(old[: len(new)], new):
-        changes.append(["<", path, len(old) - len(new)])
+        changes.append(["<", path, len(new)])
         undo.append(["+", path, old[len(new) :]])
     else:
         changes.append(["=", path, new])

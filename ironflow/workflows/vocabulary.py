@@ -1,10 +1,11 @@
-"""Which classes play which part: ours, or those of a LlamaIndex workflow that is served as it is."""
+"""Which classes play which part: ours, or those of a LlamaIndex workflow that is mounted."""
 
 from __future__ import annotations
 
 import functools
 import sys
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 from ironflow.core.workflow_stream import BUILT_IN, INTERNAL
 from ironflow.workflows import events
@@ -64,6 +65,14 @@ def is_event(value: object) -> bool:
     return isinstance(value, bases())
 
 
+R = TypeVar("R")
+
+
+def by_class(fn: Callable[[type], R]) -> Callable[[type], R]:
+    """Remember what a function says of each class."""
+    return functools.cache(fn)
+
+
 def _plays(part: str, kind: type) -> bool:
     other = foreign() if FOREIGN in sys.modules else None
     return issubclass(kind, getattr(OURS, part)) or (
@@ -71,37 +80,37 @@ def _plays(part: str, kind: type) -> bool:
     )
 
 
-@functools.cache
+@by_class
 def is_stop(kind: type) -> bool:
     """Whether events of this class end a run."""
     return _plays("stop", kind)
 
 
-@functools.cache
+@by_class
 def is_start(kind: type) -> bool:
     """Whether events of this class begin a run."""
     return _plays("start", kind)
 
 
-@functools.cache
+@by_class
 def is_input_required(kind: type) -> bool:
     """Whether events of this class ask somebody outside."""
     return _plays("input_required", kind)
 
 
-@functools.cache
+@by_class
 def is_human_response(kind: type) -> bool:
     """Whether events of this class answer from outside."""
     return _plays("human_response", kind)
 
 
-@functools.cache
+@by_class
 def is_step_failed(kind: type) -> bool:
     """Whether this is what error handlers get."""
     return _plays("step_failed", kind)
 
 
-@functools.cache
+@by_class
 def wire_name(kind: type) -> str:
     """The full name of a class, as the journal and clients know it."""
     module = kind.__module__
@@ -110,7 +119,7 @@ def wire_name(kind: type) -> str:
     return f"{module}.{kind.__name__}"
 
 
-@functools.cache
+@by_class
 def ancestors(kind: type) -> tuple[str, ...]:
     """The bare names of the event classes between a class and `Event`, nearest first."""
     return tuple(
@@ -120,7 +129,7 @@ def ancestors(kind: type) -> tuple[str, ...]:
     )
 
 
-@functools.cache
+@by_class
 def is_internal(kind: type) -> bool:
     """Whether events of this class are the runtime's own."""
     return any(base.__name__ == INTERNAL for base in kind.__mro__)

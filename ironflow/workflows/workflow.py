@@ -42,7 +42,7 @@ class Workflow:
         super().__init_subclass__(**options)
         cls._free_steps = {}
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the signature that its users know
         self,
         timeout: float | None = 45.0,
         disable_validation: bool = False,
@@ -186,4 +186,8 @@ class Workflow:
         """Lets `num_concurrent_runs` runs of this instance execute at once in this process."""
         import asyncio
 
-        return None if self.num_concurrent_runs is None else asyncio.Semaphore(self.num_concurrent_runs)
+        return (
+            None
+            if self.num_concurrent_runs is None
+            else asyncio.Semaphore(self.num_concurrent_runs)
+        )
