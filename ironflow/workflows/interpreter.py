@@ -384,6 +384,11 @@ class Interpreter:
                 future.set_result(None)
         return asyncio.shield(future)
 
+    def forget_children(self, job_id: int) -> None:
+        """The step of a job is over: whoever in it still waits for a child waits in vain."""
+        for key in [key for key in self._children if key[0] == job_id]:
+            self._children.pop(key).cancel()
+
     def follow_child(self, run_id: str, after: int) -> AsyncIterator[StreamedEvent]:
         """The streamed events of a child."""
         return self.effects.follow(run_id, after)

@@ -98,6 +98,7 @@ class Workers:
 
     def _let_go(self, invocation: Invocation) -> None:
         invocation.over = True
+        self.body.forget_children(invocation.job.id)
         job, step = invocation.job, invocation.spec.name
         self.active.pop(job.id, None)
         self.tasks.pop(job.id, None)

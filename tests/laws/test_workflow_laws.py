@@ -28,9 +28,7 @@ Stage = tuple[str, int, float]
 KINDS = ("plain", "fan", "nested", "collect", "retry", "timeout", "once", "child", "caught", "send")
 
 stages = st.lists(
-    st.tuples(
-        st.sampled_from(KINDS), st.integers(0, 3), st.sampled_from([0.0, 0.01, 0.5, 40.0])
-    ),
+    st.tuples(st.sampled_from(KINDS), st.integers(0, 3), st.sampled_from([0.0, 0.01, 0.5, 40.0])),
     min_size=1,
     max_size=4,
 )
@@ -315,8 +313,10 @@ def test_a_crash_after_any_commit_changes_nothing(program: list[Stage], data: An
     calm, commits = live(program, None)
     assert live(program, None, linger=0.0)[0] == calm  # let go of at every wait
     points = range(2, commits + 1)
-    chosen = points if len(points) <= 6 else data.draw(
-        st.lists(st.sampled_from(points), min_size=6, max_size=6, unique=True)
+    chosen = (
+        points
+        if len(points) <= 6
+        else data.draw(st.lists(st.sampled_from(points), min_size=6, max_size=6, unique=True))
     )
     for point in chosen:
         assert live(program, point)[0] == calm, f"crashed at commit {point} of {commits}"
