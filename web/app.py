@@ -14,6 +14,8 @@ from ironflow.actors.engine import Engine
 from ironflow.web import events_api, functions_api, runs_api, server_api
 from ironflow.web.metrics import Metrics
 from ironflow.web.openapi import describe_api
+from ironflow.web.prefect.face import add_prefect_face
+from ironflow.web.prefect.routing import make_middleware as make_prefect_middleware
 from ironflow.web.problems import make_middleware, note_prepared
 from ironflow.web.readiness import JournalWatch
 from ironflow.web.routing import STATE, Route, State, add_routes
@@ -89,7 +91,11 @@ def make_app(
     metrics = Metrics(engine)
     app = web.Application(
         client_max_size=body_limit,
-        middlewares=[metrics.middleware, make_middleware(engine.ids, dev=dev)],
+        middlewares=[
+            metrics.middleware,
+            make_middleware(engine.ids, dev=dev),
+            make_prefect_middleware(),
+        ],
     )
     app[STATE] = State(engine, version, started_at, JournalWatch(engine))
     app[OPENAPI] = msgspec.json.encode(describe_api([*ROUTES, *ELSEWHERE], version))
@@ -98,6 +104,7 @@ def make_app(
     app.router.add_get("/openapi.json", _serve_openapi)
     metrics.add_routes(app)
     add_stream_routes(app, engine)
+    add_prefect_face(app, engine)
     return app
 
 
