@@ -291,7 +291,7 @@ def state_text(data: bytes) -> bytes:
 # -- the fold -------------------------------------------------------------------------------------
 
 
-def apply(history: History, entry: FlowEntry, at: int) -> None:  # noqa: C901 - one case a kind
+def apply(history: History, entry: FlowEntry, at: int) -> None:
     """Change `history` by one entry that was recorded at `at`."""
     history.version += 1
     run = history.flow_run
@@ -367,8 +367,8 @@ def _add_task(history: History, info: TaskRunInfo, at: int) -> TaskRun:
 
 def find_task(history: History, info: TaskRunInfo) -> TaskRun | None:
     """The task run that a report is of: by its keys, else by its id."""
-    id = history.keys.get(task_name(info.task_key, info.dynamic_key), info.id)
-    return history.tasks.get(id)
+    known = history.keys.get(task_name(info.task_key, info.dynamic_key), info.id)
+    return history.tasks.get(known)
 
 
 def _record(history: History, entry: TaskRunRecorded, at: int) -> None:
@@ -381,8 +381,7 @@ def _record(history: History, entry: TaskRunRecorded, at: int) -> None:
     old = task.state
     if old is not None and (state.timestamp, state.id) < (old.timestamp, old.id):
         return  # what is known is newer
-    info.id = task.info.id
-    task.info, task.state = info, state
+    task.info, task.state = msgspec.structs.replace(info, id=task.info.id), state
     task.run_count, task.flow_run_run_count = entry.run_count, entry.flow_run_run_count
     task.expected_at, task.next_scheduled_at = entry.expected_at, entry.next_scheduled_at
     task.started_at, task.ended_at, task.run_time = entry.started_at, entry.ended_at, entry.run_time
