@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from compat.prefect.normal_form import NormalForm, differences
-from compat.prefect.sequences import Operation, flow_sequence, task_sequence
+from compat.prefect.sequences import Operation, flow_sequence, pause_sequence, task_sequence
 from compat.prefect.servers import Answer, Server
 
 TRIES = 6
