@@ -96,10 +96,9 @@ class Sequence:
         """A random identifier that the seed repeats."""
         return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
 
-    def moment(self) -> str:
-        """Whole hours before or after now."""
-        hours = self.rng.choice([-5, -2, 2, 5])
-        return (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
+    def moment(self, *hours: int) -> str:
+        """So many hours from now, one of these."""
+        return (datetime.now(UTC) + timedelta(hours=self.rng.choice(hours))).isoformat()
 
     def state(self, kinds: tuple[str, ...]) -> dict[str, Any]:
         """A state to propose."""
@@ -125,11 +124,13 @@ class Sequence:
                 self.transition = self.uuid()
             details["transition_id"] = self.transition
         if kind == "SCHEDULED" and self.chance(0.9):
-            details["scheduled_time"] = self.moment()
+            # Seconds ago: a server marks as late what has been due for 15 of them, in its own time.
+            soon = (datetime.now(UTC) - timedelta(seconds=3)).isoformat()
+            details["scheduled_time"] = soon if self.chance(0.5) else self.moment(2, 5)
         if kind == "PAUSED":
             details["pause_key"] = self.rng.choice(["a", "b"])
             if self.chance(0.8):
-                details["pause_timeout"] = self.moment()
+                details["pause_timeout"] = self.moment(2, 5)
             details["pause_reschedule"] = self.chance(0.2)
         return details
 
@@ -207,7 +208,7 @@ def task_sequence(seed: int) -> list[Operation]:
         if made.chance(0.3):
             state.setdefault("state_details", {})["cache_key"] = "cache-{nonce}"
             if made.chance(0.4):
-                state["state_details"]["cache_expiration"] = made.moment()
+                state["state_details"]["cache_expiration"] = made.moment(-2, 2)
             if made.chance(0.2):
                 state["state_details"]["refresh_cache"] = True
         force = made.chance(0.1)

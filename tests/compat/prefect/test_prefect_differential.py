@@ -8,6 +8,7 @@ import uuid
 from typing import Any
 
 import pytest
+from compat.prefect.filter_cases import data, question
 from compat.prefect.normal_form import NormalForm, differences
 from compat.prefect.sequences import Operation, flow_sequence, pause_sequence, task_sequence
 from compat.prefect.servers import Answer, Server
@@ -20,10 +21,15 @@ class Busy(Exception):
     """The real server's database is locked."""
 
 
-def play(server: Server, operations: list[Operation]) -> list[tuple[Answer, Any]]:
+def play(
+    server: Server,
+    operations: list[Operation],
+    known: dict[str, str] | None = None,
+    form: NormalForm | None = None,
+) -> list[tuple[Answer, Any]]:
     """The answers of one server, each with its normal form. Ends at a defect of the server."""
-    known = {"nonce": str(uuid.uuid4())}
-    form = NormalForm()
+    known = {"nonce": str(uuid.uuid4())} if known is None else known
+    form = form or NormalForm()
     answers = []
     for operation in operations:
         path, body = operation.filled(known)
@@ -75,3 +81,42 @@ def test_task_runs_take_the_same_states(real: Server, ours: Server, seed: int) -
 @pytest.mark.parametrize("seed", range(12))
 def test_flow_runs_pause_and_resume_alike(real: Server, ours: Server, seed: int) -> None:
     compare(real, ours, pause_sequence(2000 + seed))
+
+
+class Stored:
+    """The data that filters are asked over, on one server."""
+
+    def __init__(self, server: Server) -> None:
+        for _ in range(TRIES):
+            self.server, self.form = server, NormalForm()
+            self.known = {"nonce": str(uuid.uuid4())}
+            try:
+                made = play(server, data(), self.known, self.form)
+            except Busy:
+                continue
+            assert all(answer.status < 400 for answer, _ in made), made
+            return
+        pytest.fail("the real server was busy")
+
+    def answer(self, operation: Operation) -> tuple[Answer, Any]:
+        """To one question."""
+        for _ in range(TRIES):
+            try:
+                return play(self.server, [operation], self.known, self.form)[0]
+            except Busy:
+                continue
+        pytest.fail("the real server was busy")
+
+
+@pytest.fixture(scope="module")
+def stored(real: Server, ours: Server) -> tuple[Stored, Stored]:
+    return Stored(real), Stored(ours)
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_filters_find_the_same(stored: tuple[Stored, Stored], seed: int) -> None:
+    operation = question(seed)
+    (there, theirs), (here, mine) = (one.answer(operation) for one in stored)
+    assert here.status == there.status, f"{operation}\nreal {there}\nours {here}"
+    found = differences(theirs, mine)
+    assert not found, f"{operation}\n-- " + "\n-- ".join(found)
