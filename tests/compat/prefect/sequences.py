@@ -49,7 +49,6 @@ DATA: tuple[Any, ...] = (
     {"type": "unpersisted"},
     {"type": "reference", "storage_key": "k", "serializer_type": "pickle"},
     {"anything": [1, "two", None]},
-    "text",
 )
 
 
