@@ -10,8 +10,16 @@ import time
 from pathlib import Path
 
 import aiosqlite
+from harness.load import closed_loop
+from harness.processes import Meter, own_rss
+from harness.scenario import Figures, Setting, summary
 
 ROW = b'{"key":"step#0","name":"step","pos":0,"kind":"run","result":{"json":1},"started_at":1}'
+INSERT = "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?)"
+TABLE = (
+    "CREATE TABLE journal (seq INTEGER PRIMARY KEY, stream TEXT, version INTEGER, at INTEGER,"
+    " kind TEXT, data BLOB)"
+)
 
 
 class BareGroupCommit:
@@ -37,57 +45,46 @@ class BareGroupCommit:
     async def _drain(self) -> None:
         while self.waiting:
             batch, self.waiting = self.waiting, []
-            await self.connection.executemany(
-                "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?)", [row for row, _ in batch]
-            )
+            await self.connection.executemany(INSERT, [row for row, _ in batch])
             await self.connection.commit()
             for _, future in batch:
                 future.set_result(None)
         self.task = None
 
 
-async def group_commit(
-    folder: Path, callers: int, seconds: float, durability: str
-) -> dict[str, float]:
-    """Rows per second of `callers` coroutines that each await one row after the other."""
+def pragmas(durability: str) -> tuple[str, str]:
+    """As ironflow sets them."""
     level = "FULL" if durability == "full" else "NORMAL"
-    async with aiosqlite.connect(folder / "bare.db") as connection:
-        await connection.execute("PRAGMA journal_mode = WAL")
-        await connection.execute(f"PRAGMA synchronous = {level}")
-        await connection.execute(
-            "CREATE TABLE journal (seq INTEGER PRIMARY KEY, stream TEXT, version INTEGER,"
-            " at INTEGER, kind TEXT, data BLOB)"
-        )
+    return "PRAGMA journal_mode = WAL", f"PRAGMA synchronous = {level}"
+
+
+async def group_commit(setting: Setting) -> Figures:
+    """Rows per second of `at_once` coroutines that each await one row after the other."""
+    async with aiosqlite.connect(setting.folder / "bare.db") as connection:
+        for line in (*pragmas(setting.durability), TABLE):
+            await connection.execute(line)
         await connection.commit()
         writer = BareGroupCommit(connection)
-        end = time.perf_counter() + seconds
-        latencies: list[float] = []
-
-        async def caller() -> None:
-            while (began := time.perf_counter()) < end:
-                await writer.append()
-                latencies.append(time.perf_counter() - began)
-
-        began, cpu = time.perf_counter(), time.process_time()
-        await asyncio.gather(*(caller() for _ in range(callers)))
-        spent = time.perf_counter() - began
-        return summary(len(latencies), spent, time.process_time() - cpu, latencies)
+        meter = Meter()
+        load = await closed_loop([writer.append] * setting.case["at_once"], setting.seconds)
+        figures = summary(load.count, load.seconds, meter.seconds(), load.latencies)
+        return {**figures, "rss_mib": own_rss()}
 
 
-def summary(count: int, seconds: float, cpu: float, latencies: list[float]) -> dict[str, float]:
-    """A scenario's figures: per second, CPU microseconds each, and latency percentiles in
-    milliseconds.
-    """
-    ordered = sorted(latencies)
-    return {
-        "count": count,
-        "per_second": count / seconds,
-        "cpu_us": cpu / max(count, 1) * 1e6,
-        "p50_ms": ordered[len(ordered) // 2] * 1e3,
-        "p99_ms": ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] * 1e3,
-    }
+async def plain_commit(setting: Setting) -> Figures:
+    """One row, one commit, one after the other, in one thread that does nothing else: the disk."""
+    return _commit_rows(setting.folder / "plain.db", setting)
 
 
-def sqlite_version() -> str:
-    """Of the library that both sides use."""
-    return sqlite3.sqlite_version
+def _commit_rows(path: Path, setting: Setting) -> Figures:
+    connection = sqlite3.connect(path, isolation_level=None)
+    for line in (*pragmas(setting.durability), TABLE):
+        connection.execute(line)
+    latencies: list[float] = []
+    meter, began = Meter(), time.perf_counter()
+    while (start := time.perf_counter()) < began + setting.seconds:
+        connection.execute(INSERT, (None, "run/x", len(latencies), 1, "step", ROW))
+        latencies.append(time.perf_counter() - start)
+    spent = time.perf_counter() - began
+    connection.close()
+    return summary(len(latencies), spent, meter.seconds(), latencies)

@@ -90,6 +90,8 @@ class Server:
                 self.ids,
                 linger=settings.linger,
                 step_threads=settings.step_threads,
+                step_processes=settings.step_processes,
+                logs=(settings.log_format, settings.log_level),
             )
             self.engine = Engine(
                 self.store,

@@ -60,6 +60,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, Doc(ge=0, description="seconds that a waiting run's body stays in memory")
     ] = 2.0
     step_threads: Annotated[int, Doc(ge=1, description="threads for sync steps")] = 32
+    step_processes: Annotated[
+        int, Doc(ge=0, description="processes for steps that ask for one; 0 is one a core")
+    ] = 0
     body_limit: Annotated[int, Doc(ge=1024, description="largest request body, in bytes")] = (
         16 * 1024 * 1024
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -15,7 +15,8 @@ from ironflow.core.schedules import CronSchedule
 EVENT_VARIABLES = frozenset({"event", "data"})
 """What a filter expression may speak of: the whole event, and `data`, short for `event.data`."""
 
-Executor = Literal["loop", "thread"]
+Executor = Literal["loop", "thread", "process"]
+EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 
 
 class Trigger(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -113,6 +113,10 @@ class Execution:
         self.active = 1
         self.waits: dict[str, Group] = {}
         self.running: dict[str, tuple[str, int, int]] = {}
+        self.killable: set[asyncio.Task[Any]] = set()
+        """What waits for a process that may be killed."""
+        self.killed: set[str] = set()
+        """Keys of steps whose process was killed."""
         self.compensations: list[Compensation] = []
         self.values: list[c.RecordStep] = []
         self._reporting_values = asyncio.Lock()
@@ -348,9 +352,14 @@ class Execution:
             return
         self.unwinding = True
         self._interrupt(Unwound)
-        # A body in a thread cannot be interrupted: it is told at its next durable operation.
-        if self.task is not None and self.function.is_async and self.active > 0:
-            self.task.cancel()
+        if self.function.is_async:
+            if self.task is not None and self.active > 0:
+                self.task.cancel()
+            return
+        # A body in a thread cannot be interrupted: it is told at its next durable operation. A
+        # process that it waits for can.
+        for call in list(self.killable):
+            call.cancel()
 
     def _interrupt(self, signal: type[BaseException]) -> None:
         for group in dict.fromkeys(self.waits.values()):

@@ -158,7 +158,8 @@ def function(
     `timeout` bounds a run's wall time. `input`: its type, by default the annotation of the second
     parameter. `cancel_on`: events that cancel a run. `compensate_on`: the endings (`failed`,
     `cancelled`, `timed_out`) that run compensations. `executor`: where sync steps run, `thread`
-    (default) or `loop` (they must not block). Raises `InvalidInput` naming what is wrong.
+    (default), `process` (they compute for long or may have to be killed; importable functions
+    only) or `loop` (they must not block). Raises `InvalidInput` naming what is wrong.
     """
     if fn is None:
         options = {k: v for k, v in locals().items() if k != "fn"}

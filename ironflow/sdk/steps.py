@@ -24,7 +24,8 @@ from ironflow.core.errors import (
     NotFound,
     WaitTimeout,
 )
-from ironflow.core.functions import compile_filter
+from ironflow.core.functions import EXECUTORS, compile_filter
+from ironflow.core.functions import Executor as ExecutorName
 from ironflow.core.patterns import validate_event_name, validate_pattern
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.runs import OPEN, Step, StepStatus
@@ -73,15 +74,19 @@ class Steps:
         *args: Any,
         retry: RetryPolicy | int | dict[str, Any] | bool | None = None,
         timeout: Duration | None = None,
+        executor: ExecutorName | None = None,
         **kwargs: Any,
     ) -> Any:
         """Call `fn(*args, **kwargs)` once and remember its result.
 
-        Sync functions run in a thread. A failing one is tried again by `retry` (default: the
-        function's policy) with pauses that survive a restart; `timeout` bounds each attempt. Raises
-        `StepError` when the last attempt failed, `NotSerializable` when the result cannot be
-        stored.
+        Async functions run on the loop, sync ones where the function's `executor` says (default: in
+        a thread); with `executor` here either kind runs there. A failing one is tried again by
+        `retry` (default: the function's policy) with pauses that survive a restart; `timeout`
+        bounds each attempt. Raises `StepError` when the last attempt failed, `NotSerializable` when
+        the result cannot be stored, `InvalidInput` for what cannot run in a process.
         """
+        if executor is not None and executor not in EXECUTORS:
+            raise InvalidInput("executor", f"{executor!r:.50} is none of {', '.join(EXECUTORS)}")
         execution = self._execution
         place = execution.place("run", name)
         step = place.step
@@ -89,7 +94,7 @@ class Steps:
             return await execution.value(step)
         policy = execution.function.retry if retry is None else RetryPolicy.of(retry)
         seconds = None if timeout is None else parse_duration(timeout, "timeout")
-        call = Call(fn, args, kwargs, seconds)
+        call = Call(fn, args, kwargs, seconds, executor)
         return await attempt_step(execution, place, policy, call)
 
     def compensate(self, name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> None:

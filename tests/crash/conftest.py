@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ START_LIMIT = 30.0
 
 class ServerProcess:
     """`ironflow serve` in a folder of its own."""
+
+    program: tuple[str, ...] = (sys.executable, "-m", "ironflow")
 
     def __init__(self, folder: Path, app: Path, *options: str) -> None:
         self.folder, self.app, self.options = folder, app, options
@@ -37,7 +39,7 @@ class ServerProcess:
 
     def start(self) -> None:
         """Start, and return when it takes work."""
-        line = [sys.executable, "-m", "ironflow", "serve", str(self.app), "--db", str(self.db)]
+        line = [*self.program, "serve", str(self.app), "--db", str(self.db)]
         line += ["--port", str(self.port), *self.options]
         environment = {**os.environ, "CRASH_SIDE_FILE": str(self.side_file)}
         with self.log.open("ab") as log:
@@ -95,12 +97,22 @@ class ServerProcess:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    """Not started yet."""
-    made = ServerProcess(tmp_path, HERE / "kill_app.py")
-    try:
-        yield made
-    finally:
+def make_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """Makes servers, not started yet, of an application beside this file."""
+    servers: list[ServerProcess] = []
+
+    def make(app: str, *options: str) -> ServerProcess:
+        servers.append(ServerProcess(tmp_path, HERE / app, *options))
+        return servers[-1]
+
+    yield make
+    for made in servers:
         if made.process is not None and made.process.poll() is None:
             made.process.kill()
             made.process.wait()
+
+
+@pytest.fixture
+def server(make_server: Callable[..., ServerProcess]) -> ServerProcess:
+    """Not started yet."""
+    return make_server("kill_app.py")
