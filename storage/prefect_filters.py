@@ -27,7 +27,9 @@ MOST_BRANCHES = 9
 """Branches of a union that each read a page from their own index."""
 
 Values = list[Any]
-_COMPARISONS = {"le": "<=", "ge": ">=", "eq": "="}
+_COMPARISONS = {"le": "<=", "ge": ">=", "gt": ">", "eq": "="}
+_ORDERS = {"ACCEPTED": "{t}.seq"}
+"""Orders that no client asks for."""
 _NOTHING = "0"
 
 
@@ -41,7 +43,8 @@ class Query(NamedTuple):
 def select_rows(selection: Selection, columns: str, now: int, most: int | None = None) -> Query:
     """A page of a resource: `columns` is SQL with `{t}` for its table; `now` in microseconds."""
     resource = selection.resource
-    order = _fill(resource.sorts[selection.sort], "t", now)
+    order = resource.sorts.get(selection.sort) or _ORDERS[selection.sort]
+    order = _fill(order, "t", now)
     limit = selection.limit if most is None else most
     wanted = _fill(columns, "t", now)
     branches = _branches(selection)
@@ -208,9 +211,12 @@ def _express_test(test: Test, table: str, values: Values, now: int) -> str:
     match test.test:
         case "in" | "not_in":
             return _express_list(column, test.test == "not_in", value, values)
-        case "le" | "ge" | "eq":
+        case "le" | "ge" | "gt" | "eq":
             values.append(value)
             return f"{column} {_COMPARISONS[test.test]} ?"
+        case "after":
+            values += value
+            return f"{column} > ({', '.join('?' * len(value))})"
         case "like":
             values.append(f"%{value}%")
             return f"{column} LIKE ?"

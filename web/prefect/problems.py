@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,7 +25,7 @@ from ironflow.core.errors import (
     StorageError,
     StorageFull,
 )
-from ironflow.core.prefect.faults import MESSAGE, Fault, InvalidRequest, Location, Refusal
+from ironflow.core.prefect.faults import MESSAGE, Fault, InvalidRequest, Refusal, parse_path
 
 log = logging.getLogger("ironflow.web.prefect")
 
@@ -35,21 +34,6 @@ RETRY_AFTER = 1.0
 SERVER_DETAIL = "Internal Server Error"
 UNCLEAR = "The request may or may not have had its effect; the answer did not come in time."
 
-_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
-_PATH = re.compile(r" - at `(key in )?(\$.*)`$", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `(.+)`$", re.DOTALL)
-_UNKNOWN = re.compile(r"Object contains unknown field `(.+)`$", re.DOTALL)
-_KINDS = (
-    ("Invalid enum value", "enum"),
-    ("Invalid UUID", "uuid_parsing"),
-    ("Invalid RFC3339", "datetime_parsing"),
-    ("Expected `object", "model_attributes_type"),
-    ("Expected `array", "list_type"),
-    ("Expected `int", "int_type"),
-    ("Expected `float", "float_type"),
-    ("Expected `str", "string_type"),
-    ("Expected `bool", "bool_type"),
-)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -115,48 +99,6 @@ def _encode_faults(faults: Iterable[Fault], body: Any) -> bytes:
         for where, kind, text, value in faults
     ]
     return _encode({"exception_message": MESSAGE, "exception_detail": listed, "request_body": body})
-
-
-def parse_path(text: str) -> Location:
-    """A path of the decoder, such as `.flows[2].name`, as its parts."""
-    parts: list[str | int] = []
-    for match in _STEP.finditer(text):
-        name, index = match.groups()
-        if name is not None:
-            parts.append(name)
-        elif index is not None:
-            parts.append(int(index))
-    return tuple(parts)
-
-
-def find_fault(error: msgspec.ValidationError, source: str, value: Any) -> Fault:
-    """The fault in a decoding error; `source` is `body` or `query`, `value` what was decoded."""
-    text = str(error)
-    reason = _PATH.sub("", text)
-    found = _PATH.search(text)
-    where = parse_path(found.group(2).removeprefix("$")) if found is not None else ()
-    missing, unknown = _MISSING.match(reason), _UNKNOWN.match(reason)
-    inner = _look_up(value, where)
-    if missing is not None:
-        return Fault((source, *where, missing.group(1)), "missing", "Field required", inner)
-    if unknown is not None:
-        name = unknown.group(1)
-        inner = inner.get(name) if isinstance(inner, dict) else None
-        text = "Extra inputs are not permitted"
-        return Fault((source, *where, name), "extra_forbidden", text, inner)
-    kind = next((kind for start, kind in _KINDS if reason.startswith(start)), "value_error")
-    return Fault((source, *where), kind, reason, inner)
-
-
-def _look_up(value: Any, where: Location) -> Any:
-    for part in where:
-        if isinstance(value, dict) and isinstance(part, str):
-            value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
-            return None
-    return value
 
 
 def _clean(text: str) -> str:

@@ -17,10 +17,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ironflow.actors.engine import Engine
-from ironflow.core.prefect.faults import Fault, InvalidRequest, Refusal
+from ironflow.core.prefect.faults import Fault, InvalidRequest, Refusal, find_fault
 from ironflow.core.prefect.filters import parse_uuid
 from ironflow.core.values import MAX_DEPTH
-from ironflow.web.prefect.problems import find_fault, respond, say, say_unexpected
+from ironflow.web.prefect.problems import respond, say, say_unexpected
 from ironflow.web.queries import is_too_deep
 
 Q = TypeVar("Q")

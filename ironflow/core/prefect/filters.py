@@ -37,9 +37,9 @@ _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f
 class Test(NamedTuple):
     """`column` (a name, or SQL with `{t}` for the table) compared with `value` by `test`.
 
-    Tests: `in`, `not_in`, `like`, `starts`, `le`, `ge`, `eq`, `null` (value: whether it is),
-    `has_all`, `has_any`, `empty` (of a JSON list), `exists` (column is a condition of its own),
-    `search` (value: a `TextQuery`).
+    Tests: `in`, `not_in`, `like`, `starts`, `le`, `ge`, `gt`, `eq`, `after` (of several columns
+    together), `null` (value: whether it is), `has_all`, `has_any`, `empty` (of a JSON list),
+    `exists` (column is a condition of its own), `search` (value: a `TextQuery`).
     """
 
     column: str
