@@ -22,8 +22,8 @@ from ironflow.actors.kernel import Behavior, Ensure, Ref
 from ironflow.actors.outbox import Outbox, decode_row
 from ironflow.actors.pool import Pool
 from ironflow.actors.prefect.doors import Prefect
-from ironflow.actors.prefect.flow_run import fold as fold_flow_run
 from ironflow.actors.prefect.feeds import KEEP, Feeds
+from ironflow.actors.prefect.flow_run import fold as fold_flow_run
 from ironflow.actors.router import EventEmitted, FunctionsChanged, Router
 from ironflow.actors.run import RunActor, fold
 from ironflow.actors.schedule import ScheduleActor
@@ -113,6 +113,8 @@ class Engine:
             Behavior("janitor", partial(Janitor, make, retention), idle_after=None)
         )
         self.router = self.system.ref("router")
+        self.prefect = Prefect(self)
+        """Flows, flow runs and task runs of Prefect clients."""
         self.feeds = Feeds(make, keep_prefect_events)
         """Events and logs of the Prefect API."""
 
@@ -324,8 +326,11 @@ class Engine:
         """Who decides about a run: its client's process moves a Prefect flow run, the engine all
         others.
         """
+        return self.system.ref("flow_run" if await self._is_flow_run(run_id) else "run", run_id)
+
+    async def _is_flow_run(self, run_id: str) -> bool:
         row = await self.store.reader.run(run_id)
-        return self.system.ref("flow_run" if row is not None and row.kind == "flow" else "run", run_id)
+        return row is not None and row.kind == "flow"
 
     async def wait(self, run_id: str, timeout: float | None = None) -> Run | None:
         """The run once it has ended, None after `timeout` seconds. Raises `NotFound`. Nothing
@@ -375,7 +380,8 @@ class Engine:
         corresponds to it. Raises `NotFound`.
         """
         loaded = await self.store.reader.load(f"run/{run_id}")
-        if loaded.entries and is_of_flow_run(loaded.entries[0].kind):
+        newest = loaded.entries[-1].kind if loaded.entries else ""
+        if is_of_flow_run(newest) or (not newest and await self._is_flow_run(run_id)):
             flow_run = as_run(fold_flow_run(run_id, loaded))
             if flow_run is None:
                 raise NotFound("run", run_id)

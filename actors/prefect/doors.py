@@ -168,9 +168,9 @@ class Prefect:
         """Propose a state for a flow run. Raises `NotFound`."""
         return await self._ask(flow_run_id, c.SetFlowRunState(state, force))
 
-    async def resume_flow_run(self, flow_run_id: str) -> c.Reply:
-        """Let a paused flow run go on. Raises `NotFound`."""
-        return await self._ask(flow_run_id, c.ResumeFlowRun())
+    async def resume_flow_run(self, flow_run_id: str, run_input: str | None = None) -> c.Reply:
+        """Let a paused flow run go on, with JSON text for what it asked for. Raises `NotFound`."""
+        return await self._ask(flow_run_id, c.ResumeFlowRun(run_input))
 
     async def change_flow_run(self, flow_run_id: str, change: c.ChangeFlowRun) -> None:
         """Edit a flow run. Raises `NotFound`."""

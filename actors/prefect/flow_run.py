@@ -416,13 +416,18 @@ class FlowRunActor(StreamActor):
         if state is None or state.type != "PAUSED":
             reply = c.Reply(*bodies.encode_abort("The flow run is not paused."))
             return self._after_pending(envelope, reply)
-        keyset = state.state_details.run_input_keyset
-        details = StateDetails(run_input_keyset=keyset)
+        create = StateCreate(type="RUNNING")
         if is_suspended(state):
-            create = StateCreate(type="SCHEDULED", name="Resuming", state_details=details)
-        else:
-            create = StateCreate(type="RUNNING", state_details=details)
-        return self._set_state(c.SetFlowRunState(create), envelope)
+            create = StateCreate(type="SCHEDULED", name="Resuming")
+        entry, answer = self._decide(run, create, force=False)
+        reply = c.Reply(*answer)
+        if entry is None:
+            return self._after_pending(envelope, reply)
+        batch, entries = Batch([], [], []), list[r.FlowEntry]([entry])
+        key = (state.state_details.run_input_keyset or {}).get("response")
+        if key is not None and key not in self.history.inputs:
+            entries.append(self._keep_input(batch, key, message.run_input or "{}", None))
+        return self._record(entries, envelope, lambda: reply, batch=batch)
 
     def _change(self, message: c.ChangeFlowRun, envelope: Envelope) -> object:
         run = self.flow_run
@@ -452,21 +457,18 @@ class FlowRunActor(StreamActor):
         return True
 
     def _add_input(self, message: c.AddInput, envelope: Envelope) -> object:
-        run, key, now = self.flow_run, message.key, self.environment.clock.now()
-        if key in self.history.inputs:
+        if self.flow_run and message.key in self.history.inputs:
             raise Conflict("A flow run input with this key exists already.")
-        added = r.RunInput(
-            id=self.environment.ids.new(),
-            key=key,
-            value=message.value,
-            sender=message.sender,
-            created_at=now,
-        )
+        batch = Batch([], [], [])
+        added = self._keep_input(batch, message.key, message.value, message.sender)
+        return self._record([added], envelope, batch=batch)
+
+    def _keep_input(self, batch: Batch, key: str, value: str, sender: str | None) -> r.InputAdded:
+        now, id_ = self.environment.clock.now(), self.environment.ids.new()
         at = bodies.moment(now) or ""
-        view = bodies.RunInputView(added.id, at, at, run.info.id, key, added.value, added.sender)
-        row = (self.key, key, now, _encode(view), added.value)
-        batch = Batch([], [(RUN_INPUTS, row)], [])
-        return self._record([r.InputAdded(added)], envelope, batch=batch)
+        view = bodies.RunInputView(id_, at, at, self.key, key, value, sender)
+        batch.puts.append((RUN_INPUTS, (self.key, key, now, _encode(view), value)))
+        return r.InputAdded(r.RunInput(id=id_, key=key, value=value, sender=sender, created_at=now))
 
     def _remove_input(self, message: c.RemoveInput, envelope: Envelope) -> object:
         if self.flow_run and message.key not in self.history.inputs:

@@ -8,11 +8,27 @@ from functools import partial
 from aiohttp import web
 
 from ironflow.actors.engine import Engine
-from ironflow.web.prefect import events_api, general_api, logs_api
+from ironflow.web.prefect import (
+    events_api,
+    flow_runs_api,
+    flows_api,
+    general_api,
+    graphs_api,
+    logs_api,
+    run_inputs_api,
+    run_states_api,
+    task_runs_api,
+)
 from ironflow.web.prefect.routing import PREFIX, add_routes
 
 ROUTES = (
     *general_api.ROUTES,
+    *flow_runs_api.ROUTES,
+    *task_runs_api.ROUTES,
+    *flows_api.ROUTES,
+    *run_inputs_api.ROUTES,
+    *run_states_api.ROUTES,
+    *graphs_api.ROUTES,
     *events_api.ROUTES,
     *logs_api.ROUTES,
 )

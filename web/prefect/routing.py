@@ -25,6 +25,7 @@ from ironflow.web.queries import is_too_deep
 
 Q = TypeVar("Q")
 B = TypeVar("B")
+T = TypeVar("T")
 
 PREFIX = "/api"
 API_VERSION = "0.8.4"
@@ -63,6 +64,14 @@ class Call(Generic[Q, B]):
     def invalid(self, faults: Iterable[Fault]) -> InvalidRequest:
         """The refusal that shows the client its body beside what is wrong with it."""
         return InvalidRequest(list(faults), parse_leniently(self.raw))
+
+    def decode_again(self, kind: type[T]) -> T:
+        """The body as something else, all of it new. Raises `InvalidRequest`."""
+        decoder = _decoders.get(kind)
+        if decoder is None:
+            decoder = _decoders[kind] = BodyDecoder(kind)
+        again: T = decoder.decode(self.raw)
+        return again
 
 
 Handle = Callable[[Call[Any, Any]], Awaitable[Result]]
@@ -256,3 +265,6 @@ class QueryDecoder(Generic[Q]):
             return msgspec.convert(values, self.kind, strict=False)
         except msgspec.ValidationError as error:
             raise InvalidRequest([find_fault(error, "query", values)]) from error
+
+
+_decoders: dict[type, BodyDecoder] = {}

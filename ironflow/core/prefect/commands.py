@@ -54,7 +54,9 @@ class SetFlowRunState(Message[Reply], frozen=True):
 
 
 class ResumeFlowRun(Message[Reply], frozen=True):
-    """Let a paused flow run go on."""
+    """Let a paused flow run go on. `run_input` is JSON text for what it asked for, if it did."""
+
+    run_input: str | None = None
 
 
 class ChangeFlowRun(Message[None], frozen=True, kw_only=True):

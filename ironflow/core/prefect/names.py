@@ -12,7 +12,7 @@ _FIRST = (
     "quiet rapid rosy ruby rustic sable sage scarlet serene sharp silent silver sleek solar "
     "stellar steady stout sturdy sunny swift tawny tidy trusty umber upbeat velvet vivid warm "
     "wise witty zesty"
-).split()
+).split()  # noqa: SIM905 - easier to read and to add to
 _SECOND = (
     "adder albatross antelope auk badger beaver bison bittern bobcat buzzard caribou chamois "
     "cheetah condor cormorant crane curlew dingo dolphin dormouse eagle egret eland elk ermine "
