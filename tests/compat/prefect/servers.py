@@ -10,21 +10,16 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.processes import free_port
+from peers.prefect import QUIET, migrated_database, server_environment, server_line
+
 START_LIMIT = 90.0
-QUIET = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-    "DO_NOT_TRACK": "1",
-}
-"""Nothing leaves the machine, and no client starts a server behind our back."""
-READY = "database-ready"
 
 
 class Answer(NamedTuple):
@@ -159,62 +154,6 @@ class RealPrefect(Server):
         self.environment = server_environment(home) | settings
 
 
-def server_line(python: Path, port: int) -> list[str]:
-    """The command that serves the real API: what `prefect server start` runs in the end."""
-    factory = ["--factory", "prefect.server.api.server:create_app"]
-    bind = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
-    return [str(python), "-m", "uvicorn", *factory, *bind]
-
-
-def server_environment(home: Path) -> dict[str, str]:
-    """Settings of a quiet real server whose database lies in `home`."""
-    return {
-        **QUIET,
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/prefect.db",
-        "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",
-        "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
-    }
-
-
-def client_environment(url: str, home: Path) -> dict[str, str]:
-    """Settings of a real client of the server at `url`."""
-    return {**os.environ, **QUIET, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
-
-
-def migrated_database(python: Path) -> Path:
-    """An empty database of the real server, migrated once and kept beside its environment:
-    migrating takes longer than all the rest of its start.
-    """
-    folder = python.parents[1] / "empty-home"
-    with (python.parents[1] / "empty-home.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / READY).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            _migrate(python, folder)
-            (folder / READY).touch()
-    return folder / "prefect.db"
-
-
-def _migrate(python: Path, home: Path) -> None:
-    script = (
-        "import asyncio, prefect.server.database as d;"
-        "asyncio.run(d.provide_database_interface().create_db())"
-    )
-    environment = {**os.environ, **server_environment(home)}
-    done = subprocess.run(
-        [str(python), "-c", script], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"the real server's database cannot be made:\n{done.stderr[-3000:]}")
-    checkpoint = (
-        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]);"
-        "c.execute('PRAGMA wal_checkpoint(TRUNCATE)'); c.close()"
-    )
-    subprocess.run([str(python), "-c", checkpoint, str(home / "prefect.db")], check=True)
-
-
 def openapi_of(python: Path) -> dict[str, Any]:
     """What the real server says of its API: `/api/openapi.json`, without starting it; kept beside
     its environment.
@@ -240,13 +179,6 @@ def openapi_of(python: Path) -> dict[str, Any]:
             part.replace(path)
     document: dict[str, Any] = json.loads(path.read_text())
     return document
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _decode(raw: bytes) -> Any:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compat.prefect.servers import Ironflow, client_environment
+from compat.prefect.servers import Ironflow
+from peers.prefect import client_environment
 
 SCRIPT = Path(__file__).with_name("sdk_scenarios.py")
 
