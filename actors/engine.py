@@ -23,7 +23,8 @@ from ironflow.actors.outbox import Outbox, decode_row
 from ironflow.actors.pool import Pool
 from ironflow.actors.prefect.doors import Prefect
 from ironflow.actors.prefect.feeds import KEEP, Feeds
-from ironflow.actors.prefect.flow_run import fold as fold_flow_run
+from ironflow.actors.prefect.flow_events import FlowRunEvents
+from ironflow.actors.prefect.history import fold as fold_flow_run
 from ironflow.actors.router import EventEmitted, FunctionsChanged, Router
 from ironflow.actors.run import RunActor, fold
 from ironflow.actors.schedule import ScheduleActor
@@ -113,10 +114,11 @@ class Engine:
             Behavior("janitor", partial(Janitor, make, retention), idle_after=None)
         )
         self.router = self.system.ref("router")
-        self.prefect = Prefect(self)
-        """Flows, flow runs and task runs of Prefect clients."""
         self.feeds = Feeds(make, keep_prefect_events)
         """Events and logs of the Prefect API."""
+        self.prefect = Prefect(self, FlowRunEvents(clock, self.feeds.publish))
+        """Flows, flow runs and task runs of Prefect clients."""
+        self.feeds.recorder = self.prefect.recorder.record
 
     @property
     def endings(self) -> Endings:

@@ -10,7 +10,7 @@ from ironflow.actors.kernel import Behavior
 from ironflow.actors.prefect.flow import ChangeFlow, CreateFlow, DeleteFlow, FlowActor
 from ironflow.actors.prefect.flow_run import FlowRunActor
 from ironflow.actors.prefect.recorder import Recorder
-from ironflow.actors.prefect.sinks import MoveSink, NoSink
+from ironflow.actors.prefect.sinks import MoveSink
 from ironflow.core.clock import derive_id
 from ironflow.core.errors import Conflict, Draining, Gone, NotFound
 from ironflow.core.messages import Message
@@ -48,19 +48,18 @@ class Memory(dict[str, Any]):
 class Prefect:
     """Flows, flow runs and task runs of one engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, sink: MoveSink) -> None:
+        """`sink` is told of every move of a flow run."""
         self.engine = engine
         self.system, self.ids, self.clock = engine.system, engine.ids, engine.clock
         self.reader, self.store = engine.store.reader, engine.store
-        self.sink: MoveSink = NoSink()
-        """Told of every move of a flow run."""
         self.recorder = Recorder(self.system, is_id)
         self._flows, self._owners = Memory(), Memory()
         environment = engine.environment
         self.system.register(
             Behavior(
                 "flow_run",
-                lambda: FlowRunActor(environment, self.sink),
+                partial(FlowRunActor, environment, sink),
                 bound=10_000,
                 idle_after=15.0,
             )

@@ -18,15 +18,3 @@ class MoveSink(Protocol):
         returned is called once that is durable.
         """
         ...
-
-
-class NoSink:
-    """Nobody wants to know."""
-
-    def flow_run_moved(self, run: FlowRun, old: State | None, batch: Batch) -> Callable[[], None]:
-        """See `MoveSink`."""
-        return _nothing
-
-
-def _nothing() -> None:
-    return None

@@ -34,7 +34,7 @@ class TaskRunPolicy(msgspec.Struct, kw_only=True):
     max_retries: int = 0
     retry_delay_seconds: float = 0.0
     retries: int | None = None
-    retry_delay: int | float | list[float] | None = None
+    retry_delay: int | float | list[int | float] | None = None
     retry_jitter_factor: float | None = None
 
 
@@ -385,6 +385,20 @@ def _record(history: History, entry: TaskRunRecorded, at: int) -> None:
     task.run_count, task.flow_run_run_count = entry.run_count, entry.flow_run_run_count
     task.expected_at, task.next_scheduled_at = entry.expected_at, entry.next_scheduled_at
     task.started_at, task.ended_at, task.run_time = entry.started_at, entry.ended_at, entry.run_time
+
+
+def changed_task(history: History, entry: FlowEntry) -> str | None:
+    """The task run that an applied entry has changed, if it is still there."""
+    match entry:
+        case TaskRunRecorded():
+            task = find_task(history, entry.info)
+            return None if task is None else task.info.id
+        case TaskRunCreated():
+            return entry.info.id
+        case TaskRunMoved() | TaskRunChanged():
+            return entry.id
+        case _:
+            return None
 
 
 def replay(id: str, entries: list[tuple[str, bytes, int]]) -> History:
