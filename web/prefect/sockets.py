@@ -114,7 +114,11 @@ async def refuse_filter(socket: web.WebSocketResponse, fault: Fault) -> Closed:
 
 async def _receive(socket: web.WebSocketResponse) -> dict[str, Any]:
     try:
-        message = await socket.receive(timeout=PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            message = await socket.receive()
+            while message.type is WSMsgType.PING:  # clients look first whether anybody is there
+                await socket.pong(message.data)
+                message = await socket.receive()
     except TimeoutError as error:
         text = "the handshake took too long"
         raise await close(socket, WSCloseCode.POLICY_VIOLATION, text) from error
