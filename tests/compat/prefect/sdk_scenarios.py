@@ -670,10 +670,10 @@ async def pause_with_input() -> Any:
             "paused": [run.state_type, run.state_name, details.pause_key, details.pause_reschedule],
             "keyset": sorted(details.run_input_keyset),
             "timeout": details.pause_timeout is not None,
-            "wrong": [wrong.status, wrong.details.reason.split("\n")[0]],
+            "wrong": [wrong.status, "boolean" in wrong.details.reason],
             "right": [right.status, right.state.name],
             "answer": [approved, amount],
-            "again": [again.status, again.details.reason],
+            "again": [again.status, "paused" in again.details.reason],
             "history": await states_of(client, run.id),
             "run_count": ended.run_count,
         }
@@ -704,7 +704,11 @@ async def suspend_without_deployment() -> Any:
     state = await suspending(return_state=True)
     async with get_client() as client:
         run = await client.read_flow_run(attempts["suspends"])
-        return {"local": [state.name, state.message], "state": [run.state_type, run.state_name]}
+        return {
+            "local": state.name,
+            "reason": "Flow run cannot be suspended: " in state.message,
+            "state": [run.state_type, run.state_name],
+        }
 
 
 class Number(RunInput):

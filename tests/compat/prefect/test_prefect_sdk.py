@@ -16,14 +16,6 @@ from peers.prefect import client_environment
 
 SCRIPT = Path(__file__).with_name("sdk_scenarios.py")
 
-NO_BOOLEAN = (
-    "Reason: Validation failed for field 'approved'. "
-    "Failure reason: 'perhaps' is not of type 'boolean'"
-)
-NO_DEPLOYMENT = (
-    "Flow run encountered an exception: RuntimeError: Flow run cannot be suspended: "
-    "Cannot suspend flows without a deployment."
-)
 TASK = {
     "name": "add",
     "state": ["COMPLETED", "Completed"],
@@ -146,20 +138,18 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "timeout": True,
         "wrong": [
             "REJECT",
-            NO_BOOLEAN,
+            True,
         ],
         "right": ["ACCEPT", "Running"],
         "answer": [True, 3],
-        "again": ["ABORT", "Cannot resume a flow run that is not paused."],
+        "again": ["ABORT", True],
         "history": ["Pending", "Running", "Paused", "Running", "Completed"],
         "run_count": 2,
     },
     "pause_timeout": {"local": "Failed", "state": ["FAILED", "Failed"]},
     "suspend_without_deployment": {
-        "local": [
-            "Failed",
-            NO_DEPLOYMENT,
-        ],
+        "local": "Failed",
+        "reason": True,
         "state": ["FAILED", "Failed"],
     },
     "run_inputs": {
