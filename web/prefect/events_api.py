@@ -285,7 +285,7 @@ async def _count_in_time(engine: Engine, wanted: EventFilter, span: int, base: i
             "make the interval longer or the range shorter.",
         )
     rows = await engine.store.reader.select(*count_events_in_time(wanted, start, span))
-    counts: dict[int, int] = dict(rows)  # type: ignore[arg-type]
+    counts: dict[int, int] = dict(rows)
     return [
         {
             "value": str(number),

@@ -40,7 +40,7 @@ class Closed(Exception):
     """The conversation is over; the socket has been closed, with a reason where there was one."""
 
 
-class Source(Protocol[T]):  # type: ignore[misc]
+class Source(Protocol[T]):
     """What a follower wants to see of a feed."""
 
     live: Live[T]

@@ -419,6 +419,7 @@ def _parse_text(value: Any, faults: list[Fault], where: Location, most: int) -> 
 
 def _parse_item(value: Any, kind: str, faults: list[Fault], where: Location) -> Any:
     fault: tuple[str, str]
+    found: Any
     match kind:
         case "uuid":
             found = parse_uuid(value)

@@ -139,6 +139,6 @@ def _holds(test: Test, line: LogLine) -> bool:
         case "le":
             return bool(found <= test.value)
         case "null":
-            return (found is None) == test.value
+            return bool((found is None) == test.value)
         case _:
             raise ValueError(f"logs have no test {test.test!r}")
