@@ -31,6 +31,7 @@ from ironflow.actors.schedule import ScheduleActor
 from ironflow.actors.system import System
 from ironflow.actors.timers import Timers
 from ironflow.core import commands as c
+from ironflow.core.blockages import Blockages
 from ironflow.core.clock import Clock, Ids, derive_id
 from ironflow.core.effects import MAX_CRASHES
 from ironflow.core.entries import Payload, pack
@@ -101,6 +102,8 @@ class Engine:
             outbox=Outbox(self.system),
             max_crashes=max_crashes,
         )
+        self.blockages = Blockages()
+        """What has held up the event loop, for whoever watches it to tell."""
         self.started = False
         """Whether everything that was unfinished has been brought back."""
         self.draining = False

@@ -28,6 +28,7 @@ from ironflow.launch import command
 from ironflow.modules import Watch, load_module
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry, registry
+from ironflow.sdk.watchdog import Watchdog
 from ironflow.settings import Settings
 from ironflow.storage.memory import MemoryStore
 from ironflow.storage.ports import RetentionRule, Store
@@ -67,6 +68,7 @@ class Server:
         self.engine: Engine
         self.executor: Executor
         self._runner: web.AppRunner | None = None
+        self._watchdog: Watchdog | None = None
 
     @property
     def url(self) -> str:
@@ -105,6 +107,11 @@ class Server:
             )
             # Listen first: a port that is taken must not let runs begin.
             await self._listen()
+            if settings.blocked_after:
+                self._watchdog = Watchdog(
+                    settings.blocked_after, self.clock, self.engine.blockages.add
+                )
+                self._watchdog.start()
             await self.engine.start()
         except BaseException:
             await self.stop(grace=0.0)
@@ -143,6 +150,8 @@ class Server:
         """Drain and close: no new work, running steps get `grace` seconds, all is committed,
         sockets close.
         """
+        if self._watchdog is not None:
+            self._watchdog.stop()
         engine = getattr(self, "engine", None)
         if engine is not None:
             engine.begin_drain()

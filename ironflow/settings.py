@@ -63,6 +63,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     step_processes: Annotated[
         int, Doc(ge=0, description="processes for steps that ask for one; 0 is one a core")
     ] = 0
+    blocked_after: Annotated[
+        float,
+        Doc(ge=0, description="seconds that code may hold the event loop unreported; 0: for ever"),
+    ] = 0.25
     body_limit: Annotated[int, Doc(ge=1024, description="largest request body, in bytes")] = (
         16 * 1024 * 1024
     )
@@ -83,7 +87,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DURATIONS = frozenset(
-    {"drain_timeout", "linger", "keep_completed", "keep_failed", "keep_cancelled", "keep_events"}
+    {
+        "blocked_after",
+        "drain_timeout",
+        "linger",
+        "keep_completed",
+        "keep_failed",
+        "keep_cancelled",
+        "keep_events",
+    }
 )
 NAMES = tuple(field.name for field in msgspec.structs.fields(Settings))
 

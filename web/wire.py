@@ -304,8 +304,31 @@ class ReasonView(View, frozen=True):
     due_at: str | None
 
 
+class BlockageView(View, frozen=True):
+    """One time that the event loop was held up: by which line of which function, run and step
+    (null for what belongs to none), and for how many seconds.
+    """
+
+    at: str
+    seconds: float
+    place: str
+    function_id: str | None
+    run_id: str | None
+    step: str | None
+
+
+class EventLoopView(View, frozen=True):
+    """How often something held up the event loop, for how many seconds in all, and the latest,
+    newest first.
+    """
+
+    blocked: int
+    blocked_seconds: float
+    latest: list[BlockageView]
+
+
 class StatisticsView(View, frozen=True):
-    """The server now: actors by kind, slots, timers, waiters, journal."""
+    """The server now: actors by kind, slots, timers, waiters, journal, event loop."""
 
     version: str
     uptime: float
@@ -316,6 +339,7 @@ class StatisticsView(View, frozen=True):
     waiters: int
     undelivered: int
     journal: dict[str, Any]
+    event_loop: EventLoopView
 
 
 class ActorView(View, frozen=True):

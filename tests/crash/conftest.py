@@ -79,10 +79,26 @@ class ServerProcess:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
 
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def text(self, path: str) -> str:
+        """An answer as text."""
+        with urllib.request.urlopen(self.url + path, timeout=70) as reply:
+            return str(reply.read().decode())
+
     def get(self, path: str) -> Any:
         """A JSON answer."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as reply:
-            return json.load(reply)
+        return json.loads(self.text(path))
+
+    def cli(self, *line: str) -> str:
+        """What a verb prints."""
+        done = subprocess.run(
+            [*self.program, *line], cwd=self.folder, capture_output=True, text=True, check=True
+        )
+        return done.stdout
 
     def post(self, path: str, body: object) -> Any:
         """POST JSON; the JSON answer."""

@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,16 @@ async def quick(ctx: Context, number: int) -> int:
         return number + 1
 
     return int(await ctx.step.run("add", add))
+
+
+def hold_up(log: str) -> None:
+    """Blocks the loop until the server has said so in its log."""
+    pause = threading.Event()
+    while "is held up" not in Path(log).read_text():
+        pause.wait(0.01)
+
+
+@function(id="careless", executor="loop")
+async def careless(ctx: Context, log: str) -> None:
+    """One step that blocks the event loop."""
+    await ctx.step.run("block", hold_up, log)

@@ -60,6 +60,8 @@ def test_the_api_answers_while_a_step_computes(
     gone(pids)
     steps = server.get(f"/api/v1/runs/{run_id}/steps")["items"]
     assert steps[0]["error"]["kind"] == "StepProcessLost"
+    held_up = server.get("/api/v1/statistics")["event_loop"]["latest"]
+    assert [found for found in held_up if found["function_id"]] == []
     assert server.stop() == 0
 
 
@@ -94,4 +96,28 @@ def test_a_server_that_stops_kills_what_does_not_end(
     gone(pids)
     server.start()
     assert server.get(f"/api/v1/runs/{run_id}/result?wait=60s")["result"] == "second time"
+    assert server.stop() == 0
+
+
+def test_a_function_that_holds_up_the_loop_is_named_everywhere(
+    make_server: Callable[..., Any],
+) -> None:
+    server = make_server("process_app.py", "--blocked-after", "50ms")
+    server.start()
+    path = "/api/v1/functions/careless/invoke?wait=60s"
+    run_id = server.post(path, {"input": str(server.log)})["run_id"]
+    log = server.log.read_text()
+    assert f"function 'careless' (run {run_id}, step 'block') at " in log
+    assert "process_app.py:" in log
+    while not (loop := server.get("/api/v1/statistics")["event_loop"])["blocked"]:
+        server.process_pause()
+    found = next(item for item in loop["latest"] if item["function_id"])
+    assert (found["function_id"], found["run_id"], found["step"]) == ("careless", run_id, "block")
+    assert loop["blocked_seconds"] >= found["seconds"] >= 0.05
+    metrics = server.text("/metrics")
+    assert 'ironflow_event_loop_blocked_total{function_id="careless"} 1.0' in metrics
+    assert 'ironflow_event_loop_blocked_seconds_total{function_id="careless"}' in metrics
+    doctor = server.cli("doctor", "--port", str(server.port), "--db", str(server.db))
+    assert "function 'careless', step 'block' at " in doctor
+    assert "last by function 'careless'" in server.cli("stats", "--server", server.url)
     assert server.stop() == 0
