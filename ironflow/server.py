@@ -103,6 +103,7 @@ class Server:
                 capacity=settings.concurrency,
                 max_crashes=settings.max_crashes,
                 retention=retention_rules(settings),
+                keep_prefect_events=settings.keep_prefect_events,
                 on_fatal=self.on_fatal,
             )
             # Listen first: a port that is taken must not let runs begin.
@@ -113,6 +114,7 @@ class Server:
                 )
                 self._watchdog.start()
             await self.engine.start()
+            self.engine.feeds.start()
         except BaseException:
             await self.stop(grace=0.0)
             raise

@@ -80,6 +80,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, Doc(ge=0, description="seconds to keep cancelled runs; 0 keeps them")
     ] = 0
     keep_events: Annotated[float, Doc(ge=0, description="seconds to keep events; 0 keeps them")] = 0
+    keep_prefect_events: Annotated[
+        float,
+        Doc(ge=0, description="seconds to keep events of Prefect clients; 0 keeps them"),
+    ] = 7 * 86_400.0
     max_completed: Annotated[int, Doc(ge=0, description="completed runs to keep; 0 is all")] = 0
     max_failed: Annotated[int, Doc(ge=0, description="failed runs to keep; 0 is all")] = 0
     max_cancelled: Annotated[int, Doc(ge=0, description="cancelled runs to keep; 0 is all")] = 0
@@ -95,6 +99,7 @@ DURATIONS = frozenset(
         "keep_failed",
         "keep_cancelled",
         "keep_events",
+        "keep_prefect_events",
     }
 )
 NAMES = tuple(field.name for field in msgspec.structs.fields(Settings))

@@ -31,7 +31,9 @@ LOGS = Table(
         "seq", "id", "flow_run_id", "task_run_id", "level", "at", "created_at", "name", "message",
     ),
 )  # fmt: skip
-SAVED_SEARCHES = Table("saved_searches", 1, ("id", "name", "created_at", "updated_at", "filters"))
+SAVED_SEARCHES = Table(
+    "saved_searches", 1, ("id", "name", "created_at", "updated_at", "filters"), ("created_at",)
+)
 
 TABLES = (PREFECT_EVENTS, EVENT_RESOURCES, LOGS, SAVED_SEARCHES)
 OF_RUN = (("logs", "flow_run_id"),)

@@ -146,7 +146,8 @@ class TaskRunKeeper(HistoryActor):
         await env.store.forget([self.key])
         for name in TIMER_NAMES:
             env.timers.disarm(self.address, name)
-        self.history, self.info, self.timers = r.History(self.key), None, {}
+        self.history, self.timers = r.History(self.key), {}
+        self.info, self.body, self.task_bodies = None, None, {}
         self.snapshot_version = 0
         self.cell.leave_when_quiet()
         return True

@@ -538,6 +538,13 @@ def parse_selection(body: Any, shape: BodyShape) -> Selection:
     return Selection(shape.resource, conditions, sort, limit, offset, page)
 
 
+def parse_page(body: dict[str, Any]) -> tuple[int, int, list[Fault]]:
+    """Limit, offset and faults of the body of a list that has no filters. Raises `Refusal`."""
+    faults: list[Fault] = []
+    limit = _parse_limit(body.get("limit"), MAX_LIMIT, faults)
+    return limit, _parse_count(body, "offset", 0, faults), faults
+
+
 def _parse_limit(value: Any, most: int, faults: list[Fault]) -> int:
     if value is None:
         return most

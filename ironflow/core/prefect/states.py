@@ -7,6 +7,7 @@ Its `data` is opaque JSON and comes back as it went in.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Literal
 from uuid import UUID
 
@@ -66,7 +67,7 @@ class StateCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     state_details: StateDetails = msgspec.field(default_factory=StateDetails)
 
 
-class State(msgspec.Struct, kw_only=True):
+class State(msgspec.Struct, kw_only=True, dict=True):
     """A state of a run. `timestamp` in UTC."""
 
     id: str
@@ -77,7 +78,7 @@ class State(msgspec.Struct, kw_only=True):
     data: msgspec.Raw = NULL
     state_details: StateDetails = msgspec.field(default_factory=StateDetails)
 
-    @property
+    @cached_property
     def at(self) -> int:
         """The timestamp in microseconds."""
         return from_datetime(self.timestamp)
