@@ -19,7 +19,7 @@ from ironflow.core.prefect import commands as c
 from ironflow.core.prefect import runs as r
 from ironflow.core.prefect.flow_rules import NEVER_RESUMED, decide_flow_state, is_suspended
 from ironflow.core.prefect.lists import status_of
-from ironflow.core.prefect.states import LATE, StateCreate, StateDetails, begin_state
+from ironflow.core.prefect.states import LATE, RESUMING, StateCreate, StateDetails, begin_state
 from ironflow.storage.ports import TIMERS, Batch
 from ironflow.storage.prefect_runs import RUN_INPUTS
 
@@ -78,7 +78,7 @@ class FlowRunActor(TaskRunKeeper):
             return self.after_pending(envelope, reply)
         create = StateCreate(type="RUNNING")
         if is_suspended(state):
-            create = StateCreate(type="SCHEDULED", name="Resuming")
+            create = StateCreate(type="SCHEDULED", name=RESUMING)
         entry, answer = self._decide(run, create, force=False)
         reply = c.Reply(*answer)
         if entry is None:
@@ -225,7 +225,7 @@ class FlowRunActor(TaskRunKeeper):
         if state is None or state.type != "PAUSED":
             raise Conflict(f"run {self.key} is not paused")
         kind = "SCHEDULED" if is_suspended(state) else "RUNNING"
-        name = "Resuming" if is_suspended(state) else None
+        name = RESUMING if is_suspended(state) else None
         return self._propose(StateCreate(type=kind, name=name), envelope)  # type: ignore[arg-type]
 
     def _retry_run(self, message: native.RetryRun, envelope: Envelope) -> object:

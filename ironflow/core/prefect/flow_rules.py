@@ -24,7 +24,9 @@ from ironflow.core.prefect.rules import (
 from ironflow.core.prefect.runs import FlowRun
 from ironflow.core.prefect.states import (
     AWAITING_RETRY,
+    RESUMING,
     SUSPENDED,
+    TERMINAL,
     State,
     has_persisted_data,
     micros,
@@ -120,8 +122,9 @@ def _pause(transition: Transition) -> Stop | None:
             return abort("A flow that another flow waits for cannot be suspended.")
         if situation.deployment_id is None:
             return abort("A flow without a deployment cannot be suspended.")
-    if key is not None:
-        transition.change_policy(pause_keys=[*(transition.policy.pause_keys or ()), key])
+    # One that was given no key fires once, too.
+    keys = [*(transition.policy.pause_keys or ()), key or situation.state_id]
+    transition.change_policy(pause_keys=keys)
     return None
 
 
@@ -131,7 +134,10 @@ def _resume(transition: Transition) -> Stop | None:
     assert initial is not None
     if proposed.type == "PENDING":
         return reject("A paused run cannot become PENDING.")
-    transition.change_policy(resuming=True)
+    if proposed.type == "SCHEDULED" and proposed.name != RESUMING:
+        transition.change_policy(retry_type="reschedule", pause_keys=[], resuming=False)
+    else:
+        transition.change_policy(resuming=True)
     if proposed.type not in ("RUNNING", "SCHEDULED"):
         return None
     if initial.state_details.pause_reschedule and transition.situation.deployment_id is None:
@@ -175,7 +181,7 @@ def decide_flow_state(
         return verdict
     state, old = verdict.state, run.type
     if state.type == "RUNNING":
-        if not transition.before.resuming:
+        if not transition.before.resuming or old in TERMINAL:
             verdict.run_count = run.run_count + 1
         elif old != "PAUSED":
             transition.change_policy(resuming=False)

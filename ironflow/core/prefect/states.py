@@ -28,6 +28,7 @@ TERMINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 AWAITING_RETRY = "AwaitingRetry"
 LATE = "Late"
 SUSPENDED = "Suspended"
+RESUMING = "Resuming"
 
 NULL = msgspec.Raw(b"null")
 UNPERSISTED = "unpersisted"
