@@ -31,6 +31,27 @@ Socket = aiohttp.ClientWebSocketResponse
 _encode = msgspec.json.Encoder().encode
 
 
+class Payload(msgspec.Struct):
+    """Ours, in each event."""
+
+    sent: float
+
+
+class Event(msgspec.Struct):
+    """What is read of it."""
+
+    payload: Payload
+
+
+class Told(msgspec.Struct):
+    """A message to a subscriber."""
+
+    event: Event
+
+
+_read_told = msgspec.json.Decoder(Told).decode
+
+
 def event_of(name: str, number: int) -> str:
     """An event as a client sends it."""
     return _encode(
@@ -120,10 +141,10 @@ def fanout_side(name: str, role: Any, serve: Serve, **options: Any) -> Side:
 
             async def read(one: Socket) -> None:
                 for number in range(count + 1):
-                    event = (await one.receive_json())["event"]
-                    if number:  # the first one says that all listen
-                        sent = event["payload"]["sent"]
-                        latencies.append(time.perf_counter() - sent)
+                    text = await one.receive_str()
+                    heard = time.perf_counter()
+                    if number:  # the first one is for connections that are still cold
+                        latencies.append(heard - _read_told(text).event.payload.sent)
 
             readings = asyncio.gather(*map(read, reading))
             await asyncio.sleep(setting.case["settle_s"])
