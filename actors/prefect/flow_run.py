@@ -19,7 +19,14 @@ from ironflow.core.prefect import commands as c
 from ironflow.core.prefect import runs as r
 from ironflow.core.prefect.flow_rules import NEVER_RESUMED, decide_flow_state, is_suspended
 from ironflow.core.prefect.lists import status_of
-from ironflow.core.prefect.states import LATE, RESUMING, StateCreate, StateDetails, begin_state
+from ironflow.core.prefect.states import (
+    LATE,
+    RESUMING,
+    StateCreate,
+    StateDetails,
+    begin_state,
+    drop_unpersisted_data,
+)
 from ironflow.storage.ports import TIMERS, Batch
 from ironflow.storage.prefect_runs import RUN_INPUTS
 
@@ -57,6 +64,7 @@ class FlowRunActor(TaskRunKeeper):
         situation.flow_run_id = self.key
         verdict = decide_flow_state(draft, state, situation, force=True)
         assert verdict.state is not None
+        drop_unpersisted_data(verdict.state)
         moved = r.FlowRunMoved(state=verdict.state, run_count=verdict.run_count)
         return self.record([created, moved], envelope, lambda: self.show_flow_run(201))
 
@@ -182,6 +190,7 @@ class FlowRunActor(TaskRunKeeper):
         answer = bodies.encode_verdict(verdict, run.state)
         if verdict.state is None:
             return None, answer
+        drop_unpersisted_data(verdict.state)
         moved = r.FlowRunMoved(
             state=verdict.state, run_count=verdict.run_count, policy=verdict.policy
         )

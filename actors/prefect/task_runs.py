@@ -12,7 +12,13 @@ from ironflow.core.errors import Conflict
 from ironflow.core.prefect import bodies
 from ironflow.core.prefect import commands as c
 from ironflow.core.prefect import runs as r
-from ironflow.core.prefect.states import State, StateCreate, begin_state, micros
+from ironflow.core.prefect.states import (
+    State,
+    StateCreate,
+    begin_state,
+    drop_unpersisted_data,
+    micros,
+)
 from ironflow.core.prefect.task_rules import decide_task_state
 from ironflow.storage.ports import Batch
 from ironflow.storage.prefect_runs import TASK_CACHES, TASK_RUNS
@@ -42,6 +48,7 @@ class TaskRunKeeper(HistoryActor):
         answer = bodies.encode_verdict(verdict, task.state)
         if verdict.state is None:
             return None, answer
+        drop_unpersisted_data(verdict.state)
         moved = r.TaskRunMoved(
             id=task.info.id,
             state=verdict.state,

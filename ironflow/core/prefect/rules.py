@@ -21,7 +21,6 @@ from ironflow.core.prefect.runs import FlowRunPolicy, Progress, TaskRunPolicy
 from ironflow.core.prefect.states import (
     STATE_TYPES,
     TERMINAL,
-    UNPERSISTED,
     State,
     StateCreate,
     StateType,
@@ -205,18 +204,13 @@ def orchestrate(
 
 
 def _finish(transition: Transition) -> None:
-    """What holds of every state that is entered: it names its run, and has no data that only a
-    client could have had.
-    """
+    """What holds of every state that is entered: it names its run."""
     state, situation = transition.proposed, transition.situation
     details = state.state_details
     details.flow_run_id = situation.flow_run_id  # type: ignore[assignment]
     details.task_run_id = situation.task_run_id  # type: ignore[assignment]
     if situation.child_flow_run_id is not None:
         details.child_flow_run_id = situation.child_flow_run_id  # type: ignore[assignment]
-    data = bytes(state.data)
-    if UNPERSISTED.encode() in data and data.startswith(b"{") and not has_persisted_data(state):
-        state.data = msgspec.Raw(b"null")
 
 
 # -- rules that flow runs and task runs share -----------------------------------------------------

@@ -149,5 +149,13 @@ def has_persisted_data(state: State) -> bool:
     return _decode_result(data).type != UNPERSISTED
 
 
+def drop_unpersisted_data(state: State) -> None:
+    """Do not keep data that says only that its result was not persisted."""
+    data = bytes(state.data)
+    if _UNPERSISTED in data and data.startswith(b"{") and not has_persisted_data(state):
+        state.data = NULL
+
+
+_UNPERSISTED = UNPERSISTED.encode()
 encode_state = msgspec.json.Encoder().encode
 decode_state = msgspec.json.Decoder(State).decode
