@@ -45,7 +45,7 @@ def moment(second: int) -> str:
 
 # -- rows -----------------------------------------------------------------------------------------
 
-seconds = st.integers(0, 5)
+seconds = st.integers(0, 2)
 perhaps = lambda values: st.none() | values  # noqa: E731
 names, ids = st.sampled_from(NAMES), st.sampled_from(IDS)
 tags = st.lists(st.sampled_from(TAGS), max_size=3, unique=True)
@@ -476,6 +476,33 @@ def test_a_limit_out_of_range_is_refused(limit: int, word: str) -> None:
     with pytest.raises(Refusal, match=f"must be {word} than or equal to") as refused:
         parse_selection({"limit": limit}, BodyShape(FLOW_RUNS, EVERYTHING))
     assert refused.value.status == 422
+
+
+@pytest.mark.parametrize(
+    ("field", "column"),
+    [
+        ("expected_start_time", "expected_at"),
+        ("end_time", "ended_at"),
+        ("next_scheduled_start_time", "next_scheduled_at"),
+        ("start_time", "started_at"),
+        ("start_time", "expected_at"),
+    ],
+)
+def test_before_and_after_include_the_moment_itself(
+    relations: Relations, field: str, column: str
+) -> None:
+    """A run that has not started is found by when it is expected to."""
+    empty = dict.fromkeys(run_columns)
+    runs = [
+        {**empty, "id": IDS[n], "flow_id": IDS[0], "name": "x", "tags": [], column: n}
+        for n in range(3)
+    ]
+    fill(relations, {"flows": [], "flow_runs": runs, "task_runs": []})
+    shape = BodyShape(FLOW_RUNS, EVERYTHING)
+    for operator, found in (("before_", IDS[:2]), ("after_", IDS[1:3])):
+        selection = parse_selection({"flow_runs": {field: {operator: moment(1)}}}, shape)
+        rows = relations.select(*select_rows(selection, "{t}.id", 0))
+        assert sorted(row[0] for row in rows) == found
 
 
 def test_every_state_is_known() -> None:
