@@ -193,8 +193,18 @@ def test_a_pause_that_is_ended_in_time() -> None:
         run_id = await client.flow_run()
         await client.move(run_id, "RUNNING")
         until = to_datetime(world.clock.now() + 100 * SECOND)
-        keyset = {"response": "paused-1-response"}
+        keyset = {"response": "paused-1-response", "schema": "paused-1-schema"}
+        schema = (
+            '{"type":"object","properties":{"answer":{"type":"integer"}},"required":["answer"]}'
+        )
+        await client.ask(lambda doors: doors.add_input(run_id, "paused-1-schema", schema, None))
         await client.move(run_id, "PAUSED", pause_timeout=until, run_input_keyset=keyset)
+        for wrong in (None, "{}", '{"answer":"no"}'):
+            refused = read(
+                await client.ask(lambda doors, wrong=wrong: doors.resume_flow_run(run_id, wrong))
+            )
+            assert (refused["status"], refused["state"]["type"]) == ("REJECT", "PAUSED")
+            assert "answer" in refused["details"]["reason"]
         resumed = read(
             await client.ask(lambda doors: doors.resume_flow_run(run_id, '{"answer":42}'))
         )

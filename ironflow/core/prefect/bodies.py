@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ironflow.core.clock import SECOND, to_rfc3339
-from ironflow.core.prefect.rules import AbortDetails, Details, Status, Verdict
+from ironflow.core.prefect.rules import AbortDetails, Details, RejectDetails, Status, Verdict
 from ironflow.core.prefect.runs import FlowRun, FlowRunPolicy, Progress, TaskRun, TaskRunPolicy
 from ironflow.core.prefect.states import TERMINAL, State
 
@@ -220,6 +220,11 @@ def encode_verdict(verdict: Verdict, current: State | None) -> tuple[int, bytes]
     """
     result = OrchestrationResult(verdict.state or current, verdict.status, verdict.details)
     return (200 if verdict.state is None else 201), _encode(result)
+
+
+def encode_reject(reason: str, current: State | None) -> tuple[int, bytes]:
+    """The answer to what was not even proposed, because something else is wrong."""
+    return 200, _encode(OrchestrationResult(current, "REJECT", RejectDetails(reason)))
 
 
 def encode_abort(reason: str) -> tuple[int, bytes]:
