@@ -196,7 +196,8 @@ class Model:
         come = self.type
         if come == "RUNNING":
             self.run_time += now - (self.running_since or 0)
-        if (come in TERMINAL and go == "RUNNING") or (come == "PAUSED" and go == "SCHEDULED"):
+        begins_anew = come in TERMINAL and go in ("RUNNING", "PENDING")
+        if begins_anew or (come == "PAUSED" and go == "SCHEDULED"):
             self.keys.clear()
             self.resuming = False
         if go == "RUNNING":
@@ -206,7 +207,7 @@ class Model:
             self.started = self.started or now
         elif come == "PAUSED" and go not in ("PENDING", "SCHEDULED"):
             self.resuming = True
-        elif come == "RUNNING" and go in TERMINAL:
+        elif go in TERMINAL:
             self.resuming = False
         if go == "PAUSED":
             self.keys.add(key or f"own-{now}")

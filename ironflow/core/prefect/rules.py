@@ -73,6 +73,9 @@ class Situation(msgspec.Struct, kw_only=True):
     flow_state: State | None = None
     """For a task run: the state of its flow run."""
     flow_run_count: int = 0
+    """For a task run: how often its flow run has run."""
+    flow_run_run_count: int = 0
+    """For a task run: how often its flow run had run when the task run last ran."""
     has_flow: bool = False
     cached: State | None = None
     """For a task run: the completed state that the cache has for its key."""
@@ -192,6 +195,7 @@ def orchestrate(
         if stop.state is None:
             return transition, Verdict(status=status, details=details)
         transition.proposed = stop.state
+        transition.run_count = run.run_count
         break
     _finish(transition)
     return transition, Verdict(
