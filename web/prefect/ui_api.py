@@ -143,7 +143,7 @@ async def count_task_runs_of(call: Call[None, FlowRunIds]) -> Answer:
         "AND NOT EXISTS (SELECT 1 FROM flow_runs s WHERE s.parent_task_run_id = k.id) GROUP BY 1",
         (_pack(ids),),
     )
-    found.update(dict(rows))  # type: ignore[arg-type]
+    found.update(dict(rows))
     return 200, found
 
 
@@ -156,7 +156,7 @@ async def count_task_runs_by_state(call: Call[None, dict[str, Any]]) -> Answer:
     rows = await call.engine.store.reader.select(
         f"SELECT t.state_type, count(*) FROM task_runs t WHERE {where} GROUP BY 1", values
     )
-    counts: dict[str, int] = dict(rows)  # type: ignore[arg-type]
+    counts: dict[str, int] = dict(rows)
     return 200, {kind: counts.get(kind, 0) for kind in STATE_TYPES}
 
 

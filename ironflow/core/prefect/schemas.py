@@ -7,6 +7,7 @@ hostile one cannot hold up.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -193,20 +194,19 @@ def _check_string(schema: dict[str, Any], value: str, path: Path) -> Iterator[Mi
 
 
 def _check_number(schema: dict[str, Any], value: float, path: Path) -> Iterator[Mismatch]:
-    for keyword, wrong, words in (
-        ("minimum", lambda bound: value < bound, "less than the minimum of"),
-        ("maximum", lambda bound: value > bound, "greater than the maximum of"),
-        ("exclusiveMinimum", lambda bound: value <= bound, "less than or equal to the minimum of"),
-        (
-            "exclusiveMaximum",
-            lambda bound: value >= bound,
-            "greater than or equal to the maximum of",
-        ),
-        ("multipleOf", lambda bound: bound > 0 and value % bound != 0, "not a multiple of"),
-    ):
+    for keyword, (wrong, words) in _BOUNDS.items():
         bound = _number(schema, keyword)
-        if bound is not None and wrong(bound):
+        if bound is not None and wrong(value, bound):
             yield Mismatch(path, f"{_show(value)} is {words} {bound}")
+
+
+_BOUNDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
+    "minimum": (operator.lt, "less than the minimum of"),
+    "maximum": (operator.gt, "greater than the maximum of"),
+    "exclusiveMinimum": (operator.le, "less than or equal to the minimum of"),
+    "exclusiveMaximum": (operator.ge, "greater than or equal to the maximum of"),
+    "multipleOf": (lambda value, bound: bound > 0 and value % bound != 0, "not a multiple of"),
+}
 
 
 def _number(schema: dict[str, Any], keyword: str) -> float | None:
