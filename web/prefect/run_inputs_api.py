@@ -32,11 +32,6 @@ async def create_input(call: Call[None, InputCreate]) -> Answer:
         text = "must have 1 to 300 characters, no white space and none of / ? # %"
         raise call.invalid([Fault(("body", "key"), "value_error", text, body.key)])
     try:
-        _parse(body.value)
-    except (msgspec.DecodeError, RecursionError) as error:
-        text = f"must be JSON text: {error}"
-        raise call.invalid([Fault(("body", "value"), "value_error", text, body.value)]) from error
-    try:
         await call.engine.prefect.add_input(call.path["id"], body.key, body.value, body.sender)
     except Conflict as error:
         raise Refusal(409, error.message) from error
@@ -62,7 +57,7 @@ async def filter_inputs(call: Call[None, InputFilter]) -> Answer:
 
 
 async def read_input(call: Call[None, None]) -> Answer:
-    """The value of an input."""
+    """The value of an input: JSON text as it is, other text as a string."""
     rows = await call.engine.store.reader.select(
         "SELECT value FROM run_inputs WHERE flow_run_id = ? AND key = ?",
         (call.path["id"], call.path["key"]),
@@ -70,7 +65,12 @@ async def read_input(call: Call[None, None]) -> Answer:
     )
     if not rows:
         raise NotFound("flow run input", call.path["key"])
-    return 200, rows[0][0].encode()
+    value: str = rows[0][0]
+    try:
+        _parse(value)
+    except (msgspec.DecodeError, RecursionError):
+        return 200, _encode(value)
+    return 200, value.encode()
 
 
 async def delete_input(call: Call[None, None]) -> Answer:
