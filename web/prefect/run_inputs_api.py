@@ -15,7 +15,6 @@ from ironflow.web.prefect.routing import Answer, Call, Route
 KEY = re.compile(r"[^\s/?#%\x00-\x1f\x7f]{1,300}")
 """Keys stand in paths of requests."""
 _encode = msgspec.json.Encoder().encode
-_parse = msgspec.json.Decoder().decode
 
 
 async def resume(call: Call[None, Resume]) -> Answer:
@@ -57,7 +56,7 @@ async def filter_inputs(call: Call[None, InputFilter]) -> Answer:
 
 
 async def read_input(call: Call[None, None]) -> Answer:
-    """The value of an input: JSON text as it is, other text as a string."""
+    """The value of an input, as it was given."""
     rows = await call.engine.store.reader.select(
         "SELECT value FROM run_inputs WHERE flow_run_id = ? AND key = ?",
         (call.path["id"], call.path["key"]),
@@ -66,10 +65,6 @@ async def read_input(call: Call[None, None]) -> Answer:
     if not rows:
         raise NotFound("flow run input", call.path["key"])
     value: str = rows[0][0]
-    try:
-        _parse(value)
-    except (msgspec.DecodeError, RecursionError):
-        return 200, _encode(value)
     return 200, value.encode()
 
 
