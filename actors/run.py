@@ -172,7 +172,7 @@ class RunActor(StreamActor):
         # A body on its way out must be gone first: its last step may still be executing.
         leaving = env.host.is_active(self.key) and not situation.hot
         situation.code = None if spec is None or leaving else spec.definition.code
-        situation.slot = situation.code is not None and env.pool.acquire(self.key)
+        situation.slot = situation.code is not None and env.pool.acquire(self.key, function_id)
 
     # -- the commit -------------------------------------------------------------------------------
 
@@ -294,6 +294,8 @@ class RunActor(StreamActor):
             run.execution,
             run.attempt,
             run.input,
+            run.options,
+            run.created_at,
             run.event,
             run.parent.depth if run.parent is not None else 0,
             run.steps,

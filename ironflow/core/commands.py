@@ -63,9 +63,12 @@ class Dispatch(Message[None], frozen=True):
 
 
 class ExecutionLeft(Message[None], frozen=True):
-    """The body of an execution is out of memory without having ended the run."""
+    """The body of an execution is out of memory without having ended the run. `lost` says how,
+    when a worker went away with it.
+    """
 
     execution: int
+    lost: str | None = None
 
 
 class Send(msgspec.Struct, frozen=True):
@@ -141,12 +144,15 @@ class Park(Message[None], frozen=True):
 
 
 class EndExecution(Message[Directive], frozen=True, kw_only=True, omit_defaults=True):
-    """The body ended. `compensations`: it registered some that have not run yet."""
+    """The body ended. `compensations`: it registered some that have not run yet. `retry_after` are
+    the seconds until the next attempt that the failure itself asked for.
+    """
 
     execution: int
     outcome: Literal["completed", "failed", "unwound", "compensated"]
     result: Payload | None = None
     error: Failure | None = None
+    retry_after: float | None = None
     compensations: bool = False
     blob: bytes | None = None
 

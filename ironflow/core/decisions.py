@@ -146,8 +146,16 @@ def _leave(run: Run, command: c.ExecutionLeft, s: Situation) -> Decision:
         # ownerless.
         run.status is RunStatus.RUNNING and run.execution == command.execution and not s.hot
     ):
-        entries: list[RunEntry] = [] if run.status is RunStatus.QUEUED else [e.RunQueued()]
-        return Decision(entries, None, [Enqueue()])
+        if run.status is RunStatus.QUEUED:
+            return Decision([], None, [Enqueue()])
+        if command.lost is not None and run.crashes >= s.max_crashes:
+            reason = (
+                f"{run.crashes + 1} workers in a row went away while they executed this run and "
+                f"recorded nothing in between (the last: {command.lost}); resume it once the "
+                "cause is mended"
+            )
+            return Decision([e.RunPaused(reason, "crash_loop")], None, [])
+        return Decision([e.RunQueued(command.lost)], None, [Enqueue()])
     return Decision([])
 
 

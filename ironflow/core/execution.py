@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from ironflow.core.entries import EventRef, Payload, UnwindOutcome
+from ironflow.core.entries import EventRef, Payload, RunOptions, UnwindOutcome
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.messages import Message
 from ironflow.core.runs import Step
@@ -33,8 +33,10 @@ class Effects(Protocol):
         """A large value by its digest."""
         ...
 
-    def leave(self) -> None:
-        """Say that the body is out of memory without having ended the run."""
+    def leave(self, lost: str | None = None) -> None:
+        """Say that the body is out of memory without having ended the run; `lost`: how its worker
+        was.
+        """
         ...
 
 
@@ -49,6 +51,8 @@ class Assignment(msgspec.Struct, frozen=True):
     execution: int
     attempt: int
     input: Payload
+    options: RunOptions
+    created_at: int
     event: EventRef | None
     depth: int
     steps: Mapping[str, Step]

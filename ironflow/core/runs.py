@@ -148,9 +148,11 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
             _start(run, entry, at)
         case e.RunWoken():
             run.status = RunStatus.RUNNING
-        case e.RunQueued() | e.AttemptDue():
-            run.status = RunStatus.QUEUED
-            run.retry_at = None
+        case e.RunQueued():
+            run.status, run.retry_at = RunStatus.QUEUED, None
+            run.crashes += entry.lost is not None
+        case e.AttemptDue():
+            run.status, run.retry_at = RunStatus.QUEUED, None
         case e.RunParked():
             run.status = RunStatus.WAITING
             run.crashes = 0
@@ -166,6 +168,8 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
             run.status, run.reason, run.paused_cause = RunStatus.PAUSED, entry.reason, entry.cause
             run.pausing = None
         case e.RunResumed():
+            if run.paused_cause == "exhausted":
+                run.attempt = 1
             run.status, run.reason, run.paused_cause = RunStatus.QUEUED, None, None
             run.retry_at, run.pausing, run.crashes = None, None, 0
         case e.RunUnwinding():
