@@ -13,7 +13,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -34,6 +34,8 @@ log = logging.getLogger("ironflow.workers")
 
 LEASE = 90.0
 """Seconds that a worker keeps a job without a word of it; thrice a worker's usual heartbeat."""
+CANCEL_GRACE = 30.0
+"""Seconds that a worker's body has to unwind and to compensate, before it is ended without it."""
 PICK_UP = 10.0
 """Seconds that a job which was made for a poll waits for another one, when that poll is gone."""
 
@@ -54,6 +56,8 @@ class Worker(msgspec.Struct, eq=False):
     online: bool = True
     credit: int = 0
     """Jobs that the poll it holds open may still be answered with."""
+    commands: bool = False
+    """It runs our executor: it reports commands and hears signals (`core.remote`)."""
     jobs: dict[str, Lease] = {}
 
     def takes(self, spec: FunctionSpec) -> bool:
@@ -70,6 +74,14 @@ class Offer(Message[None], frozen=True):
     """A job for the worker that is this actor's key."""
 
     lease: Lease
+
+
+class Signal(Message[None], frozen=True):
+    """Something that the worker is told of a job that it has."""
+
+    lease: Lease
+    what: Literal["woken", "cancelled", "dropped"]
+    key: str = ""
 
 
 class Lease(msgspec.Struct, eq=False):
@@ -278,13 +290,29 @@ class Fleet:
         """Nothing: a worker has a copy of the record."""
 
     def wake(self, run_id: str, execution: int, key: str | None) -> bool:
-        """Never: a body that yielded is gone."""
-        return False
+        """Tell the worker that a wait of a body which is active has ended. A body that is parked is
+        gone, and so is one that can only yield.
+        """
+        lease = self._held(run_id, execution)
+        if lease is None or key is None:
+            return False
+        return self._tell(lease, Signal(lease, "woken", key))
 
     def cancel(self, run_id: str, execution: int) -> None:
-        """Unwind an execution. The worker learns of it at its next report; nobody waits for it."""
-        lease = self.leases.get(run_id)
-        if lease is not None and lease.assignment.execution == execution:
+        """Unwind an execution. A worker that hears no signals learns of it at its next report;
+        nobody waits for it.
+        """
+        lease = self._held(run_id, execution)
+        if lease is None:
+            return
+        if self._tell(lease, Signal(lease, "cancelled")):
+            self.system.loop.call_later(CANCEL_GRACE, self._end_cancelled, lease)
+        else:
+            self._end_cancelled(lease)
+
+    def _end_cancelled(self, lease: Lease) -> None:
+        if self.leases.get(lease.assignment.run_id) is lease:
+            execution = lease.assignment.execution
             end = c.EndExecution(execution=execution, outcome="unwound")
             self._spawn(self._end(lease.assignment, end))
 
@@ -304,12 +332,25 @@ class Fleet:
 
     def drop(self, run_id: str) -> None:
         """The execution no longer owns the run."""
+        lease = self.leases.get(run_id)
+        if lease is not None:
+            self._tell(lease, Signal(lease, "dropped"))
         self.close_lease(run_id)
+
+    def _held(self, run_id: str, execution: int) -> Lease | None:
+        lease = self.leases.get(run_id)
+        return lease if lease is not None and lease.assignment.execution == execution else None
+
+    def _tell(self, lease: Lease, signal: Signal) -> bool:
+        worker = self.workers.get(lease.worker_id)
+        if worker is None or not worker.commands:
+            return False
+        self.system.ref("worker", worker.id).post(signal)
+        return True
 
     def is_hot(self, run_id: str, execution: int) -> bool:
         """Whether a worker has this execution."""
-        lease = self.leases.get(run_id)
-        return lease is not None and lease.assignment.execution == execution
+        return self._held(run_id, execution) is not None
 
     def is_active(self, run_id: str) -> bool:
         """Whether a worker has the run."""
@@ -342,7 +383,10 @@ class Fleet:
     async def make_job(self, lease: Lease) -> pull.Job:
         """What the worker is handed. Raises `NotFound` when the database has lost a value."""
         assignment = lease.assignment
-        steps = list(assignment.steps.values())
+        worker = self.workers.get(lease.worker_id)
+        by_commands = worker is not None and worker.commands
+        # A worker with our executor gets the record itself, and fetches large values when asked.
+        steps = [] if by_commands else list(assignment.steps.values())
         values = {}
         for payload in (assignment.input, *(s.result for s in steps)):
             if payload is not None and payload.blob is not None:
@@ -368,6 +412,7 @@ class Fleet:
             execution_seq=assignment.execution,
             lease_token=lease.token,
             lease_expires_at=to_rfc3339(self.clock.now() + int(left * SECOND)),
+            record=assignment.record() if by_commands else msgspec.UNSET,
         )
 
 

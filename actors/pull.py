@@ -10,7 +10,8 @@ from ironflow.actors.fleet import LEASE, Fleet, Lease
 from ironflow.core import commands as c
 from ironflow.core import pull
 from ironflow.core.entries import Failure
-from ironflow.core.errors import Conflict, NotFound
+from ironflow.core.errors import Conflict, IronflowError, NotFound
+from ironflow.core.remote import Answer, Report, decode_report
 
 
 class StaleLease(Conflict):
@@ -70,6 +71,25 @@ async def report(fleet: Fleet, lease: Lease, update: pull.JobUpdate) -> None:
     assignment.effects.leave()
     if directive not in ("go", None):
         raise RunNotRunning(run_id, directive)
+
+
+async def take_report(fleet: Fleet, worker_id: str, report: Report) -> Answer:
+    """Record one command of a worker with our executor; its answer, or why it is refused."""
+    try:
+        lease = find_lease(
+            fleet, worker_id, report.job_id, report.execution_seq, report.lease_token
+        )
+        command = decode_report(report)
+        if isinstance(command, c.ExecutionLeft):
+            fleet.close_lease(lease.assignment.run_id, lease)
+            lease.assignment.effects.leave()
+            return Answer()
+        directive = await lease.assignment.effects.ask(command)
+    except IronflowError as error:
+        return Answer(code=error.code, message=error.message)
+    if isinstance(command, c.EndExecution) and directive == "go":
+        fleet.close_lease(lease.assignment.run_id, lease)
+    return Answer(directive)
 
 
 def _ending(

@@ -302,6 +302,7 @@ class RunActor(StreamActor):
             run.order,
             ending.outcome if ending is not None else None,
             LocalEffects(self.environment, self.system.at(self.address), run.execution),
+            lambda: self.run,
         )
 
     # -- after a failure --------------------------------------------------------------------------

@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
-from ironflow.actors.fleet import LEASE, Fleet, Lease, Offer, Worker
+from ironflow.actors.fleet import LEASE, Fleet, Lease, Offer, Signal, Worker
 from ironflow.actors.kernel import LATER, Actor, Envelope
 from ironflow.core import pull
 from ironflow.core.clock import SECOND, Clock
 from ironflow.core.errors import NotFound
 from ironflow.core.messages import Message
+from ironflow.core.remote import Signals, Woken
 
 DELIVERY = 30.0
 """Seconds until a job that was sent to a worker must be acknowledged: the connection may have
@@ -41,9 +42,17 @@ class RegisterWorker(Message[None], frozen=True, kw_only=True):
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     version: dict[str, str] = msgspec.field(default_factory=dict)
     heartbeat: float = 30.0
+    commands: bool = False
 
 
-class PollJobs(Message[list[pull.Job]], frozen=True, kw_only=True):
+class News(msgspec.Struct, frozen=True):
+    """The answer to a poll."""
+
+    jobs: list[pull.Job]
+    signals: Signals = Signals()
+
+
+class PollJobs(Message[News], frozen=True, kw_only=True):
     """The worker has room for `available` jobs and waits up to `wait` seconds for the first."""
 
     available: int
@@ -83,6 +92,7 @@ class WorkerActor(Actor):
         self.fleet, self.clock = fleet, clock
         self.held: tuple[Envelope, PollJobs] | None = None
         self.offered: list[Lease] = []
+        self.signals: list[Signal] = []
         self.flushing = False
         self.look_at: float | None = None
 
@@ -108,6 +118,8 @@ class WorkerActor(Actor):
                 self._register(message)
             case Offer():
                 self._offer(message.lease)
+            case Signal():
+                self._signal(message)
             case Heartbeat():
                 self._beat(message)
             case PollDropped() | _PollOver():
@@ -132,6 +144,7 @@ class WorkerActor(Actor):
             message.labels,
             message.version,
             message.heartbeat,
+            commands=message.commands,
             jobs=known.jobs if known is not None else {},
         )
         self._set_look()
@@ -149,17 +162,18 @@ class WorkerActor(Actor):
         if self.held is not None:
             # It asks anew: the connection of the older poll is as good as gone.
             self._answer([])
+        self.signals = [s for s in self.signals if s.what == "dropped" or self._is_open(s.lease)]
         self.offered = [lease for lease in self.offered if self._is_open(lease)]
         worker.credit = max(message.available - len(self.offered), 0)
         self.held = (envelope, message)
         self.fleet.pump(worker)
         granted = worker.credit < message.available
-        if self.offered:
+        if self.offered or self.signals:
             self._flush_soon()
         elif (message.wait <= 0 and not granted) or self.fleet.closed:
             worker.credit = 0
             self.held = None
-            return []
+            return News([])
         # What was just granted comes as soon as its commit is durable.
         wait = max(message.wait, GRANT_WAIT) if granted else message.wait
         self.system.later(wait, self.system.at(self.address), _PollOver(message))
@@ -182,6 +196,11 @@ class WorkerActor(Actor):
             self._flush_soon()
         self._set_look()
 
+    def _signal(self, signal: Signal) -> None:
+        self.signals.append(signal)
+        if self.held is not None:
+            self._flush_soon()
+
     def _flush_soon(self) -> None:
         """After what is in the mailbox already: offers of one moment share an answer."""
         if not self.flushing:
@@ -190,7 +209,7 @@ class WorkerActor(Actor):
 
     async def _flush(self) -> None:
         self.flushing = False
-        if self.held is None or not self.offered:
+        if self.held is None or not (self.offered or self.signals):
             return  # a job that was granted is still on its way; it brings the next flush
         offered, self.offered = [lease for lease in self.offered if self._is_open(lease)], []
         jobs = []
@@ -200,10 +219,7 @@ class WorkerActor(Actor):
                 jobs.append(await self.fleet.make_job(lease))
             except NotFound as error:
                 self.fleet.lose(lease, f"its record cannot be read: {error}")
-        if self.held is None:  # not while we awaited: one message at a time; kept for a reader
-            self.offered = offered
-            return
-        if jobs:
+        if jobs or self.signals:
             for lease in offered:
                 lease.delivered = True
             self._answer(jobs)
@@ -214,8 +230,22 @@ class WorkerActor(Actor):
         worker = self.fleet.workers.get(self.key)
         if worker is not None:
             worker.credit = 0
-        if held is not None:
-            self.cell.answer(held[0], jobs)
+        if held is None:
+            return
+        told, self.signals = self.signals, []
+        self.cell.answer(held[0], News(jobs, self._encode(told)))
+
+    def _encode(self, told: list[Signal]) -> Signals:
+        woken = []
+        for signal in told:
+            step = signal.lease.assignment.record().steps.get(signal.key)
+            if signal.what == "woken" and step is not None:
+                woken.append(Woken(signal.lease.job_id, step))
+        return Signals(
+            tuple(woken),
+            tuple(s.lease.job_id for s in told if s.what == "cancelled"),
+            tuple(s.lease.job_id for s in told if s.what == "dropped"),
+        )
 
     def _end_poll(self, poll: PollJobs) -> None:
         if self.held is not None and self.held[1] is poll:

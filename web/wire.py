@@ -5,12 +5,13 @@ Moments are RFC 3339 text in UTC with `Z`; durations are seconds. Unknown fields
 refused.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from ironflow.core.entries import RunKind
 from ironflow.core.pull import Job
+from ironflow.core.remote import Answer, Report, Signals
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -180,6 +181,8 @@ class RegisterWorkerRequest(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     version: dict[str, str] = {}
     heartbeat_interval: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 30.0
+    reports: Literal["yields", "commands"] = "yields"
+    """`commands`: it reports by `/commands`, and is handed the run's record with each job."""
 
 
 class WorkerStatus(View, frozen=True):
@@ -192,6 +195,19 @@ class JobPage(View, frozen=True):
     """Jobs for a worker."""
 
     jobs: list[Job]
+    signals: Signals = Signals()
+
+
+class ReportsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened in a worker's executions, in order."""
+
+    reports: Annotated[tuple[Report, ...], msgspec.Meta(max_length=10_000)]
+
+
+class AnswersView(View, frozen=True):
+    """The answers, in the order of the reports."""
+
+    answers: list[Answer]
 
 
 class JobAckRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,6 +230,12 @@ class HeartbeatRequest(msgspec.Struct, frozen=True, kw_only=True):
     jobs: list[ActiveJob] = []
     active_jobs: int = 0
     worker_id: str | None = None
+
+
+class ValueView(View, frozen=True):
+    """A value that is kept out of line."""
+
+    value: Any
 
 
 class WorkerView(View, frozen=True):

@@ -59,6 +59,7 @@ async def register_worker(call: Call[Query, wire.RegisterWorkerRequest]) -> Answ
         labels=body.labels,
         version=body.version,
         heartbeat=body.heartbeat_interval,
+        commands=body.reports == "commands",
     )
     await call.engine.system.ref("worker", _worker_id(call)).ask(message)
     return 200, wire.WorkerStatus(status="registered")
@@ -70,13 +71,13 @@ async def poll_jobs(call: Call[PollQuery, None]) -> Answer:
     poll = PollJobs(available=call.query.available, wait=wait)
     ref = _worker(call)
     try:
-        jobs = await ref.ask(poll, timeout=None)
+        news = await ref.ask(poll, timeout=None)
     except asyncio.CancelledError:
         # Nobody reads the answer any more: no job may be lost in it.
         ref.post(PollDropped(poll))
         raise
-    if jobs:
-        return 200, wire.JobPage(jobs=jobs)
+    if news.jobs or news.signals:
+        return 200, wire.JobPage(jobs=news.jobs, signals=news.signals)
     if wait > 0:
         call.headers["Ironflow-Poll-Wait"] = f"{wait:g}"
     return 204, None
@@ -127,6 +128,25 @@ async def report_job(call: Call[Query, pull.JobUpdate]) -> Answer:
     except StaleExecution as error:
         raise reports.StaleLease(job_id) from error
     return 200, wire.WorkerStatus(status="ok")
+
+
+async def report_commands(call: Call[Query, wire.ReportsRequest]) -> Answer:
+    """Reports of a worker that runs our executor; each has an answer of its own."""
+    worker_id, engine = _worker_id(call), call.engine
+    _worker(call)
+    # All at once, in order: what one run reports shares commits with what others do.
+    answers = await asyncio.gather(
+        *(reports.take_report(engine.fleet, worker_id, one) for one in call.body.reports)
+    )
+    return 200, wire.AnswersView(answers=answers)
+
+
+async def get_value(call: Call[Query, None]) -> Answer:
+    """A large value of a run's record."""
+    data = await call.engine.store.reader.blob(check_text(call.path["digest"], "digest"))
+    if data is None:
+        raise NotFound("stored value", call.path["digest"])
+    return 200, wire.ValueView(value=msgspec.Raw(data))
 
 
 async def list_workers(call: Call[Query, None]) -> Answer:
@@ -201,4 +221,25 @@ ROUTES = (
     ),
     _say("PUT", "jobs/{job_id}/ack", acknowledge_job, wire.JobAckRequest, "Acknowledge a job"),
     _say("PUT", "jobs/{job_id}", report_job, pull.JobUpdate, "Report on a job", 507),
+    Route(
+        method="POST",
+        path=f"{_WORKER}/commands",
+        handle=report_commands,
+        summary="Report what happened in executions, command by command",
+        tag="workers",
+        request=wire.ReportsRequest,
+        response=wire.AnswersView,
+        statuses={200: "An answer to each report"},
+        problems=(404, 429, 503),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/values/{digest}",
+        handle=get_value,
+        summary="Get a large value by its SHA-256",
+        tag="workers",
+        response=wire.ValueView,
+        statuses={200: "The value"},
+        problems=(404, 503),
+    ),
 )

@@ -7,7 +7,7 @@ a body runs in this process, in a worker or behind an endpoint by the same proto
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from ironflow.core.entries import EventRef, Payload, RunOptions, UnwindOutcome
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.messages import Message
-from ironflow.core.runs import Step
+from ironflow.core.runs import Run, Step
 
 R = TypeVar("R")
 
@@ -59,6 +59,8 @@ class Assignment(msgspec.Struct, frozen=True):
     order: Mapping[str, list[str]]
     unwinding: UnwindOutcome | None
     effects: Effects
+    record: Callable[[], Run]
+    """The run's whole record, to be encoded at once: it goes on changing."""
 
 
 class RunningStep(msgspec.Struct, frozen=True):
