@@ -84,6 +84,9 @@ async def take_report(fleet: Fleet, worker_id: str, report: Report) -> Answer:
             fleet.close_lease(lease.assignment.run_id, lease)
             lease.assignment.effects.leave()
             return Answer()
+        create = command.create if isinstance(command, c.StartWait) else None
+        if create is not None and not fleet.knows(create.function_id):
+            raise NotFound("function", create.function_id)
         directive = await lease.assignment.effects.ask(command)
     except IronflowError as error:
         return Answer(code=error.code, message=error.message)

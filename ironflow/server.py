@@ -105,6 +105,7 @@ class Server:
                 retention=retention_rules(settings),
                 on_fatal=self.on_fatal,
             )
+            self.executor.lookup = self.engine.host.spec
             # Listen first: a port that is taken must not let runs begin.
             await self._listen()
             if settings.blocked_after:

@@ -217,6 +217,7 @@ class World:
         self.engine = Engine(
             self.store, self.executor, self.clock, self.ids, **self._engine_options
         )
+        self.executor.lookup = self.engine.host.spec
         self._died = asyncio.Event()
         await self.engine.start()
         self._up.set()

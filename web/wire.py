@@ -11,7 +11,7 @@ import msgspec
 
 from ironflow.core.entries import RunKind
 from ironflow.core.pull import Job
-from ironflow.core.remote import Answer, Report, Signals
+from ironflow.core.remote import Answer, Report
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -192,10 +192,10 @@ class WorkerStatus(View, frozen=True):
 
 
 class JobPage(View, frozen=True):
-    """Jobs for a worker."""
+    """Jobs for a worker. `signals` (`core.remote.Signals`) are for one that reports commands."""
 
     jobs: list[Job]
-    signals: Signals = Signals()
+    signals: Any
 
 
 class ReportsRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,6 +31,7 @@ class Entry(NamedTuple):
 
 VERBS = {
     "serve": Entry("serve", "serve", "Run the server, with the functions of these modules."),
+    "worker": Entry("worker", "worker", "Run the functions of these modules for a server."),
     "demo": Entry("demo", "command", "Run a durable pipeline, kill it half-way, watch it go on."),
     "run": Entry("run", "run", "Run one function to its end in this process, without a server."),
     "invoke": Entry("invoke", "invoke", "Start a run of FUNCTION (its id)."),

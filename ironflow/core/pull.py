@@ -21,7 +21,7 @@ from ironflow.core.durations import parse_duration
 from ironflow.core.entries import NULL, Failure, ParentRef, Payload, RunOptions, StepKind, pack
 from ironflow.core.errors import InvalidInput
 from ironflow.core.expressions import compile_path
-from ironflow.core.runs import Run, Step, StepStatus
+from ironflow.core.runs import Step, StepStatus
 
 Json = msgspec.Raw
 MOST_STEPS = 500
@@ -359,8 +359,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     execution_seq: int
     lease_token: str
     lease_expires_at: str
-    record: Run | msgspec.UnsetType = msgspec.UNSET
-    """The run's record for a worker that reports commands (`core.remote`)."""
+    record: Any = msgspec.UNSET
+    """The run's record for a worker that reports commands: see `core.remote.RecordedJob`."""
 
 
 def finished_steps(

@@ -18,6 +18,7 @@ from ironflow.core.decisions import decide
 from ironflow.core.effects import Situation
 from ironflow.core.errors import InvalidInput
 from ironflow.core.messages import Message
+from ironflow.core.pull import Job
 from ironflow.core.runs import OPEN, Run, Step, apply
 
 LEAVE = "leave"
@@ -70,6 +71,12 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     directive: c.Directive | None = None
     code: str | None = None
     message: str | None = None
+
+
+class RecordedJob(Job, frozen=True, kw_only=True, omit_defaults=True):
+    """A job with the run's whole record, for a worker that reports commands."""
+
+    record: Run | msgspec.UnsetType = msgspec.UNSET
 
 
 class Woken(msgspec.Struct, frozen=True):

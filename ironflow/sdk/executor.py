@@ -80,6 +80,10 @@ class Executor:
         self._threads = ThreadPoolExecutor(step_threads, thread_name_prefix="ironflow-step")
         self._process_options = step_processes, logs
         self._draining = False
+        self.lookup: Callable[[str], FunctionSpec | None] = self.spec
+        """Finds functions that a body may invoke: here, or wherever the engine knows of."""
+        self.is_remote = False
+        """The engine is in another process and knows more functions than `lookup` does."""
         self.intercept: Interceptor | None = None
         """For tests: given a function id, a step's name and its function, answers what is called
         instead.
@@ -157,6 +161,11 @@ class Executor:
     def is_active(self, run_id: str) -> bool:
         """Whether any body of the run is in memory."""
         return run_id in self._bodies
+
+    def task(self, run_id: str) -> asyncio.Task[None] | None:
+        """The task of a run's body, while it is in memory."""
+        body = self._bodies.get(run_id)
+        return body.task if body is not None else None
 
     def running_steps(self, run_id: str) -> list[RunningStep]:
         """The steps that execute now."""
