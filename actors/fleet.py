@@ -25,7 +25,7 @@ from ironflow.core.errors import IronflowError, Suspended
 from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.functions import Definition, FunctionSpec, compile_spec
 from ironflow.core.messages import Message
-from ironflow.core.runs import Step, StepStatus
+from ironflow.core.runs import Step
 
 if TYPE_CHECKING:
     from ironflow.actors.system import System
@@ -260,15 +260,6 @@ class Fleet:
     def start(self, assignment: Assignment) -> None:
         """Hand an execution to the worker that was chosen for it."""
         worker = self.workers.get(self._reserved.pop(assignment.run_id, ""))
-        lost = in_vain(assignment.steps)
-        if worker is not None and lost is not None:
-            worker.credit += 1
-        if lost is not None:
-            end = c.EndExecution(
-                execution=assignment.execution, outcome="failed", error=pull.wait_failure(lost)
-            )
-            self._spawn(self._end(assignment, end))
-            return
         if worker is None or self.closed:
             assignment.effects.leave()
             return
@@ -414,13 +405,3 @@ class Fleet:
             lease_expires_at=to_rfc3339(self.clock.now() + int(left * SECOND)),
             record=assignment.record() if by_commands else msgspec.UNSET,
         )
-
-
-def in_vain(steps: Mapping[str, Step]) -> Step | None:
-    """A wait for an event that timed out and that no later step has passed."""
-    lost = pull.lost_wait(steps.values())
-    if lost is None or any(
-        step.pos > lost.pos and step.status is StepStatus.COMPLETED for step in steps.values()
-    ):
-        return None
-    return lost

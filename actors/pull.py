@@ -10,7 +10,7 @@ from ironflow.actors.fleet import LEASE, Fleet, Lease
 from ironflow.core import commands as c
 from ironflow.core import pull
 from ironflow.core.entries import Failure
-from ironflow.core.errors import Conflict, IronflowError, NotFound
+from ironflow.core.errors import Conflict, IronflowError, NotFound, StaleExecution
 from ironflow.core.remote import Answer, Report, decode_report
 
 
@@ -52,8 +52,15 @@ def find_lease(fleet: Fleet, worker_id: str, job_id: str, execution: int, token:
 async def report(fleet: Fleet, lease: Lease, update: pull.JobUpdate) -> None:
     """Record what an execution did, and its end. Durable when it returns; safe to repeat.
 
-    Raises `StaleExecution`, `RunNotRunning`, `InvalidInput` naming the field.
+    Raises `StaleLease`, `RunNotRunning`, `InvalidInput` naming the field.
     """
+    try:
+        await _report(fleet, lease, update)
+    except StaleExecution as error:
+        raise StaleLease(lease.job_id) from error
+
+
+async def _report(fleet: Fleet, lease: Lease, update: pull.JobUpdate) -> None:
     assignment = lease.assignment
     run_id, execution, ask = assignment.run_id, assignment.execution, assignment.effects.ask
     ending = _ending(fleet, lease, update)  # refused before anything is recorded

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-VERSION = "0.1.0"
+from ironflow.version import VERSION as VERSION
 
 if TYPE_CHECKING:
     from ironflow.core.entries import CancelOn as CancelOn

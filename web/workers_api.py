@@ -14,7 +14,7 @@ from ironflow.actors.kernel import Ref
 from ironflow.actors.worker import Heartbeat, PollDropped, PollJobs, RegisterWorker
 from ironflow.core import pull
 from ironflow.core.clock import to_rfc3339
-from ironflow.core.errors import InvalidInput, NotFound, StaleExecution
+from ironflow.core.errors import InvalidInput, NotFound
 from ironflow.web import wire
 from ironflow.web.queries import Query, check_text, keep_json
 from ironflow.web.routing import Answer, Call, Handle, Route
@@ -123,10 +123,7 @@ async def report_job(call: Call[Query, pull.JobUpdate]) -> Answer:
     lease = reports.find_lease(
         call.engine.fleet, _worker_id(call), job_id, update.execution_seq, update.lease_token
     )
-    try:
-        await reports.report(call.engine.fleet, lease, update)
-    except StaleExecution as error:
-        raise reports.StaleLease(job_id) from error
+    await reports.report(call.engine.fleet, lease, update)
     return 200, wire.WorkerStatus(status="ok")
 
 

@@ -118,7 +118,9 @@ class FailStep(Message[Directive], frozen=True, kw_only=True, omit_defaults=True
 
 
 class StartWait(Message[Directive], frozen=True, kw_only=True, omit_defaults=True):
-    """A branch waits. `parks` as in `FailStep`. `create` is the child to invoke."""
+    """A branch waits. `parks` as in `FailStep`. `create` is the child to invoke. `vital`: the run
+    fails when the wait ends in vain.
+    """
 
     execution: int
     key: str
@@ -133,6 +135,7 @@ class StartWait(Message[Directive], frozen=True, kw_only=True, omit_defaults=Tru
     child: str | None = None
     create: CreateRun | None = None
     parks: tuple[str, ...] | None = None
+    vital: bool = False
     blob: bytes | None = None
 
 

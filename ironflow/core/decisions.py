@@ -15,7 +15,7 @@ from ironflow.core import commands as c
 from ironflow.core import entries as e
 from ironflow.core import reports
 from ironflow.core.clock import SECOND
-from ironflow.core.conclusions import close_wait, finish, timeout_failure
+from ironflow.core.conclusions import close_wait, finish, timeout_failure, wait_failure
 from ironflow.core.effects import (
     ATTEMPT_TIMER,
     CANCEL_STEP,
@@ -280,6 +280,13 @@ def _fire_timer(run: Run, command: c.TimerFired, s: Situation) -> Decision:
         ended = e.StepRetryDue(step.key)
     elif step.kind == "sleep":
         ended = e.WaitEnded(step.key, "completed", e.NULL)
+    elif step.vital:
+        decision = finish(run, e.RunFailed(wait_failure(step)))
+        return Decision(
+            [e.WaitEnded(step.key, "timed_out"), *decision.entries],
+            None,
+            [*effects, *decision.effects],
+        )
     else:
         ended = e.WaitEnded(step.key, "timed_out")
         effects = [*close_wait(run, step)]

@@ -200,6 +200,8 @@ class WaitStarted(msgspec.Struct, frozen=True, omit_defaults=True):
     """The function id of an invoked run."""
     parks: bool = False
     """No other branch is active: the run is parked by this wait."""
+    vital: bool = False
+    """The run fails when this wait ends in vain."""
 
 
 class WaitEnded(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -18,7 +18,7 @@ from ironflow.core import commands as c
 from ironflow.core.clock import SECOND, derive_id, from_datetime, to_rfc3339
 from ironflow.core.decisions import literal
 from ironflow.core.durations import parse_duration
-from ironflow.core.entries import NULL, Failure, ParentRef, Payload, RunOptions, StepKind, pack
+from ironflow.core.entries import NULL, Failure, ParentRef, Payload, StepKind, pack
 from ironflow.core.errors import InvalidInput
 from ironflow.core.expressions import compile_path
 from ironflow.core.runs import Step, StepStatus
@@ -28,7 +28,6 @@ MOST_STEPS = 500
 """Steps in one report."""
 INVOKE_SECONDS = 30.0
 """How long an invoked run may take when the caller does not say."""
-EVENT_STEP_TIMEOUT = "wait_timeout"
 
 _NONE = msgspec.Raw(b"null")
 
@@ -229,6 +228,7 @@ def start_wait(
             event=wanted.event,
             match=match_expression(wanted, event_data),
             parks=(),
+            vital=True,
         )
     return _invoke(run_id, execution, depth, key, name, pos, now, what)
 
@@ -388,24 +388,6 @@ def finished_steps(
     return found
 
 
-def lost_wait(steps: Iterable[Step]) -> Step | None:
-    """A wait for an event that ended without one: such a run fails, by the protocol."""
-    for step in steps:
-        if step.kind == "event" and step.status is StepStatus.TIMED_OUT:
-            return step
-    return None
-
-
-def wait_failure(step: Step) -> Failure:
-    """What a run fails with whose event did not come."""
-    return Failure(
-        "WaitTimeout",
-        f"step {step.name!r} waited for {step.event!r} in vain",
-        EVENT_STEP_TIMEOUT,
-        retryable=False,
-    )
-
-
 def _text(payload: Payload, values: Mapping[str, bytes]) -> bytes:
     return payload.json if payload.json is not None else values[payload.blob or ""]
 
@@ -421,8 +403,3 @@ def job_event(run_id: str, event: tuple[str, str] | None, created_at: int, data:
     """The event of a run; one that was invoked has one of its own."""
     event_id, name = event or (run_id, "ironflow.invoke")
     return JobEvent(id=event_id, name=name, timestamp=to_rfc3339(created_at), data=Json(data))
-
-
-def max_attempts(options: RunOptions) -> int:
-    """How often the body is tried."""
-    return options.retry.max_attempts

@@ -149,6 +149,7 @@ def start_wait(run: Run, command: c.StartWait, s: Situation) -> Decision:
                 command.child,
                 command.create.function_id if command.create is not None else None,
                 parks,
+                command.vital,
             )
         )
         if command.until is not None:

@@ -69,6 +69,7 @@ class Step(msgspec.Struct, omit_defaults=True, gc=False):
     match: str | None = None
     child: str | None = None
     target: str | None = None
+    vital: bool = False
 
 
 class Run(msgspec.Struct, omit_defaults=True):
@@ -292,6 +293,7 @@ def _start_wait(run: Run, entry: e.WaitStarted, at: int) -> None:
         match=entry.match,
         child=entry.child,
         target=entry.target,
+        vital=entry.vital,
     )
     run.open[entry.key] = None
     _progress(run)

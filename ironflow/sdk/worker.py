@@ -25,7 +25,6 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from ironflow import VERSION
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock, Ids, SystemClock
 from ironflow.core.errors import ConfigError, Gone, IronflowError
@@ -35,6 +34,7 @@ from ironflow.core.remote import RecordedJob, Shadow, Signals, encode_report
 from ironflow.sdk.executor import STEP_THREADS, Executor
 from ironflow.sdk.function import Function, Registry, registry
 from ironflow.sdk.link import FIRST_PAUSE, LONGEST_PAUSE, Link, Refused, RemoteEffects
+from ironflow.version import VERSION
 
 log = logging.getLogger("ironflow.worker")
 
