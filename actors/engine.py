@@ -17,7 +17,7 @@ import msgspec
 
 from ironflow.actors.endings import Endings
 from ironflow.actors.environment import Environment
-from ironflow.actors.fleet import Fleet
+from ironflow.actors.fleet import LEASE, Fleet
 from ironflow.actors.hosts import Hosts, Slots
 from ironflow.actors.janitor import Janitor
 from ironflow.actors.kernel import Behavior, Ensure
@@ -77,13 +77,16 @@ class Engine:
         capacity: int = 1000,
         max_crashes: int = MAX_CRASHES,
         retention: Sequence[RetentionRule] = (),
+        lease: float = LEASE,
         system: System | None = None,
         on_fatal: Callable[[str], None] | None = None,
     ) -> None:
-        """`capacity`: bodies that execute at once; others wait in the order in which they came."""
+        """`capacity`: bodies that execute at once; others wait in the order in which they came.
+        `lease`: seconds that a worker keeps a job unheard.
+        """
         self.store, self.clock, self.ids = store, clock, ids
         self.system = system or System(clock, ids, on_fatal=on_fatal)
-        self.fleet = Fleet(clock, self.system, self._grant, host.spec)
+        self.fleet = Fleet(clock, self.system, self._grant, host.spec, lease)
         self.host = Hosts(host, self.fleet)
         pool = Pool(capacity, lambda fid: host.spec(fid) is not None, self._grant)
         self.pool = Slots(pool, self.fleet)

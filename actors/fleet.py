@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("ironflow.workers")
 
 LEASE = 90.0
-"""Seconds that a worker keeps a job without a word of it; thrice a worker's usual heartbeat."""
+"""Seconds that a worker keeps a job without a word of it, unless it says how often it beats."""
+BEATS = 3
+"""Heartbeats that a lease lasts."""
 CANCEL_GRACE = 30.0
 """Seconds that a worker's body has to unwind and to compensate, before it is ended without it."""
 PICK_UP = 10.0
@@ -51,8 +53,8 @@ class Worker(msgspec.Struct, eq=False):
     hostname: str = ""
     labels: dict[str, str] = {}
     version: dict[str, str] = {}
-    heartbeat: float = 30.0
-    """Seconds between its heartbeats."""
+    lease: float = LEASE
+    """Seconds that it keeps a job without a word of it."""
     online: bool = True
     credit: int = 0
     """Jobs that the poll it holds open may still be answered with."""
@@ -112,11 +114,13 @@ class Fleet:
         system: System,
         grant: Callable[[str], None],
         local: Callable[[str], FunctionSpec | None],
+        lease: float = LEASE,
     ) -> None:
         """`grant(run_id)` tells a run that a worker was chosen for it; `local` finds a function
         that this process executes itself.
         """
         self.clock, self.system, self._grant, self.local = clock, system, grant, local
+        self.lease = lease
         self._specs: dict[str, FunctionSpec] = {}
         self.workers: dict[str, Worker] = {}
         self.leases: dict[str, Lease] = {}

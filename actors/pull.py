@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from ironflow.actors.fleet import LEASE, Fleet, Lease
+from ironflow.actors.fleet import Fleet, Lease
 from ironflow.core import commands as c
 from ironflow.core import pull
 from ironflow.core.entries import Failure
@@ -45,7 +45,7 @@ def find_lease(fleet: Fleet, worker_id: str, job_id: str, execution: int, token:
     # The token is 24 random characters: nobody learns it from how long a comparison takes.
     if lease is None or lease.assignment.execution != execution or lease.token != token:
         raise StaleLease(job_id)
-    lease.expires_at = fleet.system.loop.time() + LEASE
+    lease.expires_at = fleet.system.loop.time() + worker.lease
     return lease
 
 

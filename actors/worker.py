@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ironflow.actors.fleet import LEASE, Fleet, Lease, Offer, Signal, Worker
+from ironflow.actors.fleet import BEATS, Fleet, Lease, Offer, Signal, Worker
 from ironflow.actors.kernel import LATER, Actor, Envelope
 from ironflow.core import pull
 from ironflow.core.clock import SECOND, Clock
@@ -23,8 +23,8 @@ DELIVERY = 30.0
 """Seconds until a job that was sent to a worker must be acknowledged: the connection may have
 broken under the answer.
 """
-MISSED = 1.5
-"""Heartbeats without a word after which a worker is offline."""
+MISSED = 0.5
+"""The part of a lease after which a worker that says nothing is offline: a heartbeat and a half."""
 FORGET_AFTER = 600.0
 """Seconds after which a worker that is offline and has nothing is forgotten."""
 
@@ -41,7 +41,8 @@ class RegisterWorker(Message[None], frozen=True, kw_only=True):
     hostname: str = ""
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     version: dict[str, str] = msgspec.field(default_factory=dict)
-    heartbeat: float = 30.0
+    heartbeat: float | None = None
+    """Seconds between its heartbeats, if it says so."""
     commands: bool = False
 
 
@@ -143,7 +144,7 @@ class WorkerActor(Actor):
             message.hostname,
             message.labels,
             message.version,
-            message.heartbeat,
+            self.fleet.lease if message.heartbeat is None else BEATS * message.heartbeat,
             commands=message.commands,
             jobs=known.jobs if known is not None else {},
         )
@@ -181,7 +182,7 @@ class WorkerActor(Actor):
 
     def _beat(self, message: Heartbeat) -> None:
         worker = self._worker()
-        expires_at = self.system.loop.time() + LEASE
+        expires_at = self.system.loop.time() + worker.lease
         for job_id in message.jobs:
             lease = worker.jobs.get(job_id)
             if lease is not None and lease.delivered:
@@ -272,7 +273,7 @@ class WorkerActor(Actor):
                 else:  # never picked up: nobody is to blame
                     self.fleet.close_lease(lease.assignment.run_id, lease)
                     lease.assignment.effects.leave()
-        if worker.online and silent >= worker.heartbeat * MISSED and self.held is None:
+        if worker.online and silent >= worker.lease * MISSED and self.held is None:
             worker.online = False
         if not worker.online and not worker.jobs and silent >= FORGET_AFTER:
             del self.fleet.workers[self.key]
@@ -291,8 +292,8 @@ class WorkerActor(Actor):
         if worker is None:
             return
         now = self.system.loop.time()
-        patience = worker.heartbeat * MISSED if worker.online else FORGET_AFTER
-        ends = [now + max(patience - self._silence(worker), 1.0)]
+        patience = worker.lease * MISSED if worker.online else FORGET_AFTER
+        ends = [now + max(patience - self._silence(worker), 0.0)]
         ends += [lease.expires_at for lease in worker.jobs.values()]
         at = max(min(ends), now + 0.05)
         if self.look_at is None or at < self.look_at - 0.001:

@@ -103,6 +103,7 @@ class Server:
                 capacity=settings.concurrency,
                 max_crashes=settings.max_crashes,
                 retention=retention_rules(settings),
+                lease=settings.worker_lease,
                 on_fatal=self.on_fatal,
             )
             self.executor.lookup = self.engine.host.spec

@@ -63,6 +63,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     step_processes: Annotated[
         int, Doc(ge=0, description="processes for steps that ask for one; 0 is one a core")
     ] = 0
+    worker_lease: Annotated[
+        float,
+        Doc(ge=1, description="seconds that a worker that says nothing keeps the runs it has"),
+    ] = 90.0
     blocked_after: Annotated[
         float,
         Doc(ge=0, description="seconds that code may hold the event loop unreported; 0: for ever"),
@@ -91,6 +95,7 @@ DURATIONS = frozenset(
         "blocked_after",
         "drain_timeout",
         "linger",
+        "worker_lease",
         "keep_completed",
         "keep_failed",
         "keep_cancelled",

@@ -180,7 +180,7 @@ class RegisterWorkerRequest(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str = ""
     labels: dict[str, str] = {}
     version: dict[str, str] = {}
-    heartbeat_interval: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 30.0
+    heartbeat_interval: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] | None = None
     reports: Literal["yields", "commands"] = "yields"
     """`commands`: it reports by `/commands`, and is handed the run's record with each job."""
 

@@ -11,7 +11,7 @@ import time
 import click
 
 from ironflow.cli.failures import Wrong
-from ironflow.cli.options import Verb, server_option
+from ironflow.cli.options import Duration, Verb, server_option
 
 RESTART_SECONDS = 1.0
 """Between the death of a worker process and its next start."""
@@ -23,18 +23,24 @@ RESTART_SECONDS = 1.0
               help="Bodies that a process runs at once.")  # fmt: skip
 @click.option("--processes", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Processes; one that dies is started again.")  # fmt: skip
+@click.option("--heartbeat", type=Duration(), default="10s", show_default=True,
+              help="Between two signs of life; after three without one its runs go to others.",
+              )  # fmt: skip
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE",
               help="What this worker is, for functions that want some; may be given several times.",
               )  # fmt: skip
 @click.option("--id", "worker_id", metavar="ID", help="Name of the worker (default: a new one).")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
-@click.option("--log-level", default="info", show_default=True)
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text",
+              show_default=True, help="Log lines on stderr, for people or for machines.",
+              )  # fmt: skip
+@click.option("--log-level", default="info", show_default=True, help="Lowest level that is shown.")
 @server_option
 def worker(
     *,
     modules: tuple[str, ...],
     concurrency: int,
     processes: int,
+    heartbeat: float,
     labels: tuple[str, ...],
     worker_id: str | None,
     log_format: str,
@@ -60,7 +66,13 @@ def worker(
     configure_logging(log_format, log_level)
     for module in modules:
         load_module(module)
-    made = Worker(server, concurrency=concurrency, labels=wanted, worker_id=worker_id)
+    made = Worker(
+        server,
+        concurrency=concurrency,
+        labels=wanted,
+        worker_id=worker_id,
+        heartbeat=heartbeat,
+    )
     made.run()
     return 0
 
