@@ -261,11 +261,16 @@ class Engine:
             idempotency_key=idempotency_key,
             blob=blob,
         )
+        if idempotency_key is None:
+            self.environment.fresh.add(run_id)
         return run_id, command
 
     async def _create(self, prepared: tuple[str, c.CreateRun]) -> c.Created:
         run_id, command = prepared
-        return await self.system.ref("run", run_id).ask(command)
+        try:
+            return await self.system.ref("run", run_id).ask(command)
+        finally:
+            self.environment.fresh.discard(run_id)  # if its actor was never made
 
     async def emit(
         self,
