@@ -292,10 +292,15 @@ class Cell:
             return
         actor.cell = self
         self.actor, self.leaving = actor, False
-        if type(actor).start is Actor.start:
+        self.state = CellState.STARTING
+        try:
+            started = actor.start_at_once()
+        except Exception as error:  # noqa: BLE001 - any failure of an actor is a crash
+            self._fail(error)
+            return
+        if started:
             self._begin()
         else:
-            self.state = CellState.STARTING
             self.chore = self.system.loop.create_task(self._start(actor))
 
     def _unwound(self, _: object) -> None:

@@ -34,4 +34,6 @@ class Environment:
     outbox: Outbox
     waiters: WaiterIndex = field(default_factory=WaiterIndex)
     endings: Endings = field(default_factory=Endings)
+    fresh: set[str] = field(default_factory=set)
+    """Ids of runs that were made up a moment ago: no journal can have them yet."""
     max_crashes: int = MAX_CRASHES

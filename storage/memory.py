@@ -356,6 +356,12 @@ class MemoryStore:
         limits = retention.limits(rules, now)
         return await self.journal.exclusive(lambda tables: _retire(tables, limits, dry_run))
 
+    async def forget(self, run_ids: Sequence[str]) -> int:
+        """See `ports.Store`."""
+        return await self.journal.exclusive(
+            lambda tables: _remove_streams(tables, set(run_ids), set()).entries
+        )
+
     def after_crash(self) -> MemoryStore:
         """What a process finds that starts after this one was killed: all that was committed.
 
@@ -399,6 +405,13 @@ def _retire(tables: Tables, limits: list[retention.Limit], dry_run: bool) -> Ret
             aged = sorted((run.created_at, _ended_at(run), run.id) for run in ended)
             parents = {run.id: run.parent_id for run in ended}
             gone_runs.update(id_ for id_ in limit.beyond(aged) if parents[id_] not in open_runs)
+    return _remove_streams(tables, gone_runs, gone_events, dry_run=dry_run)
+
+
+def _remove_streams(
+    tables: Tables, gone_runs: set[str], gone_events: set[str], *, dry_run: bool = False
+) -> Retired:
+    rows = tables.rows
     streams = {f"run/{id_}" for id_ in gone_runs} | {f"event/{id_}" for id_ in gone_events}
     refs = rows[BLOB_REFS.name]
     kept = {hash_ for stream, hash_ in refs if stream not in streams}
@@ -416,8 +429,9 @@ def _retire(tables: Tables, limits: list[retention.Limit], dry_run: bool) -> Ret
         _remove(rows[RUNS.name], gone_runs)
         _remove(rows[EVENTS.name], gone_events)
         _remove(rows[WAITERS.name], gone_runs)
-        for table in (TIMERS, SNAPSHOTS, BLOB_REFS):
+        for table in (SNAPSHOTS, BLOB_REFS):
             _remove(rows[table.name], streams)
+        _remove(rows[TIMERS.name], streams | {f"flow_run/{id_}" for id_ in gone_runs})
         _remove(rows[BLOBS.name], orphans)
         tables.relations.forget(gone_runs)
     return retired

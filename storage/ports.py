@@ -393,6 +393,11 @@ class Store(Protocol):
         is unfinished, stay."""
         ...
 
+    async def forget(self, run_ids: Sequence[str]) -> int:
+        """Delete these runs with all that belongs to them, whatever their status; the number of
+        entries that went. Their actors must have nothing on its way to the journal."""
+        ...
+
     async def close(self) -> None:
         """Commit what waits and close; later appends are refused."""
         ...

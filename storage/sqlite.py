@@ -48,6 +48,10 @@ class SqliteStore:
         """See `ports.Store`. Deletes in small transactions between the commits of others."""
         return await self._retention.retire(retention.limits(rules, now), dry_run)
 
+    async def forget(self, run_ids: Sequence[str]) -> int:
+        """See `ports.Store`."""
+        return await self._retention.forget(run_ids)
+
     async def close(self) -> None:
         """See `ports.Store`. May be called again."""
         if self._closed:

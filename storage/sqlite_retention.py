@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,6 +63,10 @@ class SqliteRetention:
                 part, after = await self._journal.exclusive(job)
                 total = _add(total, part)
         return total
+
+    async def forget(self, run_ids: Sequence[str]) -> int:
+        """Delete runs, whatever their status; the number of entries that went."""
+        return await self._journal.exclusive(partial(_forget, run_ids=run_ids))
 
 
 def find_range(connection: sqlite3.Connection, limit: Limit) -> Range:
@@ -135,39 +140,56 @@ def _delete_chunk(
     connection: sqlite3.Connection, range_: Range, after: Key
 ) -> tuple[Retired, Key | None]:
     """Delete some streams after a key; what went, and the key to go on after, None at the end."""
-    queries, journal = sql.load("retention"), sql.load("journal")
     keys = _candidates(connection, range_, after, CHUNK_STREAMS)
     if not keys:
         return Retired(), None
-    (seq,) = connection.execute(journal["last_seq"]).fetchone()
-    connection.execute(journal["keep_last_seq"], (str(seq),))
-    streams = entries = blobs = blob_bytes = 0
+    keep_last_seq(connection)
+    total = Retired()
     last = after
     for last in keys:
-        id_, stream = last[1], range_.stream + last[1]
-        digests = connection.execute(queries["references"], (stream,)).fetchall()
-        entries += connection.execute(queries["delete_entries"], (stream,)).rowcount
-        for name in ("delete_snapshot", "delete_references", "delete_timers"):
-            connection.execute(queries[name], (stream,))
-        if range_.limit.kind == EVENTS:
-            connection.execute(queries["delete_event"], (id_,))
-        else:
-            connection.execute(queries["delete_run"], (id_,))
-            connection.execute(queries["delete_waiters"], (id_,))
-            connection.execute(queries["delete_timers"], (f"flow_run/{id_}",))
-            for statement, by in deletions():
-                connection.execute(statement, (id_ if by == "run" else stream,))
-        for (digest,) in digests:
-            sizes = connection.execute(queries["blob_size"], (digest,)).fetchall()
-            if connection.execute(queries["delete_blob"], {"hash": digest}).rowcount:
-                blobs += 1
-                blob_bytes += sizes[0][0]
-        streams += 1
-        if entries >= CHUNK_ENTRIES:
+        total = _add(total, _delete_stream(connection, range_.stream, last[1]))
+        if total.entries >= CHUNK_ENTRIES:
             break
-    kind = "events" if range_.limit.kind == EVENTS else "runs"
-    part = Retired(entries=entries, blobs=blobs, blob_bytes=blob_bytes)
-    return msgspec.structs.replace(part, **{kind: streams}), last
+    return total, last
+
+
+def keep_last_seq(connection: sqlite3.Connection) -> None:
+    """Remember the newest sequence number, whose entry may be about to go."""
+    journal = sql.load("journal")
+    (seq,) = connection.execute(journal["last_seq"]).fetchone()
+    connection.execute(journal["keep_last_seq"], (str(seq),))
+
+
+def _delete_stream(connection: sqlite3.Connection, prefix: str, id_: str) -> Retired:
+    """Delete a run (`run/`) or event (`event/`) with all that belongs to it."""
+    queries, stream = sql.load("retention"), prefix + id_
+    blobs = blob_bytes = 0
+    digests = connection.execute(queries["references"], (stream,)).fetchall()
+    entries = connection.execute(queries["delete_entries"], (stream,)).rowcount
+    for name in ("delete_snapshot", "delete_references", "delete_timers"):
+        connection.execute(queries[name], (stream,))
+    if prefix == "event/":
+        connection.execute(queries["delete_event"], (id_,))
+    else:
+        connection.execute(queries["delete_run"], (id_,))
+        connection.execute(queries["delete_waiters"], (id_,))
+        connection.execute(queries["delete_timers"], (f"flow_run/{id_}",))
+        for statement, by in deletions():
+            connection.execute(statement, (id_ if by == "run" else stream,))
+    for (digest,) in digests:
+        sizes = connection.execute(queries["blob_size"], (digest,)).fetchall()
+        if connection.execute(queries["delete_blob"], {"hash": digest}).rowcount:
+            blobs += 1
+            blob_bytes += sizes[0][0]
+    kind = "events" if prefix == "event/" else "runs"
+    return msgspec.structs.replace(
+        Retired(entries=entries, blobs=blobs, blob_bytes=blob_bytes), **{kind: 1}
+    )
+
+
+def _forget(connection: sqlite3.Connection, run_ids: Sequence[str]) -> int:
+    keep_last_seq(connection)
+    return sum(_delete_stream(connection, "run/", id_).entries for id_ in run_ids)
 
 
 def _add(total: Retired, part: Retired) -> Retired:

@@ -15,6 +15,8 @@ from ironflow.web import events_api, functions_api, runs_api, server_api, worker
 from ironflow.web.function_service import add_function_service
 from ironflow.web.metrics import Metrics
 from ironflow.web.openapi import describe_api
+from ironflow.web.prefect.face import add_prefect_face
+from ironflow.web.prefect.routing import make_middleware as make_prefect_middleware
 from ironflow.web.problems import make_middleware, note_prepared
 from ironflow.web.readiness import JournalWatch
 from ironflow.web.routing import STATE, Route, State, add_routes
@@ -91,7 +93,11 @@ def make_app(
     metrics = Metrics(engine)
     app = web.Application(
         client_max_size=body_limit,
-        middlewares=[metrics.middleware, make_middleware(engine.ids, dev=dev)],
+        middlewares=[
+            metrics.middleware,
+            make_middleware(engine.ids, dev=dev),
+            make_prefect_middleware(),
+        ],
     )
     app[STATE] = State(engine, version, started_at, JournalWatch(engine))
     app[OPENAPI] = msgspec.json.encode(describe_api([*ROUTES, *ELSEWHERE], version))
@@ -101,6 +107,7 @@ def make_app(
     app.router.add_get("/openapi.json", _serve_openapi)
     metrics.add_routes(app)
     add_stream_routes(app, engine)
+    add_prefect_face(app, engine)
     return app
 
 

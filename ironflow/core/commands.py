@@ -23,6 +23,7 @@ from ironflow.core.entries import (
     UnwindOutcome,
 )
 from ironflow.core.messages import Message
+from ironflow.core.prefect.commands import CancelFlowRun, MirrorChild
 
 Directive = Literal["go", "suspend", "unwind", "compensate"]
 """What an execution does after a report: go on, let go of the body, unwind it, or run its
@@ -257,6 +258,8 @@ DELIVERABLE: dict[str, type[Message[Any]]] = {
     "child_ended": ChildEnded,
     "emit_event": EmitEvent,
     "look_back": LookBack,
+    "mirror_child": MirrorChild,
+    "cancel_flow_run": CancelFlowRun,
 }
 """The messages that the durable outbox carries, by the name in its rows."""
 
