@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-_FIRST = (
+_FIRST = (  # noqa: SIM905 - easier to read and to add to
     "amber ample azure brave brisk broad calm candid chrome civil clear clever copper coral cosmic "
     "crisp deft dusky eager early fabled fair fleet fond frank frosty gentle gilded glad golden "
     "grand hardy hazel honest humble ivory jolly keen kind lively loyal lucid lunar mellow merry "
@@ -12,8 +12,8 @@ _FIRST = (
     "quiet rapid rosy ruby rustic sable sage scarlet serene sharp silent silver sleek solar "
     "stellar steady stout sturdy sunny swift tawny tidy trusty umber upbeat velvet vivid warm "
     "wise witty zesty"
-).split()  # noqa: SIM905 - easier to read and to add to
-_SECOND = (
+).split()
+_SECOND = (  # noqa: SIM905
     "adder albatross antelope auk badger beaver bison bittern bobcat buzzard caribou chamois "
     "cheetah condor cormorant crane curlew dingo dolphin dormouse eagle egret eland elk ermine "
     "falcon ferret finch fox gannet gazelle gecko gibbon goshawk grebe grouse hare harrier hawk "
