@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 from ironflow.actors.fleet import Fleet
 from ironflow.actors.pool import Pool
@@ -33,10 +34,15 @@ class Hosts:
         self._of(assignment.function_id).start(assignment)
 
     def attach(
-        self, run_id: str, execution: int, steps: Mapping[str, Step], order: Mapping[str, list[str]]
+        self,
+        run_id: str,
+        execution: int,
+        steps: Mapping[str, Step],
+        order: Mapping[str, list[str]],
+        unsettled: AbstractSet[str],
     ) -> None:
         """See `Host`."""
-        self.local.attach(run_id, execution, steps, order)
+        self.local.attach(run_id, execution, steps, order, unsettled)
 
     def wake(self, run_id: str, execution: int, key: str | None) -> bool:
         """See `Host`."""
