@@ -137,7 +137,7 @@ class Soak:
         """Look at it again and again."""
         while True:
             await asyncio.sleep(self.seconds / SAMPLES)
-            with contextlib.suppress(OSError, IndexError, ValueError):
+            with contextlib.suppress(OSError, IndexError, KeyError, ValueError):  # gone, or a zombie
                 self.samples.append(self.look(time.monotonic() - began))
 
     def look(self, second: float) -> Sample:
