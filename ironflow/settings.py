@@ -4,7 +4,6 @@ A value is taken from a flag, else from the environment (`IRONFLOW_*`), else fro
 it is the default. Unknown names are errors, with the nearest known one.
 """
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -182,6 +181,8 @@ def _read_env(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _nearest(name: str, known: Any) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
