@@ -64,7 +64,7 @@ class LocalEffects:
             raise NotFound("stored value", digest)
         return data
 
-    def leave(self) -> None:
+    def leave(self, lost: str | None = None) -> None:
         """The body is out of memory."""
         if not self._environment.system.is_stopped:
-            self._ref.post(ExecutionLeft(self._execution))
+            self._ref.post(ExecutionLeft(self._execution, lost))

@@ -17,6 +17,8 @@ import msgspec
 
 from ironflow.actors.endings import Endings
 from ironflow.actors.environment import Environment
+from ironflow.actors.fleet import LEASE, Fleet
+from ironflow.actors.hosts import Hosts, Slots
 from ironflow.actors.janitor import Janitor
 from ironflow.actors.kernel import Behavior, Ensure, Ref
 from ironflow.actors.outbox import Outbox, decode_row
@@ -30,12 +32,14 @@ from ironflow.actors.run import RunActor, fold
 from ironflow.actors.schedule import ScheduleActor
 from ironflow.actors.system import System
 from ironflow.actors.timers import Timers
+from ironflow.actors.worker import WorkerActor
 from ironflow.core import commands as c
 from ironflow.core.blockages import Blockages
 from ironflow.core.clock import Clock, Ids, derive_id
 from ironflow.core.effects import MAX_CRASHES
 from ironflow.core.entries import Payload, pack
 from ironflow.core.errors import (
+    Conflict,
     Draining,
     Gone,
     IdempotencyConflict,
@@ -80,22 +84,26 @@ class Engine:
         capacity: int = 1000,
         max_crashes: int = MAX_CRASHES,
         retention: Sequence[RetentionRule] = (),
+        lease: float = LEASE,
         keep_prefect_events: float = KEEP,
         system: System | None = None,
         on_fatal: Callable[[str], None] | None = None,
     ) -> None:
         """`capacity`: bodies that execute at once; others wait in the order in which they came.
-        `keep_prefect_events` in seconds.
+        `lease`: seconds that a worker keeps a job unheard; `keep_prefect_events` in seconds.
         """
-        self.store, self.host, self.clock, self.ids = store, host, clock, ids
+        self.store, self.clock, self.ids = store, clock, ids
         self.system = system or System(clock, ids, on_fatal=on_fatal)
-        self.pool = Pool(capacity, lambda fid: host.spec(fid) is not None, self._grant)
+        self.fleet = Fleet(clock, self.system, self._grant, host.spec, lease)
+        self.host = Hosts(host, self.fleet)
+        pool = Pool(capacity, lambda fid: host.spec(fid) is not None, self._grant)
+        self.pool = Slots(pool, self.fleet)
         self.timers = Timers(clock, self._ring)
         self.environment = Environment(
             store=store,
             clock=clock,
             ids=ids,
-            host=host,
+            host=self.host,
             system=self.system,
             pool=self.pool,
             timers=self.timers,
@@ -116,6 +124,9 @@ class Engine:
         self.system.register(
             Behavior("janitor", partial(Janitor, make, retention), idle_after=None)
         )
+        self.system.register(
+            Behavior("worker", partial(WorkerActor, self.fleet, clock), idle_after=None)
+        )
         self.router = self.system.ref("router")
         self.feeds = Feeds(make, keep_prefect_events)
         """Events and logs of the Prefect API."""
@@ -133,7 +144,8 @@ class Engine:
     async def start(self) -> None:
         """Register the host's functions and bring back what is unfinished."""
         await self.system.start([self.router, self.system.ref("janitor")])
-        await self.register([spec.definition for spec in self.host.specs()])
+        await self._find_pull_functions()
+        await self.register([spec.definition for spec in self.host.local.specs()])
         for row in await self.store.reader.deliveries():
             try:
                 message = decode_row(row)
@@ -210,6 +222,28 @@ class Engine:
             if self.host.spec(function_id) is not None:
                 await self.system.ref("schedule", function_id).ask(Ensure())
 
+    async def _find_pull_functions(self) -> None:
+        """Functions of workers are known before a worker is: their runs wait, events start them."""
+        for row in await self.store.reader.functions():
+            definition = msgspec.json.decode(row.spec, type=Definition)
+            if definition.placement == "pull" and self.host.local.spec(row.id) is None:
+                self.fleet.add(definition)
+
+    async def register_pull(self, definition: Definition) -> tuple[FunctionRow, bool]:
+        """Have a function executed by workers; its row, and whether the id is new.
+
+        Raises `Conflict` when this process executes it itself, `InvalidInput` for triggers that
+        make no sense, `Draining`.
+        """
+        self._check_open()
+        if self.host.local.spec(definition.id) is not None:
+            raise Conflict(f"function {definition.id} is executed by the server itself")
+        before = {row.id for row in await self.store.reader.functions()}
+        self.fleet.add(definition)
+        await self.register([definition])
+        row, _ = await self.function(definition.id)
+        return row, definition.id not in before
+
     async def functions(self) -> list[tuple[FunctionRow, Definition]]:
         """Every function that was ever registered, by id."""
         rows = await self.store.reader.functions()
@@ -261,11 +295,16 @@ class Engine:
             idempotency_key=idempotency_key,
             blob=blob,
         )
+        if idempotency_key is None:
+            self.environment.fresh.add(run_id)
         return run_id, command
 
     async def _create(self, prepared: tuple[str, c.CreateRun]) -> c.Created:
         run_id, command = prepared
-        return await self.system.ref("run", run_id).ask(command)
+        try:
+            return await self.system.ref("run", run_id).ask(command)
+        finally:
+            self.environment.fresh.discard(run_id)  # if its actor was never made
 
     async def emit(
         self,

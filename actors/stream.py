@@ -85,11 +85,13 @@ class StreamActor(Actor):
         error: Exception | None,
     ) -> None:
         cell = self.cell
+        if cell.actor is not self:
+            return  # an earlier commit failed, and all that was asked with it
         if error is None:
             self.uncommitted -= 1
             if envelope is not None:
                 cell.answer(envelope, reply)
             if then is not None:
                 then()
-        elif cell.actor is self:
+        else:
             cell.crash(error)  # it starts again by itself

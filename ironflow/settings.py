@@ -4,7 +4,6 @@ A value is taken from a flag, else from the environment (`IRONFLOW_*`), else fro
 it is the default. Unknown names are errors, with the nearest known one.
 """
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -63,6 +62,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     step_processes: Annotated[
         int, Doc(ge=0, description="processes for steps that ask for one; 0 is one a core")
     ] = 0
+    worker_lease: Annotated[
+        float,
+        Doc(ge=1, description="seconds that a worker that says nothing keeps the runs it has"),
+    ] = 90.0
     blocked_after: Annotated[
         float,
         Doc(ge=0, description="seconds that code may hold the event loop unreported; 0: for ever"),
@@ -95,6 +98,7 @@ DURATIONS = frozenset(
         "blocked_after",
         "drain_timeout",
         "linger",
+        "worker_lease",
         "keep_completed",
         "keep_failed",
         "keep_cancelled",
@@ -182,6 +186,8 @@ def _read_env(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _nearest(name: str, known: Any) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 

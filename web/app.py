@@ -11,7 +11,8 @@ import msgspec
 from aiohttp import web
 
 from ironflow.actors.engine import Engine
-from ironflow.web import events_api, functions_api, runs_api, server_api
+from ironflow.web import events_api, functions_api, runs_api, server_api, workers_api
+from ironflow.web.function_service import add_function_service
 from ironflow.web.metrics import Metrics
 from ironflow.web.openapi import describe_api
 from ironflow.web.prefect.face import add_prefect_face
@@ -76,6 +77,7 @@ ROUTES = (
     *functions_api.ROUTES,
     *runs_api.ROUTES,
     *server_api.ROUTES,
+    *workers_api.ROUTES,
 )
 
 
@@ -101,6 +103,7 @@ def make_app(
     app[OPENAPI] = msgspec.json.encode(describe_api([*ROUTES, *ELSEWHERE], version))
     app.on_response_prepare.append(note_prepared)
     add_routes(app, ROUTES)
+    add_function_service(app)
     app.router.add_get("/openapi.json", _serve_openapi)
     metrics.add_routes(app)
     add_stream_routes(app, engine)

@@ -68,10 +68,9 @@ def _responses(route: Route, schema_of: dict[Any, dict[str, Any]]) -> dict[str, 
     schema = {"type": "string"} if route.response is None else schema_of[route.response]
     responses: dict[str, Any] = {}
     for status, meaning in route.statuses.items():
-        responses[str(status)] = {
-            "description": meaning,
-            "content": {route.content_type: {"schema": schema}},
-        }
+        responses[str(status)] = {"description": meaning}
+        if status != HTTPStatus.NO_CONTENT:
+            responses[str(status)]["content"] = {route.content_type: {"schema": schema}}
     problem = {"content": {CONTENT_TYPE: {"schema": schema_of[Problem]}}}
     for status in route.refusals:
         responses[str(status)] = {"description": HTTPStatus(status).phrase, **problem}

@@ -7,15 +7,16 @@ a body runs in this process, in a worker or behind an endpoint by the same proto
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Protocol, TypeVar
 
 import msgspec
 
-from ironflow.core.entries import EventRef, Payload, UnwindOutcome
+from ironflow.core.entries import EventRef, Payload, RunOptions, UnwindOutcome
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.messages import Message
-from ironflow.core.runs import Step
+from ironflow.core.runs import Run, Step
 
 R = TypeVar("R")
 
@@ -33,15 +34,19 @@ class Effects(Protocol):
         """A large value by its digest."""
         ...
 
-    def leave(self) -> None:
-        """Say that the body is out of memory without having ended the run."""
+    def leave(self, lost: str | None = None) -> None:
+        """Say that the body is out of memory without having ended the run; `lost`: how its worker
+        was.
+        """
         ...
 
 
 class Assignment(msgspec.Struct, frozen=True):
     """One execution of a run's body: what it is, what is recorded already, and where to report.
 
-    `steps` and `order` are live views of the run's record: they grow as reports are committed.
+    `steps` and `order` are live views of the run's record: they grow as reports are queued for the
+    disk. `unsettled` are the keys of steps whose end is queued and not yet durable: the body must
+    not know of it yet.
     """
 
     run_id: str
@@ -49,12 +54,17 @@ class Assignment(msgspec.Struct, frozen=True):
     execution: int
     attempt: int
     input: Payload
+    options: RunOptions
+    created_at: int
     event: EventRef | None
     depth: int
     steps: Mapping[str, Step]
     order: Mapping[str, list[str]]
     unwinding: UnwindOutcome | None
     effects: Effects
+    record: Callable[[], Run]
+    """The run's whole record, to be encoded at once: it goes on changing."""
+    unsettled: AbstractSet[str] = frozenset()
 
 
 class RunningStep(msgspec.Struct, frozen=True):
@@ -82,7 +92,12 @@ class Host(Protocol):
         ...
 
     def attach(
-        self, run_id: str, execution: int, steps: Mapping[str, Step], order: Mapping[str, list[str]]
+        self,
+        run_id: str,
+        execution: int,
+        steps: Mapping[str, Step],
+        order: Mapping[str, list[str]],
+        unsettled: AbstractSet[str],
     ) -> None:
         """The run's record is kept in these objects from now on: a body in memory must look
         there.

@@ -17,6 +17,8 @@ EVENT_VARIABLES = frozenset({"event", "data"})
 
 Executor = Literal["loop", "thread", "process"]
 EXECUTORS: tuple[Executor, ...] = get_args(Executor)
+Placement = Literal["embedded", "pull"]
+"""Where a body is executed: in the server's own process, or by a worker that asks for work."""
 
 
 class Trigger(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,6 +49,9 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     options: RunOptions = RunOptions()
     executor: Executor | None = None
     input_schema: dict[str, Any] | None = None
+    placement: Placement = "embedded"
+    labels: dict[str, str] = {}
+    """What the labels of a worker must say, so that it is handed runs of this function."""
 
 
 class FunctionSpec(msgspec.Struct, kw_only=True):

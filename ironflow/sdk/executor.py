@@ -13,6 +13,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import cached_property, partial
@@ -80,6 +81,10 @@ class Executor:
         self._threads = ThreadPoolExecutor(step_threads, thread_name_prefix="ironflow-step")
         self._process_options = step_processes, logs
         self._draining = False
+        self.lookup: Callable[[str], FunctionSpec | None] = self.spec
+        """Finds functions that a body may invoke: here, or wherever the engine knows of."""
+        self.is_remote = False
+        """The engine is in another process and knows more functions than `lookup` does."""
         self.intercept: Interceptor | None = None
         """For tests: given a function id, a step's name and its function, answers what is called
         instead.
@@ -122,12 +127,17 @@ class Executor:
         execution.task = self.loop.create_task(work, context=self._context.copy())
 
     def attach(
-        self, run_id: str, execution: int, steps: Mapping[str, Step], order: Mapping[str, list[str]]
+        self,
+        run_id: str,
+        execution: int,
+        steps: Mapping[str, Step],
+        order: Mapping[str, list[str]],
+        unsettled: AbstractSet[str],
     ) -> None:
         """The run's record is kept in these objects from now on."""
         body = self._bodies.get(run_id)
         if body is not None and body.number == execution:
-            body.attach(steps, order)
+            body.attach(steps, order, unsettled)
 
     def wake(self, run_id: str, execution: int, key: str | None) -> bool:
         """Let branches whose waits have ended go on."""
@@ -157,6 +167,11 @@ class Executor:
     def is_active(self, run_id: str) -> bool:
         """Whether any body of the run is in memory."""
         return run_id in self._bodies
+
+    def task(self, run_id: str) -> asyncio.Task[None] | None:
+        """The task of a run's body, while it is in memory."""
+        body = self._bodies.get(run_id)
+        return body.task if body is not None else None
 
     def running_steps(self, run_id: str) -> list[RunningStep]:
         """The steps that execute now."""

@@ -26,7 +26,8 @@ class ServerProcess:
 
     program: tuple[str, ...] = (sys.executable, "-m", "ironflow")
 
-    def __init__(self, folder: Path, app: Path, *options: str) -> None:
+    def __init__(self, folder: Path, app: Path | None, *options: str) -> None:
+        """`app` None: a server that serves no functions itself."""
         self.folder, self.app, self.options = folder, app, options
         self.db = folder / "crash.db"
         self.side_file = folder / "side.txt"
@@ -39,7 +40,8 @@ class ServerProcess:
 
     def start(self) -> None:
         """Start, and return when it takes work."""
-        line = [*self.program, "serve", str(self.app), "--db", str(self.db)]
+        line = [*self.program, "serve", "--db", str(self.db)]
+        line += [str(self.app)] if self.app is not None else []
         line += ["--port", str(self.port), *self.options]
         environment = {**os.environ, "CRASH_SIDE_FILE": str(self.side_file)}
         with self.log.open("ab") as log:
