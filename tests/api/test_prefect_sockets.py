@@ -18,6 +18,7 @@ from api.conftest import Api, Serve
 
 from ironflow.core.clock import derive_id
 from ironflow.core.errors import StorageFull
+from ironflow.core.prefect.packets import make_packet
 from ironflow.storage.memory import MemoryStore
 from ironflow.storage.sqlite import open_sqlite
 
@@ -258,7 +259,7 @@ async def test_the_past_comes_oldest_first_or_not_at_all(memory_api: Api) -> Non
     silent = {**wanting(event={"name": ["past"]}), "backfill": False}
     async with connected(api, "/events/out", silent, silent) as socket:
         # The follower follows once it is rung for; until then what comes is the past.
-        while not api.engine.feeds.events._waiting:  # noqa: ASYNC110 - nothing tells of it
+        while not api.engine.feeds.events.waiting:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0)
         await ask(api, "/events", [make_event("past", 1000)])
         assert await receive_numbers(socket, 1) == [1000]
@@ -284,12 +285,12 @@ async def test_a_follower_that_does_not_read_holds_nobody_up(api: Api) -> None:
         connected(api, "/events/out", wanting(event={"name": ["big"]})) as sleeper,
         connected(api, "/events/out", wanting(event={"name": ["big"]})) as reader,
     ):
-        for start in range(0, 400, 50):
-            batch = [make_event("big", n, follows=None) for n in range(start, start + 50)]
+        for start in range(0, 400, 10):
+            batch = [make_event("big", n, follows=None) for n in range(start, start + 10)]
             for event in batch:
                 event["payload"]["padding"] = padding
             await ask(api, "/events", batch)
-            assert await receive_numbers(reader, 50) == list(range(start, start + 50))
+            assert await receive_numbers(reader, 10) == list(range(start, start + 10))
         assert await receive_numbers(sleeper, 400) == list(range(400))
 
 
@@ -307,6 +308,18 @@ async def test_a_server_that_stops_says_goodbye(memory_api: Api) -> None:
         for socket in (events, logs):
             message = await socket.receive()
             assert (message.type, message.data) == (WSMsgType.CLOSE, 1001)
+
+
+@pytest.mark.parametrize("size", [1, 125, 126, 65_535, 65_536, 200_000])
+def test_a_packet_is_one_whole_frame(size: int) -> None:
+    """By the tables of RFC 6455: final text frame, no mask, the shortest length."""
+    frame = b"x" * size
+    packet = make_packet(frame)
+    assert packet[0] == 0x81
+    wide = {126: 2, 127: 8}.get(packet[1], 0)
+    length = int.from_bytes(packet[2 : 2 + wide]) if wide else packet[1]
+    assert (length, packet[2 + wide :]) == (size, frame)
+    assert wide == (0 if size < 126 else 2 if size < 65_536 else 8)
 
 
 # -- logs -----------------------------------------------------------------------------------------
