@@ -74,7 +74,7 @@ class LocalEffects:
         """Runs of the function that wait for a process may go on here."""
         self._environment.pool.serve(function_id)
 
-    def leave(self) -> None:
+    def leave(self, lost: str | None = None) -> None:
         """The body is out of memory."""
         if not self._environment.system.is_stopped:
-            self._ref.post(ExecutionLeft(self._execution))
+            self._ref.post(ExecutionLeft(self._execution, lost))

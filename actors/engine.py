@@ -17,22 +17,31 @@ import msgspec
 
 from ironflow.actors.endings import Endings
 from ironflow.actors.environment import Environment
+from ironflow.actors.fleet import LEASE, Fleet
 from ironflow.actors.handlers import HandlerActor
+from ironflow.actors.hosts import Hosts, Slots
 from ironflow.actors.janitor import Janitor
-from ironflow.actors.kernel import Behavior, Ensure
+from ironflow.actors.kernel import Behavior, Ensure, Ref
 from ironflow.actors.outbox import Outbox, decode_row
 from ironflow.actors.pool import Pool
+from ironflow.actors.prefect.doors import Prefect
+from ironflow.actors.prefect.feeds import KEEP, Feeds
+from ironflow.actors.prefect.flow_events import FlowRunEvents
+from ironflow.actors.prefect.history import fold as fold_flow_run
 from ironflow.actors.router import EventEmitted, FunctionsChanged, Router
 from ironflow.actors.run import RunActor, fold
 from ironflow.actors.schedule import ScheduleActor
 from ironflow.actors.system import System
 from ironflow.actors.timers import Timers
+from ironflow.actors.worker import WorkerActor
 from ironflow.actors.workflows import Workflows
 from ironflow.core import commands as c
+from ironflow.core.blockages import Blockages
 from ironflow.core.clock import Clock, Ids, derive_id
 from ironflow.core.effects import MAX_CRASHES
 from ironflow.core.entries import Payload, pack
 from ironflow.core.errors import (
+    Conflict,
     Draining,
     Gone,
     IdempotencyConflict,
@@ -42,6 +51,9 @@ from ironflow.core.errors import (
 from ironflow.core.execution import Host
 from ironflow.core.functions import Definition
 from ironflow.core.patterns import validate_event_name
+from ironflow.core.prefect.lists import as_run
+from ironflow.core.prefect.runs import History
+from ironflow.core.prefect.runs import is_ours as is_of_flow_run
 from ironflow.core.runs import Run
 from ironflow.storage.ports import (
     FUNCTIONS,
@@ -74,25 +86,34 @@ class Engine:
         capacity: int = 1000,
         max_crashes: int = MAX_CRASHES,
         retention: Sequence[RetentionRule] = (),
+        lease: float = LEASE,
+        keep_prefect_events: float = KEEP,
         system: System | None = None,
         on_fatal: Callable[[str], None] | None = None,
     ) -> None:
-        """`capacity`: bodies that execute at once; others wait in the order in which they came."""
-        self.store, self.host, self.clock, self.ids = store, host, clock, ids
+        """`capacity`: bodies that execute at once; others wait in the order in which they came.
+        `lease`: seconds that a worker keeps a job unheard; `keep_prefect_events` in seconds.
+        """
+        self.store, self.clock, self.ids = store, clock, ids
         self.system = system or System(clock, ids, on_fatal=on_fatal)
-        self.pool = Pool(capacity, lambda fid: host.spec(fid) is not None, self._grant)
+        self.fleet = Fleet(clock, self.system, self._grant, host.spec, lease)
+        self.host = Hosts(host, self.fleet)
+        pool = Pool(capacity, lambda fid: host.spec(fid) is not None, self._grant)
+        self.pool = Slots(pool, self.fleet)
         self.timers = Timers(clock, self._ring)
         self.environment = Environment(
             store=store,
             clock=clock,
             ids=ids,
-            host=host,
+            host=self.host,
             system=self.system,
             pool=self.pool,
             timers=self.timers,
             outbox=Outbox(self.system),
             max_crashes=max_crashes,
         )
+        self.blockages = Blockages()
+        """What has held up the event loop, for whoever watches it to tell."""
         self.started = False
         """Whether everything that was unfinished has been brought back."""
         self.draining = False
@@ -106,9 +127,17 @@ class Engine:
         self.system.register(
             Behavior("janitor", partial(Janitor, make, retention), idle_after=None)
         )
+        self.system.register(
+            Behavior("worker", partial(WorkerActor, self.fleet, clock), idle_after=None)
+        )
         self.router = self.system.ref("router")
         self.workflows = Workflows(self)
         """The doors of event-driven workflows."""
+        self.feeds = Feeds(make, keep_prefect_events)
+        """Events and logs of the Prefect API."""
+        self.prefect = Prefect(self, FlowRunEvents(clock, self.feeds.publish))
+        """Flows, flow runs and task runs of Prefect clients."""
+        self.feeds.recorder = self.prefect.recorder.record
 
     @property
     def endings(self) -> Endings:
@@ -120,7 +149,8 @@ class Engine:
     async def start(self) -> None:
         """Register the host's functions and bring back what is unfinished."""
         await self.system.start([self.router, self.system.ref("janitor")])
-        await self.register([spec.definition for spec in self.host.specs()])
+        await self._find_pull_functions()
+        await self.register([spec.definition for spec in self.host.local.specs()])
         for row in await self.store.reader.deliveries():
             try:
                 message = decode_row(row)
@@ -151,6 +181,7 @@ class Engine:
     def begin_drain(self) -> None:
         """Take nothing new: later requests that create work are refused with `Draining`."""
         self.draining = True
+        self.feeds.close()
         self.pool.close()
 
     async def stop(self) -> None:
@@ -195,6 +226,28 @@ class Engine:
         for function_id in sorted(scheduled):
             if self.host.spec(function_id) is not None:
                 await self.system.ref("schedule", function_id).ask(Ensure())
+
+    async def _find_pull_functions(self) -> None:
+        """Functions of workers are known before a worker is: their runs wait, events start them."""
+        for row in await self.store.reader.functions():
+            definition = msgspec.json.decode(row.spec, type=Definition)
+            if definition.placement == "pull" and self.host.local.spec(row.id) is None:
+                self.fleet.add(definition)
+
+    async def register_pull(self, definition: Definition) -> tuple[FunctionRow, bool]:
+        """Have a function executed by workers; its row, and whether the id is new.
+
+        Raises `Conflict` when this process executes it itself, `InvalidInput` for triggers that
+        make no sense, `Draining`.
+        """
+        self.check_open()
+        if self.host.local.spec(definition.id) is not None:
+            raise Conflict(f"function {definition.id} is executed by the server itself")
+        before = {row.id for row in await self.store.reader.functions()}
+        self.fleet.add(definition)
+        await self.register([definition])
+        row, _ = await self.function(definition.id)
+        return row, definition.id not in before
 
     async def functions(self) -> list[tuple[FunctionRow, Definition]]:
         """Every function that was ever registered, by id."""
@@ -249,11 +302,16 @@ class Engine:
             handler=run_id if definition.kind == "workflow" else None,
             blob=blob,
         )
+        if idempotency_key is None:
+            self.environment.fresh.add(run_id)
         return run_id, command
 
     async def _create(self, prepared: tuple[str, c.CreateRun]) -> c.Created:
         run_id, command = prepared
-        return await self.system.ref("run", run_id).ask(command)
+        try:
+            return await self.system.ref("run", run_id).ask(command)
+        finally:
+            self.environment.fresh.discard(run_id)  # if its actor was never made
 
     async def emit(
         self,
@@ -295,25 +353,35 @@ class Engine:
 
     async def cancel(self, run_id: str, reason: str = "cancelled by request") -> str:
         """Cancel a run; answers its status. Raises `NotFound`, `Conflict` when it has ended."""
-        return await self.system.ref("run", run_id).ask(c.CancelRun(reason=reason))
+        return await (await self._actor(run_id)).ask(c.CancelRun(reason=reason))
 
     async def pause(self, run_id: str, reason: str = "paused by request") -> str:
         """Pause a run at its next step boundary; answers its status. Raises `NotFound`,
         `Conflict`.
         """
-        return await self.system.ref("run", run_id).ask(c.PauseRun(reason))
+        return await (await self._actor(run_id)).ask(c.PauseRun(reason))
 
     async def resume(self, run_id: str) -> str:
         """Let a paused run go on; answers its status. Raises `NotFound`, `Conflict`."""
         self.check_open()
-        return await self.system.ref("run", run_id).ask(c.ResumeRun())
+        return await (await self._actor(run_id)).ask(c.ResumeRun())
 
     async def retry(self, run_id: str, reason: str = "") -> str:
         """Try a failed or cancelled run again from its failure; answers its status. Raises
         `NotFound`, `Conflict`.
         """
         self.check_open()
-        return await self.system.ref("run", run_id).ask(c.RetryRun(reason))
+        return await (await self._actor(run_id)).ask(c.RetryRun(reason))
+
+    async def _actor(self, run_id: str) -> Ref:
+        """Who decides about a run: its client's process moves a Prefect flow run, the engine all
+        others.
+        """
+        return self.system.ref("flow_run" if await self._is_flow_run(run_id) else "run", run_id)
+
+    async def _is_flow_run(self, run_id: str) -> bool:
+        row = await self.store.reader.run(run_id)
+        return row is not None and row.kind == "flow"
 
     async def wait(self, run_id: str, timeout: float | None = None) -> Run | None:
         """The run once it has ended, None after `timeout` seconds. Raises `NotFound`. Nothing
@@ -359,11 +427,27 @@ class Engine:
     # -- reads ------------------------------------------------------------------------------------
 
     async def run(self, run_id: str) -> Run:
-        """The whole recorded state of a run, read from the journal. Raises `NotFound`."""
-        run = fold(run_id, await self.store.reader.load(f"run/{run_id}"))
+        """The whole recorded state of a run, read from the journal; of a Prefect flow run what
+        corresponds to it. Raises `NotFound`.
+        """
+        loaded = await self.store.reader.load(f"run/{run_id}")
+        newest = loaded.entries[-1].kind if loaded.entries else ""
+        if is_of_flow_run(newest) or (not newest and await self._is_flow_run(run_id)):
+            flow_run = as_run(fold_flow_run(run_id, loaded))
+            if flow_run is None:
+                raise NotFound("run", run_id)
+            return flow_run
+        run = fold(run_id, loaded)
         if not run.exists:
             raise NotFound("run", run_id)
         return run
+
+    async def flow_run(self, run_id: str) -> History:
+        """The whole recorded state of a Prefect flow run and its task runs. Raises `NotFound`."""
+        history = fold_flow_run(run_id, await self.store.reader.load(f"run/{run_id}"))
+        if not history.version:
+            raise NotFound("flow run", run_id)
+        return history
 
     async def load_payload(self, payload: Payload) -> bytes:
         """A payload's JSON text, from the entry or the blob table. Raises `NotFound` for a lost

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ironflow.actors.endings import Endings
+from ironflow.actors.hosts import Hosts, Slots
 from ironflow.actors.outbox import Outbox
-from ironflow.actors.pool import Pool
 from ironflow.actors.streams import Streams
 from ironflow.actors.timers import Timers
 from ironflow.actors.waiters import WaiterIndex
 from ironflow.core.clock import Clock, Ids
 from ironflow.core.effects import MAX_CRASHES
-from ironflow.core.execution import Host
 from ironflow.storage.ports import Store
 
 if TYPE_CHECKING:
@@ -29,14 +28,16 @@ class Environment:
     store: Store
     clock: Clock
     ids: Ids
-    host: Host
+    host: Hosts
     system: System
-    pool: Pool
+    pool: Slots
     timers: Timers
     outbox: Outbox
     waiters: WaiterIndex = field(default_factory=WaiterIndex)
     endings: Endings = field(default_factory=Endings)
     streams: Streams = field(init=False)
+    fresh: set[str] = field(default_factory=set)
+    """Ids of runs that were made up a moment ago: no journal can have them yet."""
     max_crashes: int = MAX_CRASHES
 
     def __post_init__(self) -> None:

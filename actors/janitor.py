@@ -8,6 +8,7 @@ from typing import Any
 
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import Actor, Envelope
+from ironflow.core.clock import SECOND
 from ironflow.core.errors import StorageError
 from ironflow.core.messages import Message
 from ironflow.storage.ports import RetentionRule
@@ -15,7 +16,23 @@ from ironflow.storage.ports import RetentionRule
 log = logging.getLogger("ironflow.retention")
 
 EVERY = 3600.0
-"""Seconds between two rounds."""
+"""Seconds between two rounds at most."""
+COUNT_EVERY = 60.0
+"""Seconds between two rounds where a rule limits a number."""
+LEAST = 1.0
+
+
+def pause_between(rules: Sequence[RetentionRule]) -> float:
+    """Seconds between two rounds: nothing outlives its age by more than a tenth of it, or an
+    hour.
+    """
+    pauses = [EVERY]
+    for rule in rules:
+        if rule.max_age is not None:
+            pauses.append(rule.max_age / SECOND / 10)
+        if rule.max_count is not None:
+            pauses.append(COUNT_EVERY)
+    return max(LEAST, min(pauses))
 
 
 class CleanUp(Message[None], frozen=True):
@@ -47,7 +64,7 @@ class Janitor(Actor):
         else:
             if retired.runs or retired.events:
                 log.info("retention deleted %d runs and %d events", retired.runs, retired.events)
-        self._schedule(EVERY)
+        self._schedule(pause_between(self.rules))
 
     def _schedule(self, seconds: float) -> None:
         if self.rules:

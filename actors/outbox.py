@@ -68,7 +68,7 @@ class Outbox:
         messages = self._pending.setdefault(target, {})
         messages[delivery] = message
         if len(messages) == 1 or target == ROUTER:
-            self._system.at(target).post(message)
+            self.deliver(target, message)
 
     def consumed(self, target: str, delivery: str) -> None:
         """The row is deleted: on to the next."""
@@ -78,10 +78,18 @@ class Outbox:
         if not messages:
             del self._pending[target]
         elif target != ROUTER:
-            self._system.at(target).post(next(iter(messages.values())))
+            self.deliver(target, next(iter(messages.values())))
+
+    def has(self, target: str, delivery: str) -> bool:
+        """Whether a message is committed, not consumed, and known here."""
+        return delivery in self._pending.get(target, {})
 
     def repost(self, target: str) -> None:
         """Post again what the target has not consumed; it failed in between."""
         messages = list(self._pending.get(target, {}).values())
         for message in messages if target == ROUTER else messages[:1]:
-            self._system.at(target).post(message)
+            self.deliver(target, message)
+
+    def deliver(self, target: str, message: Message[Any]) -> None:
+        """Hand a message to its target now."""
+        self._system.at(target).post(message)

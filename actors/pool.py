@@ -89,8 +89,12 @@ class Pool:
 
     def serve(self, function_id: str) -> None:
         """The function can be executed here from now on."""
-        for run_id in self._unserved.pop(function_id, {}):
+        for run_id in self.take_unserved(function_id):
             self.enqueue(run_id, function_id)
+
+    def take_unserved(self, function_id: str) -> list[str]:
+        """The runs that waited for somebody to serve the function; they no longer wait here."""
+        return list(self._unserved.pop(function_id, {}))
 
     def close(self) -> None:
         """Grant nothing any more: the process is draining."""

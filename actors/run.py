@@ -21,6 +21,7 @@ from ironflow.actors.stream import Renew, StreamActor
 from ironflow.core import commands as c
 from ironflow.core import decisions as d
 from ironflow.core import effects as fx
+from ironflow.core import entries as e
 from ironflow.core.entries import KINDS, decode_entry, encode_entry, payloads
 from ironflow.core.execution import Assignment
 from ironflow.core.messages import Message
@@ -42,6 +43,10 @@ from ironflow.storage.ports import (
 
 _encode_state = msgspec.json.Encoder().encode
 _decode_state = msgspec.json.Decoder(Run).decode
+
+
+ENDS = (e.WaitEnded, e.StepRetryDue)
+"""Entries by which a wait ends that a body may be in."""
 
 
 def fold(run_id: str, loaded: Loaded) -> Run:
@@ -95,7 +100,7 @@ def handler_row(run: Run) -> tuple[object, ...]:
 
 def row_facts(run: Run) -> tuple[object, ...]:
     """What the run's row must follow. A run that is created queued differs by its existence."""
-    return run.exists, run.status, run.execution, run.attempt, run.reason
+    return run.exists, run.status, run.execution, run.attempt, run.reason, run.error
 
 
 def _blobs(message: Message[Any]) -> Mapping[str, bytes] | bytes | None:
@@ -116,8 +121,23 @@ class RunActor(StreamActor):
         self.situation = fx.Situation(0, max_crashes=environment.max_crashes)
         self.starting = False
         """A body is started as soon as the commit that says so is durable."""
+        self.unsettled: set[str] = set()
+        """Steps whose end is on its way to the disk: bodies must not know of it yet."""
         self.unsure: set[str] = set()
         """Steps whose waiters are in memory but perhaps not yet in the database."""
+
+    def start_at_once(self) -> bool:
+        """A run whose id was just made up has no stream to read.
+
+        That is a fifth of what an invocation costs, and a trip to a thread before its commit. If it
+        had one after all, the fence of the first version would refuse the commit.
+        """
+        fresh = self.environment.fresh
+        if self.key not in fresh:
+            return False
+        fresh.discard(self.key)
+        self.run = Run(self.key)
+        return True
 
     async def start(self) -> None:
         """Fold the stream."""
@@ -127,7 +147,9 @@ class RunActor(StreamActor):
             self.snapshot_version = loaded.snapshot.version
         # A body that is in memory reads the record of the actor that is live.
         run = self.run
-        self.environment.host.attach(self.key, run.execution, run.steps, run.order, run.workflow)
+        self.environment.host.attach(
+            self.key, run.execution, run.steps, run.order, self.unsettled, run.workflow
+        )
         if self.cell.restarts:
             self._reestablish()
             self.renew_later()
@@ -175,8 +197,14 @@ class RunActor(StreamActor):
                 batch.puts.append((HANDLERS, handler_row(run)))
         if run.status is not RunStatus.RUNNING:
             env.pool.release(run.id)
-        then = partial(self._act, decision.effects, sends) if decision.effects else None
-        if batch.entries or batch.puts or batch.deletes:
+        ends = [entry.key for entry in decision.entries if isinstance(entry, ENDS)]
+        self.unsettled.update(ends)
+        then = None
+        if decision.effects or ends:
+            then = partial(self._act, decision.effects, sends, ends)
+        if batch.entries or batch.puts or batch.deletes or self.uncommitted:
+            # Also without a change of its own an answer may rest on one that is on its way: it
+            # leaves when that is durable.
             self.commit(batch, envelope, decision.reply, then)
             return LATER
         if then is not None:
@@ -212,7 +240,7 @@ class RunActor(StreamActor):
         # A body on its way out must be gone first: its last step may still be executing.
         leaving = env.host.is_active(self.key) and not situation.hot
         situation.code = None if spec is None or leaving else spec.definition.code
-        situation.slot = situation.code is not None and env.pool.acquire(self.key)
+        situation.slot = situation.code is not None and env.pool.acquire(self.key, function_id)
 
     # -- the commit -------------------------------------------------------------------------------
 
@@ -284,8 +312,15 @@ class RunActor(StreamActor):
 
     # -- after the commit -------------------------------------------------------------------------
 
-    def _act(self, effects: list[fx.Effect], sends: list[tuple[str, str, Message[Any]]]) -> None:
+    def _act(
+        self,
+        effects: list[fx.Effect],
+        sends: list[tuple[str, str, Message[Any]]],
+        ends: list[str],
+    ) -> None:
         run, env = self.run, self.environment
+        if ends:
+            self.unsettled.difference_update(ends)
         for send in sends:
             env.outbox.post(*send)
         for effect in effects:
@@ -335,13 +370,16 @@ class RunActor(StreamActor):
             run.execution,
             run.attempt,
             run.input,
+            run.options,
+            run.created_at,
             run.event,
             run.parent.depth if run.parent is not None else 0,
             run.steps,
             run.order,
             ending.outcome if ending is not None else None,
             LocalEffects(self.environment, self.system.at(self.address), run.execution),
-            run.workflow,
+            lambda: self.run,
+            self.unsettled,
         )
 
     # -- after a failure --------------------------------------------------------------------------

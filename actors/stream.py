@@ -30,12 +30,17 @@ class Renew(Message[None], frozen=True):
 
 
 class StreamActor(Actor):
-    """Base of event-sourced actors. The stream has the actor's address as its name."""
+    """Base of event-sourced actors."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
         self.uncommitted = 0
         self.snapshot_version = 0
+
+    @property
+    def stream(self) -> str:
+        """The name of the stream: the actor's address, unless a subclass says otherwise."""
+        return self.address
 
     def renew_later(self) -> None:
         """Ask for `Renew` after a pause that grows with the number of restarts."""
@@ -57,7 +62,7 @@ class StreamActor(Actor):
     def add_snapshot(self, batch: Batch, version: int, state: bytes) -> None:
         """Store the state with the entries of `batch`."""
         self.snapshot_version = version
-        batch.puts.append((SNAPSHOTS, (self.address, version, state)))
+        batch.puts.append((SNAPSHOTS, (self.stream, version, state)))
 
     def commit(
         self,
@@ -80,11 +85,13 @@ class StreamActor(Actor):
         error: Exception | None,
     ) -> None:
         cell = self.cell
+        if cell.actor is not self:
+            return  # an earlier commit failed, and all that was asked with it
         if error is None:
             self.uncommitted -= 1
             if envelope is not None:
                 cell.answer(envelope, reply)
             if then is not None:
                 then()
-        elif cell.actor is self:
+        else:
             cell.crash(error)  # it starts again by itself

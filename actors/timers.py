@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
 
 from ironflow.core.clock import SECOND, Clock
@@ -87,6 +87,15 @@ class Timers:
         if len(self._heap) > 2 * len(self._due) + 1000:
             self._heap = [(at, *key) for key, at in self._due.items()]
             heapq.heapify(self._heap)
+
+    @property
+    def horizon(self) -> int:
+        """Timers due until then are in memory."""
+        return self._horizon
+
+    def pending(self) -> Mapping[tuple[str, str], int]:
+        """When the timers in memory are due, by target and name."""
+        return self._due
 
     def next_due(self) -> int | None:
         """When the next timer in memory is due."""

@@ -23,7 +23,6 @@ from ironflow.core.runs import Run
 from ironflow.core.workflow_face import WorkflowFace
 from ironflow.core.workflow_state import EventData, WorkflowState
 from ironflow.core.workflow_stream import StreamedEvent
-from ironflow.storage.ports import Retired
 
 if TYPE_CHECKING:
     from ironflow.actors.engine import Engine
@@ -235,11 +234,11 @@ class Workflows:
         rows = await self.engine.store.reader.select(query, values)
         return [HandlerRow(*row) for row in rows]
 
-    async def purge(self, row: HandlerRow) -> Retired:
+    async def purge(self, row: HandlerRow) -> int:
         """Cancel the handler's run if it is running, wait for its end, and delete all of it: row,
-        entries, snapshots, blobs.
+        entries, snapshots, blobs. Answers the number of entries.
         """
         with suppress(Conflict):  # it has ended
             await self.engine.cancel(row.run_id, "purged")
         await self.engine.wait(row.run_id, 30.0)
-        return await self.engine.store.purge([row.run_id])
+        return await self.engine.store.forget([row.run_id])

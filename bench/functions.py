@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import time
 from typing import Any
 
 from ironflow import Context, function
@@ -28,3 +31,61 @@ async def chain(ctx: Context, length: int) -> int:
 async def noop(ctx: Context, value: Any) -> Any:
     """No step at all: what is left is the run itself."""
     return value
+
+
+STEP_SECONDS: list[float] = []
+"""What each step of `bench-timed` took its body."""
+
+
+@function(id="bench-timed")
+async def timed(ctx: Context, length: int) -> int:
+    """A chain that takes the time of each of its steps."""
+    value = 0
+    for _ in range(length):
+        began = time.perf_counter()
+        value = await ctx.step.run("increment", increment, value)
+        STEP_SECONDS.append(time.perf_counter() - began)
+    return value
+
+
+LATENESS: list[float] = []
+"""Milliseconds by which sleepers of this process woke too late, in that order."""
+
+
+@function(id="bench-sleeper")
+async def sleeper(ctx: Context, until: float) -> None:
+    """Sleep until a moment (milliseconds since the epoch)."""
+    await ctx.step.sleep_until("nap", until / 1e3)
+    LATENESS.append(time.time() * 1e3 - until)
+
+
+@function(id="bench-lateness")
+async def lateness(ctx: Context, _: Any) -> list[float]:
+    """How late sleepers were."""
+    return LATENESS
+
+
+GATE = "BENCH_GATE"
+"""In the environment, `closed`: a gated run stops in its middle and never goes on."""
+PASSAGES: list[float] = []
+"""Moments at which bodies came to the gate, in seconds since the epoch."""
+
+
+@function(id="bench-gated")
+async def gated(ctx: Context, length: int) -> int:
+    """A chain with a gate in its middle, at which a run is busy for ever when it is closed."""
+    value = 0
+    for _ in range(length // 2):
+        value = await ctx.step.run("increment", increment, value)
+    PASSAGES.append(time.time())
+    if os.environ.get(GATE) == "closed":
+        await asyncio.Event().wait()
+    for _ in range(length - length // 2):
+        value = await ctx.step.run("increment", increment, value)
+    return value
+
+
+@function(id="bench-passages")
+async def passages(ctx: Context, _: Any) -> tuple[int, float]:
+    """How many bodies came to the gate, and when the last one did."""
+    return len(PASSAGES), max(PASSAGES, default=0.0)

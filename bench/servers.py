@@ -15,6 +15,8 @@ from harness.scenario import Setting
 HERE = Path(__file__).resolve().parent
 READY = encode_request("GET", "/ready", headers={"connection": "close"})
 HEALTH = encode_request("GET", "/health", headers={"connection": "close"})
+HEALTH_KEPT = encode_request("GET", "/health")
+"""On a connection that is used again."""
 
 
 class Served(NamedTuple):

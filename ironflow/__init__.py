@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-VERSION = "0.1.0"
+from ironflow.version import VERSION as VERSION
 
 if TYPE_CHECKING:
     from ironflow.core.entries import CancelOn as CancelOn
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ironflow.sdk.waits import RunWait as RunWait
     from ironflow.sdk.waits import TimerWait as TimerWait
     from ironflow.sdk.waits import Winner as Winner
+    from ironflow.sdk.worker import Worker as Worker
 
 _HOMES = {
     "BlockingContext": "sdk.blocking",
@@ -54,6 +55,7 @@ _HOMES = {
     "Trigger": "core.functions",
     "WaitTimeout": "core.errors",
     "Winner": "sdk.waits",
+    "Worker": "sdk.worker",
     "function": "sdk.function",
     "run": "embedded",
     "run_sync": "embedded",

@@ -59,6 +59,7 @@ async def open_engine(
         store = await open_sqlite(db, durability=durability, clock=clock, on_fatal=fail)
     executor = Executor(served, clock, ids, linger=linger)
     engine = Engine(store, executor, clock, ids)
+    executor.lookup = engine.host.spec
     try:
         await engine.start()
         yield engine

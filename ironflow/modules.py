@@ -17,6 +17,13 @@ from ironflow.core.errors import ConfigError
 
 log = logging.getLogger("ironflow")
 
+_files: dict[str, str] = {}
+
+
+def loaded_files() -> dict[str, str]:
+    """The modules that were loaded by path: their files by name."""
+    return dict(_files)
+
 
 def load_module(name: str) -> ModuleType:
     """Import `app.py`, `folder/app.py` or `package.app`. Raises `ConfigError` in one line.
@@ -64,6 +71,7 @@ def _load_file(path: Path) -> ModuleType:
     except BaseException:
         sys.modules.pop(stem, None)
         raise
+    _files[stem] = str(path)
     return module
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import ipaddress
 import logging
 import os
@@ -28,6 +29,7 @@ from ironflow.launch import command
 from ironflow.modules import Watch, load_module
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry, registry
+from ironflow.sdk.watchdog import Watchdog
 from ironflow.settings import Settings
 from ironflow.storage.memory import MemoryStore
 from ironflow.storage.ports import RetentionRule, Store
@@ -46,6 +48,10 @@ SWITCH_INTERVAL = 0.0005
 """Seconds until the journal's thread gets the interpreter from a busy loop; 0.005 would stretch
 every commit.
 """
+
+COLLECT_AFTER = (20_000, 20, 20)
+"""New objects before the youngest are looked at, and how many such looks before the older ones
+are."""
 
 
 class Server:
@@ -71,6 +77,7 @@ class Server:
         self.engine: Engine
         self.executor: Executor
         self._runner: web.AppRunner | None = None
+        self._watchdog: Watchdog | None = None
 
     @property
     def url(self) -> str:
@@ -94,6 +101,8 @@ class Server:
                 self.ids,
                 linger=settings.linger,
                 step_threads=settings.step_threads,
+                step_processes=settings.step_processes,
+                logs=(settings.log_format, settings.log_level),
             )
             self.engine = Engine(
                 self.store,
@@ -103,11 +112,20 @@ class Server:
                 capacity=settings.concurrency,
                 max_crashes=settings.max_crashes,
                 retention=retention_rules(settings),
+                keep_prefect_events=settings.keep_prefect_events,
+                lease=settings.worker_lease,
                 on_fatal=self.on_fatal,
             )
+            self.executor.lookup = self.engine.host.spec
             # Listen first: a port that is taken must not let runs begin.
             await self._listen()
+            if settings.blocked_after:
+                self._watchdog = Watchdog(
+                    settings.blocked_after, self.clock, self.engine.blockages.add
+                )
+                self._watchdog.start()
             await self.engine.start()
+            self.engine.feeds.start()
         except BaseException:
             await self.stop(grace=0.0)
             raise
@@ -147,6 +165,8 @@ class Server:
         """Drain and close: no new work, running steps get `grace` seconds, all is committed,
         sockets close.
         """
+        if self._watchdog is not None:
+            self._watchdog.stop()
         engine = getattr(self, "engine", None)
         if engine is not None:
             engine.begin_drain()
@@ -234,6 +254,7 @@ async def _serve(settings: Settings, modules: Sequence[str]) -> int:
     began = time.perf_counter()
     server = Server(settings)
     await server.start()
+    calm_collector()
     stop = asyncio.Event()
     stop_on_signals(stop)
     functions = len(server.functions)
@@ -260,6 +281,17 @@ async def _serve(settings: Settings, modules: Sequence[str]) -> int:
     if watcher is not None and not changed:
         watcher.cancel()
     return RELOAD if changed else 0
+
+
+def calm_collector() -> None:
+    """Have the garbage collector look less often, and never again at what start-up has made.
+
+    The engine makes thousands of objects a second and next to no cycles; by default the collector
+    walks through all live runs again and again, for 8 % of the CPU of a step at 256 runs at once.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 async def _watch(modules: Sequence[str], stop: asyncio.Event) -> None:

@@ -4,7 +4,6 @@ A value is taken from a flag, else from the environment (`IRONFLOW_*`), else fro
 it is the default. Unknown names are errors, with the nearest known one.
 """
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -60,6 +59,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, Doc(ge=0, description="seconds that a waiting run's body stays in memory")
     ] = 2.0
     step_threads: Annotated[int, Doc(ge=1, description="threads for sync steps")] = 32
+    step_processes: Annotated[
+        int, Doc(ge=0, description="processes for steps that ask for one; 0 is one a core")
+    ] = 0
+    worker_lease: Annotated[
+        float,
+        Doc(ge=1, description="seconds that a worker that says nothing keeps the runs it has"),
+    ] = 90.0
+    blocked_after: Annotated[
+        float,
+        Doc(ge=0, description="seconds that code may hold the event loop unreported; 0: for ever"),
+    ] = 0.25
     body_limit: Annotated[int, Doc(ge=1024, description="largest request body, in bytes")] = (
         16 * 1024 * 1024
     )
@@ -80,6 +90,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, Doc(ge=0, description="seconds to keep cancelled runs; 0 keeps them")
     ] = 0
     keep_events: Annotated[float, Doc(ge=0, description="seconds to keep events; 0 keeps them")] = 0
+    keep_prefect_events: Annotated[
+        float,
+        Doc(ge=0, description="seconds to keep events of Prefect clients; 0 keeps them"),
+    ] = 7 * 86_400.0
     max_completed: Annotated[int, Doc(ge=0, description="completed runs to keep; 0 is all")] = 0
     max_failed: Annotated[int, Doc(ge=0, description="failed runs to keep; 0 is all")] = 0
     max_cancelled: Annotated[int, Doc(ge=0, description="cancelled runs to keep; 0 is all")] = 0
@@ -87,7 +101,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DURATIONS = frozenset(
-    {"drain_timeout", "linger", "keep_completed", "keep_failed", "keep_cancelled", "keep_events"}
+    {
+        "blocked_after",
+        "drain_timeout",
+        "linger",
+        "worker_lease",
+        "keep_completed",
+        "keep_failed",
+        "keep_cancelled",
+        "keep_events",
+        "keep_prefect_events",
+    }
 )
 NAMES = tuple(field.name for field in msgspec.structs.fields(Settings))
 
@@ -169,6 +193,8 @@ def _read_env(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _nearest(name: str, known: Any) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 

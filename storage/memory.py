@@ -139,6 +139,10 @@ class MemoryJournal(GroupJournal):
         if error is not None:
             self._refused(StorageError(f"{type(error).__name__}: {error}"))
             return
+        self._written(self.keep(batches))
+
+    def keep(self, batches: list[Batch]) -> Written:
+        """Change the tables by these batches, but for those that a lost stream forbids."""
         fence, rows, errors = Fence(), list[Row](), dict[int, Exception]()
         for index, batch in enumerate(batches):
             refused = fence.check(batch)
@@ -148,7 +152,7 @@ class MemoryJournal(GroupJournal):
                 errors[index] = refused
             else:
                 self._keep(batch, rows)
-        self._written(Written(rows, errors))
+        return Written(rows, errors)
 
     def _conflict(self, batch: Batch) -> StreamConflict | None:
         heads: dict[str, int] = {}
@@ -356,9 +360,11 @@ class MemoryStore:
         limits = retention.limits(rules, now)
         return await self.journal.exclusive(lambda tables: _retire(tables, limits, dry_run))
 
-    async def purge(self, run_ids: Sequence[str]) -> Retired:
+    async def forget(self, run_ids: Sequence[str]) -> int:
         """See `ports.Store`."""
-        return await self.journal.exclusive(lambda tables: _purge(tables, set(run_ids)))
+        return await self.journal.exclusive(
+            lambda tables: _remove_streams(tables, set(run_ids), set()).entries
+        )
 
     def after_crash(self) -> MemoryStore:
         """What a process finds that starts after this one was killed: all that was committed.
@@ -403,16 +409,12 @@ def _retire(tables: Tables, limits: list[retention.Limit], dry_run: bool) -> Ret
             aged = sorted((run.created_at, _ended_at(run), run.id) for run in ended)
             parents = {run.id: run.parent_id for run in ended}
             gone_runs.update(id_ for id_ in limit.beyond(aged) if parents[id_] not in open_runs)
-    return _forget(tables, gone_runs, gone_events, dry_run)
+    return _remove_streams(tables, gone_runs, gone_events, dry_run=dry_run)
 
 
-def _purge(tables: Tables, run_ids: set[str]) -> Retired:
-    rows = tables.rows[RUNS.name]
-    found = [RunRow(*rows[id_,]) for id_ in run_ids if (id_,) in rows]
-    return _forget(tables, {r.id for r in found if r.status in retention.ENDED}, set(), False)
-
-
-def _forget(tables: Tables, gone_runs: set[str], gone_events: set[str], dry_run: bool) -> Retired:
+def _remove_streams(
+    tables: Tables, gone_runs: set[str], gone_events: set[str], *, dry_run: bool = False
+) -> Retired:
     rows = tables.rows
     streams = {f"run/{id_}" for id_ in gone_runs} | {f"event/{id_}" for id_ in gone_events}
     refs = rows[BLOB_REFS.name]
@@ -431,8 +433,9 @@ def _forget(tables: Tables, gone_runs: set[str], gone_events: set[str], dry_run:
         _remove(rows[RUNS.name], gone_runs)
         _remove(rows[EVENTS.name], gone_events)
         _remove(rows[WAITERS.name], gone_runs)
-        for table in (TIMERS, SNAPSHOTS, BLOB_REFS):
+        for table in (SNAPSHOTS, BLOB_REFS):
             _remove(rows[table.name], streams)
+        _remove(rows[TIMERS.name], streams | {f"flow_run/{id_}" for id_ in gone_runs})
         _remove(rows[BLOBS.name], orphans)
         tables.relations.forget(gone_runs)
     return retired

@@ -393,9 +393,9 @@ class Store(Protocol):
         is unfinished, stay."""
         ...
 
-    async def purge(self, run_ids: Sequence[str]) -> Retired:
-        """Delete these runs with all that belongs to them, whatever retention says. They must have
-        ended; a run that is unfinished stays."""
+    async def forget(self, run_ids: Sequence[str]) -> int:
+        """Delete these runs with all that belongs to them, whatever their status; the number of
+        entries that went. Their actors must have nothing on its way to the journal."""
         ...
 
     async def close(self) -> None:

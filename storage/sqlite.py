@@ -48,9 +48,9 @@ class SqliteStore:
         """See `ports.Store`. Deletes in small transactions between the commits of others."""
         return await self._retention.retire(retention.limits(rules, now), dry_run)
 
-    async def purge(self, run_ids: Sequence[str]) -> Retired:
+    async def forget(self, run_ids: Sequence[str]) -> int:
         """See `ports.Store`."""
-        return await self._retention.purge(run_ids)
+        return await self._retention.forget(run_ids)
 
     async def close(self) -> None:
         """See `ports.Store`. May be called again."""

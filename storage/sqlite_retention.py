@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from ironflow.storage import sql
 from ironflow.storage.ports import Retired
 from ironflow.storage.relational import deletions
-from ironflow.storage.retention import ENDED, EVENTS, Limit
+from ironflow.storage.retention import EVENTS, Limit
 
 if TYPE_CHECKING:
     from ironflow.storage.sqlite_reader import SqliteReader
@@ -62,54 +64,9 @@ class SqliteRetention:
                 total = _add(total, part)
         return total
 
-    async def purge(self, run_ids: Sequence[str]) -> Retired:
-        """Delete these runs, if they have ended."""
-        return await self._journal.exclusive(partial(_purge, run_ids=run_ids))
-
-
-def _purge(connection: sqlite3.Connection, run_ids: Sequence[str]) -> Retired:
-    """Delete those of the runs that have ended."""
-    journal = sql.load("journal")
-    (seq,) = connection.execute(journal["last_seq"]).fetchone()
-    connection.execute(journal["keep_last_seq"], (str(seq),))
-    total = Retired()
-    for run_id in run_ids:
-        row = connection.execute("SELECT status FROM runs WHERE id = ?", (run_id,)).fetchone()
-        if row is not None and row[0] in ENDED:
-            total = _add(total, _delete_stream(connection, f"run/{run_id}", run_id, of_run=True))
-    return total
-
-
-def _delete_stream(
-    connection: sqlite3.Connection, stream: str, id_: str, *, of_run: bool
-) -> Retired:
-    """Delete one run or event with everything that belongs to it."""
-    queries = sql.load("retention")
-    digests = connection.execute(queries["references"], (stream,)).fetchall()
-    entries = connection.execute(queries["delete_entries"], (stream,)).rowcount
-    blobs = blob_bytes = 0
-    for name in ("delete_snapshot", "delete_references", "delete_timers"):
-        connection.execute(queries[name], (stream,))
-    if not of_run:
-        connection.execute(queries["delete_event"], (id_,))
-    else:
-        connection.execute(queries["delete_run"], (id_,))
-        connection.execute(queries["delete_waiters"], (id_,))
-        connection.execute(queries["delete_timers"], (f"flow_run/{id_}",))
-        for statement, by in deletions():
-            connection.execute(statement, (id_ if by == "run" else stream,))
-    for (digest,) in digests:
-        sizes = connection.execute(queries["blob_size"], (digest,)).fetchall()
-        if connection.execute(queries["delete_blob"], {"hash": digest}).rowcount:
-            blobs += 1
-            blob_bytes += sizes[0][0]
-    return Retired(
-        runs=int(of_run),
-        events=int(not of_run),
-        entries=entries,
-        blobs=blobs,
-        blob_bytes=blob_bytes,
-    )
+    async def forget(self, run_ids: Sequence[str]) -> int:
+        """Delete runs, whatever their status; the number of entries that went."""
+        return await self._journal.exclusive(partial(_forget, run_ids=run_ids))
 
 
 def find_range(connection: sqlite3.Connection, limit: Limit) -> Range:
@@ -183,20 +140,56 @@ def _delete_chunk(
     connection: sqlite3.Connection, range_: Range, after: Key
 ) -> tuple[Retired, Key | None]:
     """Delete some streams after a key; what went, and the key to go on after, None at the end."""
-    journal = sql.load("journal")
     keys = _candidates(connection, range_, after, CHUNK_STREAMS)
     if not keys:
         return Retired(), None
-    (seq,) = connection.execute(journal["last_seq"]).fetchone()
-    connection.execute(journal["keep_last_seq"], (str(seq),))
-    total, last = Retired(), after
-    of_run = range_.limit.kind != EVENTS
+    keep_last_seq(connection)
+    total = Retired()
+    last = after
     for last in keys:
-        part = _delete_stream(connection, range_.stream + last[1], last[1], of_run=of_run)
-        total = _add(total, part)
+        total = _add(total, _delete_stream(connection, range_.stream, last[1]))
         if total.entries >= CHUNK_ENTRIES:
             break
     return total, last
+
+
+def keep_last_seq(connection: sqlite3.Connection) -> None:
+    """Remember the newest sequence number, whose entry may be about to go."""
+    journal = sql.load("journal")
+    (seq,) = connection.execute(journal["last_seq"]).fetchone()
+    connection.execute(journal["keep_last_seq"], (str(seq),))
+
+
+def _delete_stream(connection: sqlite3.Connection, prefix: str, id_: str) -> Retired:
+    """Delete a run (`run/`) or event (`event/`) with all that belongs to it."""
+    queries, stream = sql.load("retention"), prefix + id_
+    blobs = blob_bytes = 0
+    digests = connection.execute(queries["references"], (stream,)).fetchall()
+    entries = connection.execute(queries["delete_entries"], (stream,)).rowcount
+    for name in ("delete_snapshot", "delete_references", "delete_timers"):
+        connection.execute(queries[name], (stream,))
+    if prefix == "event/":
+        connection.execute(queries["delete_event"], (id_,))
+    else:
+        connection.execute(queries["delete_run"], (id_,))
+        connection.execute(queries["delete_waiters"], (id_,))
+        connection.execute(queries["delete_timers"], (f"flow_run/{id_}",))
+        for statement, by in deletions():
+            connection.execute(statement, (id_ if by == "run" else stream,))
+    for (digest,) in digests:
+        sizes = connection.execute(queries["blob_size"], (digest,)).fetchall()
+        if connection.execute(queries["delete_blob"], {"hash": digest}).rowcount:
+            blobs += 1
+            blob_bytes += sizes[0][0]
+    kind = "events" if prefix == "event/" else "runs"
+    return msgspec.structs.replace(
+        Retired(entries=entries, blobs=blobs, blob_bytes=blob_bytes), **{kind: 1}
+    )
+
+
+def _forget(connection: sqlite3.Connection, run_ids: Sequence[str]) -> int:
+    keep_last_seq(connection)
+    return sum(_delete_stream(connection, "run/", id_).entries for id_ in run_ids)
 
 
 def _add(total: Retired, part: Retired) -> Retired:

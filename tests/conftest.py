@@ -47,3 +47,14 @@ def peer_python() -> Callable[[str], Path]:
             pytest.skip(f"{name} cannot be installed: {error}")
 
     return find
+
+
+@pytest.fixture(scope="session")
+def prefect_contract(peer_python: Callable[[str], Path]) -> Any:
+    """Hold an answer against the real Prefect server's OpenAPI document:
+    `prefect_contract.check("POST", "/flows/", body)`.
+    """
+    from compat.prefect.contract import Contract
+    from compat.prefect.servers import openapi_of
+
+    return Contract(openapi_of(peer_python("prefect-server")))

@@ -11,9 +11,12 @@ import msgspec
 from aiohttp import web
 
 from ironflow.actors.engine import Engine
-from ironflow.web import events_api, functions_api, runs_api, server_api
+from ironflow.web import events_api, functions_api, runs_api, server_api, workers_api
+from ironflow.web.function_service import add_function_service
 from ironflow.web.metrics import Metrics
 from ironflow.web.openapi import describe_api
+from ironflow.web.prefect.face import add_prefect_face
+from ironflow.web.prefect.routing import make_middleware as make_prefect_middleware
 from ironflow.web.problems import make_middleware, note_prepared
 from ironflow.web.readiness import JournalWatch
 from ironflow.web.routing import STATE, Route, State, add_routes
@@ -77,6 +80,7 @@ ROUTES = (
     *functions_api.ROUTES,
     *runs_api.ROUTES,
     *server_api.ROUTES,
+    *workers_api.ROUTES,
 )
 
 
@@ -98,7 +102,12 @@ def make_app(
     problems = make_middleware(engine.ids, dev=dev, exempt=origins.exempts)
     app = web.Application(
         client_max_size=body_limit,
-        middlewares=[metrics.middleware, origins.answer_preflights, problems],
+        middlewares=[
+            metrics.middleware,
+            origins.answer_preflights,
+            problems,
+            make_prefect_middleware(),
+        ],
     )
     app[STATE] = State(engine, version, started_at, JournalWatch(engine))
     app[OPENAPI] = msgspec.json.encode(
@@ -106,10 +115,12 @@ def make_app(
     )
     app.on_response_prepare.append(note_prepared)
     add_routes(app, [route for route in ROUTES if not (page_at_root and route.path == "/")])
+    add_function_service(app)
     app.router.add_get("/openapi.json", _serve_openapi)
     metrics.add_routes(app)
     add_stream_routes(app, engine)
     add_workflow_routes(app, engine, origins, page_at_root=page_at_root)
+    add_prefect_face(app, engine)
     return app
 
 

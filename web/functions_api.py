@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from ironflow.core.errors import InvalidInput
+from ironflow.core.functions import Definition
 from ironflow.core.runs import Run
 from ironflow.web import wire
 from ironflow.web.queries import Query, check_key, keep_json, parse_wait
@@ -71,6 +73,18 @@ async def invoke_function(call: Call[WaitQuery, InvokeBody]) -> Answer:
     return (201 if created.created else 200), view
 
 
+async def put_function(call: Call[Query, Definition]) -> Answer:
+    """Register a function that workers execute."""
+    definition, function_id = call.body, call.path["function_id"]
+    if definition.id != function_id:
+        raise InvalidInput("id", f"is {definition.id!r}, the path says {function_id!r}")
+    if definition.placement != "pull":
+        raise InvalidInput("placement", "must be pull: the server loads its own functions itself")
+    row, created = await call.engine.register_pull(definition)
+    view = function_view(call.engine, *await call.engine.function(row.id))
+    return (201 if created else 200), view
+
+
 ROUTES = (
     Route(
         method="GET",
@@ -91,6 +105,18 @@ ROUTES = (
         response=wire.FunctionView,
         statuses={200: "The function"},
         problems=(404, 503),
+    ),
+    Route(
+        method="PUT",
+        path="/api/v1/functions/{function_id}",
+        handle=put_function,
+        summary="Register a function that workers execute",
+        details="The same definition again changes nothing; another one gets a new version.",
+        tag="functions",
+        request=Definition,
+        response=wire.FunctionView,
+        statuses={200: "The function", 201: "The function is new"},
+        problems=(409, 429, 503, 507),
     ),
     Route(
         method="POST",

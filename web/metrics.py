@@ -35,7 +35,7 @@ from ironflow.storage.ports import Entry
 from ironflow.web.stream import LIVE
 
 MAX_FUNCTIONS = 200
-OTHER, UNMATCHED = "other", "unmatched"
+OTHER, UNMATCHED, NO_FUNCTION = "other", "unmatched", "none"
 LAG_EVERY, LAG_KEPT = 0.5, 30
 """Seconds between two looks at the loop's lag, and how many of them the largest is taken from."""
 SOURCES = frozenset({"api", "run", "cron", "cli", "sdk", "schedule", "webhook", "engine"})
@@ -273,6 +273,7 @@ class Metrics(Collector):
         yield from self._collect_requests()
         yield from self._collect_journal()
         yield from self._collect_actors()
+        yield from self._collect_blockages()
         yield from self._collect_gauges()
 
     def _collect_runs(self) -> Iterable[Metric]:
@@ -336,6 +337,23 @@ class Metrics(Collector):
             _counter("ironflow_journal_failures", "Appends that were refused.", stats.failures),
             _gauge("ironflow_journal_waiting", "Appends not yet committed.", stats.waiting),
         ]
+
+    def _collect_blockages(self) -> Iterable[Metric]:
+        """Which functions held up the loop; `none` for what belongs to none."""
+        times = CounterMetricFamily(
+            "ironflow_event_loop_blocked",
+            "Times that the event loop was held up for longer than the setting `blocked_after`.",
+            labels=["function_id"],
+        )
+        seconds = CounterMetricFamily(
+            "ironflow_event_loop_blocked_seconds",
+            "For how long in all.",
+            labels=["function_id"],
+        )
+        for function_id, (count, total) in self.engine.blockages.by_function.items():
+            times.add_metric([function_id or NO_FUNCTION], count)
+            seconds.add_metric([function_id or NO_FUNCTION], total)
+        return [times, seconds]
 
     def _collect_actors(self) -> Iterable[Metric]:
         depth = GaugeMetricFamily(

@@ -68,8 +68,9 @@ def _responses(route: Route, schema_of: dict[Any, dict[str, Any]]) -> dict[str, 
     schema = {"type": "string"} if route.response is None else schema_of[route.response]
     responses: dict[str, Any] = {}
     for status, meaning in route.statuses.items():
-        content = {"content": {route.content_type: {"schema": schema}}} if status != 204 else {}
-        responses[str(status)] = {"description": meaning, **content}
+        responses[str(status)] = {"description": meaning}
+        if status != HTTPStatus.NO_CONTENT:
+            responses[str(status)]["content"] = {route.content_type: {"schema": schema}}
     problem = {"content": {CONTENT_TYPE: {"schema": schema_of[Problem]}}}
     if route.plain_refusals:
         problem["content"]["application/json"] = {"schema": schema_of[Refused]}

@@ -69,6 +69,7 @@ def describe(error: IronflowError) -> Problem:
         code=error.code,
         field=clean(field) if field else None,
         retry_after=retry_after,
+        error=error.code if error.code.isupper() else None,
     )
 
 

@@ -139,7 +139,7 @@ def keep_json(raw: msgspec.Raw, field: str) -> bytes:
     Raises `InvalidInput` for what some later reader of the value would refuse.
     """
     data = bytes(raw)
-    if _is_too_deep(data):
+    if is_too_deep(data):
         raise InvalidInput(field, f"is nested deeper than {MAX_DEPTH} levels")
     try:
         orjson.loads(data)
@@ -150,7 +150,7 @@ def keep_json(raw: msgspec.Raw, field: str) -> bytes:
     return data
 
 
-def _is_too_deep(data: bytes) -> bool:
+def is_too_deep(data: bytes) -> bool:
     """Whether JSON text is nested deeper than `MAX_DEPTH`."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False

@@ -21,7 +21,7 @@ from ironflow.web.wire import View
 
 Q = TypeVar("Q", bound=Query)
 B = TypeVar("B")
-Answer = tuple[int, View]
+Answer = tuple[int, View | None]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -130,9 +130,9 @@ def _dispatch(
         call = Call(request, request.app[STATE], query, body)
         status, view = await handle(call)
         return web.Response(
-            body=_encode(view),
+            body=_encode(view) if view is not None else None,
             status=status,
-            content_type="application/json",
+            content_type="application/json" if view is not None else None,
             headers=call.headers,
         )
 

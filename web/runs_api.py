@@ -9,6 +9,8 @@ import msgspec
 from ironflow.core.entries import RunKind
 from ironflow.core.errors import NotFound
 from ironflow.core.explain import Explanation, explain
+from ironflow.core.prefect.explain import explain_flow_run
+from ironflow.core.prefect.lists import running_steps as tasks_running
 from ironflow.core.runs import TERMINAL, Run
 from ironflow.storage.ports import RunFilter
 from ironflow.web import wire
@@ -94,7 +96,8 @@ async def list_runs(call: Call[RunsQuery, None]) -> Answer:
 async def get_run(call: Call[Query, None]) -> Answer:
     """One run, whole."""
     run = await _run(call)
-    reasons = [] if run.is_terminal else [reason.text for reason in _explain(call, run).reasons]
+    explanation = None if run.is_terminal else await _explain(call, run)
+    reasons = [] if explanation is None else [reason.text for reason in explanation.reasons]
     return 200, await run_view(call.engine, run, reasons)
 
 
@@ -104,6 +107,8 @@ async def list_steps(call: Call[FullQuery, None]) -> Answer:
     # Before the record is read: a step that ends in between is then in both, not in neither.
     running = call.engine.host.running_steps(run_id)
     run = await call.engine.run(run_id)
+    if run.kind == "flow":
+        running = tasks_running(await call.engine.flow_run(run_id))
     values = Values(call.engine, full=call.query.full)
     steps = await step_views(run, running, values)
     return 200, wire.StepPage(run_id=run.id, status=run.status.value, items=steps)
@@ -138,7 +143,7 @@ async def get_result(call: Call[WaitQuery, None]) -> Answer:
 async def explain_run(call: Call[Query, None]) -> Answer:
     """Why a run stands where it stands."""
     run = await _run(call)
-    explanation = _explain(call, run)
+    explanation = await _explain(call, run)
     return 200, wire.WhyView(
         run_id=run.id,
         status=run.status.value,
@@ -188,8 +193,10 @@ async def _run(call: Call[Query, None]) -> Run:
     return await call.engine.run(check_run_id(call.path["run_id"]))
 
 
-def _explain(call: Call[Query, None], run: Run) -> Explanation:
+async def _explain(call: Call[Query, None], run: Run) -> Explanation:
     engine = call.engine
+    if run.kind == "flow":
+        return explain_flow_run(await engine.flow_run(run.id), engine.clock.now())
     return explain(
         run,
         engine.clock.now(),

@@ -10,7 +10,7 @@ from ironflow.core.runs import RunStatus
 from ironflow.web import wire
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Route
-from ironflow.web.views import actor_view
+from ironflow.web.views import actor_view, blockage_view
 
 
 class ActorsQuery(Query, frozen=True):
@@ -86,6 +86,11 @@ async def get_statistics(call: Call[Query, None]) -> Answer:
         waiters=len(engine.environment.waiters),
         undelivered=len(engine.environment.outbox),
         journal={"last_seq": journal.last_seq, **msgspec.structs.asdict(journal.stats)},
+        event_loop=wire.EventLoopView(
+            blocked=engine.blockages.count,
+            blocked_seconds=engine.blockages.seconds,
+            latest=[blockage_view(found) for found in reversed(engine.blockages.latest)],
+        ),
     )
 
 
@@ -135,7 +140,7 @@ ROUTES = (
         summary="The server now, in numbers",
         tag="server",
         response=wire.StatisticsView,
-        statuses={200: "Actors by kind, runs by status, slots, timers, journal"},
+        statuses={200: "Actors by kind, runs by status, slots, timers, journal, event loop"},
         problems=(503,),
     ),
     Route(

@@ -143,11 +143,15 @@ async def stream_run(request: web.Request) -> web.StreamResponse:
         while not feed.is_closed:
             data = await tail.read()
             if data is None:
-                has_ended = tail.last_kind in _ENDINGS or (
-                    tail.last_kind is None and row.ended_at is not None
+                last_kind = tail.last_kind
+                if row.kind == "flow" and last_kind is not None:
+                    # Its entries do not say it: the row tells whether the last move was an end.
+                    row, last_kind = await feed.reader.run(run_id) or row, None
+                has_ended = last_kind in _ENDINGS or (
+                    last_kind is None and row.ended_at is not None
                 )
                 if has_ended and not query.follow:
-                    await response.write(_say_end(run_id, tail.last_kind, row.status))
+                    await response.write(_say_end(run_id, last_kind, row.status))
                     break
                 if bell.is_silent:
                     data = b": heartbeat\n\n"

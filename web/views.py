@@ -14,6 +14,7 @@ from ironflow.actors.engine import Engine
 from ironflow.actors.router import EventEmitted
 from ironflow.actors.run import run_row
 from ironflow.actors.system import ActorStatistics
+from ironflow.core.blockages import Blockage
 from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.entries import Failure, Payload
 from ironflow.core.errors import InvalidInput
@@ -268,6 +269,18 @@ def _retry_view(policy: RetryPolicy) -> wire.RetryView:
         factor=policy.factor,
         max_delay=policy.max_delay,
         jitter=policy.jitter,
+    )
+
+
+def blockage_view(found: Blockage) -> wire.BlockageView:
+    """A time that the event loop was held up."""
+    return wire.BlockageView(
+        at=to_rfc3339(found.at),
+        seconds=found.seconds,
+        place=found.place,
+        function_id=found.function_id or None,
+        run_id=found.run_id or None,
+        step=found.step or None,
     )
 
 

@@ -5,11 +5,13 @@ Moments are RFC 3339 text in UTC with `Z`; durations are seconds. Unknown fields
 refused.
 """
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from ironflow.core.entries import RunKind
+from ironflow.core.pull import Job
+from ironflow.core.remote import Answer, Report
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -30,6 +32,8 @@ class Problem(View, frozen=True, omit_defaults=True, kw_only=True):
     code: str
     field: str | None = None
     retry_after: float | None = None
+    error: str | None = None
+    """The code in the worker protocol's own spelling, where it has one."""
 
 
 class Refused(View, frozen=True):
@@ -177,6 +181,97 @@ class FailureView(View, frozen=True):
     trace: str
 
 
+class RegisterWorkerRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker, and what it takes. Fields that a newer worker adds are passed over."""
+
+    function_ids: Annotated[list[str], msgspec.Meta(min_length=1, max_length=10_000)]
+    max_concurrent_jobs: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 10
+    worker_id: str | None = None
+    hostname: str = ""
+    labels: dict[str, str] = {}
+    version: dict[str, str] = {}
+    heartbeat_interval: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] | None = None
+    reports: Literal["yields", "commands"] = "yields"
+    """`commands`: it reports by `/commands`, and is handed the run's record with each job."""
+
+
+class WorkerStatus(View, frozen=True):
+    """What became of a worker's word."""
+
+    status: str
+
+
+class JobPage(View, frozen=True):
+    """Jobs for a worker. `signals` (`core.remote.Signals`) are for one that reports commands."""
+
+    jobs: list[Job]
+    signals: Any
+
+
+class ReportsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened in a worker's executions, in order."""
+
+    reports: Annotated[tuple[Report, ...], msgspec.Meta(max_length=10_000)]
+
+
+class AnswersView(View, frozen=True):
+    """The answers, in the order of the reports."""
+
+    answers: list[Answer]
+
+
+class JobAckRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The worker has the job and begins."""
+
+    execution_seq: int
+    lease_token: str
+    run_id: str = ""
+
+
+class ActiveJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that a worker is executing."""
+
+    job_id: str
+
+
+class HeartbeatRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The worker lives; the leases of these jobs are renewed."""
+
+    jobs: list[ActiveJob] = []
+    active_jobs: int = 0
+    worker_id: str | None = None
+
+
+class ValueView(View, frozen=True):
+    """A value that is kept out of line."""
+
+    value: Any
+
+
+class WorkerView(View, frozen=True):
+    """A worker. `status` is online or offline; `jobs` are the runs that it executes now."""
+
+    id: str
+    hostname: str
+    status: str
+    function_ids: list[str]
+    max_concurrent: int
+    active_jobs: int
+    labels: dict[str, str]
+    version: dict[str, str]
+    transport: str
+    registered_at: str
+    last_heartbeat: str
+    runs: list[str]
+
+
+class WorkerPage(View, frozen=True):
+    """Workers, by id."""
+
+    workers: list[WorkerView]
+    count: int
+
+
 class RunSummary(View, frozen=True):
     """A run as lists show it. `kind` says how it was written: `function`, `flow` (Prefect) or
     `workflow`; `reason` why it is paused, failed or cancelled; `duration` is in seconds."""
@@ -314,8 +409,31 @@ class ReasonView(View, frozen=True):
     due_at: str | None
 
 
+class BlockageView(View, frozen=True):
+    """One time that the event loop was held up: by which line of which function, run and step
+    (null for what belongs to none), and for how many seconds.
+    """
+
+    at: str
+    seconds: float
+    place: str
+    function_id: str | None
+    run_id: str | None
+    step: str | None
+
+
+class EventLoopView(View, frozen=True):
+    """How often something held up the event loop, for how many seconds in all, and the latest,
+    newest first.
+    """
+
+    blocked: int
+    blocked_seconds: float
+    latest: list[BlockageView]
+
+
 class StatisticsView(View, frozen=True):
-    """The server now: actors by kind, slots, timers, waiters, journal."""
+    """The server now: actors by kind, slots, timers, waiters, journal, event loop."""
 
     version: str
     uptime: float
@@ -326,6 +444,7 @@ class StatisticsView(View, frozen=True):
     waiters: int
     undelivered: int
     journal: dict[str, Any]
+    event_loop: EventLoopView
 
 
 class ActorView(View, frozen=True):

@@ -39,7 +39,7 @@ class Process:
             self.popen = subprocess.Popen(
                 [str(part) for part in line],
                 cwd=folder,
-                env={**os.environ, **(env or {})},
+                env={**_environment(), **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -148,6 +148,11 @@ def free_port() -> int:
 def own_rss() -> float:
     """Resident memory of this process now, in MiB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / MIB
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but compiled modules are kept, as they are wherever a server is started twice."""
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 async def _is_answered(port: int, request: bytes) -> bool:

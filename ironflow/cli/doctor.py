@@ -271,6 +271,7 @@ def _running_server(url: str, place: str) -> Iterator[Finding]:
     try:
         status, body = client.probe("/ready")
         ready = msgspec.json.decode(body, type=_Ready)
+        numbers = msgspec.json.decode(client.probe("/api/v1/statistics")[1], type=_Numbers)
     except (Unreachable, msgspec.DecodeError, UnicodeError):
         fix = "stop that process, or choose another --port"
         yield Finding("port", "broken", f"something that is not ironflow listens on {place}", fix)
@@ -279,11 +280,44 @@ def _running_server(url: str, place: str) -> Iterator[Finding]:
         client.close()
     if status == 200 and not ready.issues:
         yield Finding("server", "ok", f"a healthy server answers on {place}")
+        yield _held_up(numbers.event_loop)
     else:
         said = "; ".join(ready.issues) or ready.status
         yield Finding(
             "server", "broken", f"the server on {place} is not ready: {said}", "see its log"
         )
+
+
+def _held_up(loop: _Loop) -> Finding:
+    """Whether functions of the running server compute on its event loop."""
+    if not loop.blocked:
+        return Finding("blocked", "ok", "nothing holds up the server's event loop")
+    last = loop.latest[0]
+    who = f"function {last.function_id!r}" if last.function_id else "code of no function"
+    step = f", step {last.step!r}" if last.step else ""
+    text = (
+        f"the server's event loop was held up {loop.blocked} times, {loop.blocked_seconds:.1f} s "
+        f"in all; the last time for {last.seconds:.1f} s by {who}{step} at {last.place}"
+    )
+    fix = 'let it compute in a step with executor="process", or block in one with "thread"'
+    return Finding("blocked", "warn", text, fix)
+
+
+class _Blockage(msgspec.Struct):
+    seconds: float
+    place: str
+    function_id: str | None
+    step: str | None
+
+
+class _Loop(msgspec.Struct):
+    blocked: int = 0
+    blocked_seconds: float = 0.0
+    latest: list[_Blockage] = []
+
+
+class _Numbers(msgspec.Struct):
+    event_loop: _Loop = msgspec.field(default_factory=_Loop)
 
 
 class _Ready(msgspec.Struct):

@@ -31,6 +31,7 @@ class Entry(NamedTuple):
 
 VERBS = {
     "serve": Entry("serve", "serve", "Run the server, with the functions of these modules."),
+    "worker": Entry("worker", "worker", "Run the functions of these modules for a server."),
     "demo": Entry("demo", "command", "Run a durable pipeline, kill it half-way, watch it go on."),
     "run": Entry("run", "run", "Run one function to its end in this process, without a server."),
     "invoke": Entry("invoke", "invoke", "Start a run of FUNCTION (its id)."),
@@ -38,6 +39,7 @@ VERBS = {
     "runs": Entry("runs", "runs", "List, show, watch and control runs."),
     "why": Entry("runs", "why", "Say why a run stands where it stands, and what will wake it."),
     "functions": Entry("functions", "functions", "List and show functions."),
+    "workers": Entry("workers", "workers", "List the workers that run functions for the server."),
     "events": Entry("events", "events", "List and show events."),
     "stats": Entry("stats", "stats", "Show what the server is doing now."),
     "doctor": Entry(
@@ -45,6 +47,7 @@ VERBS = {
     ),
     "config": Entry("config", "config", "Show every setting, its value and where it comes from."),
     "db": Entry("db", "db", "Look after the database file: back up, check, export, vacuum."),
+    "sim": Entry("sim", "sim", "Play simulated disasters; say which seed breaks a law."),
     "version": Entry("version", "version", "Show the version."),
 }
 

@@ -8,7 +8,7 @@ from ironflow.cli.client import connect, decode
 from ironflow.cli.options import Verb, json_option, server_option
 from ironflow.cli.output import pretty, print_body, print_fields
 from ironflow.core.durations import format_duration
-from ironflow.web.wire import StatisticsView
+from ironflow.web.wire import EventLoopView, StatisticsView
 
 
 @click.command("stats", cls=Verb)
@@ -35,9 +35,18 @@ def stats(*, server: str, as_json: bool) -> None:
             ("waiters", str(view.waiters)),
             ("undelivered", str(view.undelivered)),
             ("journal", _counts(view.journal)),
+            ("event loop", _held_up(view.event_loop)),
             *((f"actors {kind}", _counts(numbers)) for kind, numbers in view.actors.items()),
         ]
     )
+
+
+def _held_up(loop: EventLoopView) -> str:
+    if not loop.blocked:
+        return "never held up"
+    last = loop.latest[0]
+    by = f"function {last.function_id!r}" if last.function_id else last.place
+    return f"held up {loop.blocked} times, {loop.blocked_seconds:.1f} s in all, last by {by}"
 
 
 def _counts(numbers: object) -> str:

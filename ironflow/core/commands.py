@@ -24,6 +24,7 @@ from ironflow.core.entries import (
     UnwindOutcome,
 )
 from ironflow.core.messages import Message
+from ironflow.core.prefect.commands import CancelFlowRun, MirrorChild
 from ironflow.core.workflow_state import EventData, TurnOp, WorkflowState
 
 Directive = Literal["go", "suspend", "unwind", "compensate"]
@@ -67,9 +68,12 @@ class Dispatch(Message[None], frozen=True):
 
 
 class ExecutionLeft(Message[None], frozen=True):
-    """The body of an execution is out of memory without having ended the run."""
+    """The body of an execution is out of memory without having ended the run. `lost` says how,
+    when a worker went away with it.
+    """
 
     execution: int
+    lost: str | None = None
 
 
 class Send(msgspec.Struct, frozen=True):
@@ -119,7 +123,9 @@ class FailStep(Message[Directive], frozen=True, kw_only=True, omit_defaults=True
 
 
 class StartWait(Message[Directive], frozen=True, kw_only=True, omit_defaults=True):
-    """A branch waits. `parks` as in `FailStep`. `create` is the child to invoke."""
+    """A branch waits. `parks` as in `FailStep`. `create` is the child to invoke. `vital`: the run
+    fails when the wait ends in vain.
+    """
 
     execution: int
     key: str
@@ -134,6 +140,7 @@ class StartWait(Message[Directive], frozen=True, kw_only=True, omit_defaults=Tru
     child: str | None = None
     create: CreateRun | None = None
     parks: tuple[str, ...] | None = None
+    vital: bool = False
     blob: bytes | None = None
 
 
@@ -145,12 +152,15 @@ class Park(Message[None], frozen=True):
 
 
 class EndExecution(Message[Directive], frozen=True, kw_only=True, omit_defaults=True):
-    """The body ended. `compensations`: it registered some that have not run yet."""
+    """The body ended. `compensations`: it registered some that have not run yet. `retry_after` are
+    the seconds until the next attempt that the failure itself asked for.
+    """
 
     execution: int
     outcome: Literal["completed", "failed", "unwound", "compensated"]
     result: Payload | None = None
     error: Failure | None = None
+    retry_after: float | None = None
     compensations: bool = False
     blob: bytes | None = None
 
@@ -291,6 +301,8 @@ DELIVERABLE: dict[str, type[Message[Any]]] = {
     "emit_event": EmitEvent,
     "look_back": LookBack,
     "send_signal": SendSignal,
+    "mirror_child": MirrorChild,
+    "cancel_flow_run": CancelFlowRun,
 }
 """The messages that the durable outbox carries, by the name in its rows."""
 

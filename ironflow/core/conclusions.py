@@ -49,6 +49,16 @@ def timeout_failure(run: Run) -> Failure:
     )
 
 
+def wait_failure(step: Step) -> Failure:
+    """What a run fails with when a vital wait ended in vain."""
+    return Failure(
+        "WaitTimeout",
+        f"step {step.name!r} waited for {step.event!r} in vain",
+        "wait_timeout",
+        retryable=False,
+    )
+
+
 def finish(run: Run, last: RunEntry) -> Decision:
     """The end of the run: the last entry, everything it held released, its parent told."""
     effects: list[Effect] = []

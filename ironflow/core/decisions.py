@@ -15,7 +15,7 @@ from ironflow.core import commands as c
 from ironflow.core import entries as e
 from ironflow.core import reports, turns
 from ironflow.core.clock import SECOND
-from ironflow.core.conclusions import close_wait, finish, timeout_failure
+from ironflow.core.conclusions import close_wait, finish, timeout_failure, wait_failure
 from ironflow.core.effects import (
     ATTEMPT_TIMER,
     CANCEL_STEP,
@@ -143,8 +143,16 @@ def _leave(run: Run, command: c.ExecutionLeft, s: Situation) -> Decision:
         # ownerless.
         run.status is RunStatus.RUNNING and run.execution == command.execution and not s.hot
     ):
-        entries: list[RunEntry] = [] if run.status is RunStatus.QUEUED else [e.RunQueued()]
-        return Decision(entries, None, [Enqueue()])
+        if run.status is RunStatus.QUEUED:
+            return Decision([], None, [Enqueue()])
+        if command.lost is not None and run.crashes >= s.max_crashes:
+            reason = (
+                f"{run.crashes + 1} workers in a row went away while they executed this run and "
+                f"recorded nothing in between (the last: {command.lost}); resume it once the "
+                "cause is mended"
+            )
+            return Decision([e.RunPaused(reason, "crash_loop")], None, [])
+        return Decision([e.RunQueued(command.lost)], None, [Enqueue()])
     return Decision([])
 
 
@@ -256,6 +264,13 @@ def _fire_timer(run: Run, command: c.TimerFired, s: Situation) -> Decision:
         ended = e.StepRetryDue(step.key)
     elif step.kind == "sleep":
         ended = e.WaitEnded(step.key, "completed", e.NULL)
+    elif step.vital:
+        decision = finish(run, e.RunFailed(wait_failure(step)))
+        return Decision(
+            [e.WaitEnded(step.key, "timed_out"), *decision.entries],
+            None,
+            [*effects, *decision.effects],
+        )
     else:
         ended = e.WaitEnded(step.key, "timed_out")
         effects = [*close_wait(run, step)]

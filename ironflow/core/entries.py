@@ -27,7 +27,8 @@ StepKind = Literal[
     "run", "sleep", "event", "invoke", "emit", "value", "race", "block", "compensate"
 ]
 WaitOutcome = Literal["completed", "timed_out", "failed", "cancelled"]
-PauseCause = Literal["request", "crash_loop"]
+PauseCause = Literal["request", "crash_loop", "exhausted"]
+Exhaustion = Literal["fail", "pause"]
 UnwindOutcome = Literal["failed", "cancelled", "timed_out"]
 
 
@@ -65,6 +66,8 @@ class RunOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     timeout: float | None = None
     compensate_on: tuple[UnwindOutcome, ...] = ("failed",)
     cancel_on: tuple[CancelOn, ...] = ()
+    on_exhausted: Exhaustion = "fail"
+    """What becomes of a run whose attempts are used up: `pause` keeps it for an operator."""
 
 
 class RunCreated(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -100,8 +103,11 @@ class RunWoken(msgspec.Struct, frozen=True):
     """The body, still in memory, goes on after a wait."""
 
 
-class RunQueued(msgspec.Struct, frozen=True):
+class RunQueued(msgspec.Struct, frozen=True, omit_defaults=True):
     """The run could go on and waits for capacity."""
+
+    lost: str | None = None
+    """Why its last execution is gone: the worker that had it is."""
 
 
 class RunParked(msgspec.Struct, frozen=True):
@@ -159,6 +165,8 @@ class WaitStarted(msgspec.Struct, frozen=True, omit_defaults=True):
     """The function id of an invoked run."""
     parks: bool = False
     """No other branch is active: the run is parked by this wait."""
+    vital: bool = False
+    """The run fails when this wait ends in vain."""
 
 
 class WaitEnded(msgspec.Struct, frozen=True, omit_defaults=True):

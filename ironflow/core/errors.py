@@ -184,13 +184,24 @@ class StepError(IronflowError):
 
 
 class StepTimeout(IronflowError):
-    """A step ran longer than its timeout, in seconds."""
+    """A step ran longer than its timeout, in seconds; `killed`: its process was killed for it."""
 
     code = "step_timeout"
 
-    def __init__(self, step: str, seconds: float) -> None:
-        self.step, self.seconds = step, seconds
-        super().__init__(f"step {step!r} ran longer than {seconds:g} s")
+    def __init__(self, step: str, seconds: float, killed: bool = False) -> None:
+        self.step, self.seconds, self.killed = step, seconds, killed
+        end = "; its process was killed" if killed else ""
+        super().__init__(f"step {step!r} ran longer than {seconds:g} s{end}")
+
+
+class StepProcessLost(IronflowError):
+    """The process in which a step ran has died or was killed; `reason` says how."""
+
+    code = "step_process_lost"
+
+    def __init__(self, step: str, reason: str) -> None:
+        self.step, self.reason = step, reason
+        super().__init__(f"the process of step {step!r} {reason}")
 
 
 class WaitTimeout(IronflowError):

@@ -7,15 +7,16 @@ a body runs in this process, in a worker or behind an endpoint by the same proto
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Protocol, TypeVar
 
 import msgspec
 
-from ironflow.core.entries import EventRef, Payload, UnwindOutcome
+from ironflow.core.entries import EventRef, Payload, RunOptions, UnwindOutcome
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.messages import Message
-from ironflow.core.runs import Step
+from ironflow.core.runs import Run, Step
 from ironflow.core.workflow_state import WorkflowState
 from ironflow.core.workflow_stream import StreamedEvent
 
@@ -35,6 +36,18 @@ class Effects(Protocol):
         """A large value by its digest."""
         ...
 
+    def leave(self, lost: str | None = None) -> None:
+        """Say that the body is out of memory without having ended the run; `lost`: how its worker
+        was.
+        """
+        ...
+
+
+class LocalEffects(Effects, Protocol):
+    """How an execution in the process of the engine reports; event-driven workflows have no
+    other.
+    """
+
     def follow(self, run_id: str, after: int = -1) -> AsyncIterator[StreamedEvent]:
         """The streamed events of a workflow after a sequence, as they come, up to its end."""
         ...
@@ -43,15 +56,13 @@ class Effects(Protocol):
         """Say that this process can execute something from now on: a child that a step has made."""
         ...
 
-    def leave(self) -> None:
-        """Say that the body is out of memory without having ended the run."""
-        ...
-
 
 class Assignment(msgspec.Struct, frozen=True):
     """One execution of a run's body: what it is, what is recorded already, and where to report.
 
-    `steps` and `order` are live views of the run's record: they grow as reports are committed.
+    `steps` and `order` are live views of the run's record: they grow as reports are queued for the
+    disk. `unsettled` are the keys of steps whose end is queued and not yet durable: the body must
+    not know of it yet.
     """
 
     run_id: str
@@ -59,14 +70,17 @@ class Assignment(msgspec.Struct, frozen=True):
     execution: int
     attempt: int
     input: Payload
+    options: RunOptions
+    created_at: int
     event: EventRef | None
     depth: int
     steps: Mapping[str, Step]
     order: Mapping[str, list[str]]
     unwinding: UnwindOutcome | None
     effects: Effects
-    workflow: WorkflowState | None = None
-    """Of a workflow: what is under way, as the journal has it; a live view, too."""
+    record: Callable[[], Run]
+    """The run's whole record, to be encoded at once: it goes on changing."""
+    unsettled: AbstractSet[str] = frozenset()
 
 
 class RunningStep(msgspec.Struct, frozen=True):
@@ -99,6 +113,7 @@ class Host(Protocol):
         execution: int,
         steps: Mapping[str, Step],
         order: Mapping[str, list[str]],
+        unsettled: AbstractSet[str],
         workflow: WorkflowState | None = None,
     ) -> None:
         """The run's record is kept in these objects from now on: a body in memory must look

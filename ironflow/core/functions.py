@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -16,7 +16,10 @@ from ironflow.core.workflow_face import WorkflowFace
 EVENT_VARIABLES = frozenset({"event", "data"})
 """What a filter expression may speak of: the whole event, and `data`, short for `event.data`."""
 
-Executor = Literal["loop", "thread"]
+Executor = Literal["loop", "thread", "process"]
+EXECUTORS: tuple[Executor, ...] = get_args(Executor)
+Placement = Literal["embedded", "pull"]
+"""Where a body is executed: in the server's own process, or by a worker that asks for work."""
 
 
 class Trigger(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,6 +50,9 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     options: RunOptions = RunOptions()
     executor: Executor | None = None
     input_schema: dict[str, Any] | None = None
+    placement: Placement = "embedded"
+    labels: dict[str, str] = {}
+    """What the labels of a worker must say, so that it is handed runs of this function."""
     kind: RunKind = "function"
 
 

@@ -150,6 +150,7 @@ def start_wait(run: Run, command: c.StartWait, s: Situation) -> Decision:
                 command.child,
                 command.create.function_id if command.create is not None else None,
                 parks,
+                command.vital,
             )
         )
         if command.until is not None:
@@ -201,13 +202,19 @@ def end_execution(run: Run, command: c.EndExecution, s: Situation) -> Decision:
     else:
         error = command.error or Failure("Unwound", "the body was unwound", retryable=False)
         if error.retryable and run.attempt < run.options.retry.max_attempts:
-            retry_at = s.now + int(run.options.retry.delay(run.attempt, run.id) * SECOND)
+            delay = run.options.retry.delay(run.attempt, run.id)
+            if command.retry_after is not None:
+                delay = min(command.retry_after, run.options.retry.max_delay)
+            retry_at = s.now + int(delay * SECOND)
             entries: list[RunEntry] = [e.AttemptFailed(error, retry_at)]
             if run.pausing is not None:
                 entries.append(e.RunPaused(run.pausing))
             elif run.status is RunStatus.PAUSED:
                 entries.append(e.RunPaused(run.reason or "", run.paused_cause or "request"))
             return Decision(entries, "go", [SetTimer(ATTEMPT_TIMER, retry_at)])
+        if error.retryable and run.options.on_exhausted == "pause":
+            reason = f"its {run.attempt} attempts are used up: {error.kind}: {error.message}"
+            return Decision([e.RunPaused(reason[:500], "exhausted")], "go", [])
         unwinding = e.RunUnwinding("failed", error)
     if command.compensations and unwinding.outcome in run.options.compensate_on:
         return Decision([unwinding], "compensate")

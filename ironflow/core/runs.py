@@ -70,6 +70,7 @@ class Step(msgspec.Struct, omit_defaults=True, gc=False):
     match: str | None = None
     child: str | None = None
     target: str | None = None
+    vital: bool = False
 
 
 class Run(msgspec.Struct, omit_defaults=True):
@@ -130,14 +131,19 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
     """Change `run` by one entry that was recorded at `at`."""
     run.version += 1
     run.updated_at = at
-    # The two most frequent kinds first; `match` is a chain of isinstance checks.
-    if type(entry) is e.StepCompleted:
-        _complete_step(run, entry, at)
-        return
-    if type(entry) is e.TurnRecorded:
-        _record_turn(run, entry, at)
-        return
+    # The most frequent kinds first; `match` is a chain of isinstance checks, 0.15 us each.
     match entry:
+        case e.StepCompleted():
+            _complete_step(run, entry, at)
+        case e.RunCreated():
+            _create(run, entry, at)
+        case e.RunStarted():
+            _start(run, entry, at)
+        case e.RunCompleted():
+            run.result, run.error, run.reason = entry.result, None, None
+            _end(run, RunStatus.COMPLETED, at)
+        case e.TurnRecorded():
+            _record_turn(run, entry, at)
         case e.WaitStarted():
             _start_wait(run, entry, at)
         case e.WaitEnded():
@@ -147,17 +153,13 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
         case e.StepRetryDue():
             run.steps[entry.key].status = StepStatus.DUE
             run.open.pop(entry.key, None)
-        case e.StepCompleted():
-            _complete_step(run, entry, at)
-        case e.RunCreated():
-            _create(run, entry, at)
-        case e.RunStarted():
-            _start(run, entry, at)
         case e.RunWoken():
             run.status = RunStatus.RUNNING
-        case e.RunQueued() | e.AttemptDue():
-            run.status = RunStatus.QUEUED
-            run.retry_at = None
+        case e.RunQueued():
+            run.status, run.retry_at = RunStatus.QUEUED, None
+            run.crashes += entry.lost is not None
+        case e.AttemptDue():
+            run.status, run.retry_at = RunStatus.QUEUED, None
         case e.RunParked():
             run.status = RunStatus.WAITING
             run.crashes = 0
@@ -173,13 +175,12 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
             run.status, run.reason, run.paused_cause = RunStatus.PAUSED, entry.reason, entry.cause
             run.pausing = None
         case e.RunResumed():
+            if run.paused_cause == "exhausted":
+                run.attempt = 1
             run.status, run.reason, run.paused_cause = RunStatus.QUEUED, None, None
             run.retry_at, run.pausing, run.crashes = None, None, 0
         case e.RunUnwinding():
             run.unwinding, run.error, run.pausing = entry, entry.error or run.error, None
-        case e.RunCompleted():
-            run.result, run.error, run.reason = entry.result, None, None
-            _end(run, RunStatus.COMPLETED, at)
         case e.RunFailed():
             run.error = entry.error
             _end(run, RunStatus.FAILED, at)
@@ -188,8 +189,6 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
             _end(run, RunStatus.CANCELLED, at)
         case e.RunReopened():
             _reopen(run, at)
-        case e.TurnRecorded():
-            _record_turn(run, entry, at)
         case e.SignalReceived():
             state = workflow_of(run)
             state.inbox[entry.id] = Signal(entry.event, entry.step)
@@ -348,6 +347,7 @@ def _start_wait(run: Run, entry: e.WaitStarted, at: int) -> None:
         match=entry.match,
         child=entry.child,
         target=entry.target,
+        vital=entry.vital,
     )
     run.open[entry.key] = None
     _progress(run)

@@ -7,22 +7,26 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ironflow.core import commands as c
-from ironflow.core.entries import pack
-from ironflow.core.errors import Unwound
+from ironflow.core.entries import Failure, pack
+from ironflow.core.errors import StepProcessLost, Unwound
+from ironflow.core.functions import Executor as ExecutorName
 from ironflow.core.retry import RetryPolicy
-from ironflow.core.runs import OPEN, Step, StepStatus
+from ironflow.core.runs import Step, StepStatus
 from ironflow.core.values import normalize
 from ironflow.sdk.execution import Execution, Place, current_branch
 from ironflow.sdk.failures import describe_failure, is_cancelled, step_error
 
+NO_RETRY = RetryPolicy(max_attempts=1, no_retry_on=("Exception",))
+
 
 class Call(NamedTuple):
-    """What a step calls, and for how many seconds at most."""
+    """What a step calls, for how many seconds at most, and where if not where the function says."""
 
     fn: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     seconds: float | None
+    executor: ExecutorName | None = None
 
 
 async def attempt_step(execution: Execution, place: Place, policy: RetryPolicy, call: Call) -> Any:
@@ -73,11 +77,13 @@ async def _call(
     branch.busy = place.name
     try:
         result = await execution.executor.call(
-            execution, place, call.seconds, call.fn, call.args, call.kwargs
+            execution, place, call.seconds, call.fn, call.args, call.kwargs, call.executor
         )
         data, value = normalize(result, f"step {place.name!r}")
     except asyncio.CancelledError as error:
         if execution.unwinding and not execution.compensating:
+            if place.key in execution.killed:
+                await _record_kill(execution, place, attempt, started)
             raise Unwound from None
         if execution.leaving or is_cancelled():
             raise
@@ -87,7 +93,34 @@ async def _call(
     finally:
         branch.busy = None
         execution.running.pop(place.key, None)
+        execution.killed.discard(place.key)
     return data, value, None
+
+
+async def _record_kill(execution: Execution, place: Place, attempt: int, started: int) -> None:
+    """Record that a step's process was killed to unwind the run: it may have had effects."""
+    error = StepProcessLost(place.name, "was killed, because the run was to end")
+    await execution.report(
+        _failed(execution, place, attempt, started, describe_failure(error, NO_RETRY))
+    )
+
+
+def _failed(
+    execution: Execution, place: Place, attempt: int, started: int, failure: Failure, **facts: Any
+) -> c.FailStep:
+    """The report of an attempt that failed."""
+    return c.FailStep(
+        execution=execution.number,
+        key=place.key,
+        name=place.name,
+        pos=place.pos,
+        kind=place.kind,
+        error=failure,
+        scope=place.scope,
+        attempt=attempt,
+        started_at=started,
+        **facts,
+    )
 
 
 async def _resume(execution: Execution, place: Place, step: Step) -> int:
@@ -95,7 +128,7 @@ async def _resume(execution: Execution, place: Place, step: Step) -> int:
     if step.status is StepStatus.FAILED:
         assert step.error is not None
         raise step_error(place.name, step.error, step.attempt)
-    if step.status in OPEN:
+    if execution.is_open(step):
         execution.check()
         group = execution.begin_wait([place.key])
         try:
@@ -123,16 +156,12 @@ async def _fail(
     try:
         execution.obey(
             await execution.report(
-                c.FailStep(
-                    execution=execution.number,
-                    key=place.key,
-                    name=place.name,
-                    pos=place.pos,
-                    kind=place.kind,
-                    error=failure,
-                    scope=place.scope,
-                    attempt=attempt,
-                    started_at=started,
+                _failed(
+                    execution,
+                    place,
+                    attempt,
+                    started,
+                    failure,
                     retry_in=delay,
                     parks=execution.parks(place.key) if again else None,
                 )

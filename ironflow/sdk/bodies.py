@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ironflow.core.execution import Assignment, Effects, RunningStep
@@ -24,7 +25,11 @@ class Body(Protocol):
 
     task: asyncio.Task[None] | None
     leaving: bool
-    effects: Effects
+
+    @property
+    def effects(self) -> Effects:
+        """How it reports."""
+        ...
 
     @property
     def run_id(self) -> str:
@@ -49,6 +54,7 @@ class Body(Protocol):
         self,
         steps: Mapping[str, Step],
         order: Mapping[str, list[str]],
+        unsettled: AbstractSet[str],
         workflow: WorkflowState | None = None,
     ) -> None:
         """The run's record is kept in these objects from now on."""

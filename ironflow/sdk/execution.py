@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -111,9 +112,14 @@ class Execution:
         self.loop = executor.loop
         self.effects = assignment.effects
         self.steps, self.order = assignment.steps, assignment.order
+        self.unsettled = assignment.unsettled
         self.active = 1
         self.waits: dict[str, Group] = {}
         self.running: dict[str, tuple[str, int, int]] = {}
+        self.killable: set[asyncio.Task[Any]] = set()
+        """What waits for a process that may be killed."""
+        self.killed: set[str] = set()
+        """Keys of steps whose process was killed."""
         self.compensations: list[Compensation] = []
         self.values: list[c.RecordStep] = []
         self._reporting_values = asyncio.Lock()
@@ -327,7 +333,7 @@ class Execution:
         for ended in [key] if key is not None else list(self.waits):
             group = self.waits.get(ended)
             step = self.steps.get(ended)
-            if group is None or step is None or step.status in OPEN:
+            if group is None or step is None or self.is_open(step):
                 continue
             self._unblock(group)
             future = group.futures[ended]
@@ -353,9 +359,14 @@ class Execution:
             return
         self.unwinding = True
         self._interrupt(Unwound)
-        # A body in a thread cannot be interrupted: it is told at its next durable operation.
-        if self.task is not None and self.function.is_async and self.active > 0:
-            self.task.cancel()
+        if self.function.is_async:
+            if self.task is not None and self.active > 0:
+                self.task.cancel()
+            return
+        # A body in a thread cannot be interrupted: it is told at its next durable operation. A
+        # process that it waits for can.
+        for call in list(self.killable):
+            call.cancel()
 
     def _interrupt(self, signal: type[BaseException]) -> None:
         for group in dict.fromkeys(self.waits.values()):
@@ -369,10 +380,17 @@ class Execution:
         self,
         steps: Mapping[str, Step],
         order: Mapping[str, list[str]],
+        unsettled: AbstractSet[str],
         workflow: WorkflowState | None = None,
     ) -> None:
         """The run's record is kept in these objects from now on."""
-        self.steps, self.order = steps, order
+        self.steps, self.order, self.unsettled = steps, order, unsettled
+
+    def is_open(self, step: Step) -> bool:
+        """Whether the step still waits. An end that is not durable yet has not happened for the
+        body: were it lost, the body would have gone on with what the journal does not know.
+        """
+        return step.status in OPEN or step.key in self.unsettled
 
     def running_steps(self) -> list[RunningStep]:
         """What executes now."""

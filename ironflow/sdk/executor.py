@@ -13,11 +13,12 @@ import inspect
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from functools import partial
+from functools import cached_property, partial
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock, Ids
@@ -31,17 +32,21 @@ from ironflow.core.errors import (
     Unwound,
 )
 from ironflow.core.execution import Assignment, RunningStep
+from ironflow.core.functions import Executor as ExecutorName
 from ironflow.core.functions import FunctionSpec
-from ironflow.core.retry import RetryPolicy
 from ironflow.core.runs import Step
 from ironflow.core.values import encode_plain
 from ironflow.core.workflow_state import WorkflowState
+from ironflow.sdk.attempts import NO_RETRY
 from ironflow.sdk.blocking import BlockingContext
 from ironflow.sdk.bodies import Body
 from ironflow.sdk.context import Context, current_run_id
 from ironflow.sdk.execution import COMPENSATIONS, Branch, Execution, Place, current_branch
 from ironflow.sdk.failures import describe_failure, is_cancelled
 from ironflow.sdk.function import Function, Registry
+
+if TYPE_CHECKING:
+    from ironflow.sdk.processes import ProcessPool
 
 log = logging.getLogger("ironflow.runs")
 
@@ -51,7 +56,6 @@ IDLE_BODIES = 2000
 """Waiting bodies that stay in memory at most."""
 STEP_THREADS = 32
 Interceptor = Callable[[str, str, Callable[..., Any]], Awaitable[Callable[..., Any]]]
-NO_RETRY = RetryPolicy(max_attempts=1, no_retry_on=("Exception",))
 
 
 class Executor:
@@ -65,7 +69,10 @@ class Executor:
         *,
         linger: float = LINGER,
         step_threads: int = STEP_THREADS,
+        step_processes: int = 0,
+        logs: tuple[str, str] | None = None,
     ) -> None:
+        """`step_processes`: 0 is one a core; `logs`: format and level of their log lines."""
         self.registry, self.clock, self.ids = registry, clock, ids
         self.loop = asyncio.get_running_loop()
         self.linger = linger
@@ -74,11 +81,28 @@ class Executor:
         self._idle: dict[Body, float] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._threads = ThreadPoolExecutor(step_threads, thread_name_prefix="ironflow-step")
+        self._process_options = step_processes, logs
         self._draining = False
+        self.lookup: Callable[[str], FunctionSpec | None] = self.spec
+        """Finds functions that a body may invoke: here, or wherever the engine knows of."""
+        self.is_remote = False
+        """The engine is in another process and knows more functions than `lookup` does."""
         self.intercept: Interceptor | None = None
         """For tests: given a function id, a step's name and its function, answers what is called
         instead.
         """
+
+    @cached_property
+    def processes(self) -> ProcessPool:
+        """Made, and its modules loaded, when the first step wants a process."""
+        from ironflow.sdk.processes import ProcessPool
+
+        return ProcessPool(self.loop, *self._process_options)
+
+    def _close_pools(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if "processes" in self.__dict__:
+            self.processes.close()
 
     # -- the Host ---------------------------------------------------------------------------------
 
@@ -110,12 +134,13 @@ class Executor:
         execution: int,
         steps: Mapping[str, Step],
         order: Mapping[str, list[str]],
+        unsettled: AbstractSet[str],
         workflow: WorkflowState | None = None,
     ) -> None:
         """The run's record is kept in these objects from now on."""
         body = self._bodies.get(run_id)
         if body is not None and body.number == execution:
-            body.attach(steps, order, workflow)
+            body.attach(steps, order, unsettled, workflow)
 
     def wake(self, run_id: str, execution: int, key: str | None) -> bool:
         """Let branches whose waits have ended go on."""
@@ -145,6 +170,11 @@ class Executor:
     def is_active(self, run_id: str) -> bool:
         """Whether any body of the run is in memory."""
         return run_id in self._bodies
+
+    def task(self, run_id: str) -> asyncio.Task[None] | None:
+        """The task of a run's body, while it is in memory."""
+        body = self._bodies.get(run_id)
+        return body.task if body is not None else None
 
     def running_steps(self, run_id: str) -> list[RunningStep]:
         """The steps that execute now."""
@@ -335,18 +365,19 @@ class Executor:
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        where: ExecutorName | None = None,
     ) -> Any:
         """Call a step's function, for at most `seconds`. Raises `StepTimeout`."""
         if seconds is None:
-            return await self._call_step(body, place, fn, args, kwargs)
+            return await self._call_step(body, place, fn, args, kwargs, where)
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                return await self._call_step(body, place, fn, args, kwargs)
+                return await self._call_step(body, place, fn, args, kwargs, where)
         except TimeoutError as error:
             # A TimeoutError of the user's own is the user's failure, not ours.
             if limit.expired():
-                raise StepTimeout(place.name, seconds) from error
+                raise StepTimeout(place.name, seconds, place.key in body.killed) from error
             raise
 
     async def _call_step(
@@ -356,23 +387,46 @@ class Executor:
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        where: ExecutorName | None,
     ) -> Any:
+        mocked = False
         if self.intercept is not None:
-            fn = await self.intercept(body.function.id, place.name, fn)
+            called = await self.intercept(body.function.id, place.name, fn)
+            mocked, fn = called is not fn, called
         if _is_async(fn):
-            return await fn(*args, **kwargs)
-        return await self._call_sync(body, fn, args, kwargs)
-
-    async def _call_sync(
-        self, body: Execution, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        if body.function.definition.executor == "loop":
+            if where is None or where == "loop" or mocked:
+                return await fn(*args, **kwargs)
+            if where == "thread":
+                fn = partial(_run_on_own_loop, fn)
+        elif where is None:
+            where = body.function.definition.executor
+        if where == "loop":
             result = fn(*args, **kwargs)
+        elif where == "process" and not mocked:
+            return await self._call_in_process(body, place, fn, args, kwargs)
         else:
             context = copy_context()
             work = partial(context.run, fn, *args, **kwargs)
             result = await self.loop.run_in_executor(self._threads, work)
         return await result if inspect.isawaitable(result) else result
+
+    async def _call_in_process(
+        self,
+        body: Execution,
+        place: Place,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        body.killable.add(task)
+        try:
+            return await self.processes.call(
+                place.name, fn, args, kwargs, partial(body.killed.add, place.key)
+            )
+        finally:
+            body.killable.discard(task)
 
     async def call_branch(self, branch: Callable[[], Any]) -> Any:
         """Call a branch of a parallel block; a sync one belongs to a sync body and gets a
@@ -451,7 +505,7 @@ class Executor:
             body.suspend()  # what a thread waits for ends, too
             if body.task is not None:
                 body.task.cancel()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._close_pools()
 
     async def drain(self, seconds: float) -> None:
         """Bring every body to its next step boundary, for at most `seconds`, then let go of all."""
@@ -467,7 +521,12 @@ class Executor:
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=1.0)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._close_pools()
+
+
+def _run_on_own_loop(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run an async function to its end in this thread."""
+    return asyncio.run(fn(*args, **kwargs))
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:

@@ -18,6 +18,7 @@ TRACE_LIMIT = 4000
 
 RETRYABLE = (
     errors.Overloaded, errors.StorageError, errors.Gone, errors.Draining, errors.StepTimeout,
+    errors.StepProcessLost,
 )  # fmt: skip
 """ironflow's own errors that may go away by themselves; the others say the same however often one
 asks.

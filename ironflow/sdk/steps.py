@@ -24,10 +24,11 @@ from ironflow.core.errors import (
     NotFound,
     WaitTimeout,
 )
-from ironflow.core.functions import compile_filter
+from ironflow.core.functions import EXECUTORS, compile_filter
+from ironflow.core.functions import Executor as ExecutorName
 from ironflow.core.patterns import validate_event_name, validate_pattern
 from ironflow.core.retry import RetryPolicy
-from ironflow.core.runs import OPEN, Step, StepStatus
+from ironflow.core.runs import Step, StepStatus
 from ironflow.core.values import encode_plain, normalize
 from ironflow.sdk.attempts import Call, attempt_step
 from ironflow.sdk.execution import (
@@ -73,15 +74,19 @@ class Steps:
         *args: Any,
         retry: RetryPolicy | int | dict[str, Any] | bool | None = None,
         timeout: Duration | None = None,
+        executor: ExecutorName | None = None,
         **kwargs: Any,
     ) -> Any:
         """Call `fn(*args, **kwargs)` once and remember its result.
 
-        Sync functions run in a thread. A failing one is tried again by `retry` (default: the
-        function's policy) with pauses that survive a restart; `timeout` bounds each attempt. Raises
-        `StepError` when the last attempt failed, `NotSerializable` when the result cannot be
-        stored.
+        Async functions run on the loop, sync ones where the function's `executor` says (default: in
+        a thread); with `executor` here either kind runs there. A failing one is tried again by
+        `retry` (default: the function's policy) with pauses that survive a restart; `timeout`
+        bounds each attempt. Raises `StepError` when the last attempt failed, `NotSerializable` when
+        the result cannot be stored, `InvalidInput` for what cannot run in a process.
         """
+        if executor is not None and executor not in EXECUTORS:
+            raise InvalidInput("executor", f"{executor!r:.50} is none of {', '.join(EXECUTORS)}")
         execution = self._execution
         place = execution.place("run", name)
         step = place.step
@@ -89,7 +94,7 @@ class Steps:
             return await execution.value(step)
         policy = execution.function.retry if retry is None else RetryPolicy.of(retry)
         seconds = None if timeout is None else parse_duration(timeout, "timeout")
-        call = Call(fn, args, kwargs, seconds)
+        call = Call(fn, args, kwargs, seconds, executor)
         return await attempt_step(execution, place, policy, call)
 
     def compensate(self, name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -214,7 +219,7 @@ class Steps:
             ended = [
                 (step.ended_at or 0, label)
                 for label, inner in places.items()
-                if (step := execution.steps.get(inner.key)) and step.status not in OPEN
+                if (step := execution.steps.get(inner.key)) and not execution.is_open(step)
             ]
             label = min(ended, key=lambda pair: pair[0])[1]
             losers = tuple(p.key for other, p in places.items() if other != label)
@@ -230,7 +235,7 @@ class Steps:
         branch = Branch(execution, execution.block(name).key + "/")
         places = self._places(branch, waits)
         await self._start_all(places, waits)
-        while any(execution.steps[p.key].status in OPEN for p in places.values()):
+        while any(execution.is_open(execution.steps[p.key]) for p in places.values()):
             await self._await_one_of([p.key for p in places.values()])
         return {
             label: await self._result(inner, waits[label], execution.steps[inner.key])
@@ -329,7 +334,7 @@ class Steps:
         """Start a wait, or find it started, and answer its step once it has ended."""
         execution = self._execution
         step = execution.steps.get(place.key)
-        if step is not None and step.status not in OPEN:
+        if step is not None and not execution.is_open(step):
             return self._ended(step)
         execution.check()
         group = execution.begin_wait([place.key])
@@ -379,14 +384,14 @@ class Steps:
         execution = self._execution
         execution.check()
         await self._start_all(places, waits)
-        if all(execution.steps[p.key].status in OPEN for p in places.values()):
+        if all(execution.is_open(execution.steps[p.key]) for p in places.values()):
             await self._await_one_of([p.key for p in places.values()])
 
     async def _await_one_of(self, keys: Sequence[str]) -> None:
         """Until one of the open steps among `keys` has ended."""
         execution = self._execution
         execution.check()
-        pending = [key for key in keys if execution.steps[key].status in OPEN]
+        pending = [key for key in keys if execution.is_open(execution.steps[key])]
         group = execution.begin_wait(pending)
         try:
             await execution.park_if_idle()
@@ -451,8 +456,9 @@ class Steps:
     ) -> tuple[str, c.CreateRun]:
         execution = self._execution
         function_id = function if isinstance(function, str) else function.id
-        spec = execution.executor.spec(function_id)
-        if spec is None:
+        executor = execution.executor
+        spec = executor.lookup(function_id)
+        if spec is None and not executor.is_remote:
             raise NotFound("function", function_id)
         depth = execution.assignment.depth + 1
         if depth > MAX_DEPTH:
@@ -460,7 +466,8 @@ class Steps:
                 place.name, function_id, "-", f"would be nested deeper than {MAX_DEPTH} runs"
             )
         body = encode_plain(value, f"input of step {place.name!r}")
-        spec.check_input(body)
+        if spec is not None:
+            spec.check_input(body)
         payload, blob = pack(body)
         # By attempt: a run that is retried needs a new child for one that failed.
         attempt = str(execution.assignment.attempt)
@@ -470,8 +477,9 @@ class Steps:
             function_id=function_id,
             input=payload,
             input_hash=hashlib.sha256(body).hexdigest()[:32],
-            options=spec.definition.options,
-            code=spec.definition.code,
+            # The server fills in what a worker does not know.
+            options=spec.definition.options if spec is not None else None,
+            code=spec.definition.code if spec is not None else None,
             parent=parent,
             blob=blob,
         )

@@ -16,14 +16,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from ironflow.core import commands as c
 from ironflow.core.entries import Failure
 from ironflow.core.errors import Suspended, Unwound
-from ironflow.core.execution import Assignment, RunningStep
+from ironflow.core.execution import Assignment, LocalEffects, RunningStep
 from ironflow.core.runs import Step
 from ironflow.core.workflow_state import (
     Collected,
@@ -73,11 +74,12 @@ class Interpreter:
         self.executor, self.function, self.assignment = executor, function, assignment
         self.workflow, self.definition = function.workflow, function.graph
         self.loop, self.clock = executor.loop, executor.clock
-        self.effects = assignment.effects
+        # Workflows are executed in the process of the engine and nowhere else.
+        self.effects = cast(LocalEffects, assignment.effects)
         self.keep = function.keeper(assignment.run_id)
         self.task: asyncio.Task[None] | None = None
         self.leaving = self.unwinding = self.pausing = False
-        self.record = assignment.workflow or WorkflowState()
+        self.record = assignment.record().workflow or WorkflowState()
         """The state as the journal has it: a live view."""
         self.state = _decode_state(_encode_state(self.record))
         self.live: LiveState
@@ -120,6 +122,7 @@ class Interpreter:
         self,
         steps: Mapping[str, Step],
         order: Mapping[str, list[str]],
+        unsettled: AbstractSet[str],
         workflow: WorkflowState | None = None,
     ) -> None:
         """The run's record is kept in this object from now on."""

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ START_LIMIT = 30.0
 class ServerProcess:
     """`ironflow serve` in a folder of its own."""
 
-    def __init__(self, folder: Path, app: Path, *options: str) -> None:
+    program: tuple[str, ...] = (sys.executable, "-m", "ironflow")
+
+    def __init__(self, folder: Path, app: Path | None, *options: str) -> None:
+        """`app` None: a server that serves no functions itself."""
         self.folder, self.app, self.options = folder, app, options
         self.db = folder / "crash.db"
         self.side_file = folder / "side.txt"
@@ -37,7 +40,8 @@ class ServerProcess:
 
     def start(self) -> None:
         """Start, and return when it takes work."""
-        line = [sys.executable, "-m", "ironflow", "serve", str(self.app), "--db", str(self.db)]
+        line = [*self.program, "serve", "--db", str(self.db)]
+        line += [str(self.app)] if self.app is not None else []
         line += ["--port", str(self.port), *self.options]
         environment = {**os.environ, "CRASH_SIDE_FILE": str(self.side_file)}
         with self.log.open("ab") as log:
@@ -77,10 +81,26 @@ class ServerProcess:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
 
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def text(self, path: str) -> str:
+        """An answer as text."""
+        with urllib.request.urlopen(self.url + path, timeout=70) as reply:
+            return str(reply.read().decode())
+
     def get(self, path: str) -> Any:
         """A JSON answer."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as reply:
-            return json.load(reply)
+        return json.loads(self.text(path))
+
+    def cli(self, *line: str) -> str:
+        """What a verb prints."""
+        done = subprocess.run(
+            [*self.program, *line], cwd=self.folder, capture_output=True, text=True, check=True
+        )
+        return done.stdout
 
     def post(self, path: str, body: object) -> Any:
         """POST JSON; the JSON answer."""
@@ -95,12 +115,22 @@ class ServerProcess:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    """Not started yet."""
-    made = ServerProcess(tmp_path, HERE / "kill_app.py")
-    try:
-        yield made
-    finally:
+def make_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """Makes servers, not started yet, of an application beside this file."""
+    servers: list[ServerProcess] = []
+
+    def make(app: str, *options: str) -> ServerProcess:
+        servers.append(ServerProcess(tmp_path, HERE / app, *options))
+        return servers[-1]
+
+    yield make
+    for made in servers:
         if made.process is not None and made.process.poll() is None:
             made.process.kill()
             made.process.wait()
+
+
+@pytest.fixture
+def server(make_server: Callable[..., ServerProcess]) -> ServerProcess:
+    """Not started yet."""
+    return make_server("kill_app.py")

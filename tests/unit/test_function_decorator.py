@@ -172,7 +172,7 @@ def test_wrong_input_names_the_place(data: bytes, path: str) -> None:
         ({"timeout": -1}, "timeout"),
         ({"compensate_on": ["exploded"]}, "compensate_on"),
         ({"compensate_on": "failed"}, "compensate_on"),
-        ({"executor": "process"}, "executor"),
+        ({"executor": "moon"}, "executor"),
         ({"cancel_on": "bad..pattern"}, "cancel_on"),
         ({"cancel_on": [CancelOn("ok.event", "data[")]}, "cancel_on"),
         ({"cancel_on": [5]}, "cancel_on"),

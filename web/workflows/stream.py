@@ -95,8 +95,8 @@ class EventTail(RunTail):
     ) -> None:
         super().__init__(feed, bell, stream, 0, 0)
         self.renderer, self.style, self.sequence = renderer, style, after
-        self.passed = 0
-        """The version up to which events are passed over."""
+        self.passes = False
+        """Events are passed over, up to the newest one that there is."""
         self.is_over = False
         """The event that ends the stream was among those that were given out."""
         self._next = 0
@@ -110,7 +110,7 @@ class EventTail(RunTail):
             turn = next((entry for entry in page if entry.kind == TURN), None)
             if turn is None:
                 break
-            if first_sequence(turn) <= self.sequence + 1 or turn.version <= self.passed:
+            if self.passes or first_sequence(turn) <= self.sequence + 1:
                 low = turn.version - 1
             else:
                 high = middle
@@ -122,6 +122,7 @@ class EventTail(RunTail):
         """
         page = await self.take()
         if page is None:
+            self.passes = False
             return None
         frames: list[bytes] = []
         for entry in page:
@@ -136,7 +137,7 @@ class EventTail(RunTail):
         if not shared.events:
             return
         self._next = shared.events[-1].sequence + 1
-        if entry.version <= self.passed:
+        if self.passes:
             return
         for event, frame in zip(shared.events, shared.render(self.style), strict=True):
             if event.sequence > self.sequence:
@@ -160,8 +161,7 @@ async def stream_events(
         newest = row.version if row is not None else 0
         after = -1 if wanted.after is None else wanted.after
         tail = EventTail(feed, bell, stream, renderer, wanted.style, after)
-        if wanted.after is None:
-            tail.passed = newest
+        tail.passes = wanted.after is None
         await tail.seek(newest)
         while not feed.is_closed and not tail.is_over:
             data = await tail.events()

@@ -1,0 +1,419 @@
+"""Workers that ask for work, and the runs that wait for them: the slots and the `Host` of bodies
+that are executed in other processes.
+
+What is here is memory only. A worker that a server does not know registers again; a run whose
+worker is lost is queued again by its record. Nothing polls: a run that becomes ready answers a held
+poll at once, and a poll that finds runs waiting is answered at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from ironflow.core import commands as c
+from ironflow.core import pull
+from ironflow.core.clock import SECOND, Clock, to_rfc3339
+from ironflow.core.entries import EventRef
+from ironflow.core.errors import IronflowError, Suspended
+from ironflow.core.execution import Assignment, RunningStep
+from ironflow.core.functions import Definition, FunctionSpec, compile_spec
+from ironflow.core.messages import Message
+from ironflow.core.runs import Step
+from ironflow.core.workflow_state import WorkflowState
+
+if TYPE_CHECKING:
+    from ironflow.actors.system import System
+
+log = logging.getLogger("ironflow.workers")
+
+LEASE = 90.0
+"""Seconds that a worker keeps a job without a word of it, unless it says how often it beats."""
+BEATS = 3
+"""Heartbeats that a lease lasts."""
+CANCEL_GRACE = 30.0
+"""Seconds that a worker's body has to unwind and to compensate, before it is ended without it."""
+PICK_UP = 10.0
+"""Seconds that a job which was made for a poll waits for another one, when that poll is gone."""
+
+
+class Worker(msgspec.Struct, eq=False):
+    """A worker as it registered. Moments are microseconds."""
+
+    id: str
+    functions: frozenset[str]
+    capacity: int
+    registered_at: int
+    heard_at: int
+    hostname: str = ""
+    labels: dict[str, str] = {}
+    version: dict[str, str] = {}
+    lease: float = LEASE
+    """Seconds that it keeps a job without a word of it."""
+    online: bool = True
+    credit: int = 0
+    """Jobs that the poll it holds open may still be answered with."""
+    commands: bool = False
+    """It runs our executor: it reports commands and hears signals (`core.remote`)."""
+    jobs: dict[str, Lease] = {}
+
+    def takes(self, spec: FunctionSpec) -> bool:
+        """Whether it may be handed runs of this function."""
+        wanted = spec.definition.labels
+        return (
+            self.online
+            and spec.id in self.functions
+            and all(self.labels.get(name) == value for name, value in wanted.items())
+        )
+
+
+class Offer(Message[None], frozen=True):
+    """A job for the worker that is this actor's key."""
+
+    lease: Lease
+
+
+class Signal(Message[None], frozen=True):
+    """Something that the worker is told of a job that it has."""
+
+    lease: Lease
+    what: Literal["woken", "cancelled", "dropped"]
+    key: str = ""
+
+
+class Lease(msgspec.Struct, eq=False):
+    """An execution that a worker has, or is about to be handed."""
+
+    assignment: Assignment
+    worker_id: str
+    token: str
+    base: int
+    """The position of the first step that this execution may report."""
+    expires_at: float
+    """By the loop's clock."""
+    began_at: int
+    delivered: bool = False
+
+    @property
+    def job_id(self) -> str:
+        """Unique among all executions."""
+        return f"{self.assignment.run_id}.{self.assignment.execution}"
+
+
+class Fleet:
+    """Pull functions, their workers, their queue, and the executions that workers have."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        system: System,
+        grant: Callable[[str], None],
+        local: Callable[[str], FunctionSpec | None],
+        lease: float = LEASE,
+    ) -> None:
+        """`grant(run_id)` tells a run that a worker was chosen for it; `local` finds a function
+        that this process executes itself.
+        """
+        self.clock, self.system, self._grant, self.local = clock, system, grant, local
+        self.lease = lease
+        self._specs: dict[str, FunctionSpec] = {}
+        self.workers: dict[str, Worker] = {}
+        self.leases: dict[str, Lease] = {}
+        """By run id: a run has one execution at a time."""
+        self._reserved: dict[str, str] = {}
+        """Run id to worker id, from the grant until the job is made."""
+        self._queue: dict[str, deque[str]] = {}
+        self._order: dict[str, int] = {}
+        """Run id to its place among all that wait, whatever their function."""
+        self._places = 0
+        self._chores: set[asyncio.Task[None]] = set()
+        self.closed = False
+        """Draining: nothing is handed out any more."""
+
+    # -- functions --------------------------------------------------------------------------------
+
+    def add(self, definition: Definition) -> None:
+        """Serve a function from now on. Raises `InvalidInput` for triggers that make no sense."""
+        self._specs[definition.id] = compile_spec(definition, lambda data: None)
+
+    def knows(self, function_id: str) -> bool:
+        """Whether anything executes this function, here or elsewhere."""
+        return self.serves(function_id) or self.local(function_id) is not None
+
+    # -- slots ------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> int:
+        """Executions that workers have or are about to get."""
+        return len(self.leases) + len(self._reserved)
+
+    @property
+    def queued(self) -> int:
+        """Runs that wait for a worker."""
+        return len(self._order)
+
+    def serves(self, function_id: str) -> bool:
+        """Whether runs of this function belong to workers."""
+        return function_id in self._specs
+
+    def holds(self, run_id: str) -> bool:
+        """Whether a worker has the run or was chosen for it."""
+        return run_id in self._reserved or run_id in self.leases
+
+    def acquire(self, run_id: str, function_id: str) -> bool:
+        """Choose a worker at once, if one asks for work now and nobody waits for it."""
+        if self.holds(run_id):
+            return True
+        if self.closed or self._queue.get(function_id):
+            return False
+        worker = self._idle_worker(function_id)
+        if worker is None:
+            return False
+        self._reserve(run_id, worker)
+        return True
+
+    def release(self, run_id: str) -> None:
+        """The run does not execute, or no longer."""
+        worker_id = self._reserved.pop(run_id, None)
+        if worker_id is not None and (worker := self.workers.get(worker_id)) is not None:
+            worker.credit += 1
+            self.pump(worker)
+        self.close_lease(run_id)
+
+    def enqueue(self, run_id: str, function_id: str) -> None:
+        """Wait for a worker. Waiting twice is waiting once."""
+        if run_id in self._order or self.holds(run_id):
+            return
+        worker = self._idle_worker(function_id)
+        if worker is not None and not self.closed and not self._queue.get(function_id):
+            self._reserve(run_id, worker)
+            self._grant(run_id)
+            return
+        self._places += 1
+        self._order[run_id] = self._places
+        self._queue.setdefault(function_id, deque()).append(run_id)
+
+    def discard(self, run_id: str) -> None:
+        """The run no longer wants a worker; its place in the queue is skipped when it comes up."""
+        self._order.pop(run_id, None)
+
+    def position(self, run_id: str) -> int | None:
+        """How many runs are before this one, None when it does not wait."""
+        place = self._order.get(run_id)
+        return None if place is None else sum(1 for other in self._order.values() if other < place)
+
+    def close(self) -> None:
+        """Hand out nothing any more: the process is draining."""
+        self.closed = True
+        for worker in self.workers.values():
+            worker.credit = 0
+
+    def pump(self, worker: Worker) -> None:
+        """Grant runs to a worker that asks for work, those that wait longest first."""
+        while worker.credit > 0 and not self.closed:
+            heads = [
+                (self._order[run_id], function_id)
+                for function_id in worker.functions
+                if (run_id := self._head(function_id)) is not None
+                and worker.takes(self._specs[function_id])
+            ]
+            if not heads:
+                return
+            run_id = self._queue[min(heads)[1]].popleft()
+            del self._order[run_id]
+            self._reserve(run_id, worker)
+            self._grant(run_id)
+
+    def _head(self, function_id: str) -> str | None:
+        queue = self._queue.get(function_id)
+        while queue:
+            if queue[0] in self._order:
+                return queue[0]
+            queue.popleft()
+        if queue is not None:
+            del self._queue[function_id]
+        return None
+
+    def _idle_worker(self, function_id: str) -> Worker | None:
+        """Of those that ask for work now, the one with the most room."""
+        spec = self._specs.get(function_id)
+        if spec is None:
+            return None
+        idle = [w for w in self.workers.values() if w.credit > 0 and w.takes(spec)]
+        return max(idle, key=lambda worker: worker.credit, default=None)
+
+    def _reserve(self, run_id: str, worker: Worker) -> None:
+        worker.credit -= 1
+        self._reserved[run_id] = worker.id
+
+    # -- the Host ---------------------------------------------------------------------------------
+
+    def spec(self, function_id: str) -> FunctionSpec | None:
+        """The function, if workers execute it."""
+        return self._specs.get(function_id)
+
+    def specs(self) -> Iterable[FunctionSpec]:
+        """Every function that workers execute."""
+        return list(self._specs.values())
+
+    def start(self, assignment: Assignment) -> None:
+        """Hand an execution to the worker that was chosen for it."""
+        worker = self.workers.get(self._reserved.pop(assignment.run_id, ""))
+        if worker is None or self.closed:
+            assignment.effects.leave()
+            return
+        steps = assignment.steps.values()
+        lease = Lease(
+            assignment,
+            worker.id,
+            secrets.token_urlsafe(18),
+            base=max((step.pos for step in steps), default=-1) + 1,
+            expires_at=self.system.loop.time() + PICK_UP,
+            began_at=self.clock.now(),
+        )
+        self.leases[assignment.run_id] = worker.jobs[lease.job_id] = lease
+        self.system.ref("worker", worker.id).post(Offer(lease))
+
+    def attach(
+        self,
+        run_id: str,
+        execution: int,
+        steps: Mapping[str, Step],
+        order: Mapping[str, list[str]],
+        unsettled: AbstractSet[str],
+        workflow: WorkflowState | None = None,
+    ) -> None:
+        """Nothing: a worker has a copy of the record."""
+
+    def wake(self, run_id: str, execution: int, key: str | None) -> bool:
+        """Tell the worker that a wait of a body which is active has ended. A body that is parked is
+        gone, and so is one that can only yield.
+        """
+        lease = self._held(run_id, execution)
+        if lease is None or key is None:
+            return False
+        return self._tell(lease, Signal(lease, "woken", key))
+
+    def cancel(self, run_id: str, execution: int) -> None:
+        """Unwind an execution. A worker that hears no signals learns of it at its next report;
+        nobody waits for it.
+        """
+        lease = self._held(run_id, execution)
+        if lease is None:
+            return
+        if self._tell(lease, Signal(lease, "cancelled")):
+            self.system.loop.call_later(CANCEL_GRACE, self._end_cancelled, lease)
+        else:
+            self._end_cancelled(lease)
+
+    def _end_cancelled(self, lease: Lease) -> None:
+        if self.leases.get(lease.assignment.run_id) is lease:
+            execution = lease.assignment.execution
+            end = c.EndExecution(execution=execution, outcome="unwound")
+            self._spawn(self._end(lease.assignment, end))
+
+    async def _end(self, assignment: Assignment, end: c.EndExecution) -> None:
+        """End an execution in the worker's place."""
+        try:
+            await assignment.effects.ask(end)
+        except (IronflowError, Suspended) as error:
+            log.debug("run %s did not end so: %s", assignment.run_id, error)
+        finally:
+            assignment.effects.leave()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        chore = self.system.loop.create_task(work)
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
+
+    def drop(self, run_id: str) -> None:
+        """The execution no longer owns the run."""
+        lease = self.leases.get(run_id)
+        if lease is not None:
+            self._tell(lease, Signal(lease, "dropped"))
+        self.close_lease(run_id)
+
+    def _held(self, run_id: str, execution: int) -> Lease | None:
+        lease = self.leases.get(run_id)
+        return lease if lease is not None and lease.assignment.execution == execution else None
+
+    def _tell(self, lease: Lease, signal: Signal) -> bool:
+        worker = self.workers.get(lease.worker_id)
+        if worker is None or not worker.commands:
+            return False
+        self.system.ref("worker", worker.id).post(signal)
+        return True
+
+    def is_hot(self, run_id: str, execution: int) -> bool:
+        """Whether a worker has this execution."""
+        return self._held(run_id, execution) is not None
+
+    def is_active(self, run_id: str) -> bool:
+        """Whether a worker has the run."""
+        return run_id in self.leases
+
+    def running_steps(self, run_id: str) -> list[RunningStep]:
+        """Workers do not say which step they are in."""
+        return []
+
+    # -- leases -----------------------------------------------------------------------------------
+
+    def close_lease(self, run_id: str, lease: Lease | None = None) -> None:
+        """The execution is over: whatever its worker still says is refused."""
+        held = self.leases.get(run_id)
+        if held is None or (lease is not None and held is not lease):
+            return
+        del self.leases[run_id]
+        worker = self.workers.get(held.worker_id)
+        if worker is not None:
+            worker.jobs.pop(held.job_id, None)
+
+    def lose(self, lease: Lease, reason: str) -> None:
+        """The worker is gone: the run is queued again, and its budget counts it."""
+        run_id = lease.assignment.run_id
+        if self.leases.get(run_id) is lease:
+            self.close_lease(run_id, lease)
+            log.warning("run %s lost its worker: %s", run_id, reason)
+            lease.assignment.effects.leave(reason)
+
+    async def make_job(self, lease: Lease) -> pull.Job:
+        """What the worker is handed. Raises `NotFound` when the database has lost a value."""
+        assignment = lease.assignment
+        worker = self.workers.get(lease.worker_id)
+        by_commands = worker is not None and worker.commands
+        # A worker with our executor gets the record itself, and fetches large values when asked.
+        steps = [] if by_commands else list(assignment.steps.values())
+        values = {}
+        for payload in (assignment.input, *(s.result for s in steps)):
+            if payload is not None and payload.blob is not None:
+                values[payload.blob] = await assignment.effects.blob(payload.blob)
+        data = assignment.input.json
+        event: EventRef | None = assignment.event
+        left = lease.expires_at - asyncio.get_running_loop().time()
+        return pull.Job(
+            job_id=lease.job_id,
+            run_id=assignment.run_id,
+            function_id=assignment.function_id,
+            attempt=assignment.attempt,
+            max_attempts=assignment.options.retry.max_attempts,
+            on_exhausted=assignment.options.on_exhausted,
+            event=pull.job_event(
+                assignment.run_id,
+                (event.id, event.name) if event is not None else None,
+                assignment.created_at,
+                data if data is not None else values[assignment.input.blob or ""],
+            ),
+            completed_steps=pull.finished_steps(assignment.run_id, steps, values),
+            step_sequence_base=lease.base,
+            execution_seq=assignment.execution,
+            lease_token=lease.token,
+            lease_expires_at=to_rfc3339(self.clock.now() + int(left * SECOND)),
+            record=assignment.record() if by_commands else msgspec.UNSET,
+        )

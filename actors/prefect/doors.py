@@ -1,0 +1,263 @@
+"""The doors of the Prefect face: what its endpoints ask. Writes go to actors, reads to storage."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ironflow.actors.kernel import Behavior
+from ironflow.actors.prefect.flow import ChangeFlow, CreateFlow, DeleteFlow, FlowActor
+from ironflow.actors.prefect.flow_run import FlowRunActor
+from ironflow.actors.prefect.recorder import Recorder
+from ironflow.actors.prefect.sinks import MoveSink
+from ironflow.core.clock import derive_id
+from ironflow.core.errors import Conflict, Draining, Gone, NotFound
+from ironflow.core.messages import Message
+from ironflow.core.prefect import bodies
+from ironflow.core.prefect import commands as c
+from ironflow.core.prefect.names import make_name
+from ironflow.core.prefect.runs import FlowRunInfo, FlowRunPolicy, Labels, TaskRunInfo
+from ironflow.core.prefect.states import State, StateCreate, decode_state
+
+if TYPE_CHECKING:
+    from ironflow.actors.engine import Engine
+
+R = TypeVar("R")
+REMEMBERED = 10_000
+"""Flows, and task runs with their streams, that are held in memory."""
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_BODY = ", ".join(bodies.COLUMNS)
+
+
+def is_id(text: str) -> bool:
+    """Whether text is a UUID in its usual form."""
+    return _ID.fullmatch(text) is not None
+
+
+class Memory(dict[str, Any]):
+    """What was looked up lately; the oldest is forgotten."""
+
+    def keep(self, key: str, value: Any) -> None:
+        """Remember a value."""
+        while len(self) >= REMEMBERED:
+            del self[next(iter(self))]
+        self[key] = value
+
+
+class Prefect:
+    """Flows, flow runs and task runs of one engine."""
+
+    def __init__(self, engine: Engine, sink: MoveSink) -> None:
+        """`sink` is told of every move of a flow run."""
+        self.engine = engine
+        self.system, self.ids, self.clock = engine.system, engine.ids, engine.clock
+        self.reader, self.store = engine.store.reader, engine.store
+        self.recorder = Recorder(self.system, is_id)
+        self._flows, self._owners = Memory(), Memory()
+        environment = engine.environment
+        self.system.register(
+            Behavior(
+                "flow_run",
+                partial(FlowRunActor, environment, sink),
+                bound=10_000,
+                idle_after=15.0,
+            )
+        )
+        self.system.register(Behavior("flow", partial(FlowActor, environment), bound=10_000))
+
+    def _check_open(self) -> None:
+        if not self.engine.started:
+            raise Gone("the server is starting")
+        if self.engine.draining:
+            raise Draining("the server is shutting down and takes no new work")
+
+    async def _ask(self, flow_run_id: str, message: Message[R]) -> R:
+        return await self.system.ref("flow_run", flow_run_id).ask(message)
+
+    # -- flows ------------------------------------------------------------------------------------
+
+    async def create_flow(self, name: str, tags: list[str], labels: Labels) -> c.Reply:
+        """Create a flow, or find it by its name."""
+        self._check_open()
+        return await self.system.ref("flow", name).ask(CreateFlow(tags, labels))
+
+    async def read_flow(self, column: str, value: str) -> bytes:
+        """The body of a flow by its `id` or `name`. Raises `NotFound`."""
+        query = f"SELECT body FROM flows WHERE {column} = ?"
+        rows = await self.reader.select(query, (value,), quick=True)
+        if not rows:
+            raise NotFound("flow", value)
+        body: bytes = rows[0][0]
+        return body
+
+    async def change_flow(self, flow_id: str, tags: list[str]) -> None:
+        """Give a flow other tags. Raises `NotFound`."""
+        name = await self.flow_name(flow_id)
+        if name is None:
+            raise NotFound("flow", flow_id)
+        await self.system.ref("flow", name).ask(ChangeFlow(flow_id, tags))
+
+    async def delete_flow(self, flow_id: str) -> None:
+        """Delete a flow and its runs. Raises `NotFound`."""
+        name = await self.flow_name(flow_id)
+        if name is None:
+            raise NotFound("flow", flow_id)
+        await self.system.ref("flow", name).ask(DeleteFlow(flow_id))
+        self._flows.pop(flow_id, None)
+        query = "SELECT id FROM flow_runs WHERE flow_id = ? LIMIT 200"
+        while rows := await self.reader.select(query, (flow_id,)):
+            for (flow_run_id,) in rows:
+                await self._ask(flow_run_id, c.DeleteHistory())
+
+    async def flow_name(self, flow_id: str) -> str | None:
+        """The name of a flow, None when there is no such flow."""
+        name: str | None = self._flows.get(flow_id)
+        if name is None:
+            query = "SELECT name FROM flows WHERE id = ?"
+            rows = await self.reader.select(query, (flow_id,), quick=True)
+            if rows:
+                name = rows[0][0]
+                self._flows.keep(flow_id, name)
+        return name
+
+    # -- flow runs --------------------------------------------------------------------------------
+
+    async def create_flow_run(
+        self, info: FlowRunInfo, policy: FlowRunPolicy, state: StateCreate
+    ) -> c.Reply:
+        """Create a flow run, or find it by its idempotency key. `info` has no id yet, and its name
+        may be empty. Raises `Conflict` when there is no such flow.
+        """
+        self._check_open()
+        name = await self.flow_name(info.flow_id)
+        if name is None:
+            raise Conflict(f"flow_id: there is no flow {info.flow_id}")
+        if info.idempotency_key is None:
+            info.id = self.ids.new()
+        else:
+            info.id = derive_id("flow_run", info.flow_id, info.idempotency_key)
+        info.name = info.name or make_name(self.ids.rng)
+        info.labels = {"prefect.flow.id": info.flow_id, **info.labels}
+        parent: str | None = None
+        if info.parent_task_run_id is not None:
+            parent = await self.owner(info.parent_task_run_id)
+            if parent is None:
+                raise Conflict(
+                    f"parent_task_run_id: there is no task run {info.parent_task_run_id}"
+                )
+        command = c.CreateFlowRun(
+            info=info, flow_name=name, policy=policy, state=state, parent_flow_run_id=parent
+        )
+        return await self._ask(info.id, command)
+
+    async def read_flow_run(self, flow_run_id: str) -> bytes:
+        """A flow run's body. Raises `NotFound`."""
+        if self.system.is_live(f"flow_run/{flow_run_id}"):
+            return (await self._ask(flow_run_id, c.ReadFlowRun())).body
+        query = f"SELECT {_BODY} FROM flow_runs WHERE id = ?"
+        rows = await self.reader.select(query, (flow_run_id,), quick=True)
+        if not rows:
+            raise NotFound("flow run", flow_run_id)
+        return bodies.render(rows[0], self.clock.now())
+
+    async def set_flow_run_state(
+        self, flow_run_id: str, state: StateCreate, *, force: bool = False
+    ) -> c.Reply:
+        """Propose a state for a flow run. Raises `NotFound`."""
+        return await self._ask(flow_run_id, c.SetFlowRunState(state, force))
+
+    async def resume_flow_run(self, flow_run_id: str, run_input: str | None = None) -> c.Reply:
+        """Let a paused flow run go on, with JSON text for what it asked for. Raises `NotFound`."""
+        return await self._ask(flow_run_id, c.ResumeFlowRun(run_input))
+
+    async def change_flow_run(self, flow_run_id: str, change: c.ChangeFlowRun) -> None:
+        """Edit a flow run. Raises `NotFound`."""
+        await self._ask(flow_run_id, change)
+
+    async def delete_flow_run(self, flow_run_id: str) -> None:
+        """Delete a flow run and everything of it. Raises `NotFound`."""
+        if not await self._ask(flow_run_id, c.DeleteHistory()):
+            raise NotFound("flow run", flow_run_id)
+
+    async def add_input(self, flow_run_id: str, key: str, value: str, sender: str | None) -> None:
+        """Keep an input for a flow run. Raises `NotFound`, `Conflict` for a key that is taken."""
+        await self._ask(flow_run_id, c.AddInput(key, value, sender))
+
+    async def remove_input(self, flow_run_id: str, key: str) -> None:
+        """Forget an input of a flow run. Raises `NotFound`."""
+        await self._ask(flow_run_id, c.RemoveInput(key))
+
+    # -- task runs --------------------------------------------------------------------------------
+
+    async def owner(self, task_run_id: str) -> str | None:
+        """The id of the stream that a task run is in, None when there is no such task run."""
+        owner: str | None = self._owners.get(task_run_id)
+        if owner is None:
+            query = "SELECT coalesce(flow_run_id, id) FROM task_runs WHERE id = ?"
+            rows = await self.reader.select(query, (task_run_id,), quick=True)
+            if rows:
+                owner = rows[0][0]
+                self._owners.keep(task_run_id, owner)
+        return owner
+
+    async def _owner(self, task_run_id: str) -> str:
+        owner = await self.owner(task_run_id)
+        if owner is None:
+            raise NotFound("task run", task_run_id)
+        return owner
+
+    async def create_task_run(self, info: TaskRunInfo, state: StateCreate) -> c.Reply:
+        """Create a task run, or find it by its keys; its id and name may be empty. Raises
+        `Conflict` when there is no such flow run.
+        """
+        self._check_open()
+        if not info.id and info.flow_run_id is None:
+            info.id = derive_id("task_run", info.task_key, info.dynamic_key)
+        info.id = info.id or self.ids.new()
+        info.name = info.name or make_name(self.ids.rng)
+        owner = info.flow_run_id or info.id
+        reply = await self._ask(owner, c.CreateTaskRun(info=info, state=state))
+        if reply.status == 201:
+            self._owners.keep(info.id, owner)
+        return reply
+
+    async def read_task_run(self, task_run_id: str) -> bytes:
+        """A task run's body. Raises `NotFound`."""
+        owner = self._owners.get(task_run_id)
+        if owner is not None and self.system.is_live(f"flow_run/{owner}"):
+            return (await self._ask(owner, c.ReadTaskRun(task_run_id))).body
+        query = f"SELECT {_BODY} FROM task_runs WHERE id = ?"
+        rows = await self.reader.select(query, (task_run_id,), quick=True)
+        if not rows:
+            raise NotFound("task run", task_run_id)
+        return bodies.render(rows[0], self.clock.now())
+
+    async def set_task_run_state(
+        self, task_run_id: str, state: StateCreate, *, force: bool = False
+    ) -> c.Reply:
+        """Propose a state for a task run. Raises `NotFound`."""
+        owner = await self._owner(task_run_id)
+        cached: State | None = None
+        key = state.state_details.cache_key
+        if key is not None and state.type == "RUNNING" and not force:
+            cached = await self._cached(key)
+        command = c.SetTaskRunState(id=task_run_id, state=state, force=force, cached=cached)
+        return await self._ask(owner, command)
+
+    async def _cached(self, key: str) -> State | None:
+        query = (
+            "SELECT state FROM task_caches WHERE cache_key = ? "
+            "AND (expires_at IS NULL OR expires_at > ?)"
+        )
+        rows = await self.reader.select(query, (key, self.clock.now()), quick=True)
+        return decode_state(rows[0][0]) if rows else None
+
+    async def rename_task_run(self, task_run_id: str, name: str) -> None:
+        """Give a task run another name. Raises `NotFound`."""
+        await self._ask(await self._owner(task_run_id), c.ChangeTaskRun(task_run_id, name))
+
+    async def delete_task_run(self, task_run_id: str) -> None:
+        """Delete a task run. Raises `NotFound`."""
+        await self._ask(await self._owner(task_run_id), c.DeleteTaskRun(task_run_id))
+        self._owners.pop(task_run_id, None)

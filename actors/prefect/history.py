@@ -1,0 +1,291 @@
+"""The base of the actor of a Prefect flow run: its history, and the commits that make it grow.
+
+Its stream is `run/<id>`, like that of any run. Entries are committed with the rows that the API,
+its filters and the lists of all runs read, with messages to other flow runs, and with the timers
+that bring a run on when its client does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from ironflow.actors.environment import Environment
+from ironflow.actors.kernel import LATER, Envelope
+from ironflow.actors.outbox import encode_row, with_delivery
+from ironflow.actors.prefect.rows import flow_run_row, run_row, task_run_row
+from ironflow.actors.prefect.sinks import MoveSink
+from ironflow.actors.stream import StreamActor
+from ironflow.core import commands as native
+from ironflow.core.clock import SECOND
+from ironflow.core.errors import NotFound
+from ironflow.core.prefect import bodies
+from ironflow.core.prefect import commands as c
+from ironflow.core.prefect import runs as r
+from ironflow.core.prefect.lists import as_run
+from ironflow.core.prefect.rules import Situation
+from ironflow.core.prefect.states import State, micros
+from ironflow.storage.ports import DELIVERIES, RUNS, TIMERS, Batch, Loaded, NewEntry
+from ironflow.storage.prefect_runs import FLOW_RUNS, RUN_STATES, TASK_RUNS
+
+LATE_AFTER = 15 * SECOND
+"""How long after its scheduled time a run that nobody has taken is late."""
+CLEAN_UP_AFTER = 10 * SECOND
+"""How long after its cancellation what a flow run left behind is cancelled, too: its process may
+still report how its tasks ended.
+"""
+LATE_TIMER, PAUSE_TIMER, CLEAN_UP_TIMER = "late", "pause", "clean_up"
+TIMER_NAMES = (LATE_TIMER, PAUSE_TIMER, CLEAN_UP_TIMER)
+
+Then = list[Callable[[], None]]
+_encode_history = msgspec.json.Encoder().encode
+_decode_history = msgspec.json.Decoder(r.History).decode
+
+
+def fold(run_id: str, loaded: Loaded) -> r.History:
+    """The history that a snapshot and the entries after it make."""
+    snapshot = loaded.snapshot
+    history = r.History(run_id) if snapshot is None else _decode_history(snapshot.data)
+    for entry in loaded.entries:
+        r.apply(history, r.decode_entry(entry.kind, entry.data), entry.at)
+    return history
+
+
+class HistoryActor(StreamActor):
+    """What is common to all commands of a flow run."""
+
+    history: r.History
+
+    def __init__(self, environment: Environment, sink: MoveSink) -> None:
+        super().__init__(environment)
+        self.sink = sink
+        self.is_foreign = False
+        """The stream is that of another kind of run."""
+        self.info: bytes | None = None
+        """What does not change of the flow run's body, once it was encoded."""
+        self.body: bytes | None = None
+        """The flow run's body, once it was encoded."""
+        self.task_bodies: dict[str, bytes] = {}
+        """The bodies of the task runs that the last commit has changed."""
+        self.timers: dict[str, int] = {}
+
+    @property
+    def stream(self) -> str:
+        """See `StreamActor`."""
+        return f"run/{self.key}"
+
+    async def start(self) -> None:
+        """Fold the stream."""
+        loaded = await self.environment.store.reader.load(self.stream)
+        if loaded.entries and not r.is_ours(loaded.entries[0].kind):
+            self.is_foreign, self.history = True, r.History(self.key)
+            return
+        self.history = fold(self.key, loaded)
+        if loaded.snapshot is not None:
+            self.snapshot_version = loaded.snapshot.version
+        self.timers = self.wanted_timers()
+        if self.cell.restarts:
+            self.renew_later()
+
+    # -- what is there ----------------------------------------------------------------------------
+
+    @property
+    def flow_run(self) -> r.FlowRun:
+        """The flow run. Raises `NotFound`."""
+        run = self.history.flow_run
+        if run is None:
+            self.leave_if_empty()
+            raise NotFound("flow run", self.key)
+        return run
+
+    def task_run(self, task_run_id: str) -> r.TaskRun:
+        """A task run. Raises `NotFound`."""
+        task = self.history.tasks.get(task_run_id)
+        if task is None:
+            self.leave_if_empty()
+            raise NotFound("task run", task_run_id)
+        return task
+
+    def left_behind(self) -> list[r.TaskRun]:
+        """The task runs that have not ended."""
+        return [task for task in self.history.tasks.values() if not task.is_terminal]
+
+    def leave_if_empty(self) -> None:
+        """An actor without a history need not stay in memory."""
+        if not self.history.version:
+            self.cell.leave_when_quiet()
+
+    def flow_run_body(self) -> bytes:
+        """The flow run's body as rows keep it."""
+        run = self.flow_run
+        if self.body is None:
+            if self.info is None:
+                self.info = bodies.encode_info(run)
+            self.body = bodies.encode_flow_run(run, self.info)
+        return self.body
+
+    def show_flow_run(self, status: int) -> c.Reply:
+        """The flow run as it is now."""
+        now = self.environment.clock.now()
+        return c.Reply(status, bodies.render_run(self.flow_run, self.flow_run_body(), now))
+
+    def show_task_run(self, task: r.TaskRun, status: int) -> c.Reply:
+        """A task run as it is now."""
+        now = self.environment.clock.now()
+        body = self.task_bodies.get(task.info.id) or bodies.encode_task_run(task)
+        return c.Reply(status, bodies.render_run(task, body, now))
+
+    def situation(self, **facts: Any) -> Situation:
+        """What a decision depends on."""
+        env = self.environment
+        exists = self.history.flow_run is not None
+        return Situation(
+            now=env.clock.now(),
+            state_id=env.ids.new(),
+            rng=env.ids.rng,
+            flow_run_id=self.key if exists else None,
+            **facts,
+        )
+
+    # -- the commit -------------------------------------------------------------------------------
+
+    def after_pending(self, envelope: Envelope, reply: object) -> object:
+        """Answer with what is known here, but not before it is durable."""
+        if not self.uncommitted:
+            return reply
+        self.commit(Batch([], [], []), envelope, reply)
+        return LATER
+
+    def record(
+        self,
+        entries: Sequence[r.FlowEntry],
+        envelope: Envelope | None,
+        reply: Callable[[], object] = lambda: None,
+        *,
+        batch: Batch | None = None,
+        delivery: str | None = None,
+        sends: Sequence[native.Send] = (),
+    ) -> object:
+        """Apply entries, and commit them with all that follows from them."""
+        history, then = self.history, Then()
+        batch = batch or Batch([], [], [])
+        old = history.flow_run.state if history.flow_run is not None else None
+        tasks, flow_changed = self._apply(entries, batch)
+        run = history.flow_run
+        self._put_rows(tasks, flow_changed, batch)
+        sends = list(sends)
+        if run is not None and run.state is not old and run.state is not None:
+            then.append(self.sink.flow_run_moved(run, old, batch))
+            sends += mirrored(run)
+        self._send(sends, batch, then)
+        self._set_timers(batch, then)
+        if delivery is not None:
+            batch.deletes.append((DELIVERIES, (delivery,)))
+            then.append(partial(self.environment.outbox.consumed, self.address, delivery))
+        if entries and self.snapshot_is_due(history.version):
+            self.add_snapshot(batch, history.version, _encode_history(history))
+        if flow_changed and run is not None and run.is_terminal:
+            then.append(self._publish_end)
+        if not (batch.entries or batch.puts or batch.deletes):
+            return self.after_pending(envelope, reply()) if envelope is not None else None
+        self.commit(batch, envelope, reply(), partial(_run_all, then) if then else None)
+        return LATER
+
+    def _apply(self, entries: Sequence[r.FlowEntry], batch: Batch) -> tuple[dict[str, None], bool]:
+        """The task runs that the entries change, and whether they change the flow run."""
+        now, history, stream = self.environment.clock.now(), self.history, self.stream
+        tasks: dict[str, None] = {}
+        flow_changed = False
+        for entry in entries:
+            data = r.encode_entry(entry)
+            r.apply(history, entry, now)
+            version = history.version
+            batch.entries.append(NewEntry(stream, version, now, r.KINDS[type(entry)], data))
+            task_run_id = r.changed_task(history, entry)
+            if task_run_id is not None:
+                tasks[task_run_id] = None
+            elif isinstance(entry, r.FlowRunMoved):
+                self.body, flow_changed = None, True
+            elif isinstance(entry, r.FlowRunCreated | r.FlowRunChanged):
+                self.info, self.body, flow_changed = None, None, True
+            state: State | None = getattr(entry, "state", None)
+            if state is not None:
+                owner, kind = task_run_id or self.key, "task_run" if task_run_id else "flow_run"
+                row = (stream, version, state.id, owner, kind, state.at)
+                batch.puts.append((RUN_STATES, row))
+        return tasks, flow_changed
+
+    def _put_rows(self, tasks: dict[str, None], flow_changed: bool, batch: Batch) -> None:
+        history = self.history
+        self.task_bodies = {}
+        for task_run_id in tasks:
+            task = history.tasks[task_run_id]
+            body = self.task_bodies[task_run_id] = bodies.encode_task_run(task)
+            batch.puts.append((TASK_RUNS, task_run_row(task, body)))
+        run = history.flow_run
+        if run is not None and flow_changed:
+            batch.puts.append((FLOW_RUNS, flow_run_row(run, self.flow_run_body())))
+        if flow_changed or (run is None and self.key in tasks):
+            batch.puts.append((RUNS, run_row(history)))
+
+    def _send(self, sends: Sequence[native.Send], batch: Batch, then: Then) -> None:
+        outbox, now = self.environment.outbox, self.environment.clock.now()
+        for number, send in enumerate(sends):
+            delivery = f"{self.stream}/{self.history.version:09d}/{number}"
+            batch.puts.append((DELIVERIES, encode_row(send, delivery, now)))
+            message = with_delivery(send.message, delivery)
+            then.append(partial(outbox.post, send.target, delivery, message))
+
+    def _publish_end(self) -> None:
+        run = as_run(self.history)
+        if run is not None and run.is_terminal:
+            self.environment.endings.publish(run)
+
+    # -- timers -----------------------------------------------------------------------------------
+
+    def wanted_timers(self) -> dict[str, int]:
+        """When the run must be brought on, should its client not do it."""
+        run = self.history.flow_run
+        state = None if run is None else run.state
+        if run is None or state is None:
+            return {}
+        if state.type == "SCHEDULED" and state.name == "Scheduled" and state.scheduled_at:
+            return {LATE_TIMER: state.scheduled_at + LATE_AFTER}
+        if state.type == "PAUSED" and state.state_details.pause_timeout is not None:
+            return {PAUSE_TIMER: micros(state.state_details.pause_timeout) or 0}
+        if state.type == "CANCELLED" and self.left_behind():
+            return {CLEAN_UP_TIMER: state.at + CLEAN_UP_AFTER}
+        return {}
+
+    def _set_timers(self, batch: Batch, then: Then) -> None:
+        wanted, timers = self.wanted_timers(), self.environment.timers
+        if wanted == self.timers:
+            return
+        for name, at in wanted.items():
+            if self.timers.get(name) != at:
+                batch.puts.append((TIMERS, (self.address, name, at, self.history.version)))
+                then.append(partial(timers.arm, self.address, name, at))
+        for name in self.timers.keys() - wanted.keys():
+            batch.deletes.append((TIMERS, (self.address, name)))
+            then.append(partial(timers.disarm, self.address, name))
+        self.timers = wanted
+
+
+def mirrored(run: r.FlowRun) -> list[native.Send]:
+    """What the task run that waits for a flow run is to be told of its state."""
+    info, state = run.info, run.state
+    if info.parent_task_run_id is None or state is None:
+        return []
+    owner = run.parent_flow_run_id or info.parent_task_run_id
+    message = c.MirrorChild(
+        task_run_id=info.parent_task_run_id, child_flow_run_id=info.id, state=state
+    )
+    return [native.Send(f"flow_run/{owner}", message)]
+
+
+def _run_all(then: Then) -> None:
+    for act in then:
+        act()

@@ -1,0 +1,110 @@
+"""The rows that filters, the API and the lists of all runs read of a flow run and its task runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ironflow.core.prefect.lists import status_of, subject
+from ironflow.core.prefect.runs import FlowRun, History, TaskRun
+
+Row = tuple[Any, ...]
+_encode = msgspec.json.Encoder().encode
+
+
+def _tags(tags: list[str]) -> str:
+    return _encode(tags).decode() if tags else "[]"
+
+
+def flow_run_row(run: FlowRun, body: bytes) -> Row:
+    """The columns of `FLOW_RUNS`."""
+    info, state, creator = run.info, run.state, run.info.created_by
+    return (
+        info.id,
+        info.flow_id,
+        run.created_at,
+        info.deployment_id,
+        info.parent_task_run_id,
+        run.parent_flow_run_id,
+        info.idempotency_key,
+        creator.id if creator is not None else None,
+        creator.type if creator is not None else None,
+        creator.display_value if creator is not None else None,
+        int(info.auto_scheduled),
+        info.name,
+        run.updated_at,
+        info.flow_version,
+        info.deployment_version,
+        info.work_queue_id,
+        info.work_queue_name,
+        info.work_pool_id,
+        info.work_pool_name,
+        _tags(info.tags),
+        state.id if state is not None else None,
+        state.type if state is not None else None,
+        state.name if state is not None else None,
+        state.at if state is not None else None,
+        run.run_count,
+        run.expected_at,
+        run.next_scheduled_at,
+        run.started_at,
+        run.ended_at,
+        run.run_time,
+        body,
+    )
+
+
+def task_run_row(run: TaskRun, body: bytes) -> Row:
+    """The columns of `TASK_RUNS`."""
+    info, state = run.info, run.state
+    return (
+        info.id,
+        info.flow_run_id,
+        info.task_key,
+        info.dynamic_key,
+        run.created_at,
+        info.name,
+        run.updated_at,
+        info.cache_key,
+        info.task_version,
+        _tags(info.tags),
+        state.id if state is not None else None,
+        state.type if state is not None else None,
+        state.name if state is not None else None,
+        state.at if state is not None else None,
+        run.run_count,
+        run.expected_at,
+        run.next_scheduled_at,
+        run.started_at,
+        run.ended_at,
+        run.run_time,
+        body,
+    )
+
+
+def run_row(history: History) -> Row:
+    """The columns of `RUNS`: a flow run, or a task run that has none, among all runs."""
+    found = subject(history)
+    assert found is not None
+    progress, name, created, updated = found
+    flow, state = history.flow_run, progress.state
+    return (
+        history.id,
+        name,
+        status_of(state).value,
+        created,
+        progress.started_at,
+        progress.ended_at,
+        updated,
+        max(1, progress.run_count),
+        history.version,
+        None,
+        None,
+        flow.info.idempotency_key if flow is not None else None,
+        flow.parent_flow_run_id if flow is not None else None,
+        flow.info.flow_version if flow is not None else None,
+        state.message[:500] if state is not None and state.message else None,
+        0,
+        "flow",
+    )

@@ -1,0 +1,137 @@
+"""`ironflow worker`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import click
+
+from ironflow.cli.failures import Wrong
+from ironflow.cli.options import Duration, Verb, server_option
+
+RESTART_SECONDS = 1.0
+"""Between the death of a worker process and its next start."""
+
+
+@click.command("worker", cls=Verb)
+@click.argument("modules", nargs=-1, required=True, metavar="MODULE.py ...")
+@click.option("--concurrency", type=click.IntRange(1, 100_000), default=10, show_default=True,
+              help="Bodies that a process runs at once.")  # fmt: skip
+@click.option("--processes", type=click.IntRange(1, 256), default=1, show_default=True,
+              help="Processes; one that dies is started again.")  # fmt: skip
+@click.option("--heartbeat", type=Duration(), default="10s", show_default=True,
+              help="Between two signs of life; after three without one its runs go to others.",
+              )  # fmt: skip
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE",
+              help="What this worker is, for functions that want some; may be given several times.",
+              )  # fmt: skip
+@click.option("--id", "worker_id", metavar="ID", help="Name of the worker (default: a new one).")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text",
+              show_default=True, help="Log lines on stderr, for people or for machines.",
+              )  # fmt: skip
+@click.option("--log-level", default="info", show_default=True, help="Lowest level that is shown.")
+@server_option
+def worker(
+    *,
+    modules: tuple[str, ...],
+    concurrency: int,
+    processes: int,
+    heartbeat: float,
+    labels: tuple[str, ...],
+    worker_id: str | None,
+    log_format: str,
+    log_level: str,
+    server: str,
+) -> int:
+    """Run the functions of these modules for a server.
+
+    The worker asks the server for work and keeps asking when the server goes away.
+    SIGTERM or Ctrl-C lets running steps finish; a second one ends at once.
+
+    Examples:
+      ironflow worker jobs.py --server http://10.0.0.5:4200 --concurrency 50
+      ironflow worker jobs.py --processes 4 --label gpu=yes
+    """
+    wanted = parse_labels(labels)
+    if processes > 1:
+        return supervise(processes)
+    from ironflow.logs import configure_logging
+    from ironflow.modules import load_module
+    from ironflow.sdk.worker import Worker
+
+    configure_logging(log_format, log_level)
+    for module in modules:
+        load_module(module)
+    made = Worker(
+        server,
+        concurrency=concurrency,
+        labels=wanted,
+        worker_id=worker_id,
+        heartbeat=heartbeat,
+    )
+    made.run()
+    return 0
+
+
+def parse_labels(texts: tuple[str, ...]) -> dict[str, str]:
+    """`NAME=VALUE` texts as a mapping. Raises `Wrong`."""
+    labels = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise Wrong("--label", f"{text!r} is not NAME=VALUE")
+        labels[name] = value
+    return labels
+
+
+def supervise(processes: int) -> int:
+    """Keep so many processes of this very command line alive until a signal."""
+    from ironflow.launch import command
+
+    arguments = [*command(), *_without_processes(sys.argv[1:])]
+    ended = False
+    children: list[subprocess.Popen[bytes]] = []
+
+    def on_signal(number: int, _: object) -> None:
+        nonlocal ended
+        ended = True
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    children = [subprocess.Popen(arguments, start_new_session=True) for _ in range(processes)]
+    code = 0
+    while not ended:
+        pid, status = os.wait()
+        for place, child in enumerate(children):
+            if child.pid != pid:
+                continue
+            child.returncode = os.waitstatus_to_exitcode(status)
+            if child.returncode == 2:
+                # Wrong usage: the next one would say the same.
+                on_signal(signal.SIGTERM, None)
+                code = 2
+            elif not ended:
+                time.sleep(RESTART_SECONDS)
+                children[place] = subprocess.Popen(arguments, start_new_session=True)
+    for child in children:
+        child.wait()
+    return code
+
+
+def _without_processes(arguments: list[str]) -> list[str]:
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument == "--processes":
+            skip = True
+        elif not argument.startswith("--processes="):
+            kept.append(argument)
+    return kept

@@ -1,0 +1,405 @@
+"""The pull protocol as data: what a worker is handed, what it reports, and what a report asks of
+the run. Pure: `ironflow.actors.fleet` moves it, `ironflow.web` carries it.
+
+A body behind this protocol makes its own step ids (`<run id>:<name>:<n>`, opaque to us but unique
+in the run). It is run again from the top for every execution, answers finished steps from what it
+is handed, and ends each execution with one report: completed, failed, or yielded to one wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from ironflow.core import commands as c
+from ironflow.core.clock import SECOND, derive_id, from_datetime, to_rfc3339
+from ironflow.core.decisions import literal
+from ironflow.core.durations import parse_duration
+from ironflow.core.entries import NULL, Failure, ParentRef, Payload, StepKind, pack
+from ironflow.core.errors import InvalidInput
+from ironflow.core.expressions import compile_path
+from ironflow.core.runs import Step, StepStatus
+
+Json = msgspec.Raw
+MOST_STEPS = 500
+"""Steps in one report."""
+INVOKE_SECONDS = 30.0
+"""How long an invoked run may take when the caller does not say."""
+
+_NONE = msgspec.Raw(b"null")
+
+
+def _null() -> msgspec.Raw:
+    """A factory, because schemas cannot show raw text as a default."""
+    return _NONE
+
+
+_NAME = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+
+
+# -- what a worker reports ------------------------------------------------------------------------
+
+
+class StepReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A step that ended in this execution. Moments are RFC 3339."""
+
+    id: _NAME
+    name: str = ""
+    status: Literal["completed", "failed"] = "completed"
+    type: str = "invoke"
+    output: Json = msgspec.field(default_factory=_null)
+    error: Any = None
+    started_at: str | None = None
+
+
+class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which event a step waits for. `match` is a path into the event, or a comparison."""
+
+    event: _NAME
+    timeout: str | float | None = None
+    match: str | None = None
+    match_value: Any = msgspec.UNSET
+
+
+class Yielded(msgspec.Struct, frozen=True, kw_only=True):
+    """The one wait with which an execution ends."""
+
+    step_id: _NAME
+    type: Literal["sleep", "wait_for_event", "invoke_function", "invoke_function_async"]
+    until: str | None = None
+    event_filter: EventFilter | None = None
+    function_id: str | None = None
+    input: Json = msgspec.field(default_factory=_null)
+    invoke_timeout_ms: float | None = None
+
+
+class JobError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an execution failed."""
+
+    message: str = ""
+    code: str = "ERROR"
+    retryable: bool = True
+    retry_after_ms: float | None = None
+
+
+class JobUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint (`progress`) or the report that ends an execution."""
+
+    status: Literal["progress", "completed", "failed", "yielded"]
+    execution_seq: int
+    lease_token: str
+    steps: Annotated[tuple[StepReport, ...], msgspec.Meta(max_length=MOST_STEPS)] = ()
+    step_offset: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
+    output: Json = msgspec.field(default_factory=_null)
+    error: JobError | None = None
+    yielded: Yielded | None = msgspec.field(default=None, name="yield")
+
+
+def step_key(run_id: str, step_id: str) -> str:
+    """A step id of the protocol as the key of a step; a slash would look like a branch of ours."""
+    own = step_id.removeprefix(f"{run_id}:")
+    return own.replace("%", "%25").replace("/", "%2F").replace("@", "%40")
+
+
+def step_id(run_id: str, key: str) -> str:
+    """The inverse of `step_key`."""
+    own = key.replace("%40", "@").replace("%2F", "/").replace("%25", "%")
+    return f"{run_id}:{own}"
+
+
+def step_name(own_id: str) -> str:
+    """The name in `<scope>:<name>:<n>`: the last part but one, split at colons that are not
+    escaped.
+    """
+    parts, part, escaped = [], "", False
+    for char in own_id:
+        if escaped or char not in "\\:":
+            part, escaped = part + char, False
+        elif char == "\\":
+            escaped = True
+        else:
+            parts.append(part)
+            part = ""
+    parts.append(part)
+    return parts[-2] if len(parts) > 1 else parts[0]
+
+
+def record_steps(
+    run_id: str, execution: int, attempt: int, base: int, update: JobUpdate
+) -> list[c.RecordStep | c.FailStep]:
+    """The commands that a report's steps amount to. They are safe to repeat.
+
+    `base` is the position of the report's step 0. Raises `InvalidInput` for a moment that is none.
+    """
+    commands: list[c.RecordStep | c.FailStep] = []
+    for number, step in enumerate(update.steps):
+        key = step_key(run_id, step.id)
+        kind: StepKind = "compensate" if step.type == "compensate" else "run"
+        name = step.name or step_name(key)
+        pos = base + update.step_offset + number
+        began = _moment(step.started_at, f"steps[{number}].started_at")
+        if step.status == "completed":
+            payload, blob = pack(bytes(step.output))
+            commands.append(
+                c.RecordStep(
+                    execution=execution,
+                    key=key,
+                    name=name,
+                    pos=pos,
+                    kind=kind,
+                    result=payload,
+                    attempt=attempt,
+                    started_at=began or 0,
+                    blob=blob,
+                )
+            )
+        else:
+            commands.append(
+                c.FailStep(
+                    execution=execution,
+                    key=key,
+                    name=name,
+                    pos=pos,
+                    kind=kind,
+                    error=step_failure(step.error),
+                    attempt=attempt,
+                    started_at=began or 0,
+                )
+            )
+    return commands
+
+
+def end_execution(execution: int, update: JobUpdate) -> c.EndExecution:
+    """The command that a `completed` or `failed` report amounts to."""
+    if update.status == "completed":
+        payload, blob = pack(bytes(update.output))
+        return c.EndExecution(execution=execution, outcome="completed", result=payload, blob=blob)
+    error = update.error or JobError(message="the worker gave no reason")
+    after = error.retry_after_ms
+    return c.EndExecution(
+        execution=execution,
+        outcome="failed",
+        error=Failure(error.code, error.message, error.code.lower(), error.retryable),
+        retry_after=after / 1000 if after is not None and after > 0 else None,
+    )
+
+
+def check_yield(update: JobUpdate) -> Yielded:
+    """What a `yielded` report waits for. Raises `InvalidInput` when it does not say."""
+    if update.yielded is None:
+        raise InvalidInput("yield", "a report that yielded says what it waits for")
+    return update.yielded
+
+
+def start_wait(
+    run_id: str, execution: int, depth: int, pos: int, now: int, event_data: object, what: Yielded
+) -> c.StartWait | c.RecordStep:
+    """The command that a yield amounts to. `event_data` is the run's own input, for matches.
+
+    Raises `InvalidInput` naming the field that is missing or wrong.
+    """
+    key = step_key(run_id, what.step_id)
+    name = step_name(what.step_id.removeprefix(f"{run_id}:"))
+    if what.type == "sleep":
+        until = _moment(what.until, "yield.until")
+        if until is None:
+            raise InvalidInput("yield.until", "a sleep needs a moment")
+        return c.StartWait(
+            execution=execution, key=key, name=name, pos=pos, kind="sleep", until=until, parks=()
+        )
+    if what.type == "wait_for_event":
+        wanted = what.event_filter
+        if wanted is None:
+            raise InvalidInput("yield.event_filter", "a wait needs the event that it waits for")
+        limit = None
+        if wanted.timeout is not None:
+            seconds = parse_duration(wanted.timeout, "yield.event_filter.timeout")
+            limit = now + int(seconds * SECOND)
+        return c.StartWait(
+            execution=execution,
+            key=key,
+            name=name,
+            pos=pos,
+            kind="event",
+            until=limit,
+            event=wanted.event,
+            match=match_expression(wanted, event_data),
+            parks=(),
+            vital=True,
+        )
+    return _invoke(run_id, execution, depth, key, name, pos, now, what)
+
+
+def _invoke(
+    run_id: str, execution: int, depth: int, key: str, name: str, pos: int, now: int, what: Yielded
+) -> c.StartWait | c.RecordStep:
+    if not what.function_id:
+        raise InvalidInput("yield.function_id", "an invocation needs a function")
+    detached = what.type == "invoke_function_async"
+    # Of this execution: a later one that has to invoke again gets another child.
+    child = derive_id("child", run_id, key, str(execution))
+    payload, blob = pack(bytes(what.input))
+    create = c.CreateRun(
+        function_id=what.function_id,
+        input=payload,
+        input_hash="",
+        parent=ParentRef(run_id, key, detached, depth + 1),
+        blob=blob,
+    )
+    if detached:
+        result, _ = pack(msgspec.json.encode({"run_id": child}))
+        return c.RecordStep(
+            execution=execution,
+            key=key,
+            name=name,
+            pos=pos,
+            kind="invoke",
+            result=result,
+            sends=(c.Send(f"run/{child}", create),),
+        )
+    milliseconds = what.invoke_timeout_ms or 0
+    seconds = milliseconds / 1000 if milliseconds > 0 else INVOKE_SECONDS
+    return c.StartWait(
+        execution=execution,
+        key=key,
+        name=name,
+        pos=pos,
+        kind="invoke",
+        until=now + int(seconds * SECOND),
+        child=child,
+        create=create,
+        parks=(),
+    )
+
+
+def match_expression(wanted: EventFilter, event_data: object) -> str | None:
+    """The filter expression of a `match`: a path whose value must equal `match_value`, or the value
+    at the same path of the run's own event; a comparison is taken as it is.
+
+    Values are compared as text, as the protocol does. Raises `InvalidInput`.
+    """
+    match = (wanted.match or "").strip()
+    if not match:
+        return None
+    if any(sign in match for sign in ("==", "!=", "<", ">", "&&", "||", "(")):
+        return match
+    path = match.removeprefix("$.").removeprefix("event.")
+    if wanted.match_value is not msgspec.UNSET:
+        value = wanted.match_value
+    else:
+        value = compile_path(path).get({"data": event_data}, None)
+    if isinstance(value, dict | list):
+        raise InvalidInput("yield.event_filter.match_value", "must be a text, a number or a bool")
+    if isinstance(value, str) or value is None:
+        return f"event.{path} == {literal(value)}"
+    return f"(event.{path} == {literal(value)} || event.{path} == {literal(_as_text(value))})"
+
+
+def _as_text(value: object) -> str:
+    return literal(value) if isinstance(value, bool | int | float) else str(value)
+
+
+def step_failure(error: object) -> Failure:
+    """What a worker says of a failed step or run, as the journal holds it."""
+    if isinstance(error, Mapping):
+        message = error.get("message") or error.get("cause") or "failed"
+        code = error.get("code") or "STEP_FAILED"
+        retryable = error.get("retryable")
+        return Failure(str(code), str(message), str(code).lower(), retryable is not False)
+    return Failure("STEP_FAILED", str(error or "failed"), "step_failed")
+
+
+def _moment(text: object, field: str) -> int | None:
+    if text is None or text == "":
+        return None
+    try:
+        return from_datetime(msgspec.convert(text, datetime))
+    except (msgspec.ValidationError, OverflowError, ValueError) as error:
+        raise InvalidInput(field, "must be a moment in RFC 3339") from error
+
+
+# -- what a worker is handed ----------------------------------------------------------------------
+
+
+class JobEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """The event that started the run; its data is the run's input."""
+
+    id: str
+    name: str
+    timestamp: str
+    data: Json
+    source: str = "api"
+
+
+class FinishedStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A step that the body need not do again."""
+
+    step_id: str
+    name: str
+    output: Json
+    status: str = "completed"
+    error: Any = msgspec.UNSET
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One execution of a run's body, leased to a worker."""
+
+    job_id: str
+    run_id: str
+    function_id: str
+    attempt: int
+    max_attempts: int
+    on_exhausted: str
+    event: JobEvent
+    completed_steps: list[FinishedStep]
+    step_sequence_base: int
+    execution_seq: int
+    lease_token: str
+    lease_expires_at: str
+    record: Any = msgspec.UNSET
+    """The run's record for a worker that reports commands: see `core.remote.RecordedJob`."""
+
+
+def finished_steps(
+    run_id: str, steps: Iterable[Step], values: Mapping[str, bytes]
+) -> list[FinishedStep]:
+    """What the body is handed of its record; `values` are results out of the blob table, by
+    digest.
+    """
+    found = []
+    for step in sorted(steps, key=lambda step: step.pos):
+        own = step_id(run_id, step.key)
+        if step.status is StepStatus.COMPLETED:
+            output = _text(step.result or NULL, values)
+            if step.kind == "event":
+                output = _event_object(output)
+            found.append(FinishedStep(step_id=own, name=step.name, output=Json(output)))
+        elif step.kind == "invoke" and step.status in (StepStatus.FAILED, StepStatus.TIMED_OUT):
+            message = step.error.message if step.error is not None else "did not end in time"
+            error = {"message": message, "function_id": step.target, "child_run_id": step.child}
+            found.append(
+                FinishedStep(
+                    step_id=own, name=step.name, output=_NONE, status="failed", error=error
+                )
+            )
+    return found
+
+
+def _text(payload: Payload, values: Mapping[str, bytes]) -> bytes:
+    return payload.json if payload.json is not None else values[payload.blob or ""]
+
+
+def _event_object(data: bytes) -> bytes:
+    """An event as the protocol spells it: its moment is `timestamp`."""
+    event = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    event["timestamp"] = event.pop("at", _NONE)
+    return msgspec.json.encode(event)
+
+
+def job_event(run_id: str, event: tuple[str, str] | None, created_at: int, data: bytes) -> JobEvent:
+    """The event of a run; one that was invoked has one of its own."""
+    event_id, name = event or (run_id, "ironflow.invoke")
+    return JobEvent(id=event_id, name=name, timestamp=to_rfc3339(created_at), data=Json(data))

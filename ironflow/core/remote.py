@@ -1,0 +1,168 @@
+"""Reports of an execution as they cross a network: the commands of `core.commands` with a name, the
+lease that they are made under, and their answers.
+
+A worker that speaks these runs the very executor of the server: its bodies wait in parallel
+branches, retry single steps and compensate. It keeps a copy of the run's record, which it brings
+forward by the same decisions as the server does (`Shadow`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ironflow.core import commands as c
+from ironflow.core.clock import Clock
+from ironflow.core.decisions import decide
+from ironflow.core.effects import Situation
+from ironflow.core.errors import InvalidInput
+from ironflow.core.messages import Message
+from ironflow.core.pull import Job
+from ironflow.core.runs import OPEN, Run, Step, apply
+
+LEAVE = "leave"
+"""The body is out of memory without having ended the run."""
+
+REPORTS: dict[str, type[Message[Any]]] = {
+    "record_step": c.RecordStep,
+    "fail_step": c.FailStep,
+    "start_wait": c.StartWait,
+    "park": c.Park,
+    "end_execution": c.EndExecution,
+    LEAVE: c.ExecutionLeft,
+}
+"""What a worker may say of an execution, by the name on the wire."""
+NAMES = {kind: name for name, kind in REPORTS.items()}
+
+_encode = msgspec.json.Encoder().encode
+_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+    name: msgspec.json.Decoder(kind) for name, kind in REPORTS.items()
+}
+_SENDABLE: dict[str, msgspec.json.Decoder[Any]] = {
+    "create_run": msgspec.json.Decoder(c.CreateRun),
+    "emit_event": msgspec.json.Decoder(c.EmitEvent),
+}
+"""The messages that a step may send to others: it starts a run, or emits an event."""
+
+
+class SentMessage(msgspec.Struct, frozen=True):
+    """A durable message that goes out with a step's result."""
+
+    target: str
+    kind: str
+    data: msgspec.Raw
+
+
+class Report(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One command under a lease."""
+
+    job_id: str
+    execution_seq: int
+    lease_token: str
+    command: str
+    data: msgspec.Raw
+    sends: tuple[SentMessage, ...] = ()
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of a report: the directive, or why it was refused."""
+
+    directive: c.Directive | None = None
+    code: str | None = None
+    message: str | None = None
+
+
+class RecordedJob(Job, frozen=True, kw_only=True, omit_defaults=True):
+    """A job with the run's whole record, for a worker that reports commands."""
+
+    record: Run | msgspec.UnsetType = msgspec.UNSET
+
+
+class Woken(msgspec.Struct, frozen=True):
+    """A wait of a body that is in a worker's memory has ended: the step as it is now."""
+
+    job_id: str
+    step: Step
+
+
+class Signals(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a worker is told beside its jobs."""
+
+    woken: tuple[Woken, ...] = ()
+    cancelled: tuple[str, ...] = ()
+    """Jobs whose bodies are to be unwound."""
+    dropped: tuple[str, ...] = ()
+    """Jobs whose bodies no longer own their runs."""
+
+    def __bool__(self) -> bool:
+        return bool(self.woken or self.cancelled or self.dropped)
+
+
+def encode_report(job_id: str, execution: int, token: str, command: Message[Any]) -> Report:
+    """A command on its way to the server."""
+    sends: tuple[SentMessage, ...] = ()
+    if isinstance(command, c.RecordStep) and command.sends:
+        sends = tuple(
+            SentMessage(
+                send.target,
+                c.DELIVERY_KINDS[type(send.message)],
+                msgspec.Raw(_encode(send.message)),
+            )
+            for send in command.sends
+        )
+        command = msgspec.structs.replace(command, sends=())
+    name = NAMES[type(command)]
+    return Report(job_id, execution, token, name, msgspec.Raw(_encode(command)), sends)
+
+
+def decode_report(report: Report) -> Message[Any]:
+    """The command of a report, under the execution that the lease names, whatever it says itself.
+
+    Raises `InvalidInput` naming the field that is wrong.
+    """
+    decoder = _DECODERS.get(report.command)
+    if decoder is None:
+        known = ", ".join(REPORTS)
+        raise InvalidInput("command", f"{report.command!r:.60} is none of {known}")
+    try:
+        command = decoder.decode(report.data)
+        sends = tuple(_decode_send(sent) for sent in report.sends)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput("data", f"is no {report.command}: {error}") from error
+    facts: dict[str, Any] = {"execution": report.execution_seq}
+    if sends and isinstance(command, c.RecordStep):
+        facts["sends"] = sends
+    replaced: Message[Any] = msgspec.structs.replace(command, **facts)
+    return replaced
+
+
+def _decode_send(sent: SentMessage) -> c.Send:
+    decoder = _SENDABLE.get(sent.kind)
+    if decoder is None:
+        raise InvalidInput("sends.kind", f"a step cannot send {sent.kind!r:.60}")
+    is_run = sent.target.startswith("run/")
+    if is_run is not (sent.kind == "create_run") or (not is_run and sent.target != "router/"):
+        raise InvalidInput("sends.target", f"{sent.kind} cannot go to {sent.target!r:.60}")
+    return c.Send(sent.target, decoder.decode(sent.data))
+
+
+class Shadow:
+    """A worker's copy of a run's record. It takes the same decisions as the run's actor, so it
+    holds what was recorded without being sent it.
+    """
+
+    def __init__(self, run: Run, clock: Clock) -> None:
+        self.run, self._clock = run, clock
+
+    def follow(self, command: Message[Any]) -> None:
+        """The server has recorded this command."""
+        now = self._clock.now()
+        for entry in decide(self.run, command, Situation(now, hot=True)).entries:
+            apply(self.run, entry, now)
+
+    def update(self, step: Step) -> None:
+        """A wait has ended; this is the step as the server has it."""
+        self.run.steps[step.key] = step
+        if step.status not in OPEN:
+            self.run.open.pop(step.key, None)

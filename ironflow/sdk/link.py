@@ -1,0 +1,190 @@
+"""How a worker talks to its server: small requests with patience, and reports that share one.
+
+Whatever the server acknowledged is durable. Reports are safe to repeat, so they are sent again
+until they are answered; the server may be away for as long as it likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+
+from ironflow.core.errors import Gone, InvalidInput, IronflowError, StaleExecution
+from ironflow.core.messages import Message
+from ironflow.core.remote import Answer, Report, Shadow, encode_report
+
+T = TypeVar("T")
+R = TypeVar("R")
+log = logging.getLogger("ironflow.worker")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+"""Seconds between attempts, doubling, each between half and all of it."""
+ANSWER_SECONDS = 60.0
+"""How long a report may take: the server waits out a full disk."""
+REPORTS_AT_ONCE = 500
+BYTES_AT_ONCE = 4 * 1024 * 1024
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Refused(IronflowError):
+    """The server said no: `status` and `detail` as it gave them."""
+
+    code = "refused"
+
+    def __init__(self, status: int, detail: str) -> None:
+        self.status, self.detail = status, detail
+        super().__init__(f"{status}: {detail}")
+
+
+class _Problem(msgspec.Struct):
+    detail: str = ""
+    message: str = ""
+
+
+class _Answers(msgspec.Struct):
+    answers: list[Answer]
+
+
+class Link:
+    """One server, for one worker."""
+
+    def __init__(self, url: str, worker_id: str, session: aiohttp.ClientSession) -> None:
+        self.url, self.worker_id, self._session = url.rstrip("/"), worker_id, session
+        self._waiting: deque[tuple[bytes, asyncio.Future[Answer]]] = deque()
+        self._sender: asyncio.Task[None] | None = None
+        self.unknown = asyncio.Event()
+        """The server does not know this worker: it must register."""
+
+    async def request(
+        self, method: str, path: str, body: Any = None, *, seconds: float = 30.0
+    ) -> bytes:
+        """The body of a successful answer, empty for none. Raises `Refused`, `Gone` when nothing
+        answers.
+        """
+        data = None if body is None else (body if isinstance(body, bytes) else _encode(body))
+        headers = {} if data is None else {"Content-Type": "application/json"}
+        timeout = aiohttp.ClientTimeout(total=seconds)
+        try:
+            async with self._session.request(
+                method, self.url + path, data=data, headers=headers, timeout=timeout
+            ) as response:
+                text = await response.read()
+                if response.status < 400:
+                    return text
+                raise Refused(response.status, _detail(text))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Gone(f"{self.url}: {str(error) or type(error).__name__}") from error
+
+    def path(self, rest: str) -> str:
+        """A path of this worker."""
+        return f"/api/v1/workers/{self.worker_id}/{rest}"
+
+    async def report(self, report: Report) -> Answer:
+        """The answer to a report, however long that takes."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((_encode(report), future))
+        if self._sender is None:
+            self._sender = asyncio.get_running_loop().create_task(self._send())
+        return await future
+
+    async def _send(self) -> None:
+        """Whatever waits goes out in one request, the moment the last one is answered."""
+        try:
+            while self._waiting:
+                batch = self._take()
+                answers = await self._deliver([data for data, _ in batch])
+                for (_, future), answer in zip(batch, answers, strict=True):
+                    if not future.done():
+                        future.set_result(answer)
+        finally:
+            self._sender = None
+
+    def _take(self) -> list[tuple[bytes, asyncio.Future[Answer]]]:
+        batch: list[tuple[bytes, asyncio.Future[Answer]]] = []
+        size = 0
+        while self._waiting and len(batch) < REPORTS_AT_ONCE:
+            size += len(self._waiting[0][0])
+            if batch and size > BYTES_AT_ONCE:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _deliver(self, reports: list[bytes]) -> list[Answer]:
+        body = b'{"reports":[' + b",".join(reports) + b"]}"
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                text = await self.request(
+                    "POST", self.path("commands"), body, seconds=ANSWER_SECONDS
+                )
+                return msgspec.json.decode(text, type=_Answers).answers
+            except Refused as refusal:
+                if refusal.status == 404:
+                    # A server that was started anew: it has queued these runs again.
+                    self.unknown.set()
+                    return [Answer(code="STALE_EXECUTION", message=refusal.detail)] * len(reports)
+                if refusal.status < 500 and refusal.status not in (408, 429):
+                    return [Answer(code="invalid_input", message=refusal.detail)] * len(reports)
+                log.warning("the server cannot take reports now: %s", refusal)
+            except Gone as error:
+                log.warning("the server does not answer, reports wait: %s", error)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def close(self) -> None:
+        """Send what waits, for as long as the server answers."""
+        if self._sender is not None:
+            await self._sender
+
+
+def _detail(text: bytes) -> str:
+    try:
+        problem = msgspec.json.decode(text, type=_Problem)
+    except msgspec.DecodeError:
+        return text[:200].decode("utf-8", "replace")
+    return problem.detail or problem.message or text[:200].decode("utf-8", "replace")
+
+
+class RemoteEffects:
+    """`ironflow.core.execution.Effects` of a job, over a link."""
+
+    def __init__(self, link: Link, job_id: str, execution: int, token: str, shadow: Shadow) -> None:
+        self._link, self._shadow = link, shadow
+        self._lease = (job_id, execution, token)
+        self.left = False
+
+    async def ask(self, command: Message[R]) -> R:
+        """Report until it is recorded. Raises `StaleExecution` once the run is another's,
+        `InvalidInput` for a value that the server cannot take.
+        """
+        answer = await self._link.report(encode_report(*self._lease, command))
+        if answer.code is None:
+            self._shadow.follow(command)
+            return answer.directive  # type: ignore[return-value]
+        if answer.code in ("STALE_EXECUTION", "stale_execution", "not_found") and (
+            answer.code != "not_found" or "function" not in (answer.message or "")
+        ):
+            raise StaleExecution(self._shadow.run.id, self._lease[1], -1)
+        if answer.code == "invalid_input":
+            raise InvalidInput("report", answer.message or "was refused")
+        raise Refused(409, answer.message or answer.code)
+
+    async def blob(self, digest: str) -> bytes:
+        """A large value. Raises `NotFound`-like `Refused` when the server has lost it."""
+        text = await self._link.request("GET", f"/api/v1/values/{digest}")
+        return bytes(msgspec.json.decode(text, type=_Value).value)
+
+    def leave(self, lost: str | None = None) -> None:
+        """The body is out of memory; the worker tells the server so."""
+        self.left = True
+
+
+class _Value(msgspec.Struct):
+    value: msgspec.Raw

@@ -1,0 +1,343 @@
+"""A worker: runs functions of this process for a server, which hands out runs over a held request.
+
+    from ironflow import Worker
+    Worker("http://127.0.0.1:4200").run()
+
+The bodies run in the very executor that the server has for its own, so everything that a function
+can do works here, too. When the server goes away the worker waits for it and registers again; runs
+that it had are then handed out anew, with what they had recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from ironflow.core import commands as c
+from ironflow.core.clock import Clock, Ids, SystemClock
+from ironflow.core.errors import ConfigError, Gone, IronflowError
+from ironflow.core.execution import Assignment
+from ironflow.core.functions import Definition
+from ironflow.core.remote import RecordedJob, Shadow, Signals, encode_report
+from ironflow.sdk.executor import STEP_THREADS, Executor
+from ironflow.sdk.function import Function, Registry, registry
+from ironflow.sdk.link import FIRST_PAUSE, LONGEST_PAUSE, Link, Refused, RemoteEffects
+from ironflow.version import VERSION
+
+log = logging.getLogger("ironflow.worker")
+
+CONCURRENCY = 10
+"""Bodies at once."""
+HEARTBEAT = 10.0
+"""Seconds between heartbeats."""
+POLL = 20.0
+"""Seconds for which a request for work is held."""
+DRAIN = 60.0
+"""Seconds that running steps get when the worker ends."""
+
+
+class _Jobs(msgspec.Struct):
+    jobs: list[RecordedJob] = []
+    signals: Signals = Signals()
+
+
+class _Held(msgspec.Struct, eq=False):
+    """A job that this worker executes."""
+
+    job: RecordedJob
+    shadow: Shadow
+    effects: RemoteEffects
+
+
+class Worker:
+    """Runs `functions` (all that are defined, if not given) for a server."""
+
+    def __init__(
+        self,
+        server_url: str | None = None,
+        *,
+        functions: Iterable[Function] | None = None,
+        concurrency: int = CONCURRENCY,
+        labels: Mapping[str, str] | None = None,
+        worker_id: str | None = None,
+        heartbeat: float = HEARTBEAT,
+        poll: float = POLL,
+        drain_timeout: float = DRAIN,
+        step_threads: int = STEP_THREADS,
+        clock: Clock | None = None,
+    ) -> None:
+        """`server_url` is IRONFLOW_SERVER_URL or this machine when it is not given; times are in
+        seconds. Raises `ConfigError`.
+        """
+        url = server_url or os.environ.get("IRONFLOW_SERVER_URL") or "http://127.0.0.1:4200"
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"server_url: {url!r} is not a URL like http://127.0.0.1:4200")
+        if concurrency < 1:
+            raise ConfigError("concurrency: must be at least 1")
+        self.url, self.concurrency = url, concurrency
+        self.id = worker_id or str(uuid.uuid4())
+        self.labels = dict(labels or {})
+        self.heartbeat, self.poll, self.drain_timeout = heartbeat, poll, drain_timeout
+        self._step_threads = step_threads
+        self._clock = clock or SystemClock()
+        self._functions = functions
+        self._registry = registry
+        self._jobs: dict[str, _Held] = {}
+        self._chores: set[asyncio.Task[Any]] = set()
+        self._stop = asyncio.Event()
+        self._freed = asyncio.Event()
+        self._executor: Executor
+        self._link: Link
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until SIGTERM or Ctrl-C, then let running steps end. Blocks."""
+        from ironflow.logs import configure_logging
+
+        if not logging.getLogger("ironflow").handlers:
+            configure_logging("text", "info")
+        asyncio.run(self._run_with_signals())
+
+    async def _run_with_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError):  # Windows
+                loop.add_signal_handler(number, self.stop)
+        await self.serve()
+
+    def stop(self) -> None:
+        """Ask for nothing more and let running steps end; a second time: end now."""
+        if self._stop.is_set():
+            os._exit(1)
+        self._stop.set()
+
+    async def serve(self) -> None:
+        """Work until `stop`. Raises `ConfigError` when the server refuses what this worker is."""
+        if self._functions is not None:
+            self._registry = Registry()
+            for function in self._functions:
+                self._registry.add(function)
+        if not len(self._registry):
+            raise ConfigError("functions: this worker has none to run")
+        connector = aiohttp.TCPConnector(limit=16)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            self._link = Link(self.url, self.id, session)
+            ids = Ids(self._clock)
+            # A body that waits is let go of at once: the server hands it out when it can go on.
+            self._executor = Executor(
+                self._registry, self._clock, ids, linger=0.0, step_threads=self._step_threads
+            )
+            self._executor.is_remote = True
+            await self._work()
+
+    async def _work(self) -> None:
+        stopped: asyncio.Task[Any] = asyncio.create_task(self._stop.wait())
+        chores: list[asyncio.Task[Any]] = [
+            asyncio.create_task(self._ask_for_jobs()),
+            asyncio.create_task(self._beat()),
+        ]
+        try:
+            await asyncio.wait([stopped, *chores], return_when=asyncio.FIRST_COMPLETED)
+            for chore in chores:
+                if chore.done() and not chore.cancelled():
+                    chore.result()  # a refusal that ends the worker
+        finally:
+            for chore in (stopped, chores[0]):
+                chore.cancel()
+            if self._jobs:
+                log.info("draining: running steps get up to %g s", self.drain_timeout)
+            await self._executor.drain(self.drain_timeout)
+            await self._link.close()
+            chores[1].cancel()
+            await asyncio.gather(stopped, *chores, return_exceptions=True)
+
+    # -- registration -----------------------------------------------------------------------------
+
+    async def _register(self) -> None:
+        """Tell the server what this is, for as long as it takes. Raises `ConfigError` for a no."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self._introduce()
+                return
+            except Refused as refusal:
+                if refusal.status < 500 and refusal.status not in (408, 429):
+                    raise ConfigError(f"{self.url} refuses this worker: {refusal.detail}") from None
+                reason = str(refusal)
+            except Gone as error:
+                reason = str(error)
+            log.warning("waiting for the server: %s", reason)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _introduce(self) -> None:
+        self._link.unknown.clear()
+        for function in self._registry.all():
+            definition: Definition = msgspec.structs.replace(
+                function.spec.definition, placement="pull"
+            )
+            await self._link.request("PUT", f"/api/v1/functions/{definition.id}", definition)
+        facts = {
+            "function_ids": [function.id for function in self._registry.all()],
+            "max_concurrent_jobs": self.concurrency,
+            "hostname": socket.gethostname(),
+            "labels": self.labels,
+            "version": {
+                "sdk": VERSION,
+                "runtime": f"python-{sys.version_info[0]}.{sys.version_info[1]}",
+            },
+            "heartbeat_interval": self.heartbeat,
+            "reports": "commands",
+        }
+        await self._link.request("POST", self._link.path("register"), facts)
+        log.info(
+            "worker %s runs %d function(s) for %s, %d at once",
+            self.id,
+            len(self._registry),
+            self.url,
+            self.concurrency,
+        )
+
+    # -- jobs -------------------------------------------------------------------------------------
+
+    async def _ask_for_jobs(self) -> None:
+        """A request for work is held at any time. One that was made with no room only brings
+        signals: the first body that ends sends another, and the server answers the older one.
+        """
+        await self._register()
+        polls: set[asyncio.Task[_Jobs]] = set()
+        freed: asyncio.Task[Any] = asyncio.create_task(self._freed.wait())
+        try:
+            while True:
+                free = max(self.concurrency - len(self._jobs), 0)
+                self._freed.clear()
+                polls.add(asyncio.create_task(self._poll_once(free)))
+                while True:
+                    if freed.done():
+                        freed = asyncio.create_task(self._freed.wait())
+                    watched = {*polls, freed} if free == 0 else polls
+                    done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+                    answered = [poll for poll in polls if poll.done()]
+                    polls.difference_update(answered)
+                    for poll in answered:
+                        await self._take(poll)
+                    if not polls or freed in done:
+                        break
+        finally:
+            for task in (*polls, freed):
+                task.cancel()
+
+    async def _poll_once(self, free: int) -> _Jobs:
+        path = self._link.path(f"jobs?available={free}&wait={self.poll:g}")
+        text = await self._link.request("GET", path, seconds=self.poll + 10)
+        return msgspec.json.decode(text, type=_Jobs) if text else _Jobs()
+
+    async def _take(self, asked: asyncio.Task[_Jobs]) -> None:
+        try:
+            news = asked.result()
+        except Refused as refusal:
+            if refusal.status == 404:
+                await self._register()
+                return
+            log.warning("the server hands out nothing now: %s", refusal)
+            await asyncio.sleep(FIRST_PAUSE * 5 * random.uniform(0.5, 1.0))
+            return
+        except Gone as error:
+            log.warning("the server does not answer: %s", error)
+            await self._register()
+            return
+        for job in news.jobs:
+            self._begin(job)
+        self._hear(news.signals)
+
+    def _begin(self, job: RecordedJob) -> None:
+        if job.record is msgspec.UNSET or job.job_id in self._jobs:
+            return
+        run = job.record
+        shadow = Shadow(run, self._clock)
+        effects = RemoteEffects(self._link, job.job_id, job.execution_seq, job.lease_token, shadow)
+        ending = run.unwinding or run.cancelling
+        self._jobs[job.job_id] = held = _Held(job, shadow, effects)
+        self._executor.start(
+            Assignment(
+                run.id,
+                run.function_id,
+                job.execution_seq,
+                run.attempt,
+                run.input,
+                run.options,
+                run.created_at,
+                run.event,
+                run.parent.depth if run.parent is not None else 0,
+                run.steps,
+                run.order,
+                ending.outcome if ending is not None else None,
+                effects,
+                lambda: run,
+            )
+        )
+        task = self._executor.task(run.id)
+        if task is None:
+            self._end(held)
+        else:
+            task.add_done_callback(lambda _: self._end(held))
+
+    def _end(self, held: _Held) -> None:
+        """The body is out of memory."""
+        job = held.job
+        if self._jobs.get(job.job_id) is held:
+            del self._jobs[job.job_id]
+        self._freed.set()
+        if held.effects.left:
+            left = c.ExecutionLeft(job.execution_seq)
+            report = encode_report(job.job_id, job.execution_seq, job.lease_token, left)
+            self._spawn(self._link.report(report))
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        chore = asyncio.get_running_loop().create_task(work)
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
+
+    def _hear(self, signals: Signals) -> None:
+        for woken in signals.woken:
+            held = self._jobs.get(woken.job_id)
+            if held is not None:
+                held.shadow.update(woken.step)
+                self._executor.wake(held.job.run_id, held.job.execution_seq, woken.step.key)
+        for job_id in signals.cancelled:
+            held = self._jobs.get(job_id)
+            if held is not None:
+                self._executor.cancel(held.job.run_id, held.job.execution_seq)
+        for job_id in signals.dropped:
+            held = self._jobs.get(job_id)
+            if held is not None:
+                self._executor.drop(held.job.run_id)
+
+    # -- heartbeats -------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self.heartbeat)
+            jobs = [{"job_id": job_id} for job_id in self._jobs]
+            try:
+                await self._link.request(
+                    "POST",
+                    self._link.path("heartbeat"),
+                    {"worker_id": self.id, "active_jobs": len(jobs), "jobs": jobs},
+                )
+            except IronflowError as error:
+                # Whoever asks for jobs next registers again, if that is what it takes.
+                log.debug("heartbeat: %s", error)

@@ -1,0 +1,291 @@
+"""Conditions of the Prefect API's filters as parameterised SQL.
+
+A query names the wanted columns of one resource; conditions about other resources become
+subqueries. No text of a client is ever part of a statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ironflow.core.prefect.filters import (
+    ALWAYS,
+    MAX_OFFSET,
+    RESOURCES,
+    Condition,
+    Group,
+    Selection,
+    Test,
+)
+from ironflow.core.prefect.texts import TextQuery
+
+MOST_MARKS = 32
+"""Values of a list that are written as one mark each; longer lists travel as one JSON array."""
+MOST_BRANCHES = 9
+"""Branches of a union that each read a page from their own index."""
+
+Values = list[Any]
+_COMPARISONS = {"le": "<=", "ge": ">=", "gt": ">", "eq": "="}
+_ORDERS = {"ACCEPTED": "{t}.seq"}
+"""Orders that no client asks for."""
+_NOTHING = "0"
+
+
+class Query(NamedTuple):
+    """A statement and its values."""
+
+    text: str
+    values: Values
+
+
+def select_rows(selection: Selection, columns: str, now: int, most: int | None = None) -> Query:
+    """A page of a resource: `columns` is SQL with `{t}` for its table; `now` in microseconds."""
+    resource = selection.resource
+    order = resource.sorts.get(selection.sort) or _ORDERS[selection.sort]
+    order = _fill(order, "t", now)
+    limit = selection.limit if most is None else most
+    # First the rows of the page by what is narrow; bodies are read of those alone, and never sorted
+    # by the thousand.
+    branches, values, parts = _branches(selection), Values(), []
+    for branch in branches:
+        where, more = _where(branch, now)
+        page = f"SELECT t.rowid FROM {resource.table} t WHERE {where} ORDER BY {order} LIMIT ?"
+        if len(branches) == 1:
+            parts.append(f"{page} OFFSET ?")
+            values += [*more, limit, selection.offset]
+        else:
+            # Each branch reads its first rows from an index in the order of the page.
+            parts.append(f"SELECT * FROM ({page})")
+            values += [*more, min(limit + selection.offset, MAX_OFFSET)]
+    text = (
+        f"SELECT {_fill(columns, 't', now)} FROM {resource.table} t "
+        f"WHERE t.rowid IN ({' UNION ALL '.join(parts)}) ORDER BY {order}"
+    )
+    if len(branches) > 1:
+        text, values = f"{text} LIMIT ? OFFSET ?", [*values, limit, selection.offset]
+    return Query(text, values)
+
+
+def count_rows(selection: Selection, now: int = 0) -> Query:
+    """How many rows there are, whatever the page."""
+    where, values = _where(selection, now)
+    return Query(f"SELECT count(*) FROM {selection.resource.table} t WHERE {where}", values)
+
+
+def where_rows(selection: Selection, now: int = 0) -> Query:
+    """The condition alone, over the resource's table as `t`; for statements of one's own."""
+    where, values = _where(selection, now)
+    return Query(where, values)
+
+
+# -- conditions about other resources -------------------------------------------------------------
+
+
+def _where(selection: Selection, now: int) -> tuple[str, Values]:
+    values: Values = []
+    parts: list[str] = []
+    own = selection.resource.name
+    for name, condition in selection.conditions.items():
+        if RESOURCES[name].table is None:
+            parts.append(_NOTHING)
+        elif name == own and condition != ALWAYS:
+            parts.append(_express(condition, "t", values, now))
+    others = {
+        name: condition
+        for name, condition in selection.conditions.items()
+        if name != own and RESOURCES[name].table is not None
+    }
+    if others:
+        parts.append(_RELATED[own](others, values, now))
+    return " AND ".join(part for part in parts if part) or "1", values
+
+
+def _relate_flow_runs(others: Mapping[str, Condition], values: Values, now: int) -> str:
+    parts = []
+    flows = others.get("flows", ALWAYS)
+    if flows != ALWAYS:
+        inner = _express(flows, "f", values, now)
+        # Of one flow, its runs stand in an index in the order of the page.
+        sign = "=" if _is_single(flows) else "IN"
+        parts.append(f"t.flow_id {sign} (SELECT f.id FROM flows f WHERE {inner})")
+    if "task_runs" in others:
+        tasks = others["task_runs"]
+        inner = _express(tasks, "k", values, now)
+        if _is_selective(tasks):
+            parts.append(f"t.id IN (SELECT k.flow_run_id FROM task_runs k WHERE {inner})")
+        else:
+            parts.append(
+                f"EXISTS (SELECT 1 FROM task_runs k WHERE k.flow_run_id = t.id AND {inner})"
+            )
+    return " AND ".join(parts)
+
+
+def _relate_task_runs(others: Mapping[str, Condition], values: Values, now: int) -> str:
+    runs, flows = others.get("flow_runs", ALWAYS), others.get("flows", ALWAYS)
+    inner = [_express(runs, "r", values, now)]
+    if flows != ALWAYS:
+        of_flow = _express(flows, "f", values, now)
+        inner.append(f"r.flow_id IN (SELECT f.id FROM flows f WHERE {of_flow})")
+    where = " AND ".join(inner)
+    if _is_selective(runs) or flows != ALWAYS:
+        return f"t.flow_run_id IN (SELECT r.id FROM flow_runs r WHERE {where})"
+    return f"EXISTS (SELECT 1 FROM flow_runs r WHERE r.id = t.flow_run_id AND {where})"
+
+
+def _relate_flows(others: Mapping[str, Condition], values: Values, now: int) -> str:
+    inner = [_express(others.get("flow_runs", ALWAYS), "r", values, now)]
+    if "task_runs" in others:
+        of_task = _express(others["task_runs"], "k", values, now)
+        inner.append(f"EXISTS (SELECT 1 FROM task_runs k WHERE k.flow_run_id = r.id AND {of_task})")
+    return f"EXISTS (SELECT 1 FROM flow_runs r WHERE r.flow_id = t.id AND {' AND '.join(inner)})"
+
+
+_RELATED = {
+    "flow_runs": _relate_flow_runs,
+    "task_runs": _relate_task_runs,
+    "flows": _relate_flows,
+}
+
+
+def _is_selective(condition: Condition) -> bool:
+    """Whether the condition names the few rows that it can hold for."""
+    parts = condition.parts if isinstance(condition, Group) else (condition,)
+    if isinstance(condition, Group) and condition.either:
+        return False
+    return any(
+        isinstance(part, Test) and part.test == "in" and part.column in ("id", "flow_run_id")
+        for part in parts
+    )
+
+
+def _is_single(condition: Condition) -> bool:
+    """Whether the condition can hold for one flow at most: it names it, by id or by name."""
+    if isinstance(condition, Group):
+        return not condition.either and any(map(_is_single, condition.parts))
+    return (
+        condition.test == "in" and len(condition.value) == 1 and condition.column in ("id", "name")
+    )
+
+
+# -- several states -------------------------------------------------------------------------------
+
+
+def _branches(selection: Selection) -> list[Selection]:
+    """One selection for each of the states asked for, when each can be read in order."""
+    own = selection.conditions.get(selection.resource.name)
+    if own is None or selection.resource.name != "flow_runs":
+        return [selection]
+    parts = own.parts if isinstance(own, Group) and not own.either else (own,)
+    if any(isinstance(part, Test) and part.column == "id" for part in parts):
+        return [selection]
+    for number, part in enumerate(parts):
+        if (
+            isinstance(part, Test)
+            and part.column in ("state_type", "state_name")
+            and part.test == "in"
+            and 1 < len(part.value) <= MOST_BRANCHES
+        ):
+            return [
+                selection._replace(
+                    conditions={
+                        **selection.conditions,
+                        selection.resource.name: Group(
+                            (*parts[:number], part._replace(value=(value,)), *parts[number + 1 :])
+                        ),
+                    }
+                )
+                for value in part.value
+            ]
+    return [selection]
+
+
+# -- conditions -----------------------------------------------------------------------------------
+
+
+def _express(condition: Condition, table: str, values: Values, now: int) -> str:
+    """A condition over `table`; its values are added to `values` in the order of the marks."""
+    if isinstance(condition, Test):
+        return _express_test(condition, table, values, now)
+    if not condition.parts:
+        return "1"
+    joint = " OR " if condition.either else " AND "
+    return f"({joint.join(_express(part, table, values, now) for part in condition.parts)})"
+
+
+def _express_test(test: Test, table: str, values: Values, now: int) -> str:
+    column = test.column if "{" in test.column or " " in test.column else f"{{t}}.{test.column}"
+    column = _fill(column, table, now)
+    value = test.value
+    match test.test:
+        case "in" | "not_in":
+            return _express_list(column, test.test == "not_in", value, values)
+        case "le" | "ge" | "gt" | "eq":
+            values.append(value)
+            return f"{column} {_COMPARISONS[test.test]} ?"
+        case "after":
+            values += value
+            return f"{column} > ({', '.join('?' * len(value))})"
+        case "like":
+            values.append(f"%{value}%")
+            return f"{column} LIKE ?"
+        case "starts":
+            return _express_prefixes(column, value, values)
+        case "null":
+            return f"{column} IS {'' if value else 'NOT '}NULL"
+        case "empty":
+            return f"{column} {'=' if value else '<>'} '[]'"
+        case "has_all":
+            values += value
+            found = f"EXISTS (SELECT 1 FROM json_each({column}) WHERE value = ?)"
+            return f"({' AND '.join([found] * len(value)) or '1'})"
+        case "has_any":
+            values.append(msgspec.json.encode(value).decode())
+            among = "(SELECT value FROM json_each(?))"
+            return f"EXISTS (SELECT 1 FROM json_each({column}) WHERE value IN {among})"
+        case "exists":
+            return f"{'' if value else 'NOT '}EXISTS ({column})"
+        case "search":
+            return _express_search(column, value, values)
+        case _:
+            raise ValueError(f"there is no test {test.test!r}")
+
+
+def _express_list(column: str, negated: bool, items: tuple[Any, ...], values: Values) -> str:
+    if not items:
+        return "1" if negated else _NOTHING
+    if len(items) == 1:
+        values.append(items[0])
+        return f"{column} {'<>' if negated else '='} ?"
+    if len(items) <= MOST_MARKS:
+        values += items
+        marks = ", ".join("?" * len(items))
+    else:
+        values.append(msgspec.json.encode(items).decode())
+        marks = "SELECT value FROM json_each(?)"
+    return f"{column} {'NOT ' if negated else ''}IN ({marks})"
+
+
+def _express_prefixes(column: str, prefixes: tuple[str, ...], values: Values) -> str:
+    if not prefixes:
+        return _NOTHING
+    for prefix in prefixes:
+        values += [prefix, prefix]
+    return f"({' OR '.join([f'substr({column}, 1, length(?)) = ?'] * len(prefixes))})"
+
+
+def _express_search(column: str, query: TextQuery, values: Values) -> str:
+    parts = []
+    if query.any:
+        values += query.any
+        parts.append(f"({' OR '.join([f'instr(lower({column}), ?)'] * len(query.any))})")
+    for terms, sign in ((query.all, ""), (query.none, "NOT ")):
+        values += terms
+        parts += [f"{sign}instr(lower({column}), ?)"] * len(terms)
+    return f"({' AND '.join(parts)})" if parts else "1"
+
+
+def _fill(text: str, table: str, now: int) -> str:
+    return text.replace("{t}", table).replace("{now}", str(int(now)))

@@ -1,0 +1,226 @@
+"""Unmodified Prefect 3 runs a user's script against ironflow, and reads back through its own client
+what it would read from its own server. What is expected here is what the real server answers.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compat.prefect.servers import Ironflow
+from peers.prefect import client_environment
+
+SCRIPT = Path(__file__).with_name("sdk_scenarios.py")
+
+TASK = {
+    "name": "add",
+    "state": ["COMPLETED", "Completed"],
+    "run_count": 1,
+    "flow_run_run_count": 1,
+    "times": True,
+    "run_time": True,
+    "own": True,
+    "state_ids": [True, True],
+}
+
+EXPECTED: dict[str, dict[str, Any]] = {
+    "tasks": {
+        "total": 16,
+        "name": "sum-5",
+        "parameters": {"start": 5},
+        "version": "7",
+        "state": ["COMPLETED", "Completed"],
+        "run_count": 1,
+        "times": True,
+        "total_run_time": True,
+        "labels": True,
+        "flow": True,
+        "history": ["Pending", "Running", "Completed"],
+        "tasks": [TASK, TASK],
+        "task_history": [["Pending", "Running", "Completed"]] * 2,
+    },
+    "sync_flow": {
+        "last": 8,
+        "states": ["Completed"] * 4,
+        "inputs": [1, "task_run", 1],
+        "roots": 3,
+        "nodes": ["task-run"],
+        "parents": 2,
+    },
+    "mapped": {"squares": True, "tasks": 50, "states": ["Completed"], "dynamic_keys": 50},
+    "tagged": {
+        "tags": ["nightly"],
+        "task_tags": ["database", "nightly", "slow"],
+        "marked": [True, True],
+        "found": [True],
+    },
+    "flow_retries": {
+        "history": [
+            *["Pending", "Running", "AwaitingRetry", "Running"],
+            *["AwaitingRetry", "Running", "Completed"],
+        ],
+        "run_count": 3,
+        "seen": 3,
+        "policy": [2, 0, "in_process"],
+        "messages": [
+            "Flow run encountered an exception: ValueError: attempt 1",
+            "Flow run encountered an exception: ValueError: attempt 2",
+        ],
+        "scheduled": [True, True],
+    },
+    "task_retries": {
+        "counts": [3, 2],
+        "delayed": [
+            *["Pending", "Running", "AwaitingRetry", "Retrying"],
+            *["AwaitingRetry", "Retrying", "Completed"],
+        ],
+        "prompt": ["Pending", "Running", "Retrying", "Completed"],
+        "run_counts": [3, 2],
+        "policy": [2, [0.01, 0.02]],
+    },
+    "subflows": {
+        "results": [2, 3],
+        "parents": True,
+        "children": True,
+        "dummies": ["Completed", "Completed"],
+        "child_ids": True,
+        "graph": ["flow-run", "flow-run"],
+    },
+    "failed": {
+        "local": "Failed",
+        "state": [
+            "FAILED",
+            "Failed",
+            "Flow run encountered an exception: RuntimeError: the task's reason",
+        ],
+        "task": ["FAILED", "Task run encountered an exception RuntimeError: the task's reason"],
+        "history": ["Pending", "Running", "Failed"],
+    },
+    "crashed": {
+        "raised": "the plug",
+        "state": ["CRASHED", "Crashed"],
+        "message": True,
+        "history": ["Pending", "Running", "Crashed"],
+    },
+    "own_states": {
+        "skipped": ["COMPLETED", "Skipped", "nothing to do"],
+        "slow": ["FAILED", "TimedOut"],
+        "task": ["FAILED", "TimedOut"],
+    },
+    "logs": {
+        "messages": ["printed", "informed", "alarmed: äöü \N{SNOWMAN}"],
+        "loud": [["alarmed: äöü \N{SNOWMAN}", 40], ["from the task", 30]],
+        "before_last": True,
+        "from_task": ["from the task", "Finished in state Completed()"],
+        "ordered": True,
+        "heard": ["alarmed: äöü \N{SNOWMAN}", "from the task"],
+    },
+    "caching": {
+        "values": [2, 2, 3],
+        "calls": 2,
+        "states": ["Completed", "Cached", "Completed"],
+        "types": ["COMPLETED"],
+    },
+    "results": {"flow": True, "task": "kept", "data": "ResultRecordMetadata"},
+    "transactions": {
+        "undone": ["removed"],
+        "rolled_back": "RolledBack",
+        "flow": "FAILED",
+        "committed": ["COMMITTED", "Completed"],
+    },
+    "pause_with_input": {
+        "paused": ["PAUSED", "Paused", "1", False],
+        "keyset": ["description", "response", "schema"],
+        "timeout": True,
+        "wrong": [
+            "REJECT",
+            True,
+        ],
+        "right": ["ACCEPT", "Running"],
+        "answer": [True, 3],
+        "again": ["ABORT", True],
+        "history": ["Pending", "Running", "Paused", "Running", "Completed"],
+        "run_count": 2,
+    },
+    "pause_timeout": {"local": "Failed", "state": ["FAILED", "Failed"]},
+    "suspend_without_deployment": {
+        "local": "Failed",
+        "reason": True,
+        "state": ["FAILED", "Failed"],
+    },
+    "run_inputs": {
+        "heard": 41,
+        "keys": ["plain", "plain-two"],
+        "rest": ["plain-two"],
+        "text": "text",
+        "gone": True,
+    },
+    "cancellation": {
+        "scheduled": ["REJECT", "CANCELLED"],
+        "running": ["ACCEPT", "CANCELLING"],
+        "back": "REJECT",
+        "forced": ["ACCEPT", "FAILED"],
+        "history": ["Pending", "Running", "Cancelling", "Failed"],
+    },
+    "client_calls": {
+        "healthy": True,
+        "hello": 200,
+        "version": "3",
+        "by_name": ["two"],
+        "by_state": ["two"],
+        "counted": 2,
+        "renamed": ["uno", ["renamed"], {"a": [1, None]}, "data"],
+        "missing": "ObjectNotFound",
+        "flow": True,
+        "task": ["ABORT", "Pending"],
+    },
+    "events": {
+        "got": [0, 1, 2, 3, 4, 5],
+        "total": 6,
+        "first": 4,
+        "seen": [0, 1, 2, 3, 4, 5],
+        "end": None,
+        "by_resource": [1] * 6,
+    },
+    "flow_run_events": {
+        "names": [
+            "prefect.flow-run.Pending",
+            "prefect.flow-run.Running",
+            "prefect.flow-run.Completed",
+        ],
+        "state": "COMPLETED",
+        "roles": ["flow"],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def answers(
+    ours: Ironflow, peer_python: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    """What each scenario found, all of them run in one process."""
+    done = subprocess.run(
+        [peer_python("prefect"), SCRIPT],
+        env=client_environment(ours.url, tmp_path_factory.mktemp("client")),
+        cwd=tmp_path_factory.mktemp("cwd"),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {line["scenario"] for line in lines} == EXPECTED.keys(), done.stderr[-5000:]
+    return {line["scenario"]: line for line in lines}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_real_client_finds_what_its_own_server_would_tell(
+    answers: dict[str, dict[str, Any]], name: str
+) -> None:
+    line = answers[name]
+    assert "error" not in line, line["error"]
+    assert line["answer"] == EXPECTED[name]

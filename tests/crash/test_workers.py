@@ -1,0 +1,205 @@
+"""Workers and their server, killed with SIGKILL at random instants: every run ends right, and no
+finished step runs again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crash.conftest import HERE, ServerProcess
+from crash.test_kill import RUNS, Client, check_journal, check_side_file, expected
+
+HEARTBEAT = 0.4
+
+
+class WorkerProcess:
+    """A worker that a test may kill and start again."""
+
+    def __init__(self, server: ServerProcess, line: list[str], **environment: str) -> None:
+        self.server, self.line = server, line
+        self.environment = {
+            **os.environ,
+            "CRASH_SIDE_FILE": str(server.side_file),
+            "IRONFLOW_SERVER_URL": f"http://127.0.0.1:{server.port}",
+            **environment,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self.server.folder / "workers.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.line, cwd=self.server.folder, env=self.environment, stdout=log, stderr=log
+            )
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def bare_server(tmp_path: Path) -> Iterator[ServerProcess]:
+    """Serves nothing itself; not started yet."""
+    made = ServerProcess(tmp_path, None, "--worker-lease", "2s")
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.process.kill()
+        made.process.wait()
+
+
+@pytest.fixture
+def crew(bare_server: ServerProcess) -> Iterator[list[WorkerProcess]]:
+    """Whatever is put in here does not outlive the test."""
+    workers: list[WorkerProcess] = []
+    yield workers
+    for worker in workers:
+        if worker.process is not None and worker.process.poll() is None:
+            worker.process.kill()
+            worker.process.wait()
+
+
+def our_worker(server: ServerProcess) -> WorkerProcess:
+    line = [sys.executable, "-m", "ironflow", "worker", str(HERE / "kill_app.py")]
+    return WorkerProcess(server, [*line, "--heartbeat", f"{HEARTBEAT}s"])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_workers_and_server_are_killed_at_random_instants(
+    bare_server: ServerProcess, crew: list[WorkerProcess], seed: int
+) -> None:
+    server, rng = bare_server, random.Random(seed)
+    server.start()
+    crew += [our_worker(server), our_worker(server)]
+    for worker in crew:
+        worker.start()
+    wait_for_function(server, "mixed")
+    client = Client(server)
+    client.start()
+    try:
+        for _ in range(6):
+            client.stopped.wait(rng.uniform(0.1, 0.8))
+            victim = rng.randrange(3)
+            if victim == 2:
+                server.kill()
+                server.start()
+            else:
+                crew[victim].kill()
+                crew[victim].start()
+        client.join(90)
+        assert len(client.acknowledged) == RUNS
+        for number, run_id in client.acknowledged.items():
+            ended = server.get(f"/api/v1/runs/{run_id}/result?wait=60s")
+            assert ended["status"] == "completed", (run_id, ended)
+            assert ended["result"] == expected(number)
+    finally:
+        client.stopped.set()
+    for worker in crew:
+        assert worker.kill(signal.SIGTERM) == 0
+    assert server.stop() == 0
+    check_journal(server.db)
+    check_side_file(server.db, server.side_file)
+
+
+FOREIGN = """
+import asyncio, os, time
+from ironflow.worker import Worker, function
+
+def note(ctx, step):
+    with open(os.environ["CRASH_SIDE_FILE"], "ab", buffering=0) as file:
+        file.write(f"{ctx.run.id} {step} {os.getpid()} {time.time_ns() // 1000}\\n".encode())
+
+@function(id="foreign", retry={"max_attempts": 5, "initial_delay": "50ms"})
+async def foreign(ctx):
+    async def work(step, value):
+        note(ctx, step)
+        return value + 1
+
+    value = ctx.event.data["number"]
+    for index in range(3):
+        value = await ctx.step.run(f"chain{index}", lambda: work(f"chain{index}", value))
+    await ctx.step.sleep("nap", "50ms")
+    halves = await ctx.step.map(
+        "branches", [1, 2], lambda item, step, index: step.run("leaf", lambda: work("leaf", item)))
+    go = await ctx.step.wait_for_event("go", event="foreign.go", match="data.number", timeout="5m")
+    child = await ctx.step.invoke("foreign-child", {"number": value}, timeout="60s")
+    return [value, halves, go.data["sum"], child]
+
+@function(id="foreign-child")
+async def child(ctx):
+    return await ctx.step.run("square", lambda: ctx.event.data["number"] ** 2)
+
+Worker(functions=[foreign, child], heartbeat_interval="500ms", checkpoint_interval="20ms",
+       reconnect_delay="100ms").run()
+"""
+
+
+def test_the_unmodified_sdk_works_through_kills(
+    bare_server: ServerProcess,
+    crew: list[WorkerProcess],
+    peer_python: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    server, rng = bare_server, random.Random(7)
+    script = tmp_path / "foreign.py"
+    script.write_text(FOREIGN)
+    server.start()
+    line = [str(peer_python("ironflow-py")), str(script)]
+    crew += [WorkerProcess(server, line), WorkerProcess(server, line)]
+    for worker in crew:
+        worker.start()
+    ids = start_foreign(server)
+    for victim in (0, 2, 1, 0):
+        crew_wait(rng.uniform(0.3, 0.9), server)
+        if victim == 2:
+            server.kill()
+            server.start()
+        else:
+            crew[victim].kill()
+            crew[victim].start()
+    for number, run_id in ids.items():
+        while "go:0" not in {s["key"] for s in server.get(f"/api/v1/runs/{run_id}/steps")["items"]}:
+            crew_wait(0.05, server)
+        server.post("/api/v1/events", {"name": "foreign.go", "data": {"number": number, "sum": 9}})
+    for number, run_id in ids.items():
+        ended = server.get(f"/api/v1/runs/{run_id}/result?wait=60s")
+        assert ended["status"] == "completed", (run_id, ended, server.get(f"/api/v1/runs/{run_id}"))
+        assert ended["result"] == [number + 3, [2, 3], 9, (number + 3) ** 2]
+    for worker in crew:
+        worker.kill(signal.SIGTERM)
+    assert server.stop() == 0
+    check_journal(server.db)
+
+
+def start_foreign(server: ServerProcess) -> dict[int, str]:
+    """Runs of the foreign function, once a worker has registered it."""
+    ids: dict[int, str] = {}
+    wait_for_function(server, "foreign")
+    while len(ids) < 10:
+        body: dict[str, Any] = {"input": {"number": len(ids)}}
+        answer = server.post("/api/v1/functions/foreign/invoke", body)
+        ids[len(ids)] = str(answer["run_id"])
+    return ids
+
+
+def wait_for_function(server: ServerProcess, function_id: str) -> None:
+    """Until a worker has registered it."""
+    while function_id not in {f["id"] for f in server.get("/api/v1/functions")["items"]}:
+        crew_wait(0.05, server)
+
+
+def crew_wait(seconds: float, server: ServerProcess) -> None:
+    """A pause between two kills; the server's own process is what could end it early."""
+    assert server.process is not None
+    try:
+        server.process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+    pytest.fail("the server ended by itself")

@@ -1,0 +1,167 @@
+"""What holds up the loop is reported by name: the function, the run, the step, the source line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+import ironflow.embedded
+from ironflow import Context, function
+from ironflow.core.blockages import MAX_FUNCTIONS, Blockage, Blockages
+from ironflow.core.clock import SystemClock
+from ironflow.sdk.watchdog import STARVED, Watchdog
+
+THRESHOLD = 0.02
+Work = Callable[[], Awaitable[object]]
+
+
+def hold_up() -> None:
+    """Until the watchdog has seen it: it looks from another thread, however slow that is."""
+    seen.until(lambda: bool(seen.looks))
+
+
+class Seen:
+    """The looks that watchdogs took at the stack."""
+
+    def __init__(self) -> None:
+        self.looks: list[Any] = []
+
+    def until(self, come: Callable[[], bool]) -> None:
+        """Blocks the loop, as a careless function does."""
+        self.looks.clear()
+        while not come():
+            time.sleep(0.001)
+
+
+seen = Seen()
+
+
+async def watched(work: Work, monkeypatch: pytest.MonkeyPatch) -> Blockage:
+    """What is reported while `work` runs; the first that names no idle process."""
+    look = Watchdog._look
+
+    def noted(self: Watchdog) -> Any:
+        found = look(self)
+        if found.place != STARVED:
+            seen.looks.append(found)
+        return found
+
+    monkeypatch.setattr(Watchdog, "_look", noted)
+    reported: asyncio.Queue[Blockage] = asyncio.Queue()
+    watchdog = Watchdog(THRESHOLD, SystemClock(), reported.put_nowait)
+    watchdog.start()
+    try:
+        await work()
+        while (found := await reported.get()).place == STARVED:
+            pass
+        return found
+    finally:
+        watchdog.stop()
+
+
+@function(id="holds-in-step", executor="loop")
+async def holds_in_step(ctx: Context) -> None:
+    await ctx.step.run("careless", hold_up)
+
+
+@function(id="holds-in-body")
+async def holds_in_body(ctx: Context) -> None:
+    hold_up()
+
+
+@function(id="holds-in-branch")
+async def holds_in_branch(ctx: Context) -> None:
+    async def branch(_: int) -> None:
+        await ctx.step.run("in a branch", careless)
+
+    await ctx.step.map("branches", branch, [1])
+
+
+async def careless() -> None:
+    hold_up()
+
+
+@pytest.mark.parametrize(
+    ("of", "step"),
+    [(holds_in_step, "careless"), (holds_in_body, ""), (holds_in_branch, "in a branch")],
+)
+async def test_a_function_is_named_with_its_step_and_line(
+    of: Any, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        await ironflow.embedded.run(of)
+
+    found = await watched(work, monkeypatch)
+    assert (found.function_id, found.step) == (of.id, step)
+    assert "test_watchdog.py:" in found.place
+    assert len(found.run_id) == 36
+    assert found.seconds >= THRESHOLD
+    lines = [r.getMessage() for r in caplog.records if r.name == "ironflow.watchdog"]
+    assert "held up" in lines[0]
+    for part in (of.id, found.run_id, "test_watchdog.py:", step):
+        assert part in lines[0]
+    assert "goes on after" in lines[1]
+
+
+async def test_what_belongs_to_no_run_is_told_by_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        hold_up()
+
+    found = await watched(work, monkeypatch)
+    assert (found.function_id, found.run_id, found.step) == ("", "", "")
+    assert "test_watchdog.py:" in found.place
+
+
+async def test_the_same_culprit_is_logged_once_a_minute_and_counted_each_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    counted: list[Blockage] = []
+    twice = asyncio.Event()
+
+    def count(found: Blockage) -> None:
+        if found.place != STARVED:
+            counted.append(found)
+        if len(counted) == 2:
+            twice.set()
+
+    async def work() -> None:
+        watchdog = Watchdog(THRESHOLD, SystemClock(), count)
+        watchdog.start()
+        while not twice.is_set():
+            hold_up()
+            await asyncio.sleep(THRESHOLD)
+        watchdog.stop()
+
+    await watched(work, monkeypatch)
+    lines = [r for r in caplog.records if "held up" in r.getMessage()]
+    places = {r.getMessage().split(" at ")[-1] for r in lines}
+    assert len(counted) == 2
+    assert len(lines) <= 2 * len(places)  # there are two watchdogs
+
+
+async def test_while_all_is_well_nothing_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    reported: list[Blockage] = []
+    watchdog = Watchdog(60.0, SystemClock(), reported.append)
+    watchdog.start()
+    await asyncio.sleep(0)
+    watchdog.stop()
+    watchdog._thread.join()
+    assert reported == []
+    assert not caplog.records
+
+
+def test_counts_are_bounded() -> None:
+    blockages = Blockages()
+    for number in range(MAX_FUNCTIONS + 50):
+        blockages.add(Blockage(0, 0.5, "app.py:1", f"function-{number}"))
+    assert blockages.count == MAX_FUNCTIONS + 50
+    assert blockages.seconds == (MAX_FUNCTIONS + 50) / 2
+    assert len(blockages.by_function) == MAX_FUNCTIONS + 1
+    assert blockages.by_function[""] == (50, 25.0)
+    assert blockages.latest[-1].function_id == f"function-{MAX_FUNCTIONS + 49}"

@@ -1,0 +1,159 @@
+"""`IronflowService`: functions that are executed by workers are registered here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from aiohttp import web
+
+from ironflow.core.clock import to_rfc3339
+from ironflow.core.entries import CancelOn, RunOptions
+from ironflow.core.errors import InvalidInput
+from ironflow.core.functions import Cron, Definition, Trigger
+from ironflow.core.retry import RetryPolicy
+from ironflow.storage.ports import FunctionRow
+from ironflow.web.connect import add_method
+from ironflow.web.routing import State
+
+SERVICE = "IronflowService"
+ATTEMPTS = 25
+"""How often a function's body is tried when it does not say."""
+CODE_HASH = "__ironflow_code_hash"
+
+
+class TriggerMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """What starts a run: an event that the expression lets pass, or a cron expression."""
+
+    event: str = ""
+    expression: str = ""
+    cron: str = ""
+    timezone: str = "UTC"
+
+
+class RetryMessage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """How a failed body is tried again."""
+
+    max_attempts: Annotated[int, msgspec.Meta(ge=1)] = ATTEMPTS
+    initial_delay_ms: Annotated[float, msgspec.Meta(ge=0)] = 1000
+    backoff_factor: Annotated[float, msgspec.Meta(ge=1)] = 2.0
+    max_delay_ms: Annotated[float, msgspec.Meta(ge=0)] = 300_000
+    on_exhausted: Literal["pause", "fail"] = "pause"
+
+
+class CancelMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that cancels a run with the same value at `match`."""
+
+    event: str
+    match: str = ""
+
+
+class RegisterFunction(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A function as its worker describes it."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    name: str = ""
+    description: str = ""
+    triggers: tuple[TriggerMessage, ...] = ()
+    preferred_mode: str | int = "EXECUTION_MODE_PULL"
+    endpoint_url: str = ""
+    metadata: dict[str, Any] = {}
+    retry: RetryMessage = RetryMessage()
+    timeout_ms: Annotated[float, msgspec.Meta(ge=0)] = 0
+    cancel_on: tuple[CancelMessage, ...] = ()
+    labels: dict[str, str] = {}
+    concurrency: Any = None
+    debounce: Any = None
+    throttle: Any = None
+    actor_key: str = ""
+    secrets: tuple[str, ...] = ()
+
+
+_NOT_YET = ("concurrency", "debounce", "throttle", "actor_key", "secrets")
+
+
+def definition_of(message: RegisterFunction) -> Definition:
+    """The definition that a registration amounts to. Raises `InvalidInput` naming the field."""
+    if message.preferred_mode not in ("EXECUTION_MODE_PULL", 2):
+        raise InvalidInput("preferredMode", "only EXECUTION_MODE_PULL is supported")
+    for name in _NOT_YET:
+        if getattr(message, name):
+            # Better refused than passed over: who asks for a limit counts on it.
+            raise InvalidInput(name, "is not supported by this server yet")
+    crons = [t for t in message.triggers if t.cron]
+    if len(crons) > 1:
+        raise InvalidInput("triggers", "may hold one cron expression")
+    triggers = []
+    for number, trigger in enumerate(message.triggers):
+        if bool(trigger.event) == bool(trigger.cron):
+            raise InvalidInput(f"triggers[{number}]", "has an event or a cron expression")
+        if trigger.event:
+            triggers.append(Trigger(trigger.event, trigger.expression or None))
+    retry = message.retry
+    return Definition(
+        id=message.id,
+        name=message.name or message.id,
+        code=str(message.metadata.get(CODE_HASH, "")),
+        description=message.description,
+        triggers=tuple(triggers),
+        cron=Cron(crons[0].cron, crons[0].timezone) if crons else None,
+        options=RunOptions(
+            retry=RetryPolicy(
+                max_attempts=retry.max_attempts,
+                initial_delay=retry.initial_delay_ms / 1000,
+                factor=retry.backoff_factor,
+                max_delay=retry.max_delay_ms / 1000,
+                jitter=0.0,
+            ),
+            timeout=message.timeout_ms / 1000 if message.timeout_ms else None,
+            compensate_on=(),  # the worker's own affair
+            cancel_on=tuple(CancelOn(c.event, c.match or None) for c in message.cancel_on),
+            on_exhausted=retry.on_exhausted,
+        ),
+        placement="pull",
+        labels=message.labels,
+    )
+
+
+def function_message(row: FunctionRow, definition: Definition) -> dict[str, Any]:
+    """A registered function, as the protocol shows it."""
+    options = definition.options
+    triggers: list[dict[str, Any]] = [
+        {"event": t.event, **({"expression": t.expression} if t.expression else {})}
+        for t in definition.triggers
+    ]
+    if definition.cron is not None:
+        triggers.append({"cron": definition.cron.expression})
+    return {
+        "id": definition.id,
+        "name": definition.name,
+        "description": definition.description,
+        "triggers": triggers,
+        "preferredMode": "EXECUTION_MODE_PULL",
+        "status": "FUNCTION_STATUS_ACTIVE",
+        "version": row.version,
+        "retry": {
+            "maxAttempts": options.retry.max_attempts,
+            "initialDelayMs": round(options.retry.initial_delay * 1000),
+            "backoffFactor": options.retry.factor,
+            "maxDelayMs": round(options.retry.max_delay * 1000),
+            "onExhausted": options.on_exhausted,
+        },
+        "timeoutMs": round(options.timeout * 1000) if options.timeout else 0,
+        "cancelOn": [{"event": c.event, "match": c.match or ""} for c in options.cancel_on],
+        "metadata": {CODE_HASH: definition.code},
+        "updatedAt": to_rfc3339(row.updated_at),
+    }
+
+
+async def register_function(state: State, message: RegisterFunction) -> Mapping[str, Any]:
+    """Register a function; an identical definition changes nothing."""
+    row, created = await state.engine.register_pull(definition_of(message))
+    _, definition = await state.engine.function(row.id)
+    return {"function": function_message(row, definition), "created": created}
+
+
+def add_function_service(app: web.Application) -> None:
+    """Serve the methods."""
+    add_method(app, SERVICE, "RegisterFunction", RegisterFunction, register_function)

@@ -1,0 +1,134 @@
+"""Lists, counts and pages of runs: a body becomes a selection, a selection SQL, its rows a body."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ironflow.actors.engine import Engine
+from ironflow.core.clock import SECOND, to_rfc3339
+from ironflow.core.prefect import bodies
+from ironflow.core.prefect.faults import Fault, Refusal
+from ironflow.core.prefect.filters import BodyShape, Selection, parse_selection
+from ironflow.core.prefect.states import micros
+from ironflow.storage.prefect_filters import count_rows, select_rows, where_rows
+from ironflow.web.prefect.requests import HistoryBody
+from ironflow.web.prefect.routing import Answer, Call
+
+MOST_INTERVALS = 500
+"""Intervals of one history."""
+RUN_COLUMNS = ", ".join(f"{{t}}.{name}" for name in bodies.COLUMNS)
+_LATENESS = (
+    "CASE WHEN t.expected_at IS NULL THEN 0 "
+    "WHEN t.started_at IS NOT NULL THEN max(0, t.started_at - t.expected_at) "
+    "WHEN t.state_type IN ('COMPLETED', 'FAILED', 'CRASHED', 'CANCELLED') THEN 0 "
+    "ELSE max(0, ? - t.expected_at) END"
+)
+_RUN_TIME = "t.run_time + CASE WHEN t.state_type = 'RUNNING' THEN max(0, ? - t.state_at) ELSE 0 END"
+_encode = msgspec.json.Encoder().encode
+
+
+class _IntervalState(msgspec.Struct):
+    state_type: str
+    state_name: str
+    count_runs: int
+    sum_estimated_run_time: float
+    sum_estimated_lateness: float
+
+
+class _Interval(msgspec.Struct):
+    interval_start: str
+    interval_end: str
+    states: list[_IntervalState]
+
+
+class _Page(msgspec.Struct):
+    results: msgspec.Raw
+    count: int
+    limit: int
+    pages: int
+    page: int
+
+
+async def list_runs(engine: Engine, selection: Selection) -> bytes:
+    """Flow runs or task runs as a JSON array."""
+    now = engine.clock.now()
+    query = select_rows(selection, RUN_COLUMNS, now)
+    return bodies.render_list(await engine.store.reader.select(query.text, query.values), now)
+
+
+async def list_whole(engine: Engine, selection: Selection) -> bytes:
+    """Things whose bodies are kept whole as a JSON array."""
+    query = select_rows(selection, "{t}.body", engine.clock.now())
+    rows = await engine.store.reader.select(query.text, query.values)
+    return b"[%b]" % b",".join([row[0] for row in rows])
+
+
+async def count(engine: Engine, selection: Selection) -> int:
+    """How many there are."""
+    query = count_rows(selection, engine.clock.now())
+    found: int = (await engine.store.reader.select(query.text, query.values))[0][0]
+    return found
+
+
+async def find_ids(engine: Engine, selection: Selection) -> list[str]:
+    """The ids of a page."""
+    query = select_rows(selection, "{t}.id", engine.clock.now())
+    return [row[0] for row in await engine.store.reader.select(query.text, query.values)]
+
+
+async def page(engine: Engine, selection: Selection, results: bytes) -> bytes:
+    """A page with its place among all pages."""
+    total = await count(engine, selection)
+    limit = selection.limit
+    pages = -(-total // limit) if limit else 0
+    return _encode(_Page(msgspec.Raw(results), total, limit, pages, selection.page))
+
+
+def read_limit(call: Call[Any, dict[str, Any]], most: int) -> int:
+    """The limit of a bulk request, 1 to `most`. Raises `InvalidRequest`."""
+    limit = call.body.get("limit", most)
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= most:
+        text = f"must be a whole number from 1 to {most}"
+        raise call.invalid([Fault(("body", "limit"), "int_type", text, limit)])
+    return limit
+
+
+async def average_lateness(engine: Engine, selection: Selection) -> float | None:
+    """How many seconds later than expected runs began, on average; None without any."""
+    where, values = where_rows(selection, engine.clock.now())
+    query = f"SELECT avg({_LATENESS}) FROM {selection.resource.table} t WHERE {where}"
+    rows = await engine.store.reader.select(query, [engine.clock.now(), *values])
+    average = rows[0][0]
+    return None if average is None else average / SECOND
+
+
+async def count_by_interval(call: Call[Any, dict[str, Any]], shape: BodyShape) -> Answer:
+    """Runs by the interval in which they were expected to begin, and by state."""
+    engine = call.engine
+    span = call.decode_again(HistoryBody)
+    selection = parse_selection(call.body, shape)
+    if span.history_interval_seconds < 1:
+        raise Refusal(422, "History interval must not be less than 1 second.")
+    start, end = micros(span.history_start) or 0, micros(span.history_end) or 0
+    step = round(min(span.history_interval_seconds, 10.0**9) * SECOND)
+    count_ = min(max(0, -(-(end - start) // step)), MOST_INTERVALS)
+    end = start + count_ * step
+    now = engine.clock.now()
+    where, values = where_rows(selection, now)
+    rows = await engine.store.reader.select(
+        f"SELECT (t.expected_at - ?) / ?, t.state_type, t.state_name, count(*), sum({_RUN_TIME}), "
+        f"sum({_LATENESS}) FROM {selection.resource.table} t "
+        f"WHERE {where} AND t.expected_at >= ? AND t.expected_at < ? AND t.state_type IS NOT NULL "
+        "GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+        [start, step, now, now, *values, start, end],
+    )
+    intervals = [
+        _Interval(to_rfc3339(start + n * step), to_rfc3339(start + (n + 1) * step), [])
+        for n in range(count_)
+    ]
+    for number, kind, name, runs, run_time, lateness in rows:
+        state = _IntervalState(kind, name, runs, run_time / SECOND, lateness / SECOND)
+        intervals[number].states.append(state)
+    return 200, _encode(intervals)

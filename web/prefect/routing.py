@@ -1,0 +1,272 @@
+"""The routes of the Prefect face as data, and how a request becomes a call and a value a response.
+
+Paths are written as Prefect writes them, without the `/api` before them. A part `{id}` or
+`{..._id}` is a UUID: anything else is not found. The other spelling of a trailing slash is a
+redirect, which clients follow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from ironflow.actors.engine import Engine
+from ironflow.core.prefect.faults import Fault, InvalidRequest, Refusal, find_fault
+from ironflow.core.prefect.filters import parse_uuid
+from ironflow.core.values import MAX_DEPTH
+from ironflow.web.prefect.problems import respond, say, say_unexpected
+from ironflow.web.queries import is_too_deep
+
+Q = TypeVar("Q")
+B = TypeVar("B")
+T = TypeVar("T")
+
+PREFIX = "/api"
+API_VERSION = "0.8.4"
+"""The version of the API that this face speaks."""
+OLDEST_API_VERSION = (0, 8, 0)
+VERSION_HEADER = "X-PREFECT-API-VERSION"
+
+Answer = tuple[int, object]
+Result = Answer | web.StreamResponse
+ENGINE = web.AppKey("prefect_engine", Engine)
+
+_UUID = "[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}"
+_PART = re.compile(r"\{(\w+)\}")
+_VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})")
+_encode = msgspec.json.Encoder().encode
+_parse = msgspec.json.Decoder().decode
+
+
+class Call(Generic[Q, B]):
+    """One request, decoded. `path` has UUIDs in their usual form; `raw` is the body as it came."""
+
+    __slots__ = ("body", "engine", "path", "query", "raw", "request")
+
+    def __init__(
+        self,
+        request: web.Request,
+        engine: Engine,
+        path: dict[str, str],
+        query: Q,
+        body: B,
+        raw: bytes,
+    ) -> None:
+        self.request, self.engine, self.path = request, engine, path
+        self.query, self.body, self.raw = query, body, raw
+
+    def invalid(self, faults: Iterable[Fault]) -> InvalidRequest:
+        """The refusal that shows the client its body beside what is wrong with it."""
+        return InvalidRequest(list(faults), parse_leniently(self.raw))
+
+    def decode_again(self, kind: type[T]) -> T:
+        """The body as something else, all of it new. Raises `InvalidRequest`."""
+        decoder = _decoders.get(kind)
+        if decoder is None:
+            decoder = _decoders[kind] = BodyDecoder(kind)
+        again: T = decoder.decode(self.raw)
+        return again
+
+
+Handle = Callable[[Call[Any, Any]], Awaitable[Result]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One route: method, path, what its body and query are, and who handles it.
+
+    `body` is a type that the JSON body is decoded to, None for a route that takes none; with
+    `optional_body` an absent one is the type's default. `text` names path parts that end in `id`
+    but are not UUIDs.
+    """
+
+    method: str
+    path: str
+    handle: Handle
+    body: Any = None
+    query: type[msgspec.Struct] | None = None
+    optional_body: bool = False
+    text: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The path parts that are UUIDs."""
+        names = _PART.findall(self.path)
+        return tuple(n for n in names if (n == "id" or n.endswith("_id")) and n not in self.text)
+
+
+def add_routes(app: web.Application, engine: Engine, routes: Iterable[Route]) -> None:
+    """Serve the routes under `/api`."""
+    app[ENGINE] = engine
+    for route in routes:
+        dispatch = _dispatch(route, engine)
+        ids = route.ids
+        pattern = _PART.sub(
+            lambda found, ids=ids: (  # type: ignore[misc]
+                f"{{{found[1]}:{_UUID}}}" if found[1] in ids else found[0]
+            ),
+            route.path,
+        )
+        app.router.add_route(route.method, PREFIX + pattern, dispatch)
+
+
+def _dispatch(
+    route: Route, engine: Engine
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    handle, ids = route.handle, route.ids
+    bodies = BodyDecoder(route.body, optional=route.optional_body) if route.body else None
+    queries = QueryDecoder(route.query) if route.query is not None else None
+
+    async def dispatch(request: web.Request) -> web.StreamResponse:
+        try:
+            version = request.headers.get(VERSION_HEADER)
+            if version is not None and version != API_VERSION:
+                check_version(version)
+            path: dict[str, str] = dict(request.match_info)
+            for name in ids:
+                path[name] = parse_uuid(path[name]) or path[name]
+            raw, body = b"", None
+            if bodies is not None:
+                raw = await request.read()
+                body = bodies.decode(raw)
+            query = queries.decode(request) if queries is not None else None
+            result = await handle(Call(request, engine, path, query, body, raw))
+        except Exception as error:  # noqa: BLE001 - the one place where errors become responses
+            return _answer_error(request, error, engine)
+        if isinstance(result, web.StreamResponse):
+            return result
+        status, value = result
+        if status == 204:
+            return web.Response(status=204)
+        if not isinstance(value, bytes):
+            value = _encode(value)
+        return web.Response(body=value, status=status, content_type="application/json")
+
+    return dispatch
+
+
+def _answer_error(request: web.Request, error: Exception, engine: Engine) -> web.Response:
+    response = respond(error)
+    if response is None:
+        if isinstance(error, web.HTTPException):
+            raise error
+        response = say_unexpected(request, error, engine.ids.new())
+    return response
+
+
+def is_ours(path: str) -> bool:
+    """Whether a path belongs to this face."""
+    return path.startswith("/api/") and not path.startswith("/api/v1/") and path != "/api/v1"
+
+
+def make_middleware() -> Middleware:
+    """Answers what no route of this face takes: the other spelling of a path, or nothing at all."""
+
+    @web.middleware
+    async def answer_unrouted(request: web.Request, handler: Handler) -> web.StreamResponse:
+        refused = request.match_info.http_exception
+        if refused is None or not is_ours(request.path):
+            return await handler(request)
+        if isinstance(refused, web.HTTPMethodNotAllowed):
+            response = say(405, "Method Not Allowed")
+            response.headers["Allow"] = ", ".join(sorted(refused.allowed_methods))
+            return response
+        path = request.rel_url.raw_path
+        other = path.removesuffix("/") if path.endswith("/") else f"{path}/"
+        moved = request.rel_url.with_path(other, encoded=True)
+        if request.query_string:
+            moved = moved.with_query(request.rel_url.query)
+        found = await request.app.router.resolve(request.clone(rel_url=moved))
+        if found.http_exception is None or isinstance(
+            found.http_exception, web.HTTPMethodNotAllowed
+        ):
+            # In full, because clients resolve a relative one against a base of their own.
+            place = f"{request.scheme}://{request.host}{moved}"
+            return web.Response(status=307, headers={"Location": place})
+        return say(404, "Not Found")
+
+    return answer_unrouted
+
+
+# -- parts of a request ---------------------------------------------------------------------------
+
+
+def check_version(text: str) -> None:
+    """Refuse clients that speak an API older than this face's. Raises `Refusal`."""
+    found = _VERSION.fullmatch(text)
+    if found is None:
+        raise Refusal(
+            400, f"{VERSION_HEADER} must be a version such as {API_VERSION}, not {text!r:.50}"
+        )
+    if tuple(map(int, found.groups())) < OLDEST_API_VERSION:
+        oldest = ".".join(map(str, OLDEST_API_VERSION))
+        raise Refusal(
+            400, f"The request asks for API version {text}; this server speaks {oldest} or newer."
+        )
+
+
+def parse_leniently(raw: bytes) -> Any:
+    """A body for its owner to look at: as JSON, else as text, None when there was none."""
+    if not raw.strip():
+        return None
+    try:
+        return _parse(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return raw.decode("utf-8", "backslashreplace")
+
+
+class BodyDecoder:
+    """Decodes the body of one route."""
+
+    def __init__(self, kind: Any, *, optional: bool = False) -> None:
+        self.kind, self.optional = kind, optional
+        self._decode = msgspec.json.Decoder(kind).decode
+
+    def decode(self, data: bytes) -> Any:
+        """The typed body. Raises `InvalidRequest`."""
+        if not data.strip():
+            if self.optional:
+                return self.kind()
+            raise InvalidRequest([Fault(("body",), "missing", "Field required")])
+        try:
+            if is_too_deep(data):
+                raise RecursionError
+            if not data.isascii():
+                data.decode()  # what is only passed on must be text, too
+            return self._decode(data)
+        except msgspec.ValidationError as error:
+            value = parse_leniently(data)
+            raise InvalidRequest([find_fault(error, "body", value)], value) from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            text = f"JSON decode error: {error}"
+            value = parse_leniently(data)
+            raise InvalidRequest([Fault(("body",), "json_invalid", text, {})], value) from error
+        except RecursionError as error:
+            text = f"is nested deeper than {MAX_DEPTH} levels"
+            raise InvalidRequest([Fault(("body",), "recursion", text)]) from error
+
+
+class QueryDecoder(Generic[Q]):
+    """Decodes the query string of one route; parameters that it does not know are passed over."""
+
+    def __init__(self, kind: type[Q]) -> None:
+        self.kind = kind
+        fields = msgspec.structs.fields(kind)  # type: ignore[arg-type]
+        self.names = {field.encode_name for field in fields}
+
+    def decode(self, request: web.Request) -> Q:
+        """The typed query. Raises `InvalidRequest`."""
+        values = {name: text for name, text in request.query.items() if name in self.names}
+        try:
+            return msgspec.convert(values, self.kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest([find_fault(error, "query", values)]) from error
+
+
+_decoders: dict[type, BodyDecoder] = {}

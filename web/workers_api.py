@@ -1,0 +1,242 @@
+"""Workers: register, ask for jobs, report. The wire protocol of pull, as `docs/protocol.md` has
+it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import msgspec
+
+from ironflow.actors import pull as reports
+from ironflow.actors.kernel import Ref
+from ironflow.actors.worker import Heartbeat, PollDropped, PollJobs, RegisterWorker
+from ironflow.core import pull
+from ironflow.core.clock import to_rfc3339
+from ironflow.core.errors import InvalidInput, NotFound
+from ironflow.web import wire
+from ironflow.web.queries import Query, check_text, keep_json
+from ironflow.web.routing import Answer, Call, Handle, Route
+
+LONGEST_POLL = 25.0
+"""Seconds; workers give up on a request after 30."""
+MAX_ID = 200
+
+
+class PollQuery(Query, frozen=True):
+    """Room for `available` jobs; `wait` seconds for the first."""
+
+    available: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 1
+    wait: str | None = None
+
+
+def _worker_id(call: Call[Any, Any]) -> str:
+    worker_id = check_text(call.path["worker_id"], "worker_id")
+    if len(worker_id) > MAX_ID:
+        raise InvalidInput("worker_id", f"is longer than {MAX_ID} characters")
+    return worker_id
+
+
+def _worker(call: Call[Any, Any]) -> Ref:
+    """The actor of a worker that is registered. Raises `NotFound`."""
+    worker_id = _worker_id(call)
+    if worker_id not in call.engine.fleet.workers:
+        raise NotFound("worker", worker_id)
+    return call.engine.system.ref("worker", worker_id)
+
+
+async def register_worker(call: Call[Query, wire.RegisterWorkerRequest]) -> Answer:
+    """Register a worker."""
+    body = call.body
+    for function_id in body.function_ids:
+        if not call.engine.fleet.serves(function_id):
+            raise InvalidInput("function_ids", f"no pull function {function_id!r} is registered")
+    message = RegisterWorker(
+        functions=frozenset(body.function_ids),
+        capacity=body.max_concurrent_jobs,
+        hostname=body.hostname,
+        labels=body.labels,
+        version=body.version,
+        heartbeat=body.heartbeat_interval,
+        commands=body.reports == "commands",
+    )
+    await call.engine.system.ref("worker", _worker_id(call)).ask(message)
+    return 200, wire.WorkerStatus(status="registered")
+
+
+async def poll_jobs(call: Call[PollQuery, None]) -> Answer:
+    """Jobs for a worker; the connection is held until there is one."""
+    wait = _seconds(call.query.wait)
+    poll = PollJobs(available=call.query.available, wait=wait)
+    ref = _worker(call)
+    try:
+        news = await ref.ask(poll, timeout=None)
+    except asyncio.CancelledError:
+        # Nobody reads the answer any more: no job may be lost in it.
+        ref.post(PollDropped(poll))
+        raise
+    if news.jobs or news.signals:
+        return 200, wire.JobPage(jobs=news.jobs, signals=news.signals)
+    if wait > 0:
+        call.headers["Ironflow-Poll-Wait"] = f"{wait:g}"
+    return 204, None
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        seconds = float(text or 0)
+    except ValueError:
+        raise InvalidInput("wait", "must be a number of seconds") from None
+    if not 0 <= seconds <= 3600:
+        raise InvalidInput("wait", "must be a number of seconds from 0")
+    return min(seconds, LONGEST_POLL)
+
+
+async def beat(call: Call[Query, wire.HeartbeatRequest]) -> Answer:
+    """The worker lives; its jobs keep their leases."""
+    await _worker(call).ask(Heartbeat(frozenset(job.job_id for job in call.body.jobs)))
+    return 200, wire.WorkerStatus(status="ok")
+
+
+async def acknowledge_job(call: Call[Query, wire.JobAckRequest]) -> Answer:
+    """The worker has the job."""
+    body = call.body
+    reports.find_lease(
+        call.engine.fleet,
+        _worker_id(call),
+        call.path["job_id"],
+        body.execution_seq,
+        body.lease_token,
+    )
+    return 200, wire.WorkerStatus(status="ok")
+
+
+async def report_job(call: Call[Query, pull.JobUpdate]) -> Answer:
+    """A checkpoint of a job, or its end. Durable when it is answered; safe to repeat."""
+    update, job_id = call.body, call.path["job_id"]
+    for number, step in enumerate(update.steps):
+        keep_json(step.output, f"steps[{number}].output")
+    keep_json(update.output, "output")
+    if update.yielded is not None:
+        keep_json(update.yielded.input, "yield.input")
+    lease = reports.find_lease(
+        call.engine.fleet, _worker_id(call), job_id, update.execution_seq, update.lease_token
+    )
+    await reports.report(call.engine.fleet, lease, update)
+    return 200, wire.WorkerStatus(status="ok")
+
+
+async def report_commands(call: Call[Query, wire.ReportsRequest]) -> Answer:
+    """Reports of a worker that runs our executor; each has an answer of its own."""
+    worker_id, engine = _worker_id(call), call.engine
+    _worker(call)
+    # All at once, in order: what one run reports shares commits with what others do.
+    answers = await asyncio.gather(
+        *(reports.take_report(engine.fleet, worker_id, one) for one in call.body.reports)
+    )
+    return 200, wire.AnswersView(answers=answers)
+
+
+async def get_value(call: Call[Query, None]) -> Answer:
+    """A large value of a run's record."""
+    data = await call.engine.store.reader.blob(check_text(call.path["digest"], "digest"))
+    if data is None:
+        raise NotFound("stored value", call.path["digest"])
+    return 200, wire.ValueView(value=msgspec.Raw(data))
+
+
+async def list_workers(call: Call[Query, None]) -> Answer:
+    """Every worker that is known."""
+    workers = [
+        wire.WorkerView(
+            id=worker.id,
+            hostname=worker.hostname,
+            status="online" if worker.online else "offline",
+            function_ids=sorted(worker.functions),
+            max_concurrent=worker.capacity,
+            active_jobs=len(worker.jobs),
+            labels=worker.labels,
+            version=worker.version,
+            transport="rest",
+            registered_at=to_rfc3339(worker.registered_at),
+            last_heartbeat=to_rfc3339(worker.heard_at),
+            runs=sorted(lease.assignment.run_id for lease in worker.jobs.values()),
+        )
+        for worker in sorted(call.engine.fleet.workers.values(), key=lambda worker: worker.id)
+    ]
+    return 200, wire.WorkerPage(workers=workers, count=len(workers))
+
+
+_WORKER = "/api/v1/workers/{worker_id}"
+
+
+def _say(
+    method: str, path: str, handle: Handle, request: type, summary: str, *problems: int
+) -> Route:
+    return Route(
+        method=method,
+        path=f"{_WORKER}/{path}",
+        handle=handle,
+        name=f"{handle.__name__}_{method.lower()}",
+        summary=summary,
+        tag="workers",
+        request=request,
+        response=wire.WorkerStatus,
+        statuses={200: "Done"},
+        problems=(404, 409, 429, 503, *problems),
+    )
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/api/v1/workers",
+        handle=list_workers,
+        summary="List workers",
+        tag="workers",
+        response=wire.WorkerPage,
+        statuses={200: "Every worker that is known, by id"},
+    ),
+    _say("POST", "register", register_worker, wire.RegisterWorkerRequest, "Register a worker"),
+    _say("PUT", "register", register_worker, wire.RegisterWorkerRequest, "Register a worker"),
+    _say("POST", "heartbeat", beat, wire.HeartbeatRequest, "Keep the leases of a worker's jobs"),
+    _say("PUT", "heartbeat", beat, wire.HeartbeatRequest, "Keep the leases of a worker's jobs"),
+    Route(
+        method="GET",
+        path=f"{_WORKER}/jobs",
+        handle=poll_jobs,
+        summary="Ask for jobs; held until there is one, or `wait` seconds",
+        tag="workers",
+        query=PollQuery,
+        response=wire.JobPage,
+        statuses={
+            200: "Jobs",
+            204: "None came; `Ironflow-Poll-Wait` says for how long it was held",
+        },
+        problems=(404, 429, 503),
+    ),
+    _say("PUT", "jobs/{job_id}/ack", acknowledge_job, wire.JobAckRequest, "Acknowledge a job"),
+    _say("PUT", "jobs/{job_id}", report_job, pull.JobUpdate, "Report on a job", 507),
+    Route(
+        method="POST",
+        path=f"{_WORKER}/commands",
+        handle=report_commands,
+        summary="Report what happened in executions, command by command",
+        tag="workers",
+        request=wire.ReportsRequest,
+        response=wire.AnswersView,
+        statuses={200: "An answer to each report"},
+        problems=(404, 429, 503),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/values/{digest}",
+        handle=get_value,
+        summary="Get a large value by its SHA-256",
+        tag="workers",
+        response=wire.ValueView,
+        statuses={200: "The value"},
+        problems=(404, 503),
+    ),
+)
