@@ -122,7 +122,7 @@ class AsgiApp:
 
 
 async def _read_body(receive: Receive) -> bytes:
-    parts = []
+    parts: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] != "http.request":

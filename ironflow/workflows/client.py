@@ -9,6 +9,7 @@ answer, not an exception.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import random
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -60,7 +61,7 @@ class EventEnvelope(msgspec.Struct):
         """Whether it is of a class of this name, or descends from one."""
         return self.type == name or name in (self.types or ())
 
-    def load_event(self, registry: Sequence[type[T]] = ()) -> Any:
+    def load_event(self, registry: Sequence[builtins.type[Any]] = ()) -> Any:
         """The event as an object of its class: of the given ones, else a built-in one.
 
         Raises `LookupError` when none has its name, pydantic's `ValidationError` when the fields do
@@ -220,7 +221,7 @@ class EventStream:
                     return
                 if response.status != 200:
                     raise _refusal(response.status, await response.read(), f"GET {path}")
-                async for event in _parse(response.content):
+                async for event in _parse(response.content.__aiter__()):
                     yield event
 
 
@@ -463,8 +464,9 @@ class WorkflowClient:
 
 def _pause(failures: int) -> float:
     """Seconds before the next attempt: growing, and drawn, so that clients do not come at once."""
-    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 10))
-    return longest * random.uniform(0.5, 1.0)
+    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 10))
+    drawn: float = random.uniform(0.5, 1.0)
+    return longest * drawn
 
 
 def _refusal(status: int, body: bytes, what: str) -> RequestRefused:

@@ -1,5 +1,5 @@
-"""Laws of event-driven workflows: random programs, killed after every commit, against a life without
-a crash. Same result, same store, same events told; every wait has its wake-up source; what the
+"""Laws of event-driven workflows: random programs, killed after commits, against a life without a
+crash. Same result, same store, same events told; every wait has its wake-up source; what the
 engine holds of a run is the fold of its stream.
 """
 
