@@ -25,7 +25,7 @@ from ironflow.core.errors import IronflowError
 from ironflow.storage.picture import picture_of
 from ironflow.storage.ports import RunFilter
 
-INSTANTS = int(os.environ.get("IRONFLOW_POWER_LOSSES", "60"))
+INSTANTS = int(os.environ.get("IRONFLOW_TEST_POWER_LOSSES", "60"))
 NOTES = 400
 
 pytestmark = pytest.mark.skipif(
