@@ -19,7 +19,14 @@ from ironflow.core.errors import ConfigError, InvalidInput
 PREFIX = "IRONFLOW_"
 DEFAULT_FILE = "ironflow.toml"
 NOT_SETTINGS = frozenset(
-    {"IRONFLOW_SERVER_URL", "IRONFLOW_CONFIG", "IRONFLOW_PYZ", "IRONFLOW_API_KEY", "IRONFLOW_ENV"}
+    {
+        "IRONFLOW_SERVER_URL",
+        "IRONFLOW_CONFIG",
+        "IRONFLOW_PYZ",
+        "IRONFLOW_API_KEY",
+        "IRONFLOW_CRASH_POINT",
+        "IRONFLOW_ENV",
+    }
 )
 """Names of the same prefix that clients and the launcher read."""
 
