@@ -39,6 +39,7 @@ VERBS = {
     "runs": Entry("runs", "runs", "List, show, watch and control runs."),
     "why": Entry("runs", "why", "Say why a run stands where it stands, and what will wake it."),
     "functions": Entry("functions", "functions", "List and show functions."),
+    "workflows": Entry("workflows", "workflows", "Draw workflows and what their runs did."),
     "workers": Entry("workers", "workers", "List the workers that run functions for the server."),
     "events": Entry("events", "events", "List and show events."),
     "stats": Entry("stats", "stats", "Show what the server is doing now."),
