@@ -413,7 +413,7 @@ class RunActor(StreamActor):
             until = run.steps[key].until
             if until is not None:
                 env.timers.arm(self.address, fx.STEP_TIMER + key, until)
-        for timer in job_timers(run):
+        for timer in job_timers(run.workflow):
             env.timers.arm(self.address, timer.name, timer.at)
         if run.deadline is not None:
             env.timers.arm(self.address, fx.TIMEOUT_TIMER, run.deadline)

@@ -13,6 +13,8 @@ from ironflow.core.errors import ConfigError, InvalidInput, NotFound
 from ironflow.modules import load_module
 
 MOST_ENTRIES = 100_000
+MOST_ENTRIES = 100_000
+DRAWN = ("turn.recorded", "run.failed", "run.cancelled")
 FORMATS = ("svg", "html", "mermaid")
 
 
@@ -98,23 +100,25 @@ def _find(module: str, name: str | None) -> Any:
 
 
 def _entries(server: str, run_id: str) -> list[Any]:
-    """The journal of a run, read from a server. Raises `NotFound`."""
+    """The journal of a run, read from a server. Raises `NotFound` for one that is no workflow's."""
     import msgspec
 
-    from ironflow.core.entries import KINDS
+    from ironflow.core.entries import KINDS, NULL, RunCompleted
 
     kinds = {kind: struct for struct, kind in KINDS.items()}
-    entries = []
-    for item in connect(server).items(
-        f"/runs/{segment(run_id)}/history", {"full": "true"}, 100_000
-    ):
-        view = msgspec.json.decode(item)
-        if view["kind"] in ("turn.recorded", "run.cancelled", "run.failed"):
-            entries.append(msgspec.convert(view["data"], kinds[view["kind"]], strict=False))
-        elif view["kind"] == "run.completed":
-            from ironflow.core.entries import NULL, RunCompleted
-
-            entries.append(RunCompleted(NULL))
+    client, after = connect(server), 0
+    entries: list[Any] = []
+    while len(entries) < MOST_ENTRIES:
+        query: dict[str, str | int | None] = {"after": after, "limit": 1000}
+        page = msgspec.json.decode(client.get(f"/runs/{segment(run_id)}/history", query))
+        for view in page["items"]:
+            if view["kind"] == "run.completed":
+                entries.append(RunCompleted(NULL))
+            elif view["kind"] in DRAWN:
+                entries.append(msgspec.convert(view["data"], kinds[view["kind"]]))
+        after = page.get("next_version")
+        if after is None:
+            break
     if not entries:
-        raise NotFound("workflow run with turns", run_id)
+        raise NotFound("workflow run", run_id)
     return entries

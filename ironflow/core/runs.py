@@ -7,6 +7,7 @@ simulation are the same fold over the same entries. It changes the run in place,
 
 from __future__ import annotations
 
+import copy
 import sys
 from enum import StrEnum
 from typing import assert_never
@@ -217,7 +218,8 @@ def _create(run: Run, entry: e.RunCreated, at: int) -> None:
     run.idempotency_key, run.code = entry.idempotency_key, entry.code
     run.handler = entry.handler
     if entry.kind == "workflow":
-        run.workflow = entry.workflow or WorkflowState()
+        # A copy: it changes in place, and the entry may be recorded a second time.
+        run.workflow = copy.deepcopy(entry.workflow) or WorkflowState()
     run.created_at = at
     run.deadline = _deadline(run, at)
 

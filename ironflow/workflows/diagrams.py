@@ -159,8 +159,8 @@ def to_svg(diagram: Diagram, max_label_length: int | None = None) -> str:
         f"<title>{html.escape(diagram.title)}</title>",
         (
             '<defs><marker id="arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
-            'markerHeight="7" orient="auto-start-reverse"><path d="M0 0L10 5L0 10z" fill="#64748b"/>'
-            "</marker></defs>"
+            'markerHeight="7" orient="auto-start-reverse">'
+            '<path d="M0 0L10 5L0 10z" fill="#64748b"/></marker></defs>'
         ),
     ]
     parts += [_arrow(edge, points, max_label_length) for edge in diagram.edges]

@@ -190,7 +190,7 @@ class _Execution:
             label, shape = "StopEvent", "stop"
         elif isinstance(entry, RunFailed):
             label = entry.error.kind
-        self.nodes["end"] = Node("end", label, shape)  # type: ignore[arg-type]
+        self.nodes["end"] = Node("end", label, shape)
         if self.last in self.nodes:
             self.edges.append(Edge(self.last, "end", ""))  # type: ignore[arg-type]
 

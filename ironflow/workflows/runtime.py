@@ -124,7 +124,7 @@ class Runtime:
         if known is not None and known.workflow is workflow:
             return known
         mounted = MountedWorkflow(workflow, name)
-        mounted.in_memory = self.db is None
+        mounted.in_process, mounted.in_memory = True, self.db is None
         number = 1
         while True:
             taken: Any = self.registry.get(mounted.id)
@@ -134,7 +134,7 @@ class Runtime:
                 raise InvalidInput("workflow_name", f"two workflows are named {mounted.id!r}")
             number += 1
             mounted = MountedWorkflow(workflow, f"{name or workflow.workflow_name}~{number}")
-            mounted.in_memory = True
+            mounted.in_process = mounted.in_memory = True
         self.registry.add(mounted)
         self._mounted[id(workflow)] = mounted
         if self._open:
