@@ -185,14 +185,15 @@ class _Execution:
             )
 
     def end(self, entry: object) -> None:
-        label, shape = "cancelled", "failed"
+        label = "cancelled"
+        shape: Shape = "failed"
         if isinstance(entry, RunCompleted):
             label, shape = "StopEvent", "stop"
         elif isinstance(entry, RunFailed):
             label = entry.error.kind
         self.nodes["end"] = Node("end", label, shape)
         if self.last in self.nodes:
-            self.edges.append(Edge(self.last, "end", ""))  # type: ignore[arg-type]
+            self.edges.append(Edge(self.last, "end", ""))
 
     def diagram(self, title: str) -> Diagram:
         if self.left_out:

@@ -196,7 +196,11 @@ def mount_module(module: ModuleType, registry: Registry = registry) -> list[Moun
     `workflow_name` if it was given one, else under the name in the module. Instances that a
     `WorkflowServer` of the module serves have their names from there.
     """
-    served = {id(_source(each)) for each in registry.all() if isinstance(each, MountedWorkflow)}
+    for value in vars(module).values():
+        if type(value).__module__ == "ironflow.workflows.server" and hasattr(value, "mount_into"):
+            value.mount_into(registry)
+    everything: list[Any] = list(registry.all())
+    served = {id(_source(each)) for each in everything if isinstance(each, MountedWorkflow)}
     found = []
     for name, value in vars(module).items():
         if name.startswith("_") or id(value) in served:
