@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from ironflow.actors.jobs import Lease, new_lease
 from ironflow.core import commands as c
-from ironflow.core import pull
-from ironflow.core.clock import SECOND, Clock, to_rfc3339
-from ironflow.core.entries import EventRef
+from ironflow.core.clock import Clock
 from ironflow.core.errors import IronflowError, Suspended
 from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.functions import Definition, FunctionSpec, compile_spec
@@ -84,25 +82,6 @@ class Signal(Message[None], frozen=True):
     lease: Lease
     what: Literal["woken", "cancelled", "dropped"]
     key: str = ""
-
-
-class Lease(msgspec.Struct, eq=False):
-    """An execution that a worker has, or is about to be handed."""
-
-    assignment: Assignment
-    worker_id: str
-    token: str
-    base: int
-    """The position of the first step that this execution may report."""
-    expires_at: float
-    """By the loop's clock."""
-    began_at: int
-    delivered: bool = False
-
-    @property
-    def job_id(self) -> str:
-        """Unique among all executions."""
-        return f"{self.assignment.run_id}.{self.assignment.execution}"
 
 
 class Fleet:
@@ -267,15 +246,8 @@ class Fleet:
         if worker is None or self.closed:
             assignment.effects.leave()
             return
-        steps = assignment.steps.values()
-        lease = Lease(
-            assignment,
-            worker.id,
-            secrets.token_urlsafe(18),
-            base=max((step.pos for step in steps), default=-1) + 1,
-            expires_at=self.system.loop.time() + PICK_UP,
-            began_at=self.clock.now(),
-        )
+        expires_at = self.system.loop.time() + PICK_UP
+        lease = new_lease(assignment, worker.id, expires_at, self.clock.now())
         self.leases[assignment.run_id] = worker.jobs[lease.job_id] = lease
         self.system.ref("worker", worker.id).post(Offer(lease))
 
@@ -337,7 +309,7 @@ class Fleet:
         return lease if lease is not None and lease.assignment.execution == execution else None
 
     def _tell(self, lease: Lease, signal: Signal) -> bool:
-        worker = self.workers.get(lease.worker_id)
+        worker = self.workers.get(lease.holder)
         if worker is None or not worker.commands:
             return False
         self.system.ref("worker", worker.id).post(signal)
@@ -363,7 +335,7 @@ class Fleet:
         if held is None or (lease is not None and held is not lease):
             return
         del self.leases[run_id]
-        worker = self.workers.get(held.worker_id)
+        worker = self.workers.get(held.holder)
         if worker is not None:
             worker.jobs.pop(held.job_id, None)
 
@@ -374,38 +346,3 @@ class Fleet:
             self.close_lease(run_id, lease)
             log.warning("run %s lost its worker: %s", run_id, reason)
             lease.assignment.effects.leave(reason)
-
-    async def make_job(self, lease: Lease) -> pull.Job:
-        """What the worker is handed. Raises `NotFound` when the database has lost a value."""
-        assignment = lease.assignment
-        worker = self.workers.get(lease.worker_id)
-        by_commands = worker is not None and worker.commands
-        # A worker with our executor gets the record itself, and fetches large values when asked.
-        steps = [] if by_commands else list(assignment.steps.values())
-        values = {}
-        for payload in (assignment.input, *(s.result for s in steps)):
-            if payload is not None and payload.blob is not None:
-                values[payload.blob] = await assignment.effects.blob(payload.blob)
-        data = assignment.input.json
-        event: EventRef | None = assignment.event
-        left = lease.expires_at - asyncio.get_running_loop().time()
-        return pull.Job(
-            job_id=lease.job_id,
-            run_id=assignment.run_id,
-            function_id=assignment.function_id,
-            attempt=assignment.attempt,
-            max_attempts=assignment.options.retry.max_attempts,
-            on_exhausted=assignment.options.on_exhausted,
-            event=pull.job_event(
-                assignment.run_id,
-                (event.id, event.name) if event is not None else None,
-                assignment.created_at,
-                data if data is not None else values[assignment.input.blob or ""],
-            ),
-            completed_steps=pull.finished_steps(assignment.run_id, steps, values),
-            step_sequence_base=lease.base,
-            execution_seq=assignment.execution,
-            lease_token=lease.token,
-            lease_expires_at=to_rfc3339(self.clock.now() + int(left * SECOND)),
-            record=assignment.record() if by_commands else msgspec.UNSET,
-        )

@@ -11,7 +11,7 @@ import pytest
 from engine_world import is_clean, play
 
 from ironflow import function, testing
-from ironflow.actors import pull as reports
+from ironflow.actors import jobs as reports
 from ironflow.actors.worker import Heartbeat, PollDropped, PollJobs, RegisterWorker
 from ironflow.core import pull
 from ironflow.core.entries import CancelOn, RunOptions
