@@ -92,13 +92,13 @@ class Fleet:
         clock: Clock,
         system: System,
         grant: Callable[[str], None],
-        local: Callable[[str], FunctionSpec | None],
+        knows: Callable[[str], bool],
         lease: float = LEASE,
     ) -> None:
-        """`grant(run_id)` tells a run that a worker was chosen for it; `local` finds a function
-        that this process executes itself.
+        """`grant(run_id)` tells a run that a worker was chosen for it; `knows` whether anything
+        executes a function.
         """
-        self.clock, self.system, self._grant, self.local = clock, system, grant, local
+        self.clock, self.system, self._grant, self._knows = clock, system, grant, knows
         self.lease = lease
         self._specs: dict[str, FunctionSpec] = {}
         self.workers: dict[str, Worker] = {}
@@ -120,9 +120,13 @@ class Fleet:
         """Serve a function from now on. Raises `InvalidInput` for triggers that make no sense."""
         self._specs[definition.id] = compile_spec(definition, lambda data: None)
 
+    def remove(self, function_id: str) -> None:
+        """The function is executed elsewhere now."""
+        self._specs.pop(function_id, None)
+
     def knows(self, function_id: str) -> bool:
-        """Whether anything executes this function, here or elsewhere."""
-        return self.serves(function_id) or self.local(function_id) is not None
+        """Whether anything executes this function."""
+        return self._knows(function_id)
 
     # -- slots ------------------------------------------------------------------------------------
 
@@ -180,6 +184,13 @@ class Fleet:
     def discard(self, run_id: str) -> None:
         """The run no longer wants a worker; its place in the queue is skipped when it comes up."""
         self._order.pop(run_id, None)
+
+    def take_queued(self, function_id: str) -> list[str]:
+        """The runs that waited for a worker; they no longer wait here."""
+        waiting = [run for run in self._queue.pop(function_id, ()) if run in self._order]
+        for run_id in waiting:
+            del self._order[run_id]
+        return waiting
 
     def position(self, run_id: str) -> int | None:
         """How many runs are before this one, None when it does not wait."""

@@ -71,6 +71,10 @@ class CallFailure(Exception):
 class Caller(Protocol):
     """Sends signed requests to endpoints."""
 
+    def check(self, url: str) -> None:
+        """Raise `CallFailure` for a URL that will never be called."""
+        ...
+
     async def call(self, url: str, body: bytes, seconds: float) -> Reply:
         """POST JSON. Raises `CallFailure` with the reason in one line."""
         ...
