@@ -249,17 +249,15 @@ class Endpoints:
         return False
 
     def cancel(self, run_id: str, execution: int) -> None:
-        """Unwind an execution. One with our executor is sent anew, to compensate; nobody waits for
-        another.
+        """Unwind an execution. What one with our executor has done is awaited, and then it is sent
+        anew to compensate; nobody waits for another.
         """
         lease = self.leases.get(run_id)
         if lease is None or lease.assignment.execution != execution:
             return
         endpoint = self.endpoint(lease.assignment.function_id)
-        self.close_lease(run_id, lease)
-        if endpoint is not None and endpoint.reports == "commands":
-            lease.assignment.effects.leave()
-        else:
+        if endpoint is None or endpoint.reports != "commands":
+            self.close_lease(run_id, lease)
             end = c.EndExecution(execution=execution, outcome="unwound")
             _ = self._spawn(self._end(lease.assignment, end))
 
@@ -301,8 +299,10 @@ class Endpoints:
         key = breaker_key(assignment.function_id, endpoint)
         try:
             job = await make_job(lease, endpoint.reports == "commands", self.clock)
-            callback = self.callback if endpoint.reports == "commands" else None
-            body = push.invocation(job, callback)
+            by_commands = endpoint.reports == "commands"
+            callback = self.callback if by_commands else None
+            values = await _large_values(assignment) if by_commands and callback is None else {}
+            body = push.invocation(job, callback, values)
             reply = await caller.call(endpoint.url, body, endpoint.timeout)
             if reply.status != 200:
                 await self._fail(lease, endpoint, f"answered {reply.status}", reply.retry_after)
@@ -324,11 +324,15 @@ class Endpoints:
         """Record an answer. Raises `InvalidInput` for one that makes no sense."""
         assignment = lease.assignment
         if outcome.status == "reports":
+            goes_on = True
             for one in outcome.reports:  # in order: each may rest on the one before
+                if not goes_on and one.command != "record_step":
+                    continue  # what was done counts; what was to come does not
                 found = self.find_lease(one.job_id, one.execution_seq, one.lease_token)
                 answer = await take_command(self, found, one)
-                if answer.code is not None or answer.directive in ("suspend", "unwind"):
-                    break
+                if answer.code is not None:
+                    return
+                goes_on = goes_on and answer.directive not in ("suspend", "unwind")
             return
         update = push.update_of(outcome, assignment.execution, lease.token)
         try:
@@ -382,3 +386,12 @@ class Endpoints:
         for chore in list(self._chores):
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
+
+
+async def _large_values(assignment: Assignment) -> dict[str, bytes]:
+    """What the record refers to and does not hold itself."""
+    values = {}
+    for payload in (assignment.input, *(step.result for step in assignment.steps.values())):
+        if payload is not None and payload.blob is not None and payload.blob not in values:
+            values[payload.blob] = await assignment.effects.blob(payload.blob)
+    return values

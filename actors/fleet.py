@@ -128,6 +128,13 @@ class Fleet:
         """Whether anything executes this function."""
         return self._knows(function_id)
 
+    def held_up(self, function_id: str) -> str | None:
+        """Why no run of a function is handed out now, if that is not for want of room."""
+        spec = self._specs.get(function_id)
+        if spec is None or any(worker.takes(spec) for worker in self.workers.values()):
+            return None
+        return f"no worker that takes function {function_id!r} is connected"
+
     # -- slots ------------------------------------------------------------------------------------
 
     @property

@@ -75,7 +75,7 @@ class Hosts:
 
     def held_up(self, function_id: str) -> str | None:
         """Why runs of a function are not begun although there is room, if so."""
-        return self.endpoints.held_up(function_id)
+        return self.endpoints.held_up(function_id) or self.fleet.held_up(function_id)
 
 
 class Slots:

@@ -112,6 +112,8 @@ DURATIONS = frozenset(
         "keep_events",
     }
 )
+SECRETS = frozenset({"signing_key"})
+"""Settings whose values are not to be shown."""
 NAMES = tuple(field.name for field in msgspec.structs.fields(Settings))
 
 

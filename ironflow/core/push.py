@@ -40,7 +40,9 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lease_token: str
     record: Any = msgspec.UNSET
     callback: str | msgspec.UnsetType = msgspec.UNSET
-    """Where an endpoint with our executor may report while it works."""
+    """Where an endpoint with our executor may report while it works, and fetch large values."""
+    values: dict[str, msgspec.Raw] = {}
+    """Large values of the record by their digests, for one that has no `callback`."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +82,7 @@ class Caller(Protocol):
         ...
 
 
-def invocation(job: Job, callback: str | None) -> bytes:
+def invocation(job: Job, callback: str | None, values: dict[str, bytes]) -> bytes:
     """The body of a request for a job."""
     return _encode(
         Invocation(
@@ -96,6 +98,7 @@ def invocation(job: Job, callback: str | None) -> bytes:
             lease_token=job.lease_token,
             record=job.record,
             callback=callback if callback is not None else msgspec.UNSET,
+            values={digest: msgspec.Raw(data) for digest, data in values.items()},
         )
     )
 
