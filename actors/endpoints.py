@@ -1,8 +1,8 @@
 """Endpoints that the server calls, and the runs that wait for them: the slots and the `Host` of
 bodies that are executed behind HTTP.
 
-A call that does not come through is tried again by the function's retry policy; while the breaker
-of its endpoint is open, runs wait and use up no attempt. A call that the process died under is made
+A call that does not come through uses up no attempt of the function: it is made again, ever later,
+and while the breaker of its endpoint is open not at all. A call that the process died under is made
 again: what it had reported is in the journal.
 """
 
@@ -360,6 +360,7 @@ class Endpoints:
                 outcome="failed",
                 error=failure,
                 retry_after=retry_after,
+                undelivered=True,
             )
             await assignment.effects.ask(end)
             self.close_lease(assignment.run_id, lease)

@@ -39,6 +39,15 @@ LARGEST_BODY = 32 * 1024 * 1024
 """Bytes of a request."""
 JSON = {"Content-Type": "application/json"}
 
+Asgi = Callable[
+    [
+        Mapping[str, Any],
+        Callable[[], Awaitable[Mapping[str, Any]]],
+        Callable[[Mapping[str, Any]], Awaitable[None]],
+    ],
+    Awaitable[None],
+]
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -168,13 +177,26 @@ class Endpoint:
 
     # -- frameworks -------------------------------------------------------------------------------
 
-    async def asgi(
+    @property
+    def asgi(self) -> Asgi:
+        """An ASGI application."""
+
+        # A plain function: servers look at its signature to tell ASGI 3 from ASGI 2.
+        async def app(
+            scope: Mapping[str, Any],
+            receive: Callable[[], Awaitable[Mapping[str, Any]]],
+            send: Callable[[Mapping[str, Any]], Awaitable[None]],
+        ) -> None:
+            await self._answer_asgi(scope, receive, send)
+
+        return app
+
+    async def _answer_asgi(
         self,
         scope: Mapping[str, Any],
         receive: Callable[[], Awaitable[Mapping[str, Any]]],
         send: Callable[[Mapping[str, Any]], Awaitable[None]],
     ) -> None:
-        """An ASGI application."""
         if scope["type"] == "lifespan":
             while (await receive())["type"] != "lifespan.shutdown":
                 await send({"type": "lifespan.startup.complete"})

@@ -260,12 +260,30 @@ def test_a_call_that_does_not_come_through_is_tried_again(bad: Any, reason: str)
         await world.advance(0.5)
         run = await world.state(run_id)
         assert run.error is not None
-        assert (run.error.code, run.attempt) == ("endpoint_failed", 2)
+        assert (run.error.code, run.attempt) == ("endpoint_failed", 1)
         assert reason in run.error.message
         assert (await world.wait(run_id)).result == 5
-        assert network.calls[1]["attempt"] == 2
+        assert network.calls[1]["attempt"] == 1
 
     pushed(main)
+
+
+def test_a_run_that_can_never_be_delivered_is_paused_with_the_reason() -> None:
+    async def main(world: testing.World, network: Network) -> None:
+        await world.engine.register_remote(
+            definition(endpoint={"breaker": BreakerPolicy(failures=100)})
+        )
+        network.answer(500)
+        run_id = await world.start("far")
+        await world.advance("1h")
+        run = await world.state(run_id)
+        assert (run.status, run.paused_cause, len(network.calls)) == ("paused", "crash_loop", 3)
+        assert "answered 500" in (run.reason or "")
+        network.answer({"status": "completed"})
+        await world.resume(run_id)
+        assert (await world.wait(run_id)).status == "completed"
+
+    pushed(main, max_crashes=2)
 
 
 def test_retry_after_is_honoured_and_an_endpoint_that_hangs_is_left() -> None:
@@ -290,7 +308,7 @@ def test_retry_after_is_honoured_and_an_endpoint_that_hangs_is_left() -> None:
 
 def test_the_breaker_opens_runs_wait_and_one_probe_decides() -> None:
     async def main(world: testing.World, network: Network) -> None:
-        made = definition(options=RunOptions(retry=RetryPolicy(max_attempts=2, initial_delay=0)))
+        made = definition(options=RunOptions(retry=RetryPolicy(max_attempts=1, initial_delay=0)))
         await world.engine.register_remote(made)
         assert made.endpoint is not None
         key = breaker_key("far", made.endpoint)
