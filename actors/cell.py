@@ -70,7 +70,7 @@ class Cell:
         self.system, self.address, self.behavior = system, address, behavior
         self.key = address.partition("/")[2]
         self.box: deque[Envelope] = deque()
-        self.unanswered: set[Envelope] = set()
+        self.unanswered: dict[Envelope, None] = {}  # in the order in which they came
         self.actor: Actor | None = None
         self.chore: asyncio.Task[None] | None = None
         self.state = CellState.DORMANT
@@ -119,14 +119,14 @@ class Cell:
 
     def answer(self, envelope: Envelope, value: object) -> None:
         """Answer an envelope that `receive` kept."""
-        self.unanswered.discard(envelope)
+        self.unanswered.pop(envelope, None)
         envelope.answer(value)
         if self.leaving:
             self._requeue()
 
     def refuse(self, envelope: Envelope, error: Exception) -> None:
         """Refuse an envelope that `receive` kept."""
-        self.unanswered.discard(envelope)
+        self.unanswered.pop(envelope, None)
         envelope.fail(error)
         if self.leaving:
             self._requeue()
@@ -258,7 +258,7 @@ class Cell:
                 actor.stop()
             except Exception:
                 log.exception("%s failed to stop", self.address)
-        unanswered, self.unanswered = self.unanswered, set()
+        unanswered, self.unanswered = self.unanswered, {}
         for envelope in unanswered:
             envelope.fail(copy.copy(error))  # a traceback of its own for each asker
 
@@ -369,11 +369,11 @@ class Cell:
             envelope.fail(Gone(f"{self.address} crashed or stopped before it answered"))
         elif work is not None:
             self.state = CellState.BUSY
-            self.unanswered.add(envelope)
+            self.unanswered[envelope] = None
             self._work = work
             self.chore = self.system.loop.create_task(self._await(actor, work, envelope))
         elif reply is not None and not reply.done():
-            self.unanswered.add(envelope)
+            self.unanswered[envelope] = None
 
     async def _await(
         self, actor: Actor, work: Coroutine[Any, Any, object], envelope: Envelope

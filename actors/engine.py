@@ -38,6 +38,7 @@ from ironflow.actors.worker import WorkerActor
 from ironflow.core import commands as c
 from ironflow.core.blockages import Blockages
 from ironflow.core.clock import Clock, Ids, derive_id
+from ironflow.core.crash_points import reach
 from ironflow.core.effects import MAX_CRASHES
 from ironflow.core.entries import Payload, pack
 from ironflow.core.errors import (
@@ -166,7 +167,9 @@ class Engine:
                 )
                 continue
             self.environment.outbox.post(row.target, row.id, message)
+            reach("recovery.messages")
         await self._recover_runs()
+        reach("recovery.timers")
         await self.timers.start(self.store.reader)
         self.started = True
 
@@ -178,6 +181,7 @@ class Engine:
             for row in rows:
                 self.pool.enqueue(row.id, row.function_id)
             total += len(rows)
+            reach("recovery.runs")
             if len(rows) < RECOVERY_PAGE:
                 break
             after = (rows[-1].created_at, rows[-1].id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 from ironflow.actors.endpoints import Endpoints
 from ironflow.actors.fleet import Fleet
@@ -41,11 +42,16 @@ class Hosts:
         self._of(assignment.function_id).start(assignment)
 
     def attach(
-        self, run_id: str, execution: int, steps: Mapping[str, Step], order: Mapping[str, list[str]]
+        self,
+        run_id: str,
+        execution: int,
+        steps: Mapping[str, Step],
+        order: Mapping[str, list[str]],
+        unsettled: AbstractSet[str],
     ) -> None:
         """See `Host`."""
         for host in self._all:
-            host.attach(run_id, execution, steps, order)
+            host.attach(run_id, execution, steps, order, unsettled)
 
     def wake(self, run_id: str, execution: int, key: str | None) -> bool:
         """See `Host`."""

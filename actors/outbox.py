@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ironflow.core.commands import DELIVERABLE, DELIVERY_KINDS, Send
+from ironflow.core.crash_points import reach
 from ironflow.core.messages import Message
 from ironflow.storage.ports import Delivery
 
@@ -67,8 +68,9 @@ class Outbox:
         """Post a message whose row is committed, as soon as it is its turn."""
         messages = self._pending.setdefault(target, {})
         messages[delivery] = message
+        reach("message.posting")
         if len(messages) == 1 or target == ROUTER:
-            self._system.at(target).post(message)
+            self.deliver(target, message)
 
     def consumed(self, target: str, delivery: str) -> None:
         """The row is deleted: on to the next."""
@@ -78,10 +80,18 @@ class Outbox:
         if not messages:
             del self._pending[target]
         elif target != ROUTER:
-            self._system.at(target).post(next(iter(messages.values())))
+            self.deliver(target, next(iter(messages.values())))
+
+    def has(self, target: str, delivery: str) -> bool:
+        """Whether a message is committed, not consumed, and known here."""
+        return delivery in self._pending.get(target, {})
 
     def repost(self, target: str) -> None:
         """Post again what the target has not consumed; it failed in between."""
         messages = list(self._pending.get(target, {}).values())
         for message in messages if target == ROUTER else messages[:1]:
-            self._system.at(target).post(message)
+            self.deliver(target, message)
+
+    def deliver(self, target: str, message: Message[Any]) -> None:
+        """Hand a message to its target now."""
+        self._system.at(target).post(message)

@@ -76,7 +76,7 @@ class Router(Actor):
         self.environment = environment
         self.triggers: PatternIndex[tuple[FunctionSpec, int]] = PatternIndex()
         self.recent: dict[str, tuple[c.Emitted, str]] = {}
-        self.chores: set[asyncio.Task[None]] = set()
+        self.chores: dict[asyncio.Task[None], None] = {}
 
     async def start(self) -> None:
         """Load who waits."""
@@ -339,10 +339,10 @@ class Router(Actor):
 
     def _spawn(self, work: Any) -> None:
         chore = self.system.loop.create_task(work)
-        self.chores.add(chore)
+        self.chores[chore] = None
         chore.add_done_callback(self._chore_ended)
 
     def _chore_ended(self, chore: asyncio.Task[None]) -> None:
-        self.chores.discard(chore)
+        self.chores.pop(chore, None)
         if not chore.cancelled() and (error := chore.exception()) is not None:
             log.error("events: %r; durable messages are tried again at the next start", error)

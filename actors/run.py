@@ -20,6 +20,7 @@ from ironflow.actors.stream import Renew, StreamActor
 from ironflow.core import commands as c
 from ironflow.core import decisions as d
 from ironflow.core import effects as fx
+from ironflow.core import entries as e
 from ironflow.core.entries import KINDS, decode_entry, encode_entry, payloads
 from ironflow.core.execution import Assignment
 from ironflow.core.messages import Message
@@ -39,6 +40,10 @@ from ironflow.storage.ports import (
 
 _encode_state = msgspec.json.Encoder().encode
 _decode_state = msgspec.json.Decoder(Run).decode
+
+
+ENDS = (e.WaitEnded, e.StepRetryDue)
+"""Entries by which a wait ends that a body may be in."""
 
 
 def fold(run_id: str, loaded: Loaded) -> Run:
@@ -76,7 +81,7 @@ def run_row(run: Run) -> RunRow:
 
 def row_facts(run: Run) -> tuple[object, ...]:
     """What the run's row must follow. A run that is created queued differs by its existence."""
-    return run.exists, run.status, run.execution, run.attempt, run.reason
+    return run.exists, run.status, run.execution, run.attempt, run.reason, run.error
 
 
 class RunActor(StreamActor):
@@ -89,6 +94,8 @@ class RunActor(StreamActor):
         self.situation = fx.Situation(0, max_crashes=environment.max_crashes)
         self.starting = False
         """A body is started as soon as the commit that says so is durable."""
+        self.unsettled: set[str] = set()
+        """Steps whose end is on its way to the disk: bodies must not know of it yet."""
         self.unsure: set[str] = set()
         """Steps whose waiters are in memory but perhaps not yet in the database."""
 
@@ -112,7 +119,8 @@ class RunActor(StreamActor):
         if loaded.snapshot is not None:
             self.snapshot_version = loaded.snapshot.version
         # A body that is in memory reads the record of the actor that is live.
-        self.environment.host.attach(self.key, self.run.execution, self.run.steps, self.run.order)
+        run = self.run
+        self.environment.host.attach(self.key, run.execution, run.steps, run.order, self.unsettled)
         if self.cell.restarts:
             self._reestablish()
             self.renew_later()
@@ -155,8 +163,14 @@ class RunActor(StreamActor):
             batch.puts.append((RUNS, msgspec.structs.astuple(run_row(run))))
         if run.status is not RunStatus.RUNNING:
             env.pool.release(run.id)
-        then = partial(self._act, decision.effects, sends) if decision.effects else None
-        if batch.entries or batch.puts or batch.deletes:
+        ends = [entry.key for entry in decision.entries if isinstance(entry, ENDS)]
+        self.unsettled.update(ends)
+        then = None
+        if decision.effects or ends:
+            then = partial(self._act, decision.effects, sends, ends)
+        if batch.entries or batch.puts or batch.deletes or self.uncommitted:
+            # Also without a change of its own an answer may rest on one that is on its way: it
+            # leaves when that is durable.
             self.commit(batch, envelope, decision.reply, then)
             return LATER
         if then is not None:
@@ -256,8 +270,15 @@ class RunActor(StreamActor):
 
     # -- after the commit -------------------------------------------------------------------------
 
-    def _act(self, effects: list[fx.Effect], sends: list[tuple[str, str, Message[Any]]]) -> None:
+    def _act(
+        self,
+        effects: list[fx.Effect],
+        sends: list[tuple[str, str, Message[Any]]],
+        ends: list[str],
+    ) -> None:
         run, env = self.run, self.environment
+        if ends:
+            self.unsettled.difference_update(ends)
         for send in sends:
             env.outbox.post(*send)
         for effect in effects:
@@ -316,6 +337,7 @@ class RunActor(StreamActor):
             ending.outcome if ending is not None else None,
             LocalEffects(self.environment, self.system.at(self.address), run.execution),
             lambda: self.run,
+            self.unsettled,
         )
 
     # -- after a failure --------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from functools import partial
 
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import Actor, Envelope
+from ironflow.core.crash_points import reach
 from ironflow.core.messages import Message
 from ironflow.storage.ports import SNAPSHOTS, Batch
 
@@ -85,11 +86,15 @@ class StreamActor(Actor):
         error: Exception | None,
     ) -> None:
         cell = self.cell
+        if cell.actor is not self:
+            return  # an earlier commit failed, and all that was asked with it
         if error is None:
             self.uncommitted -= 1
+            reach("answer.before")
             if envelope is not None:
                 cell.answer(envelope, reply)
+            reach("answer.after")
             if then is not None:
                 then()
-        elif cell.actor is self:
+        else:
             cell.crash(error)  # it starts again by itself

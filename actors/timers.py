@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
 
 from ironflow.core.clock import SECOND, Clock
+from ironflow.core.crash_points import reach
 from ironflow.core.errors import StorageError
 from ironflow.storage.ports import Reader
 
@@ -88,6 +89,15 @@ class Timers:
             self._heap = [(at, *key) for key, at in self._due.items()]
             heapq.heapify(self._heap)
 
+    @property
+    def horizon(self) -> int:
+        """Timers due until then are in memory."""
+        return self._horizon
+
+    def pending(self) -> Mapping[tuple[str, str], int]:
+        """When the timers in memory are due, by target and name."""
+        return self._due
+
     def next_due(self) -> int | None:
         """When the next timer in memory is due."""
         heap = self._heap
@@ -138,7 +148,9 @@ class Timers:
             del self._due[target, name]
             self.lateness = (now - at) / SECOND
             rung += 1
+            reach("timer.ringing")
             self._ring(target, name)
+            reach("timer.rung")
         if now >= self._horizon - HORIZON // 3 and self._refill is None and not self._stopped:
             self._refill = asyncio.get_running_loop().create_task(self._extend())
         self._set_alarm()

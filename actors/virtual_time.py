@@ -86,6 +86,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._threads = ThreadPoolExecutor(thread_name_prefix="virtual")
         self.set_default_executor(self._threads)
         self.clock = VirtualClock(self, start)
+        self.on_turn: Callable[[], None] | None = None
+        """For simulation: called between any two turns of the loop."""
+        self.on_rest: Callable[[], None] | None = None
+        """For simulation: called when nothing is left to do but to let time pass."""
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
@@ -184,6 +188,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             )
 
     @property
+    def is_awake(self) -> bool:
+        """Whether callbacks are ready to run."""
+        ready: Any = getattr(self, "_ready", ())  # asyncio's own queue; it has no public name
+        return bool(ready)
+
+    @property
     def has_sockets(self) -> bool:
         """Whether real sockets or pipes are being listened to."""
         return len(self._selector_of_time.get_map()) > self._own_fds
@@ -206,9 +216,14 @@ class _JumpingSelector(selectors.DefaultSelector):
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        loop = self._loop
+        if loop.on_turn is not None:
+            loop.on_turn()
         if timeout is not None and timeout <= 0:
             return super().select(0)
-        loop = self._loop
+        # What the callback began is ready now, whatever the loop thought when it asked.
+        if loop.is_awake:
+            return super().select(0)
         # First whether work is held, then what is ready: a thread wakes the loop before it lets go.
         if loop.held:
             ready = super().select(loop.patience)
@@ -218,6 +233,10 @@ class _JumpingSelector(selectors.DefaultSelector):
         ready = super().select(loop.grace if loop.has_sockets else 0)
         if ready:
             return ready
+        if loop.on_rest is not None:
+            loop.on_rest()
+            if loop.is_awake:
+                return []
         if timeout is not None:
             loop.jump(timeout)
             return []

@@ -137,7 +137,8 @@ class Soak:
         """Look at it again and again."""
         while True:
             await asyncio.sleep(self.seconds / SAMPLES)
-            with contextlib.suppress(OSError, IndexError, ValueError):
+            # A process that was just killed has no memory, no files and half a status.
+            with contextlib.suppress(OSError, IndexError, KeyError, ValueError):
                 self.samples.append(self.look(time.monotonic() - began))
 
     def look(self, second: float) -> Sample:

@@ -111,6 +111,7 @@ class Server:
                 capacity=settings.concurrency,
                 max_crashes=settings.max_crashes,
                 retention=retention_rules(settings),
+                keep_prefect_events=settings.keep_prefect_events,
                 lease=settings.worker_lease,
                 caller=self.caller,
                 on_fatal=self.on_fatal,
@@ -125,6 +126,7 @@ class Server:
                 )
                 self._watchdog.start()
             await self.engine.start()
+            self.engine.feeds.start()
         except BaseException:
             await self.stop(grace=0.0)
             raise

@@ -4,7 +4,6 @@ A value is taken from a flag, else from the environment (`IRONFLOW_*`), else fro
 it is the default. Unknown names are errors, with the nearest known one.
 """
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -20,7 +19,14 @@ from ironflow.core.errors import ConfigError, InvalidInput
 PREFIX = "IRONFLOW_"
 DEFAULT_FILE = "ironflow.toml"
 NOT_SETTINGS = frozenset(
-    {"IRONFLOW_SERVER_URL", "IRONFLOW_CONFIG", "IRONFLOW_PYZ", "IRONFLOW_API_KEY", "IRONFLOW_ENV"}
+    {
+        "IRONFLOW_SERVER_URL",
+        "IRONFLOW_CONFIG",
+        "IRONFLOW_PYZ",
+        "IRONFLOW_API_KEY",
+        "IRONFLOW_CRASH_POINT",
+        "IRONFLOW_ENV",
+    }
 )
 """Names of the same prefix that clients and the launcher read."""
 
@@ -94,6 +100,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, Doc(ge=0, description="seconds to keep cancelled runs; 0 keeps them")
     ] = 0
     keep_events: Annotated[float, Doc(ge=0, description="seconds to keep events; 0 keeps them")] = 0
+    keep_prefect_events: Annotated[
+        float,
+        Doc(ge=0, description="seconds to keep events of Prefect clients; 0 keeps them"),
+    ] = 7 * 86_400.0
     max_completed: Annotated[int, Doc(ge=0, description="completed runs to keep; 0 is all")] = 0
     max_failed: Annotated[int, Doc(ge=0, description="failed runs to keep; 0 is all")] = 0
     max_cancelled: Annotated[int, Doc(ge=0, description="cancelled runs to keep; 0 is all")] = 0
@@ -110,6 +120,7 @@ DURATIONS = frozenset(
         "keep_failed",
         "keep_cancelled",
         "keep_events",
+        "keep_prefect_events",
     }
 )
 SECRETS = frozenset({"signing_key"})
@@ -194,6 +205,8 @@ def _read_env(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _nearest(name: str, known: Any) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 

@@ -139,6 +139,10 @@ class MemoryJournal(GroupJournal):
         if error is not None:
             self._refused(StorageError(f"{type(error).__name__}: {error}"))
             return
+        self._written(self.keep(batches))
+
+    def keep(self, batches: list[Batch]) -> Written:
+        """Change the tables by these batches, but for those that a lost stream forbids."""
         fence, rows, errors = Fence(), list[Row](), dict[int, Exception]()
         for index, batch in enumerate(batches):
             refused = fence.check(batch)
@@ -148,7 +152,7 @@ class MemoryJournal(GroupJournal):
                 errors[index] = refused
             else:
                 self._keep(batch, rows)
-        self._written(Written(rows, errors))
+        return Written(rows, errors)
 
     def _conflict(self, batch: Batch) -> StreamConflict | None:
         heads: dict[str, int] = {}

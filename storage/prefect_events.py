@@ -31,7 +31,9 @@ LOGS = Table(
         "seq", "id", "flow_run_id", "task_run_id", "level", "at", "created_at", "name", "message",
     ),
 )  # fmt: skip
-SAVED_SEARCHES = Table("saved_searches", 1, ("id", "name", "created_at", "updated_at", "filters"))
+SAVED_SEARCHES = Table(
+    "saved_searches", 1, ("id", "name", "created_at", "updated_at", "filters"), ("created_at",)
+)
 
 TABLES = (PREFECT_EVENTS, EVENT_RESOURCES, LOGS, SAVED_SEARCHES)
 OF_RUN = (("logs", "flow_run_id"),)
@@ -44,11 +46,11 @@ OLDEST_EVENTS = (
     "ORDER BY seq LIMIT ?"
 )
 OLD_LOGS = (
-    "SELECT seq FROM logs l WHERE l.at < ? AND "
+    "SELECT seq FROM logs l WHERE l.at < :cutoff AND l.created_at < :cutoff AND "
     "(l.flow_run_id IS NULL OR NOT EXISTS (SELECT 1 FROM flow_runs r WHERE r.id = l.flow_run_id)) "
-    "ORDER BY l.at LIMIT ?"
+    "ORDER BY l.at LIMIT :limit"
 )
-
+"""A line may be young although what it tells of is old."""
 LOG_COLUMNS = ", ".join(f"{{t}}.{name}" for name in LOGS.columns[1:])
 """What makes a `LogLine`."""
 

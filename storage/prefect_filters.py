@@ -13,6 +13,7 @@ import msgspec
 
 from ironflow.core.prefect.filters import (
     ALWAYS,
+    MAX_OFFSET,
     RESOURCES,
     Condition,
     Group,
@@ -46,27 +47,26 @@ def select_rows(selection: Selection, columns: str, now: int, most: int | None =
     order = resource.sorts.get(selection.sort) or _ORDERS[selection.sort]
     order = _fill(order, "t", now)
     limit = selection.limit if most is None else most
-    wanted = _fill(columns, "t", now)
-    branches = _branches(selection)
-    if len(branches) == 1:
-        where, values = _where(branches[0], now)
-        text = f"SELECT {wanted} FROM {resource.table} t WHERE {where} ORDER BY {order}"
-        return Query(f"{text} LIMIT ? OFFSET ?", [*values, limit, selection.offset])
-    # Each branch reads its newest rows from an index in the order of the page; one look-up a row
-    # that is wanted in the end.
-    values, parts = [], []
+    # First the rows of the page by what is narrow; bodies are read of those alone, and never sorted
+    # by the thousand.
+    branches, values, parts = _branches(selection), Values(), []
     for branch in branches:
         where, more = _where(branch, now)
-        parts.append(
-            f"SELECT * FROM (SELECT t.id FROM {resource.table} t WHERE {where} "
-            f"ORDER BY {order} LIMIT ?)"
-        )
-        values += [*more, limit + selection.offset]
+        page = f"SELECT t.rowid FROM {resource.table} t WHERE {where} ORDER BY {order} LIMIT ?"
+        if len(branches) == 1:
+            parts.append(f"{page} OFFSET ?")
+            values += [*more, limit, selection.offset]
+        else:
+            # Each branch reads its first rows from an index in the order of the page.
+            parts.append(f"SELECT * FROM ({page})")
+            values += [*more, min(limit + selection.offset, MAX_OFFSET)]
     text = (
-        f"SELECT {wanted} FROM {resource.table} t WHERE t.id IN ({' UNION ALL '.join(parts)}) "
-        f"ORDER BY {order} LIMIT ? OFFSET ?"
+        f"SELECT {_fill(columns, 't', now)} FROM {resource.table} t "
+        f"WHERE t.rowid IN ({' UNION ALL '.join(parts)}) ORDER BY {order}"
     )
-    return Query(text, [*values, limit, selection.offset])
+    if len(branches) > 1:
+        text, values = f"{text} LIMIT ? OFFSET ?", [*values, limit, selection.offset]
+    return Query(text, values)
 
 
 def count_rows(selection: Selection, now: int = 0) -> Query:
@@ -108,7 +108,9 @@ def _relate_flow_runs(others: Mapping[str, Condition], values: Values, now: int)
     flows = others.get("flows", ALWAYS)
     if flows != ALWAYS:
         inner = _express(flows, "f", values, now)
-        parts.append(f"t.flow_id IN (SELECT f.id FROM flows f WHERE {inner})")
+        # Of one flow, its runs stand in an index in the order of the page.
+        sign = "=" if _is_single(flows) else "IN"
+        parts.append(f"t.flow_id {sign} (SELECT f.id FROM flows f WHERE {inner})")
     if "task_runs" in others:
         tasks = others["task_runs"]
         inner = _express(tasks, "k", values, now)
@@ -156,6 +158,15 @@ def _is_selective(condition: Condition) -> bool:
     return any(
         isinstance(part, Test) and part.test == "in" and part.column in ("id", "flow_run_id")
         for part in parts
+    )
+
+
+def _is_single(condition: Condition) -> bool:
+    """Whether the condition can hold for one flow at most: it names it, by id or by name."""
+    if isinstance(condition, Group):
+        return not condition.either and any(map(_is_single, condition.parts))
+    return (
+        condition.test == "in" and len(condition.value) == 1 and condition.column in ("id", "name")
     )
 
 

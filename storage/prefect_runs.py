@@ -27,6 +27,7 @@ FLOW_RUNS = Table(
     (
         "flow_id", "created_at", "deployment_id", "parent_task_run_id", "parent_flow_run_id",
         "idempotency_key", "creator_id", "creator_type", "creator_name", "auto_scheduled",
+        "expected_at",
     ),
 )  # fmt: skip
 TASK_RUNS = Table(

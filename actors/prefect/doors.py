@@ -212,6 +212,8 @@ class Prefect:
         `Conflict` when there is no such flow run.
         """
         self._check_open()
+        if not info.id and info.flow_run_id is None:
+            info.id = derive_id("task_run", info.task_key, info.dynamic_key)
         info.id = info.id or self.ids.new()
         info.name = info.name or make_name(self.ids.rng)
         owner = info.flow_run_id or info.id

@@ -4,6 +4,7 @@ and tells those who follow. Old ones it deletes.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -49,6 +50,7 @@ class EventKeeper(Actor):
     def __init__(self, environment: Environment, live: Live[Event], keep: float) -> None:
         self.environment, self.live, self.keep = environment, live, keep
         self.seq = 0
+        self.alarm: asyncio.TimerHandle | None = None
         self.known: dict[str, None] = {}
 
     async def start(self) -> None:
@@ -115,4 +117,10 @@ class EventKeeper(Actor):
         return len(rows)
 
     def _later(self, seconds: float) -> None:
-        self.system.later(seconds, self.system.at(self.address), DeleteOld())
+        self.stop()
+        self.alarm = self.system.later(seconds, self.system.at(self.address), DeleteOld())
+
+    def stop(self) -> None:
+        """Nothing rings any more."""
+        if self.alarm is not None:
+            self.alarm.cancel()

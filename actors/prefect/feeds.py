@@ -1,4 +1,6 @@
-"""Events and logs of the Prefect API: their two actors, and the live feeds that they write to."""
+"""Events, logs and saved searches of the Prefect API: their actors, and the live feeds of the
+first two.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from ironflow.actors.kernel import Behavior, Ensure
 from ironflow.actors.prefect.events import EventKeeper, StoreEvents
 from ironflow.actors.prefect.live import Live
 from ironflow.actors.prefect.logs import LogKeeper, StoreLogs
+from ironflow.actors.prefect.searches import SearchKeeper
 from ironflow.core.prefect.events import Event
 from ironflow.core.prefect.logs import LogLine
 
@@ -53,6 +56,8 @@ class Feeds:
                 idle_after=None,
             )
         )
+        system.register(Behavior("prefect-searches", partial(SearchKeeper, environment)))
+        self.searches = system.ref("prefect-searches")
         self.event_keeper = system.ref("prefect-events")
         self.log_keeper = system.ref("prefect-logs")
 
@@ -73,9 +78,9 @@ class Feeds:
         """
         told = [event for event in events if is_of_task_run(event)]
         if told and self.recorder is not None:
-            await asyncio.gather(self.store_events(events), self.recorder(told))
-        else:
-            await self.store_events(events)
+            # First, so that who is told of an event finds what it says.
+            await self.recorder(told)
+        await self.store_events(events)
 
     async def store_events(self, events: Sequence[Event]) -> int:
         """Keep events; durable when it returns how many are new. Raises `Overloaded`,

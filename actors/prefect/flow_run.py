@@ -12,18 +12,27 @@ from ironflow.actors.prefect.history import CLEAN_UP_TIMER, LATE_TIMER
 from ironflow.actors.prefect.task_runs import TaskRunKeeper
 from ironflow.actors.stream import Renew
 from ironflow.core import commands as native
-from ironflow.core.errors import Conflict, NotFound
+from ironflow.core.errors import Conflict, InvalidInput, NotFound
 from ironflow.core.messages import Message
 from ironflow.core.prefect import bodies
 from ironflow.core.prefect import commands as c
 from ironflow.core.prefect import runs as r
 from ironflow.core.prefect.flow_rules import NEVER_RESUMED, decide_flow_state, is_suspended
 from ironflow.core.prefect.lists import status_of
-from ironflow.core.prefect.states import LATE, StateCreate, StateDetails, begin_state
+from ironflow.core.prefect.schemas import find_mismatches
+from ironflow.core.prefect.states import (
+    LATE,
+    RESUMING,
+    StateCreate,
+    StateDetails,
+    begin_state,
+    drop_unpersisted_data,
+)
 from ironflow.storage.ports import TIMERS, Batch
 from ironflow.storage.prefect_runs import RUN_INPUTS
 
 _encode = msgspec.json.Encoder().encode
+_parse = msgspec.json.Decoder().decode
 
 
 class FlowRunActor(TaskRunKeeper):
@@ -57,6 +66,7 @@ class FlowRunActor(TaskRunKeeper):
         situation.flow_run_id = self.key
         verdict = decide_flow_state(draft, state, situation, force=True)
         assert verdict.state is not None
+        drop_unpersisted_data(verdict.state)
         moved = r.FlowRunMoved(state=verdict.state, run_count=verdict.run_count)
         return self.record([created, moved], envelope, lambda: self.show_flow_run(201))
 
@@ -76,18 +86,40 @@ class FlowRunActor(TaskRunKeeper):
         if state is None or state.type != "PAUSED":
             reply = c.Reply(*bodies.encode_abort("The flow run is not paused."))
             return self.after_pending(envelope, reply)
+        keyset = state.state_details.run_input_keyset or {}
+        wrong = self._judge_input(keyset, message.run_input or "{}")
+        if wrong is not None:
+            reply = c.Reply(*bodies.encode_reject(wrong, state))
+            return self.after_pending(envelope, reply)
         create = StateCreate(type="RUNNING")
         if is_suspended(state):
-            create = StateCreate(type="SCHEDULED", name="Resuming")
+            create = StateCreate(type="SCHEDULED", name=RESUMING)
         entry, answer = self._decide(run, create, force=False)
         reply = c.Reply(*answer)
         if entry is None:
             return self.after_pending(envelope, reply)
         batch, entries = Batch([], [], []), list[r.FlowEntry]([entry])
-        key = (state.state_details.run_input_keyset or {}).get("response")
+        key = keyset.get("response")
         if key is not None and key not in self.history.inputs:
             entries.append(self._keep_input(batch, key, message.run_input or "{}", None))
         return self.record(entries, envelope, lambda: reply, batch=batch)
+
+    def _judge_input(self, keyset: dict[str, str], run_input: str) -> str | None:
+        """Why what a resumed run is given is not what it asked for; None when it is."""
+        if not keyset:
+            return None
+        wanted = self.history.inputs.get(keyset.get("schema", ""))
+        if wanted is None:
+            return "The run does not say what input it waits for."
+        try:
+            found = find_mismatches(_parse(wanted.value), _parse(run_input))
+        except (InvalidInput, msgspec.DecodeError) as error:
+            return f"The schema of the run's input cannot be used: {error}"
+        if not found:
+            return None
+        first = found[0]
+        where = ".".join(map(str, first.path)) or "the input"
+        return f"The input is not what the run waits for: {where}: {first.text}"
 
     def _change(self, message: c.ChangeFlowRun, envelope: Envelope) -> object:
         run = self.flow_run
@@ -182,6 +214,7 @@ class FlowRunActor(TaskRunKeeper):
         answer = bodies.encode_verdict(verdict, run.state)
         if verdict.state is None:
             return None, answer
+        drop_unpersisted_data(verdict.state)
         moved = r.FlowRunMoved(
             state=verdict.state, run_count=verdict.run_count, policy=verdict.policy
         )
@@ -225,7 +258,7 @@ class FlowRunActor(TaskRunKeeper):
         if state is None or state.type != "PAUSED":
             raise Conflict(f"run {self.key} is not paused")
         kind = "SCHEDULED" if is_suspended(state) else "RUNNING"
-        name = "Resuming" if is_suspended(state) else None
+        name = RESUMING if is_suspended(state) else None
         return self._propose(StateCreate(type=kind, name=name), envelope)  # type: ignore[arg-type]
 
     def _retry_run(self, message: native.RetryRun, envelope: Envelope) -> object:

@@ -66,6 +66,10 @@ class HistoryActor(StreamActor):
         """The stream is that of another kind of run."""
         self.info: bytes | None = None
         """What does not change of the flow run's body, once it was encoded."""
+        self.body: bytes | None = None
+        """The flow run's body, once it was encoded."""
+        self.task_bodies: dict[str, bytes] = {}
+        """The bodies of the task runs that the last commit has changed."""
         self.timers: dict[str, int] = {}
 
     @property
@@ -117,9 +121,11 @@ class HistoryActor(StreamActor):
     def flow_run_body(self) -> bytes:
         """The flow run's body as rows keep it."""
         run = self.flow_run
-        if self.info is None:
-            self.info = bodies.encode_info(run)
-        return bodies.encode_flow_run(run, self.info)
+        if self.body is None:
+            if self.info is None:
+                self.info = bodies.encode_info(run)
+            self.body = bodies.encode_flow_run(run, self.info)
+        return self.body
 
     def show_flow_run(self, status: int) -> c.Reply:
         """The flow run as it is now."""
@@ -129,7 +135,8 @@ class HistoryActor(StreamActor):
     def show_task_run(self, task: r.TaskRun, status: int) -> c.Reply:
         """A task run as it is now."""
         now = self.environment.clock.now()
-        return c.Reply(status, bodies.render_run(task, bodies.encode_task_run(task), now))
+        body = self.task_bodies.get(task.info.id) or bodies.encode_task_run(task)
+        return c.Reply(status, bodies.render_run(task, body, now))
 
     def situation(self, **facts: Any) -> Situation:
         """What a decision depends on."""
@@ -201,9 +208,9 @@ class HistoryActor(StreamActor):
             if task_run_id is not None:
                 tasks[task_run_id] = None
             elif isinstance(entry, r.FlowRunMoved):
-                flow_changed = True
+                self.body, flow_changed = None, True
             elif isinstance(entry, r.FlowRunCreated | r.FlowRunChanged):
-                self.info, flow_changed = None, True
+                self.info, self.body, flow_changed = None, None, True
             state: State | None = getattr(entry, "state", None)
             if state is not None:
                 owner, kind = task_run_id or self.key, "task_run" if task_run_id else "flow_run"
@@ -213,9 +220,11 @@ class HistoryActor(StreamActor):
 
     def _put_rows(self, tasks: dict[str, None], flow_changed: bool, batch: Batch) -> None:
         history = self.history
+        self.task_bodies = {}
         for task_run_id in tasks:
             task = history.tasks[task_run_id]
-            batch.puts.append((TASK_RUNS, task_run_row(task, bodies.encode_task_run(task))))
+            body = self.task_bodies[task_run_id] = bodies.encode_task_run(task)
+            batch.puts.append((TASK_RUNS, task_run_row(task, body)))
         run = history.flow_run
         if run is not None and flow_changed:
             batch.puts.append((FLOW_RUNS, flow_run_row(run, self.flow_run_body())))

@@ -2,16 +2,22 @@
 
 Followers pull, each with a cursor of its own; nothing is queued for them. The newest items stay in
 memory, bounded in number and in bytes, and are encoded once for all. A follower whose cursor has
-fallen out goes on from the database, so a slow one loses nothing and holds nobody up.
+fallen out goes on from the database, so a slow one loses nothing and holds nobody up. One that has
+seen everything and waits is handed what comes at once, without waking its task.
 """
 
 from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+Published = list[tuple[int, T, int]]
+"""Items as (seq, item, bytes)."""
+Take = Callable[[Published[T]], bool]
+"""What a waiting follower is handed; whether it took all of it and goes on waiting."""
 
 MOST_ITEMS = 8192
 MOST_BYTES = 16 * 1024 * 1024
@@ -31,7 +37,7 @@ class Live(Generic[T]):
         self._items: list[T] = []
         self._sizes: list[int] = []
         self._bytes = 0
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: dict[asyncio.Future[None], Take[T]] = {}
 
     def begin(self, last: int) -> None:
         """Everything up to `last` is in the database already."""
@@ -39,8 +45,13 @@ class Live(Generic[T]):
             self.last = self.base = last
             self._seqs, self._items, self._sizes, self._bytes = [], [], [], 0
 
-    def publish(self, items: list[tuple[int, T, int]]) -> None:
-        """Add items, as (seq, item, bytes), and wake whoever waits."""
+    @property
+    def waiting(self) -> int:
+        """Followers that have seen everything."""
+        return len(self._waiting)
+
+    def publish(self, items: Published[T]) -> None:
+        """Add items and hand them to whoever waits."""
         for seq, item, size in items:
             self._seqs.append(seq)
             self._items.append(item)
@@ -49,7 +60,9 @@ class Live(Generic[T]):
             self.last = seq
         if len(self._seqs) > 2 * self.most_items or self._bytes > 2 * self.most_bytes:
             self._trim()
-        self.wake()
+        for future, take in list(self._waiting.items()):
+            if not future.done() and not take(items):
+                future.set_result(None)
 
     def _trim(self) -> None:
         """Drop the oldest; seldom, because the lists move."""
@@ -70,21 +83,22 @@ class Live(Generic[T]):
         end = start + most
         return list(zip(self._seqs[start:end], self._items[start:end], strict=True))
 
-    async def wait(self, cursor: int) -> None:
-        """Return when there is something behind the cursor, or when all is over."""
-        while self.last <= cursor and not self.is_closed:
-            future = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
+    async def wait(self, cursor: int, take: Take[T]) -> None:
+        """Return when there is something behind the cursor that `take` did not take, or when all
+        is over. `take` must not raise, and move on its follower's cursor itself.
+        """
+        if self.last > cursor or self.is_closed:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[future] = take
+        try:
             await future
-
-    def wake(self) -> None:
-        """Wake everyone who waits."""
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        finally:
+            del self._waiting[future]
 
     def close(self) -> None:
         """No more will come: followers end."""
         self.is_closed = True
-        self.wake()
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)

@@ -6,6 +6,7 @@ too old.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -42,6 +43,7 @@ class LogKeeper(Actor):
     def __init__(self, environment: Environment, live: Live[LogLine], keep: float) -> None:
         self.environment, self.live, self.keep = environment, live, keep
         self.seq = 0
+        self.alarm: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Go on counting where the last life ended."""
@@ -87,7 +89,8 @@ class LogKeeper(Actor):
         cutoff = self.environment.clock.now() - int(self.keep * SECOND)
         rows = []
         try:
-            rows = await store.reader.select(OLD_LOGS, (cutoff, DELETED_AT_ONCE))
+            query = {"cutoff": cutoff, "limit": DELETED_AT_ONCE}
+            rows = await store.reader.select(OLD_LOGS, query)
             if rows:
                 batch.deletes.extend((LOGS, (seq,)) for (seq,) in rows)
                 await store.journal.commit(batch)
@@ -97,4 +100,10 @@ class LogKeeper(Actor):
         return len(rows)
 
     def _later(self, seconds: float) -> None:
-        self.system.later(seconds, self.system.at(self.address), DeleteOldLogs())
+        self.stop()
+        self.alarm = self.system.later(seconds, self.system.at(self.address), DeleteOldLogs())
+
+    def stop(self) -> None:
+        """Nothing rings any more."""
+        if self.alarm is not None:
+            self.alarm.cancel()

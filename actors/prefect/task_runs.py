@@ -12,7 +12,13 @@ from ironflow.core.errors import Conflict
 from ironflow.core.prefect import bodies
 from ironflow.core.prefect import commands as c
 from ironflow.core.prefect import runs as r
-from ironflow.core.prefect.states import State, StateCreate, begin_state, micros
+from ironflow.core.prefect.states import (
+    State,
+    StateCreate,
+    begin_state,
+    drop_unpersisted_data,
+    micros,
+)
 from ironflow.core.prefect.task_rules import decide_task_state
 from ironflow.storage.ports import Batch
 from ironflow.storage.prefect_runs import TASK_CACHES, TASK_RUNS
@@ -42,6 +48,7 @@ class TaskRunKeeper(HistoryActor):
         answer = bodies.encode_verdict(verdict, task.state)
         if verdict.state is None:
             return None, answer
+        drop_unpersisted_data(verdict.state)
         moved = r.TaskRunMoved(
             id=task.info.id,
             state=verdict.state,
@@ -146,7 +153,8 @@ class TaskRunKeeper(HistoryActor):
         await env.store.forget([self.key])
         for name in TIMER_NAMES:
             env.timers.disarm(self.address, name)
-        self.history, self.info, self.timers = r.History(self.key), None, {}
+        self.history, self.timers = r.History(self.key), {}
+        self.info, self.body, self.task_bodies = None, None, {}
         self.snapshot_version = 0
         self.cell.leave_when_quiet()
         return True

@@ -5,6 +5,7 @@ so that a slow minute of the machine falls on all of them.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import shutil
 import signal
@@ -22,8 +23,8 @@ from harness.catalog import scenarios
 from harness.scenario import Case, Figures, Role, Scenario, Setting, Side
 
 RUN = Path(__file__).resolve().parents[1] / "run.py"
-SWITCH_INTERVAL = 0.0005
-"""As in ironflow's server, for every side."""
+SWITCH_INTERVAL, COLLECT_AFTER = 0.0005, (20_000, 20, 20)
+"""Of the interpreter, as in ironflow's server, for every side that is measured in process."""
 GIVE_UP_SECONDS = 180
 LAST_WORDS = 3000
 """Characters that are shown of what a side said before it failed."""
@@ -198,6 +199,7 @@ def measure_one(order: dict[str, Any]) -> Figures:
         durability=order["durability"],
     )
     sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.set_threshold(*COLLECT_AFTER)
     try:
         import uvloop
     except ImportError:

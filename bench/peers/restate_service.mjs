@@ -26,15 +26,7 @@ const bench = restate.service({
       return value;
     },
     noop: async (ctx, value) => value,
-    // Sleeps until a moment (milliseconds since the epoch) and says by how much it was late.
-    sleeper: async (ctx, until) => {
-      await ctx.sleep(Math.max(until - Date.now(), 1));
-      lateness.push(Date.now() - until);
-    },
-    // How late sleepers were, sorted.
-    lateness: async () => [...lateness].sort((a, b) => a - b),
   },
 });
-const lateness = [];
 
 restate.serve({ services: [bench], port: Number(process.argv[2]) });

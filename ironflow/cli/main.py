@@ -50,6 +50,7 @@ VERBS = {
     ),
     "config": Entry("config", "config", "Show every setting, its value and where it comes from."),
     "db": Entry("db", "db", "Look after the database file: back up, check, export, vacuum."),
+    "sim": Entry("sim", "sim", "Play simulated disasters; say which seed breaks a law."),
     "version": Entry("version", "version", "Show the version."),
 }
 

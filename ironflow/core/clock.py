@@ -35,7 +35,8 @@ class Ids:
     """New identifiers: UUIDs of version 7 (RFC 9562), which sort by creation time."""
 
     def __init__(self, clock: Clock, rng: random.Random | None = None) -> None:
-        self.clock, self.rng = clock, rng or random.SystemRandom()
+        # Seeded by the system once; asking it for each id would be half of an id's cost.
+        self.clock, self.rng = clock, rng or random.Random()
         self._last = 0
 
     def new(self) -> str:

@@ -8,6 +8,7 @@ a body runs in this process, in a worker or behind an endpoint by the same proto
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -43,7 +44,9 @@ class Effects(Protocol):
 class Assignment(msgspec.Struct, frozen=True):
     """One execution of a run's body: what it is, what is recorded already, and where to report.
 
-    `steps` and `order` are live views of the run's record: they grow as reports are committed.
+    `steps` and `order` are live views of the run's record: they grow as reports are queued for the
+    disk. `unsettled` are the keys of steps whose end is queued and not yet durable: the body must
+    not know of it yet.
     """
 
     run_id: str
@@ -61,6 +64,7 @@ class Assignment(msgspec.Struct, frozen=True):
     effects: Effects
     record: Callable[[], Run]
     """The run's whole record, to be encoded at once: it goes on changing."""
+    unsettled: AbstractSet[str] = frozenset()
 
 
 class RunningStep(msgspec.Struct, frozen=True):
@@ -88,7 +92,12 @@ class Host(Protocol):
         ...
 
     def attach(
-        self, run_id: str, execution: int, steps: Mapping[str, Step], order: Mapping[str, list[str]]
+        self,
+        run_id: str,
+        execution: int,
+        steps: Mapping[str, Step],
+        order: Mapping[str, list[str]],
+        unsettled: AbstractSet[str],
     ) -> None:
         """The run's record is kept in these objects from now on: a body in memory must look
         there.

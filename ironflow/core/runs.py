@@ -127,11 +127,17 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
     """Change `run` by one entry that was recorded at `at`."""
     run.version += 1
     run.updated_at = at
-    # The two most frequent kinds first; `match` is a chain of isinstance checks.
-    if type(entry) is e.StepCompleted:
-        _complete_step(run, entry, at)
-        return
+    # The most frequent kinds first; `match` is a chain of isinstance checks, 0.15 us each.
     match entry:
+        case e.StepCompleted():
+            _complete_step(run, entry, at)
+        case e.RunCreated():
+            _create(run, entry, at)
+        case e.RunStarted():
+            _start(run, entry, at)
+        case e.RunCompleted():
+            run.result, run.error, run.reason = entry.result, None, None
+            _end(run, RunStatus.COMPLETED, at)
         case e.WaitStarted():
             _start_wait(run, entry, at)
         case e.WaitEnded():
@@ -141,12 +147,6 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
         case e.StepRetryDue():
             run.steps[entry.key].status = StepStatus.DUE
             run.open.pop(entry.key, None)
-        case e.StepCompleted():
-            _complete_step(run, entry, at)
-        case e.RunCreated():
-            _create(run, entry, at)
-        case e.RunStarted():
-            _start(run, entry, at)
         case e.RunWoken():
             run.status = RunStatus.RUNNING
         case e.RunQueued():
@@ -178,9 +178,6 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
             run.retry_at, run.pausing, run.crashes = None, None, 0
         case e.RunUnwinding():
             run.unwinding, run.error, run.pausing = entry, entry.error or run.error, None
-        case e.RunCompleted():
-            run.result, run.error, run.reason = entry.result, None, None
-            _end(run, RunStatus.COMPLETED, at)
         case e.RunFailed():
             run.error = entry.error
             _end(run, RunStatus.FAILED, at)

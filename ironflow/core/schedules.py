@@ -1,6 +1,7 @@
 """Cron schedules in a time zone, and what they do when the clocks change.
 
-Nothing else imports croniter. Five fields are minute, hour, day of month, month, day of week; six
+Nothing else imports croniter, and this does so for the first schedule: 1.7 MiB and 15 ms that a
+server without one does not pay. Five fields are minute, hour, day of month, month, day of week; six
 have seconds in front. Also `@hourly`, `@daily` and their like, and a prefix
 `CRON_TZ=Europe/Berlin`. If both days are restricted, either will do.
 
@@ -18,8 +19,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
-
-from croniter import CroniterError, croniter
 
 from ironflow.core.clock import SECOND, from_datetime
 from ironflow.core.errors import InvalidInput
@@ -114,6 +113,8 @@ class CronSchedule:
 
     def _match_after(self, local: datetime) -> datetime:
         """The next local time of the expression, time zones aside."""
+        from croniter import CroniterError, croniter
+
         if local < _LAST:
             whole = local.replace(microsecond=0)
             try:
@@ -198,6 +199,8 @@ def _check(text: str) -> tuple[str, str]:
     if re.search("[#l]", fields[-1]) and fields[-3] not in ("*", "?"):
         # croniter would take the one or the other, depending on the month.
         raise InvalidInput("cron", f"{text!r}: `#` and `L` need a `*` as day of month")
+    from croniter import CroniterError, croniter
+
     cron = " ".join(fields)
     try:
         # A date that never comes (30 February) is found out here, not when it is too late.

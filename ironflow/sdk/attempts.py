@@ -11,7 +11,7 @@ from ironflow.core.entries import Failure, pack
 from ironflow.core.errors import StepProcessLost, Unwound
 from ironflow.core.functions import Executor as ExecutorName
 from ironflow.core.retry import RetryPolicy
-from ironflow.core.runs import OPEN, Step, StepStatus
+from ironflow.core.runs import Step, StepStatus
 from ironflow.core.values import normalize
 from ironflow.sdk.execution import Execution, Place, current_branch
 from ironflow.sdk.failures import describe_failure, is_cancelled, step_error
@@ -128,7 +128,7 @@ async def _resume(execution: Execution, place: Place, step: Step) -> int:
     if step.status is StepStatus.FAILED:
         assert step.error is not None
         raise step_error(place.name, step.error, step.attempt)
-    if step.status in OPEN:
+    if execution.is_open(step):
         execution.check()
         group = execution.begin_wait([place.key])
         try:

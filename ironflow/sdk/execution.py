@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -110,6 +111,7 @@ class Execution:
         self.loop = executor.loop
         self.effects = assignment.effects
         self.steps, self.order = assignment.steps, assignment.order
+        self.unsettled = assignment.unsettled
         self.active = 1
         self.waits: dict[str, Group] = {}
         self.running: dict[str, tuple[str, int, int]] = {}
@@ -326,7 +328,7 @@ class Execution:
         for ended in [key] if key is not None else list(self.waits):
             group = self.waits.get(ended)
             step = self.steps.get(ended)
-            if group is None or step is None or step.status in OPEN:
+            if group is None or step is None or self.is_open(step):
                 continue
             self._unblock(group)
             future = group.futures[ended]
@@ -369,9 +371,17 @@ class Execution:
                     future.set_exception(signal())
                     future.exception()  # seen: whoever waits may be cancelled before it looks
 
-    def attach(self, steps: Mapping[str, Step], order: Mapping[str, list[str]]) -> None:
+    def attach(
+        self, steps: Mapping[str, Step], order: Mapping[str, list[str]], unsettled: AbstractSet[str]
+    ) -> None:
         """The run's record is kept in these objects from now on."""
-        self.steps, self.order = steps, order
+        self.steps, self.order, self.unsettled = steps, order, unsettled
+
+    def is_open(self, step: Step) -> bool:
+        """Whether the step still waits. An end that is not durable yet has not happened for the
+        body: were it lost, the body would have gone on with what the journal does not know.
+        """
+        return step.status in OPEN or step.key in self.unsettled
 
     def running_steps(self) -> list[RunningStep]:
         """What executes now."""

@@ -161,9 +161,31 @@ def function(
     (default), `process` (they compute for long or may have to be killed; importable functions
     only) or `loop` (they must not block). Raises `InvalidInput` naming what is wrong.
     """
+    options = {k: v for k, v in locals().items() if k != "fn"}
     if fn is None:
-        options = {k: v for k, v in locals().items() if k != "fn"}
         return lambda body: function(body, **options)
+    made = define(fn, **options)
+    registry.add(made)
+    return made
+
+
+def define(
+    fn: Callable[..., Any],
+    *,
+    id: str | None = None,
+    name: str | None = None,
+    on: On | None = None,
+    cron: str | None = None,
+    timezone: str = "UTC",
+    retry: Retry | None = None,
+    timeout: Duration | None = None,
+    input: Any = None,
+    cancel_on: str | CancelOn | Sequence[str | CancelOn] = (),
+    compensate_on: Iterable[UnwindOutcome] = ("failed",),
+    executor: Executor | None = None,
+    description: str | None = None,
+) -> Function:
+    """`function`, but what it makes is known to nobody: put it into a `Registry` of your own."""
     if not callable(fn):
         raise InvalidInput("function", f"{fn!r} is not a function")
     function_id = id or getattr(fn, "__name__", "").replace("_", "-")
@@ -186,9 +208,7 @@ def function(
         executor=_choice(executor, Executor, "executor") if executor is not None else None,
         input_schema=json_schema(input_type) or None,
     )
-    made = Function(fn, definition, input_type, takes_input)
-    registry.add(made)
-    return made
+    return Function(fn, definition, input_type, takes_input)
 
 
 def _check_id(function_id: str) -> None:

@@ -28,7 +28,7 @@ from ironflow.core.functions import EXECUTORS, compile_filter
 from ironflow.core.functions import Executor as ExecutorName
 from ironflow.core.patterns import validate_event_name, validate_pattern
 from ironflow.core.retry import RetryPolicy
-from ironflow.core.runs import OPEN, Step, StepStatus
+from ironflow.core.runs import Step, StepStatus
 from ironflow.core.values import encode_plain, normalize
 from ironflow.sdk.attempts import Call, attempt_step
 from ironflow.sdk.execution import (
@@ -219,7 +219,7 @@ class Steps:
             ended = [
                 (step.ended_at or 0, label)
                 for label, inner in places.items()
-                if (step := execution.steps.get(inner.key)) and step.status not in OPEN
+                if (step := execution.steps.get(inner.key)) and not execution.is_open(step)
             ]
             label = min(ended, key=lambda pair: pair[0])[1]
             losers = tuple(p.key for other, p in places.items() if other != label)
@@ -235,7 +235,7 @@ class Steps:
         branch = Branch(execution, execution.block(name).key + "/")
         places = self._places(branch, waits)
         await self._start_all(places, waits)
-        while any(execution.steps[p.key].status in OPEN for p in places.values()):
+        while any(execution.is_open(execution.steps[p.key]) for p in places.values()):
             await self._await_one_of([p.key for p in places.values()])
         return {
             label: await self._result(inner, waits[label], execution.steps[inner.key])
@@ -334,7 +334,7 @@ class Steps:
         """Start a wait, or find it started, and answer its step once it has ended."""
         execution = self._execution
         step = execution.steps.get(place.key)
-        if step is not None and step.status not in OPEN:
+        if step is not None and not execution.is_open(step):
             return self._ended(step)
         execution.check()
         group = execution.begin_wait([place.key])
@@ -384,14 +384,14 @@ class Steps:
         execution = self._execution
         execution.check()
         await self._start_all(places, waits)
-        if all(execution.steps[p.key].status in OPEN for p in places.values()):
+        if all(execution.is_open(execution.steps[p.key]) for p in places.values()):
             await self._await_one_of([p.key for p in places.values()])
 
     async def _await_one_of(self, keys: Sequence[str]) -> None:
         """Until one of the open steps among `keys` has ended."""
         execution = self._execution
         execution.check()
-        pending = [key for key in keys if execution.steps[key].status in OPEN]
+        pending = [key for key in keys if execution.is_open(execution.steps[key])]
         group = execution.begin_wait(pending)
         try:
             await execution.park_if_idle()

@@ -322,10 +322,6 @@ class EventSource:
         """Whether a live event is meant."""
         return self.wanted.matches(event)
 
-    def frame(self, event: Event) -> bytes:
-        """The message of a live event."""
-        return event.frame
-
     async def backfill(self, newest: int) -> AsyncIterator[list[bytes]]:
         """What there is already, oldest first."""
         wanted = self.wanted._replace(ascending=True)
@@ -364,7 +360,7 @@ async def follow_events(request: web.Request, engine: Engine) -> web.StreamRespo
         if faults:
             raise await sockets.refuse_filter(socket, faults[0])
         await engine.feeds.ready()
-        await sockets.follow(socket, EventSource(engine, wanted), backfill)
+        await sockets.follow(request, socket, EventSource(engine, wanted), backfill)
     except sockets.Closed:
         pass
     return socket

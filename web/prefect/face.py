@@ -17,7 +17,10 @@ from ironflow.web.prefect import (
     logs_api,
     run_inputs_api,
     run_states_api,
+    searches_api,
     task_runs_api,
+    ui_api,
+    unstored_api,
 )
 from ironflow.web.prefect.routing import PREFIX, add_routes
 
@@ -31,6 +34,9 @@ ROUTES = (
     *graphs_api.ROUTES,
     *events_api.ROUTES,
     *logs_api.ROUTES,
+    *searches_api.ROUTES,
+    *ui_api.ROUTES,
+    *unstored_api.ROUTES,
 )
 SOCKETS: tuple[tuple[str, Callable[[web.Request, Engine], Awaitable[web.StreamResponse]]], ...] = (
     ("/events/in", events_api.take_events),

@@ -6,10 +6,18 @@ import msgspec
 
 from ironflow.core.errors import NotFound
 from ironflow.core.prefect.faults import Refusal
+from ironflow.core.prefect.filters import MAX_LIMIT
 from ironflow.web.prefect.routing import API_VERSION, Answer, Call, Route
+from ironflow.web.prefect.sockets import CHUNK
 
 SERVER_VERSION = "3.9.1"
 """The version of Prefect that this face answers like: clients compare it with their own."""
+
+
+_EMPTY_SECTIONS = (
+    "api", "cli", "client", "cloud", "deployments", "events", "experiments", "flows", "internal",
+    "logging", "plugins", "results", "runner", "tasks", "telemetry", "testing", "worker",
+)  # fmt: skip
 
 
 class CsrfQuery(msgspec.Struct, frozen=True):
@@ -57,18 +65,21 @@ async def read_csrf_token(call: Call[CsrfQuery, None]) -> Answer:
 
 
 async def read_settings(call: Call[None, None]) -> Answer:
-    """What of Prefect's settings has a meaning here."""
+    """Prefect's settings that have a meaning here; sections without any are empty."""
+    sections: dict[str, object] = {name: {} for name in _EMPTY_SECTIONS}
     return 200, {
+        **sections,
+        "home": ".",
+        "profiles_path": "./profiles.toml",
+        "debug_mode": False,
+        "silence_api_url_misconfiguration": False,
+        "ui_url": None,
         "server": {
-            "api": {
-                "default_limit": 200,
-                "csrf_protection_enabled": False,
-                "max_parameter_size": 524288,
-            },
-            "events": {"stream_out_enabled": True, "websocket_backfill_page_size": 250},
+            "api": {"default_limit": MAX_LIMIT, "csrf_protection_enabled": False},
+            "events": {"stream_out_enabled": True, "websocket_backfill_page_size": CHUNK},
             "logs": {"stream_out_enabled": True, "stream_publishing_enabled": True},
             "ui": {"enabled": False},
-        }
+        },
     }
 
 

@@ -123,10 +123,6 @@ class LogSource:
         """Whether a live line is meant."""
         return is_wanted(self.wanted, line)
 
-    def frame(self, line: LogLine) -> bytes:
-        """The message of a live line."""
-        return line.frame
-
     async def backfill(self, newest: int) -> AsyncIterator[list[bytes]]:
         """What there is already, oldest first."""
         async for lines in _read_all(self.engine, self.wanted, newest):
@@ -155,7 +151,7 @@ async def follow_logs(request: web.Request, engine: Engine) -> web.StreamRespons
         if faults:
             raise await sockets.refuse_filter(socket, faults[0])
         await engine.feeds.ready()
-        await sockets.follow(socket, LogSource(engine, wanted), backfill)
+        await sockets.follow(request, socket, LogSource(engine, wanted), backfill)
     except sockets.Closed:
         pass
     return socket

@@ -237,6 +237,8 @@ class BodyDecoder:
         try:
             if is_too_deep(data):
                 raise RecursionError
+            if not data.isascii():
+                data.decode()  # what is only passed on must be text, too
             return self._decode(data)
         except msgspec.ValidationError as error:
             value = parse_leniently(data)

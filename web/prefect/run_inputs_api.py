@@ -15,7 +15,6 @@ from ironflow.web.prefect.routing import Answer, Call, Route
 KEY = re.compile(r"[^\s/?#%\x00-\x1f\x7f]{1,300}")
 """Keys stand in paths of requests."""
 _encode = msgspec.json.Encoder().encode
-_parse = msgspec.json.Decoder().decode
 
 
 async def resume(call: Call[None, Resume]) -> Answer:
@@ -31,11 +30,6 @@ async def create_input(call: Call[None, InputCreate]) -> Answer:
     if not KEY.fullmatch(body.key):
         text = "must have 1 to 300 characters, no white space and none of / ? # %"
         raise call.invalid([Fault(("body", "key"), "value_error", text, body.key)])
-    try:
-        _parse(body.value)
-    except (msgspec.DecodeError, RecursionError) as error:
-        text = f"must be JSON text: {error}"
-        raise call.invalid([Fault(("body", "value"), "value_error", text, body.value)]) from error
     try:
         await call.engine.prefect.add_input(call.path["id"], body.key, body.value, body.sender)
     except Conflict as error:
@@ -62,7 +56,7 @@ async def filter_inputs(call: Call[None, InputFilter]) -> Answer:
 
 
 async def read_input(call: Call[None, None]) -> Answer:
-    """The value of an input."""
+    """The value of an input, as it was given."""
     rows = await call.engine.store.reader.select(
         "SELECT value FROM run_inputs WHERE flow_run_id = ? AND key = ?",
         (call.path["id"], call.path["key"]),
@@ -70,7 +64,8 @@ async def read_input(call: Call[None, None]) -> Answer:
     )
     if not rows:
         raise NotFound("flow run input", call.path["key"])
-    return 200, rows[0][0].encode()
+    value: str = rows[0][0]
+    return 200, value.encode()
 
 
 async def delete_input(call: Call[None, None]) -> Answer:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from ironflow.actors.prefect.live import Live
+from ironflow.actors.prefect.live import Live, Published
 from ironflow.core.errors import IronflowError
 from ironflow.core.prefect.faults import Fault
 from ironflow.web.stream import LIVE
 
-T = TypeVar("T")
+T = TypeVar("T", bound="Item")
 
 PROTOCOL = "prefect"
 HEARTBEAT = 30.0
@@ -31,6 +31,10 @@ MAX_MESSAGE = 8 * 1024 * 1024
 """Bytes of one message of a client."""
 CHUNK = 256
 """Rows that are read at once for a follower that catches up."""
+MOST_TAKEN = 16
+"""Items that a follower is handed at once without waking its task."""
+MOST_BUFFERED = 64 * 1024
+"""Bytes that a client may be behind and still be handed more."""
 AUTH_SUCCESS = '{"type":"auth_success"}'
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -40,6 +44,20 @@ class Closed(Exception):
     """The conversation is over; the socket has been closed, with a reason where there was one."""
 
 
+class Item(Protocol):
+    """What a feed has: encoded once for all followers."""
+
+    @property
+    def frame(self) -> bytes:
+        """The message."""
+        ...
+
+    @property
+    def packet(self) -> bytes:
+        """The message as it goes over the wire."""
+        ...
+
+
 class Source(Protocol[T]):
     """What a follower wants to see of a feed."""
 
@@ -47,10 +65,6 @@ class Source(Protocol[T]):
 
     def is_wanted(self, item: T) -> bool:
         """Whether a live item is meant."""
-        ...
-
-    def frame(self, item: T) -> bytes:
-        """The message of a live item."""
         ...
 
     def backfill(self, newest: int) -> AsyncIterator[list[bytes]]:
@@ -131,9 +145,11 @@ async def _receive(socket: web.WebSocketResponse) -> dict[str, Any]:
         raise await close(socket, WSCloseCode.PROTOCOL_ERROR, text) from error
 
 
-async def follow(socket: web.WebSocketResponse, source: Source[Any], backfill: bool) -> None:
+async def follow(
+    request: web.Request, socket: web.WebSocketResponse, source: Source[Any], backfill: bool
+) -> None:
     """Send what is there already, then what comes, until the client or the server leaves."""
-    sender = asyncio.create_task(_send(socket, source, backfill))
+    sender = asyncio.create_task(_Follower(request, socket, source).run(backfill))
     try:
         # Someone has to read, or pings and the client's goodbye would not be heard.
         receiver = asyncio.create_task(_listen(socket))
@@ -154,30 +170,57 @@ async def _listen(socket: web.WebSocketResponse) -> None:
         pass
 
 
-async def _send(socket: web.WebSocketResponse, source: Source[Any], backfill: bool) -> None:
-    live = source.live
-    # What is committed up to here is read, what comes behind it is heard of: nothing is in both.
-    cursor = live.last
-    send = socket.send_frame
-    with contextlib.suppress(ConnectionError, IronflowError):
-        if backfill:
-            async for frames in source.backfill(cursor):
-                for frame in frames:
-                    await send(frame, WSMsgType.TEXT)
-        while True:
-            await live.wait(cursor)
-            items = live.since(cursor)
-            if items is None:
-                frames, cursor = await source.catch_up(cursor)
-                for frame in frames:
-                    await send(frame, WSMsgType.TEXT)
-                continue
-            if not items:
-                return  # closed
-            for seq, item in items:
-                if source.is_wanted(item):
-                    await send(source.frame(item), WSMsgType.TEXT)
-                cursor = seq
-            if len(items) > 1:
+class _Follower(Generic[T]):
+    """One client on its way through a feed."""
+
+    def __init__(
+        self, request: web.Request, socket: web.WebSocketResponse, source: Source[T]
+    ) -> None:
+        self.transport, self.socket, self.source = request.transport, socket, source
+        # What is committed up to here is read, what comes behind it is heard of: nothing is in
+        # both.
+        self.cursor = source.live.last
+
+    async def run(self, backfill: bool) -> None:
+        """Send until the feed is closed or the client gone."""
+        live, source = self.source.live, self.source
+        with contextlib.suppress(ConnectionError, IronflowError):
+            if backfill:
+                async for frames in source.backfill(self.cursor):
+                    await self.send(frames)
+            while True:
+                await live.wait(self.cursor, self.take)
+                items = live.since(self.cursor)
+                if items is None:
+                    frames, self.cursor = await source.catch_up(self.cursor)
+                    await self.send(frames)
+                elif not items:
+                    return  # closed
+                else:
+                    wanted = [item.frame for _, item in items if source.is_wanted(item)]
+                    self.cursor = items[-1][0]
+                    await self.send(wanted)
                 # A socket that is always ready must not keep the loop to itself.
                 await asyncio.sleep(0)
+
+    async def send(self, frames: list[bytes]) -> None:
+        """Send messages, as fast as the client reads."""
+        for frame in frames:
+            await self.socket.send_frame(frame, WSMsgType.TEXT)
+
+    def take(self, items: Published[T]) -> bool:
+        """What has just come, while the task sleeps: a few go straight to a socket that is not
+        behind.
+        """
+        transport = self.transport
+        if (
+            transport is None
+            or len(items) > MOST_TAKEN
+            or transport.get_write_buffer_size() > MOST_BUFFERED
+        ):
+            return False
+        for seq, item, _ in items:
+            if self.source.is_wanted(item):
+                transport.write(item.packet)
+            self.cursor = seq
+        return True

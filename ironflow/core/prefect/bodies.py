@@ -6,12 +6,13 @@ closing brace; `render` adds them. The rest of a row (`COLUMNS`) says what they 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from ironflow.core.clock import SECOND, to_rfc3339
-from ironflow.core.prefect.rules import AbortDetails, Details, Status, Verdict
+from ironflow.core.prefect.rules import AbortDetails, Details, RejectDetails, Status, Verdict
 from ironflow.core.prefect.runs import FlowRun, FlowRunPolicy, Progress, TaskRun, TaskRunPolicy
 from ironflow.core.prefect.states import TERMINAL, State
 
@@ -33,8 +34,8 @@ class Flow(msgspec.Struct, kw_only=True):
 
 
 class _Times(msgspec.Struct):
-    created: str
-    updated: str
+    created: str | None
+    updated: str | None
 
 
 class _FlowRunNow(msgspec.Struct):
@@ -100,8 +101,9 @@ class OrchestrationResult(msgspec.Struct):
     details: Details
 
 
+@lru_cache(4096)
 def moment(at: int | None) -> str | None:
-    """A moment on the wire."""
+    """A moment on the wire. Each stands in several bodies of a run, one after the other."""
     return None if at is None else to_rfc3339(at)
 
 
@@ -126,7 +128,7 @@ def encode_flow_run(run: FlowRun, info: bytes) -> bytes:
         run.run_time / SECOND,
         state,
     )
-    times = _encode(_Times(to_rfc3339(run.created_at), to_rfc3339(run.updated_at)))
+    times = _encode(_Times(moment(run.created_at), moment(run.updated_at)))
     return b"%b,%b,%b" % (times[:-1], info, _encode(now)[1:-1])
 
 
@@ -160,7 +162,7 @@ def encode_task_run(run: TaskRun) -> bytes:
         run.run_time / SECOND,
         state,
     )
-    times = _encode(_Times(to_rfc3339(run.created_at), to_rfc3339(run.updated_at)))
+    times = _encode(_Times(moment(run.created_at), moment(run.updated_at)))
     return b"%b,%b,%b" % (times[:-1], _encode(facts)[1:-1], _encode(now)[1:-1])
 
 
@@ -218,6 +220,11 @@ def encode_verdict(verdict: Verdict, current: State | None) -> tuple[int, bytes]
     """
     result = OrchestrationResult(verdict.state or current, verdict.status, verdict.details)
     return (200 if verdict.state is None else 201), _encode(result)
+
+
+def encode_reject(reason: str, current: State | None) -> tuple[int, bytes]:
+    """The answer to what was not even proposed, because something else is wrong."""
+    return 200, _encode(OrchestrationResult(current, "REJECT", RejectDetails(reason)))
 
 
 def encode_abort(reason: str) -> tuple[int, bytes]:

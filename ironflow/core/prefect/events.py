@@ -16,6 +16,7 @@ import orjson
 from ironflow.core.clock import from_datetime, to_rfc3339
 from ironflow.core.prefect.faults import Fault, InvalidRequest, Location, find_fault
 from ironflow.core.prefect.filters import parse_uuid
+from ironflow.core.prefect.packets import make_packet
 
 RESOURCE_ID = "prefect.resource.id"
 RESOURCE_ROLE = "prefect.resource.role"
@@ -69,6 +70,11 @@ class Event(msgspec.Struct, frozen=True, dict=True):
     def frame(self) -> bytes:
         """The message that subscribers get."""
         return b'{"type":"event","event":%s}' % self.body
+
+    @cached_property
+    def packet(self) -> bytes:
+        """That message as it goes over the wire."""
+        return make_packet(self.frame)
 
     @cached_property
     def text(self) -> str:

@@ -528,7 +528,7 @@ def parse_selection(body: Any, shape: BodyShape) -> Selection:
         page = _parse_count(body, "page", 1, faults)
         offset = min((page - 1) * limit, MAX_OFFSET)
     sort = shape.default_sort or shape.resource.default_sort
-    if shape.sorted and "sort" in body:
+    if shape.sorted and body.get("sort") is not None:
         sort = body["sort"]
         if not isinstance(sort, str) or sort not in shape.resource.sorts:
             known = ", ".join(shape.resource.sorts)
@@ -536,6 +536,13 @@ def parse_selection(body: Any, shape: BodyShape) -> Selection:
     if faults:
         raise InvalidRequest(faults, body)
     return Selection(shape.resource, conditions, sort, limit, offset, page)
+
+
+def parse_page(body: dict[str, Any]) -> tuple[int, int, list[Fault]]:
+    """Limit, offset and faults of the body of a list that has no filters. Raises `Refusal`."""
+    faults: list[Fault] = []
+    limit = _parse_limit(body.get("limit"), MAX_LIMIT, faults)
+    return limit, _parse_count(body, "offset", 0, faults), faults
 
 
 def _parse_limit(value: Any, most: int, faults: list[Fault]) -> int:
@@ -553,7 +560,7 @@ def _parse_limit(value: Any, most: int, faults: list[Fault]) -> int:
 
 
 def _parse_count(body: dict[str, Any], name: str, least: int, faults: list[Fault]) -> int:
-    if name not in body:
+    if body.get(name) is None:
         return least
     found = parse_integer(body[name])
     if found is None:

@@ -24,6 +24,7 @@ from ironflow.core.prefect.rules import (
 from ironflow.core.prefect.runs import FlowRun
 from ironflow.core.prefect.states import (
     AWAITING_RETRY,
+    RESUMING,
     SUSPENDED,
     State,
     has_persisted_data,
@@ -44,23 +45,27 @@ def _refuse_repeated(transition: Transition) -> Stop | None:
     return reject("The run has made this very transition already.")
 
 
+def _keep_result(transition: Transition) -> Stop | None:
+    """Nobody loses a result that can be had, not even by force."""
+    if is_final(transition) and not has_persisted_data(transition.proposed):
+        return reject("The run has a persisted result, which this state would lose.")
+    return None
+
+
 def _guard_terminal(transition: Transition) -> Stop | None:
-    """What has ended begins anew only where that makes sense; results are not lost."""
+    """What has ended begins anew only where that makes sense."""
     initial, proposed = transition.initial, transition.proposed
     assert initial is not None
-    if is_final(transition):
-        if proposed.type in ("RUNNING", "SCHEDULED", "PENDING"):
-            return reject("The run has completed already.")
-        if proposed.type == "COMPLETED" and not has_persisted_data(proposed):
-            return reject("The run has a persisted result, which this state would lose.")
     if proposed.type in ("PAUSED", "CANCELLING", "CRASHED"):
         return abort(f"The run has ended already: {initial.type}.")
-    if proposed.type == "SCHEDULED":
-        if transition.situation.deployment_id is None:
-            return abort("A run without a deployment cannot be scheduled again.")
-        transition.change_policy(retry_type="reschedule", pause_keys=[], resuming=False)
-    elif proposed.type == "RUNNING":
-        transition.change_policy(pause_keys=[], resuming=False)
+    if ends(proposed):
+        return None
+    if is_final(transition):
+        return reject("The run has completed already.")
+    if proposed.type == "SCHEDULED" and transition.situation.deployment_id is None:
+        return abort("A run without a deployment cannot be scheduled again.")
+    retry_type = "reschedule" if proposed.type == "SCHEDULED" else None
+    transition.change_policy(pause_keys=[], resuming=False, retry_type=retry_type)
     return None
 
 
@@ -72,11 +77,12 @@ def _cancel_without_infrastructure(transition: Transition) -> Stop | None:
     """A run that no process works on has nobody who could act on a request to cancel."""
     initial = transition.initial
     assert initial is not None
-    if transition.situation.infrastructure_pid is not None:
-        return None
     if initial.type == "PAUSED" and not initial.state_details.pause_reschedule:
         return None
-    state = transition.propose("CANCELLED", "Cancelled", transition.proposed.message)
+    has_process = transition.situation.infrastructure_pid is not None
+    if initial.type == "SCHEDULED" and has_process and initial.name != RESUMING:
+        return None
+    state = transition.propose("CANCELLED", "Cancelled", None)
     word = "suspended" if initial.type == "PAUSED" else "scheduled"
     return reject(f"Nothing executes this {word} run, so it is cancelled at once.", state)
 
@@ -120,8 +126,9 @@ def _pause(transition: Transition) -> Stop | None:
             return abort("A flow that another flow waits for cannot be suspended.")
         if situation.deployment_id is None:
             return abort("A flow without a deployment cannot be suspended.")
-    if key is not None:
-        transition.change_policy(pause_keys=[*(transition.policy.pause_keys or ()), key])
+    # One that was given no key fires once, too.
+    keys = [*(transition.policy.pause_keys or ()), key or situation.state_id]
+    transition.change_policy(pause_keys=keys)
     return None
 
 
@@ -131,7 +138,11 @@ def _resume(transition: Transition) -> Stop | None:
     assert initial is not None
     if proposed.type == "PENDING":
         return reject("A paused run cannot become PENDING.")
-    transition.change_policy(resuming=True)
+    if proposed.type == "SCHEDULED" and not initial.state_details.pause_reschedule:
+        # Its process is gone: the next one begins from the beginning, and pauses again.
+        transition.change_policy(retry_type="reschedule", pause_keys=[], resuming=False)
+    else:
+        transition.change_policy(resuming=True)
     if proposed.type not in ("RUNNING", "SCHEDULED"):
         return None
     if initial.state_details.pause_reschedule and transition.situation.deployment_id is None:
@@ -146,6 +157,7 @@ def _resume(transition: Transition) -> Stop | None:
 
 FLOW_RULES = (
     Rule(_refuse_repeated, ANY, ANY_TARGET),
+    Rule(_keep_result, types("COMPLETED"), types("COMPLETED"), always=True),
     Rule(_guard_terminal, frozenset({*ENDED}), ANY_TARGET),
     Rule(_insist_on_cancelling, types("CANCELLING"), ANY_TARGET - {"CANCELLED"}),
     Rule(
@@ -173,13 +185,12 @@ def decide_flow_state(
     transition, verdict = orchestrate(FLOW_RULES, run, proposed, situation, force=force)
     if verdict.state is None:
         return verdict
-    state, old = verdict.state, run.type
-    if state.type == "RUNNING":
-        if not transition.before.resuming:
-            verdict.run_count = run.run_count + 1
-        elif old != "PAUSED":
-            transition.change_policy(resuming=False)
-    elif old == "RUNNING" and ends(state) and transition.policy.resuming:
+    state, is_paused = verdict.state, run.type == "PAUSED"
+    # What leaves a pause is marked as resuming only from then on.
+    resuming = transition.before.resuming if is_paused else transition.policy.resuming
+    if state.type == "RUNNING" and not resuming:
+        verdict.run_count = run.run_count + 1
+    if resuming and (state.type == "RUNNING" or ends(state)) and not (is_paused and not force):
         transition.change_policy(resuming=False)
     verdict.policy = transition.policy if transition.policy_changed else None
     return verdict

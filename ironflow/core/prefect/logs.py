@@ -13,6 +13,7 @@ import orjson
 from ironflow.core.clock import from_datetime, to_rfc3339
 from ironflow.core.prefect.faults import Fault, InvalidRequest, find_fault
 from ironflow.core.prefect.filters import Condition, Group, Test, parse_uuid
+from ironflow.core.prefect.packets import make_packet
 
 MAX_LOGS = 10_000
 """Lines in one request."""
@@ -55,6 +56,11 @@ class LogLine(msgspec.Struct, frozen=True, dict=True):
     def frame(self) -> bytes:
         """The message that subscribers get."""
         return b'{"type":"log","log":%s}' % self.body
+
+    @cached_property
+    def packet(self) -> bytes:
+        """That message as it goes over the wire."""
+        return make_packet(self.frame)
 
 
 class WireLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

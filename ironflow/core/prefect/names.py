@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-_FIRST = (  # noqa: SIM905 - easier to read and to add to
+_ADJECTIVES = (
     "amber ample azure brave brisk broad calm candid chrome civil clear clever copper coral cosmic "
     "crisp deft dusky eager early fabled fair fleet fond frank frosty gentle gilded glad golden "
     "grand hardy hazel honest humble ivory jolly keen kind lively loyal lucid lunar mellow merry "
@@ -12,8 +12,8 @@ _FIRST = (  # noqa: SIM905 - easier to read and to add to
     "quiet rapid rosy ruby rustic sable sage scarlet serene sharp silent silver sleek solar "
     "stellar steady stout sturdy sunny swift tawny tidy trusty umber upbeat velvet vivid warm "
     "wise witty zesty"
-).split()
-_SECOND = (  # noqa: SIM905
+)
+_ANIMALS = (
     "adder albatross antelope auk badger beaver bison bittern bobcat buzzard caribou chamois "
     "cheetah condor cormorant crane curlew dingo dolphin dormouse eagle egret eland elk ermine "
     "falcon ferret finch fox gannet gazelle gecko gibbon goshawk grebe grouse hare harrier hawk "
@@ -22,7 +22,8 @@ _SECOND = (  # noqa: SIM905
     "panther pelican petrel pika plover puffin puma quail raven robin sable salmon seal serval "
     "shrike skua snipe starling stoat stork swallow swan swift tapir tern thrush toucan vole "
     "walrus weasel wigeon wolf wren yak zebra"
-).split()
+)
+_FIRST, _SECOND = _ADJECTIVES.split(), _ANIMALS.split()
 
 
 def make_name(rng: random.Random) -> str:

@@ -21,7 +21,6 @@ from ironflow.core.prefect.runs import FlowRunPolicy, Progress, TaskRunPolicy
 from ironflow.core.prefect.states import (
     STATE_TYPES,
     TERMINAL,
-    UNPERSISTED,
     State,
     StateCreate,
     StateType,
@@ -74,6 +73,9 @@ class Situation(msgspec.Struct, kw_only=True):
     flow_state: State | None = None
     """For a task run: the state of its flow run."""
     flow_run_count: int = 0
+    """For a task run: how often its flow run has run."""
+    flow_run_run_count: int = 0
+    """For a task run: how often its flow run had run when the task run last ran."""
     has_flow: bool = False
     cached: State | None = None
     """For a task run: the completed state that the cache has for its key."""
@@ -193,6 +195,7 @@ def orchestrate(
         if stop.state is None:
             return transition, Verdict(status=status, details=details)
         transition.proposed = stop.state
+        transition.run_count = run.run_count
         break
     _finish(transition)
     return transition, Verdict(
@@ -205,18 +208,13 @@ def orchestrate(
 
 
 def _finish(transition: Transition) -> None:
-    """What holds of every state that is entered: it names its run, and has no data that only a
-    client could have had.
-    """
+    """What holds of every state that is entered: it names its run."""
     state, situation = transition.proposed, transition.situation
     details = state.state_details
     details.flow_run_id = situation.flow_run_id  # type: ignore[assignment]
     details.task_run_id = situation.task_run_id  # type: ignore[assignment]
     if situation.child_flow_run_id is not None:
         details.child_flow_run_id = situation.child_flow_run_id  # type: ignore[assignment]
-    data = bytes(state.data)
-    if UNPERSISTED.encode() in data and data.startswith(b"{") and not has_persisted_data(state):
-        state.data = msgspec.Raw(b"null")
 
 
 # -- rules that flow runs and task runs share -----------------------------------------------------

@@ -7,6 +7,7 @@ Its `data` is opaque JSON and comes back as it went in.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Literal
 from uuid import UUID
 
@@ -27,6 +28,7 @@ TERMINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 AWAITING_RETRY = "AwaitingRetry"
 LATE = "Late"
 SUSPENDED = "Suspended"
+RESUMING = "Resuming"
 
 NULL = msgspec.Raw(b"null")
 UNPERSISTED = "unpersisted"
@@ -66,7 +68,7 @@ class StateCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     state_details: StateDetails = msgspec.field(default_factory=StateDetails)
 
 
-class State(msgspec.Struct, kw_only=True):
+class State(msgspec.Struct, kw_only=True, dict=True):
     """A state of a run. `timestamp` in UTC."""
 
     id: str
@@ -77,7 +79,7 @@ class State(msgspec.Struct, kw_only=True):
     data: msgspec.Raw = NULL
     state_details: StateDetails = msgspec.field(default_factory=StateDetails)
 
-    @property
+    @cached_property
     def at(self) -> int:
         """The timestamp in microseconds."""
         return from_datetime(self.timestamp)
@@ -147,5 +149,13 @@ def has_persisted_data(state: State) -> bool:
     return _decode_result(data).type != UNPERSISTED
 
 
+def drop_unpersisted_data(state: State) -> None:
+    """Do not keep data that says only that its result was not persisted."""
+    data = bytes(state.data)
+    if _UNPERSISTED in data and data.startswith(b"{") and not has_persisted_data(state):
+        state.data = NULL
+
+
+_UNPERSISTED = UNPERSISTED.encode()
 encode_state = msgspec.json.Encoder().encode
 decode_state = msgspec.json.Decoder(State).decode

@@ -17,6 +17,7 @@ from ironflow.core.prefect.rules import (
     Transition,
     Verdict,
     abort,
+    ends,
     is_final,
     orchestrate,
     reject,
@@ -36,23 +37,25 @@ def _take_from_cache(transition: Transition) -> Stop | None:
     details = transition.proposed.state_details
     if cached is None or details.cache_key is None or details.refresh_cache:
         return None
-    state = transition.propose("COMPLETED", CACHED, cached.message, cache_key=details.cache_key)
-    state.data = cached.data
+    state = transition.propose("COMPLETED", CACHED, cached.message)
+    state.data, state.state_details = cached.data, msgspec.structs.replace(cached.state_details)
     return reject("The result is taken from the cache.", state)
 
 
 def _guard_terminal(transition: Transition) -> Stop | None:
-    """A result that can be had is kept; a task that begins anew counts from one."""
-    initial, proposed = transition.initial, transition.proposed
+    """A result that can be had is kept; a task that begins anew counts from one, and says so when
+    its flow is tried again.
+    """
+    initial, proposed, situation = transition.initial, transition.proposed, transition.situation
     assert initial is not None
-    if is_final(transition):
-        return reject("The run has completed already.")
     if proposed.type in ("PAUSED", "CANCELLING", "CRASHED"):
         return abort(f"The run has ended already: {initial.type}.")
-    if proposed.type == "RUNNING":
+    if is_final(transition):
+        return reject("The run has completed already.")
+    if not ends(proposed):
         transition.run_count = 0
-        if proposed.name == "Running":
-            proposed.name = RETRYING
+    if proposed.type == "RUNNING" and situation.flow_run_run_count < situation.flow_run_count:
+        proposed.name = RETRYING
     return None
 
 
@@ -69,10 +72,9 @@ def _need_running_flow(transition: Transition) -> Stop | None:
         state = transition.propose(
             "PAUSED",
             "NotReady",
-            transition.proposed.message,
+            None,
             pause_timeout=details.pause_timeout,
             pause_reschedule=details.pause_reschedule,
-            pause_key=details.pause_key,
         )
         return reject(f"The flow run {situation.flow_run_id} is paused.", state)
     return None
@@ -136,9 +138,11 @@ def decide_task_state(
 ) -> TaskVerdict:
     """What becomes of a state that is proposed for a task run."""
     situation.task_policy = run.info.empirical_policy
+    situation.flow_run_run_count = run.flow_run_run_count
     transition, verdict = orchestrate(TASK_RULES, run, proposed, situation, force=force)
     count = run.flow_run_run_count
     if verdict.state is not None and verdict.state.type == "RUNNING":
         verdict.run_count = transition.run_count + 1
-        count = situation.flow_run_count
+        if not force:
+            count = situation.flow_run_count
     return TaskVerdict(verdict=verdict, flow_run_run_count=count)

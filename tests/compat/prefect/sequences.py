@@ -163,6 +163,9 @@ def flow_sequence(seed: int) -> list[Operation]:
             made.add("PATCH", "/flow_runs/{run}", {"empirical_policy": policy})
         else:
             body = {"state": made.state(FLOW_STATES), "force": made.chance(0.1)}
+            if body["force"] and body["state"]["type"] == "PAUSED":
+                # Suspended without a deployment: only force can do that, and nothing leaves it.
+                body["state"]["state_details"]["pause_reschedule"] = False
             made.add("POST", "/flow_runs/{run}/set_state", body)
         if made.chance(0.6):
             made.add("GET", "/flow_runs/{run}")
@@ -197,7 +200,7 @@ def task_sequence(seed: int) -> list[Operation]:
         }
     made.add("POST", "/task_runs/", task, keep="task")
     made.last = task.get("state", {"type": "PENDING"})["type"]
-    if made.chance(0.3):
+    if made.chance(0.3) and task["flow_run_id"]:
         made.add("POST", "/task_runs/", task)
     for _ in range(made.rng.randint(4, 9)):
         if made.chance(0.1):

@@ -68,12 +68,12 @@ def compare(real: Server, ours: Server, operations: list[Operation]) -> None:
         assert not found, f"{said}\n-- " + "\n-- ".join(found)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(60))
 def test_flow_runs_take_the_same_states(real: Server, ours: Server, seed: int) -> None:
     compare(real, ours, flow_sequence(seed))
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(60))
 def test_task_runs_take_the_same_states(real: Server, ours: Server, seed: int) -> None:
     compare(real, ours, task_sequence(1000 + seed))
 

@@ -1,0 +1,510 @@
+"""Filters of the Prefect API: SQL over real tables finds exactly what a plain reading of the filter
+finds row by row, on every store alike.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ironflow.core.prefect.faults import InvalidRequest, Refusal
+from ironflow.core.prefect.filters import (
+    FLOW_RUNS,
+    FLOWS,
+    STATE_TYPES,
+    TASK_RUNS,
+    BodyShape,
+    parse_selection,
+)
+from ironflow.storage.prefect_filters import count_rows, select_rows
+from ironflow.storage.prefect_runs import FLOW_RUNS as FLOW_RUN_TABLE
+from ironflow.storage.prefect_runs import FLOWS as FLOW_TABLE
+from ironflow.storage.prefect_runs import TASK_RUNS as TASK_RUN_TABLE
+from ironflow.storage.relational import Relations
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+EVERYTHING = ("flows", "flow_runs", "task_runs", "deployments", "work_pools", "work_pool_queues")
+IDS = [f"{n:08x}-0000-4000-8000-000000000000" for n in range(4)]
+NAMES = ["Alpha", "beta", "be%ta", "B_ta", "über"]
+TAGS = ["red", "green", "a'b", ""]
+TYPES = ["RUNNING", "COMPLETED", "FAILED"]
+
+
+def micros(second: int) -> int:
+    return int((EPOCH + timedelta(seconds=second)).timestamp()) * 1_000_000
+
+
+def moment(second: int) -> str:
+    return (EPOCH + timedelta(seconds=second)).isoformat()
+
+
+# -- rows -----------------------------------------------------------------------------------------
+
+seconds = st.integers(0, 2)
+perhaps = lambda values: st.none() | values  # noqa: E731
+names, ids = st.sampled_from(NAMES), st.sampled_from(IDS)
+tags = st.lists(st.sampled_from(TAGS), max_size=3, unique=True)
+
+
+def rows(**columns: st.SearchStrategy[Any]) -> st.SearchStrategy[list[dict[str, Any]]]:
+    row = st.fixed_dictionaries(columns)
+    return st.lists(row, min_size=2, max_size=4, unique_by=lambda r: r["id"])
+
+
+run_columns = {
+    "id": ids,
+    "name": names,
+    "tags": tags,
+    "state_type": perhaps(st.sampled_from(TYPES)),
+    "state_name": perhaps(st.sampled_from(["Running", "Late"])),
+    "started_at": perhaps(seconds),
+    "expected_at": perhaps(seconds),
+    "ended_at": perhaps(seconds),
+    "next_scheduled_at": perhaps(seconds),
+}
+flow_rows = rows(id=ids, tags=tags)
+flow_run_rows = rows(
+    **run_columns,
+    flow_id=ids,
+    deployment_id=perhaps(ids),
+    parent_task_run_id=perhaps(ids),
+    parent_flow_run_id=perhaps(ids),
+    idempotency_key=perhaps(names),
+    work_queue_name=perhaps(names),
+    flow_version=perhaps(names),
+    creator_id=perhaps(ids),
+    creator_type=perhaps(names),
+)
+task_run_rows = rows(**run_columns, flow_run_id=perhaps(ids))
+databases = st.fixed_dictionaries(
+    {"flows": flow_rows, "flow_runs": flow_run_rows, "task_runs": task_run_rows}
+)
+DEFAULTS = {
+    "created_at": 0, "updated_at": 0, "auto_scheduled": 0, "run_count": 0, "run_time": 0,
+    "body": b"{}", "dynamic_key": "0",
+}  # fmt: skip
+MOMENTS = {"started_at", "expected_at", "ended_at", "next_scheduled_at"}
+
+
+def fill(relations: Relations, data: dict[str, list[dict[str, Any]]]) -> None:
+    tables = {"flows": FLOW_TABLE, "flow_runs": FLOW_RUN_TABLE, "task_runs": TASK_RUN_TABLE}
+    for name, table in tables.items():
+        relations.connection.execute(f"DELETE FROM {name}")
+        for number, row in enumerate(data[name]):
+            found = {**DEFAULTS, "task_key": str(number), **row}
+            if name == "flows":
+                found["name"] = f"{NAMES[number]}"
+            found["tags"] = json.dumps(row["tags"])
+            found |= {
+                key: micros(found[key]) for key in MOMENTS & found.keys() if found[key] is not None
+            }
+            relations.put(table, tuple(found.get(column) for column in table.columns))
+
+
+# -- filters --------------------------------------------------------------------------------------
+
+truths = st.booleans()
+
+
+@st.composite
+def some(draw: st.DrawFn, **parts: st.SearchStrategy[Any]) -> dict[str, Any]:
+    """One or two of the parts: with more, hardly a row would ever be found."""
+    chosen = draw(st.lists(st.sampled_from(sorted(parts)), min_size=1, max_size=2, unique=True))
+    found = {name: draw(parts[name]) for name in chosen}
+    if "operator" in parts and len(chosen) == 2:
+        found.setdefault("operator", draw(parts["operator"]))
+    return found
+
+
+def among(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+    return st.lists(values, max_size=3)
+
+
+operators = st.sampled_from(["and_", "or_"])
+spans = {"before_": seconds.map(moment), "after_": seconds.map(moment)}
+likes = st.sampled_from(["a", "B", "%", "_", "ÜB", ""])
+field_id = some(any_=among(ids), not_any_=among(ids))
+field_name = some(any_=among(names), like_=likes)
+tag = st.sampled_from(TAGS)
+states = {
+    "type": some(any_=among(st.sampled_from(TYPES))),
+    "name": some(any_=among(st.just("Late"))),
+}
+not_states = {
+    "type": some(any_=among(st.sampled_from(TYPES)), not_any_=among(st.sampled_from(TYPES))),
+    "name": some(any_=among(st.just("Late")), not_any_=among(st.just("Late"))),
+}
+flow_filters = some(
+    operator=operators,
+    id=field_id,
+    name=field_name,
+    tags=some(operator=operators, all_=among(tag), is_null_=truths),
+    deployment=some(is_null_=truths),
+)
+flow_run_filters = some(
+    operator=operators,
+    id=field_id,
+    name=field_name,
+    tags=some(operator=operators, all_=among(tag), any_=among(tag), is_null_=truths),
+    deployment_id=some(operator=operators, any_=among(ids), is_null_=truths),
+    work_queue_name=some(operator=operators, any_=among(names), is_null_=truths),
+    state=some(operator=operators, **not_states),
+    flow_version=some(any_=among(names)),
+    start_time=some(**spans, is_null_=truths),
+    end_time=some(**spans, is_null_=truths),
+    expected_start_time=some(**spans),
+    next_scheduled_start_time=some(**spans),
+    parent_flow_run_id=some(operator=operators, any_=among(ids)),
+    parent_task_run_id=some(operator=operators, any_=among(ids), is_null_=truths),
+    idempotency_key=some(any_=among(names), not_any_=among(names)),
+    created_by=some(operator=operators, id_=among(ids), type_=among(names), is_null_=truths),
+)
+task_run_filters = some(
+    operator=operators,
+    id=some(any_=among(ids)),
+    name=field_name,
+    tags=some(operator=operators, all_=among(tag), is_null_=truths),
+    state=some(operator=operators, **states),
+    start_time=some(**spans, is_null_=truths),
+    end_time=some(**spans, is_null_=truths),
+    expected_start_time=some(**spans),
+    subflow_runs=some(exists_=truths),
+    flow_run_id=some(operator=operators, any_=among(ids), is_null_=truths),
+)
+FILTERS = {"flows": flow_filters, "flow_runs": flow_run_filters, "task_runs": task_run_filters}
+
+
+# -- the plain reading ----------------------------------------------------------------------------
+
+
+def like(value: str, pattern: str) -> bool:
+    """What LIKE '%pattern%' says, ASCII letters alike."""
+    lower = {c: c + 32 for c in range(65, 91)}
+    value, pattern = value.translate(lower), f"%{pattern}%".translate(lower)
+    reachable = {0}
+    for char in pattern:
+        if char == "%":
+            reachable = {n for start in reachable for n in range(start, len(value) + 1)}
+        else:
+            reachable = {n + 1 for n in reachable if n < len(value) and char in ("_", value[n])}
+    return len(value) in reachable
+
+
+def holds(operator: str, value: Any, wanted: Any) -> bool:
+    """One operator; a comparison with nothing never holds."""
+    match operator:
+        case "any_" | "id_" | "type_":
+            return value in wanted and value is not None
+        case "not_any_":
+            return not wanted or (value is not None and value not in wanted)
+        case "like_":
+            return like(value, wanted)
+        case "before_":
+            return value is not None and micros(value) <= stamp(wanted)
+        case "after_":
+            return value is not None and micros(value) >= stamp(wanted)
+        case "is_null_":
+            return (value is None) == wanted
+    raise AssertionError(operator)
+
+
+def tags_hold(operator: str, value: Any, found: list[str]) -> bool:
+    if operator == "is_null_":
+        return (not found) == value
+    return set(value) <= set(found) if operator == "all_" else bool(set(value) & set(found))
+
+
+def stamp(text: str) -> int:
+    return int(datetime.fromisoformat(text).timestamp()) * 1_000_000
+
+
+def joined(results: list[bool], part: dict[str, Any]) -> bool:
+    if not results:
+        return True
+    return any(results) if part.get("operator") == "or_" else all(results)
+
+
+COLUMNS = {
+    "end_time": "ended_at",
+    "expected_start_time": "expected_at",
+    "next_scheduled_start_time": "next_scheduled_at",
+    "start_time": "started_at",
+}
+
+
+def field_holds(kind: str, name: str, part: dict[str, Any], row: dict[str, Any], data: Any) -> Any:
+    """Whether a field of a filter holds, None when it says nothing."""
+    asked = {key: value for key, value in part.items() if key != "operator"}
+    if kind == "task_runs" and name == "flow_run_id":
+        if asked.get("is_null_"):
+            return row["flow_run_id"] is None
+        if "any_" not in asked:
+            return row["flow_run_id"] is not None
+        return row["flow_run_id"] in asked["any_"]
+    if name == "subflow_runs":
+        exists = any(run["parent_task_run_id"] == row["id"] for run in data["flow_runs"])
+        return exists == asked["exists_"] if asked else None
+    if name == "deployment":
+        return asked["is_null_"] if asked else None
+    if name == "state":
+        results = []
+        for inner, column in (("type", "state_type"), ("name", "state_name")):
+            if part.get(inner):
+                results.append(all(holds(op, row[column], v) for op, v in part[inner].items()))
+        return joined(results, part) if results else None
+    results = []
+    for operator, value in asked.items():
+        if name == "tags":
+            results.append(tags_hold(operator, value, row["tags"]))
+            continue
+        found = row.get(COLUMNS.get(name, name))
+        if name == "start_time" and kind == "flow_runs" and operator != "is_null_":
+            found = row["started_at"] if row["started_at"] is not None else row["expected_at"]
+        if name == "created_by":
+            found = row["creator_type"] if operator == "type_" else row["creator_id"]
+            if operator == "is_null_":
+                found = found if found is not None else row["creator_type"]
+        results.append(holds(operator, found, value))
+    return joined(results, part) if results else None
+
+
+def row_holds(kind: str, wanted: dict[str, Any], row: dict[str, Any], data: Any) -> bool:
+    found = [
+        field_holds(kind, name, part, row, data)
+        for name, part in wanted.items()
+        if name != "operator"
+    ]
+    return joined([result for result in found if result is not None], wanted)
+
+
+def plainly(kind: str, body: dict[str, Any], data: dict[str, Any]) -> set[str]:
+    """The ids of the rows that a body asks for."""
+    if {"deployments", "work_pools", "work_pool_queues"} & body.keys():
+        return set()
+
+    def fits(other: str, row: dict[str, Any]) -> bool:
+        return row_holds(other, body.get(other, {}), row, data)
+
+    def runs_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+        return [run for run in data["flow_runs"] if run["flow_id"] == row["id"]]
+
+    def tasks_of(run: dict[str, Any]) -> list[dict[str, Any]]:
+        return [task for task in data["task_runs"] if task["flow_run_id"] == run["id"]]
+
+    def flow_fits(run: dict[str, Any]) -> bool:
+        # A filter that says nothing does not ask whether the flow is there.
+        says = parse_selection(body, BodyShape(FLOWS, ("flows",), paged="")).conditions["flows"]
+        if says == ():
+            return True
+        return any(flow["id"] == run["flow_id"] and fits("flows", flow) for flow in data["flows"])
+
+    found = set()
+    for row in data[kind]:
+        if not fits(kind, row):
+            continue
+        good = True
+        if kind == "flow_runs":
+            good = "flows" not in body or _silent(body["flows"]) or flow_fits(row)
+            if "task_runs" in body:
+                good = good and any(fits("task_runs", task) for task in tasks_of(row))
+        elif kind == "task_runs" and {"flows", "flow_runs"} & body.keys():
+            good = any(
+                run["id"] == row["flow_run_id"]
+                and fits("flow_runs", run)
+                and ("flows" not in body or _silent(body["flows"]) or flow_fits(run))
+                for run in data["flow_runs"]
+            )
+        elif kind == "flows" and {"flow_runs", "task_runs"} & body.keys():
+            good = any(
+                fits("flow_runs", run)
+                and ("task_runs" not in body or any(fits("task_runs", t) for t in tasks_of(run)))
+                for run in runs_of(row)
+            )
+        if good:
+            found.add(row["id"])
+    return found
+
+
+def _silent(wanted: dict[str, Any]) -> bool:
+    """Whether a filter says nothing at all."""
+    shape = BodyShape(FLOWS, ("flows",), paged="")
+    return not getattr(parse_selection({"flows": wanted}, shape).conditions["flows"], "parts", True)
+
+
+@pytest.fixture(scope="module")
+def relations() -> Relations:
+    return Relations()
+
+
+bodies = some(**FILTERS) | some(**FILTERS, deployments=st.just({}), work_pools=st.just({}))
+
+
+@given(data=databases, body=bodies, kind=st.sampled_from(["flows", "flow_runs", "task_runs"]))
+def test_sql_finds_what_a_plain_reading_finds(
+    relations: Relations, data: dict[str, Any], body: dict[str, Any], kind: str
+) -> None:
+    for number, flow in enumerate(data["flows"]):
+        flow["name"] = NAMES[number]
+    fill(relations, data)
+    resource = {"flows": FLOWS, "flow_runs": FLOW_RUNS, "task_runs": TASK_RUNS}[kind]
+    selection = parse_selection(body, BodyShape(resource, EVERYTHING))
+    found = [row[0] for row in relations.select(*select_rows(selection, "{t}.id", 0))]
+    assert sorted(found) == sorted(plainly(kind, body, data))
+    ((count,),) = relations.select(*count_rows(selection))
+    assert count == len(found)
+
+
+@given(
+    data=databases,
+    wanted=flow_run_filters,
+    sort=st.sampled_from(sorted(FLOW_RUNS.sorts)),
+    size=st.integers(1, 3),
+)
+def test_pages_are_a_division_of_the_whole_in_its_order(
+    relations: Relations, data: dict[str, Any], wanted: dict[str, Any], sort: str, size: int
+) -> None:
+    for number, flow in enumerate(data["flows"]):
+        flow["name"] = NAMES[number]
+    fill(relations, data)
+    shape = BodyShape(FLOW_RUNS, EVERYTHING)
+    body = {"flow_runs": wanted, "sort": sort}
+    whole = relations.select(*select_rows(parse_selection(body, shape), "{t}.id", 0))
+    pages: list[Any] = []
+    for offset in range(0, len(whole) + 1, size):
+        page = parse_selection({**body, "limit": size, "offset": offset}, shape)
+        pages += relations.select(*select_rows(page, "{t}.id", 0))
+    assert pages == whole
+    column = FLOW_RUNS.sorts[sort].replace("{t}", "t")
+    plain = relations.select(f"SELECT t.id FROM flow_runs t ORDER BY {column}", ())
+    assert whole == [row for row in plain if row in whole]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+fields = st.sampled_from(
+    ["id", "name", "tags", "state", "start_time", "operator", "flow_run_id", "parent_task_run_id"]
+)
+keys = st.sampled_from(["any_", "like_", "before_", "is_null_", "operator", "type", "not_any_"])
+hostile = json_values | st.dictionaries(
+    fields, json_values | st.dictionaries(keys, json_values, max_size=2), max_size=3
+)
+
+
+def parse_or_refuse(body: Any) -> Any:
+    try:
+        return parse_selection(body, BodyShape(FLOW_RUNS, EVERYTHING))
+    except (InvalidRequest, Refusal) as refused:
+        return refused
+
+
+@given(
+    body=st.dictionaries(
+        st.sampled_from([*EVERYTHING, "sort", "limit", "offset", "x"]), hostile, max_size=4
+    )
+    | json_values,
+)
+def test_any_json_is_a_filter_or_refused(relations: Relations, body: Any) -> None:
+    selection = parse_or_refuse(body)
+    if isinstance(selection, InvalidRequest):
+        assert selection.faults
+        assert all(fault.where[0] == "body" and fault.text for fault in selection.faults)
+        return
+    if isinstance(selection, Refusal):
+        assert selection.status == 422
+        return
+    relations.select(*select_rows(selection, "{t}.id", 0))
+    assert 0 <= selection.limit <= 200
+
+
+@pytest.mark.parametrize(
+    ("body", "where", "kind"),
+    [
+        ({"flow_runs": {"nope": {}}}, ("body", "flow_runs", "nope"), "extra_forbidden"),
+        (
+            {"flow_runs": {"name": {"eq_": 1}}},
+            ("body", "flow_runs", "name", "eq_"),
+            "extra_forbidden",
+        ),
+        ({"flow_runs": {"operator": "xor_"}}, ("body", "flow_runs", "operator"), "enum"),
+        (
+            {"flow_runs": {"id": {"any_": ["x"]}}},
+            ("body", "flow_runs", "id", "any_", 0),
+            "uuid_parsing",
+        ),
+        (
+            {"flow_runs": {"tags": {"all_": "x"}}},
+            ("body", "flow_runs", "tags", "all_"),
+            "list_type",
+        ),
+        (
+            {"flow_runs": {"state": {"type": {"any_": ["NO"]}}}},
+            ("body", "flow_runs", "state", "type", "any_", 0),
+            "enum",
+        ),
+        (
+            {"flow_runs": {"start_time": {"before_": "soon"}}},
+            ("body", "flow_runs", "start_time", "before_"),
+            "datetime_parsing",
+        ),
+        ({"flow_runs": 5}, ("body", "flow_runs"), "model_attributes_type"),
+        ({"sort": "SIDEWAYS"}, ("body", "sort"), "enum"),
+        ({"offset": -1}, ("body", "offset"), "greater_than_equal"),
+        ({"limit": "many"}, ("body", "limit"), "int_parsing"),
+        (
+            {"deployments": {"paused": {"eq_": "x"}}},
+            ("body", "deployments", "paused", "eq_"),
+            "bool_type",
+        ),
+    ],
+)
+def test_faults_name_the_place(body: Any, where: tuple[Any, ...], kind: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_selection(body, BodyShape(FLOW_RUNS, EVERYTHING))
+    assert [(fault.where, fault.kind) for fault in refused.value.faults] == [(where, kind)]
+
+
+@pytest.mark.parametrize(("limit", "word"), [(201, "less"), (-1, "greater")])
+def test_a_limit_out_of_range_is_refused(limit: int, word: str) -> None:
+    with pytest.raises(Refusal, match=f"must be {word} than or equal to") as refused:
+        parse_selection({"limit": limit}, BodyShape(FLOW_RUNS, EVERYTHING))
+    assert refused.value.status == 422
+
+
+@pytest.mark.parametrize(
+    ("field", "column"),
+    [
+        ("expected_start_time", "expected_at"),
+        ("end_time", "ended_at"),
+        ("next_scheduled_start_time", "next_scheduled_at"),
+        ("start_time", "started_at"),
+        ("start_time", "expected_at"),
+    ],
+)
+def test_before_and_after_include_the_moment_itself(
+    relations: Relations, field: str, column: str
+) -> None:
+    """A run that has not started is found by when it is expected to."""
+    empty = dict.fromkeys(run_columns)
+    runs = [
+        {**empty, "id": IDS[n], "flow_id": IDS[0], "name": "x", "tags": [], column: n}
+        for n in range(3)
+    ]
+    fill(relations, {"flows": [], "flow_runs": runs, "task_runs": []})
+    shape = BodyShape(FLOW_RUNS, EVERYTHING)
+    for operator, found in (("before_", IDS[:2]), ("after_", IDS[1:3])):
+        selection = parse_selection({"flow_runs": {field: {operator: moment(1)}}}, shape)
+        rows = relations.select(*select_rows(selection, "{t}.id", 0))
+        assert sorted(row[0] for row in rows) == found
+
+
+def test_every_state_is_known() -> None:
+    body = {"flow_runs": {"state": {"type": {"any_": list(STATE_TYPES)}}}}
+    assert parse_selection(body, BodyShape(FLOW_RUNS, EVERYTHING)).conditions
