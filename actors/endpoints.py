@@ -34,6 +34,7 @@ from ironflow.core.errors import InvalidInput, IronflowError, NotFound, Suspende
 from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.functions import Definition, Endpoint, FunctionSpec, compile_spec
 from ironflow.core.runs import Step
+from ironflow.core.workflow_state import WorkflowState
 
 if TYPE_CHECKING:
     from ironflow.actors.system import System
@@ -247,6 +248,7 @@ class Endpoints:
         steps: Mapping[str, Step],
         order: Mapping[str, list[str]],
         unsettled: AbstractSet[str],
+        workflow: WorkflowState | None = None,
     ) -> None:
         """Nothing: an endpoint has a copy of the record."""
 

@@ -20,6 +20,7 @@ from ironflow.actors.endings import Endings
 from ironflow.actors.endpoints import Endpoints, breaker_key
 from ironflow.actors.environment import Environment
 from ironflow.actors.fleet import LEASE, Fleet
+from ironflow.actors.handlers import HandlerActor
 from ironflow.actors.hosts import Hosts, Slots
 from ironflow.actors.janitor import Janitor
 from ironflow.actors.kernel import Behavior, Ensure, Ref
@@ -35,6 +36,7 @@ from ironflow.actors.schedule import ScheduleActor
 from ironflow.actors.system import System
 from ironflow.actors.timers import Timers
 from ironflow.actors.worker import WorkerActor
+from ironflow.actors.workflows import Workflows
 from ironflow.core import commands as c
 from ironflow.core.blockages import Blockages
 from ironflow.core.clock import Clock, Ids, derive_id
@@ -124,6 +126,7 @@ class Engine:
         self.draining = False
         make = self.environment
         self.system.register(Behavior("run", partial(RunActor, make), bound=10_000))
+        self.system.register(Behavior("handler", partial(HandlerActor, make)))
         self.system.register(Behavior("schedule", partial(ScheduleActor, make)))
         self.system.register(
             Behavior("router", partial(Router, make), bound=100_000, idle_after=None)
@@ -140,6 +143,8 @@ class Engine:
             Behavior("worker", partial(WorkerActor, self.fleet, clock), idle_after=None)
         )
         self.router = self.system.ref("router")
+        self.workflows = Workflows(self)
+        """The doors of event-driven workflows."""
         self.feeds = Feeds(make, keep_prefect_events)
         """Events and logs of the Prefect API."""
         self.prefect = Prefect(self, FlowRunEvents(clock, self.feeds.publish))
@@ -263,7 +268,7 @@ class Engine:
         Raises `Conflict` when this process executes it itself, `InvalidInput` for a definition that
         makes no sense, `Draining`.
         """
-        self._check_open()
+        self.check_open()
         if self.host.local.spec(definition.id) is not None:
             raise Conflict(f"function {definition.id} is executed by the server itself")
         if definition.placement == "embedded":
@@ -321,7 +326,7 @@ class Engine:
         self, function_id: str, data: bytes, idempotency_key: str | None
     ) -> tuple[str, c.CreateRun]:
         """The run's id and the command that creates it."""
-        self._check_open()
+        self.check_open()
         spec = self.host.spec(function_id)
         if spec is not None:
             definition = spec.definition
@@ -341,6 +346,8 @@ class Engine:
             options=definition.options,
             code=definition.code,
             idempotency_key=idempotency_key,
+            kind=definition.kind,
+            handler=run_id if definition.kind == "workflow" else None,
             blob=blob,
         )
         if idempotency_key is None:
@@ -366,7 +373,7 @@ class Engine:
 
         Raises `InvalidInput`, `IdempotencyConflict`, `Draining`, `Overloaded`, `StorageFull`.
         """
-        self._check_open()
+        self.check_open()
         validate_event_name(name, "name")
         digest = _digest(data)
         if idempotency_key is None:
@@ -404,14 +411,14 @@ class Engine:
 
     async def resume(self, run_id: str) -> str:
         """Let a paused run go on; answers its status. Raises `NotFound`, `Conflict`."""
-        self._check_open()
+        self.check_open()
         return await (await self._actor(run_id)).ask(c.ResumeRun())
 
     async def retry(self, run_id: str, reason: str = "") -> str:
         """Try a failed or cancelled run again from its failure; answers its status. Raises
         `NotFound`, `Conflict`.
         """
-        self._check_open()
+        self.check_open()
         return await (await self._actor(run_id)).ask(c.RetryRun(reason))
 
     async def _actor(self, run_id: str) -> Ref:
@@ -501,7 +508,8 @@ class Engine:
             raise NotFound("stored value", payload.blob or "")
         return data
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises `Gone` before everything is back, `Draining` once nothing new is taken."""
         if not self.started:
             raise Gone("the server is starting")
         if self.draining:

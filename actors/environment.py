@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ironflow.actors.endings import Endings
 from ironflow.actors.outbox import Outbox
+from ironflow.actors.streams import Streams
 from ironflow.actors.timers import Timers
 from ironflow.actors.waiters import WaiterIndex
 from ironflow.core.clock import Clock, Ids
@@ -34,6 +35,11 @@ class Environment:
     outbox: Outbox
     waiters: WaiterIndex = field(default_factory=WaiterIndex)
     endings: Endings = field(default_factory=Endings)
+    streams: Streams = field(init=False)
     fresh: set[str] = field(default_factory=set)
     """Ids of runs that were made up a moment ago: no journal can have them yet."""
     max_crashes: int = MAX_CRASHES
+
+    def __post_init__(self) -> None:
+        """Workflow streams are read from the same store."""
+        self.streams = Streams(self.store)

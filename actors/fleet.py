@@ -25,6 +25,7 @@ from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.functions import Definition, FunctionSpec, compile_spec
 from ironflow.core.messages import Message
 from ironflow.core.runs import Step
+from ironflow.core.workflow_state import WorkflowState
 
 if TYPE_CHECKING:
     from ironflow.actors.system import System
@@ -277,6 +278,7 @@ class Fleet:
         steps: Mapping[str, Step],
         order: Mapping[str, list[str]],
         unsettled: AbstractSet[str],
+        workflow: WorkflowState | None = None,
     ) -> None:
         """Nothing: a worker has a copy of the record."""
 

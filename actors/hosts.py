@@ -11,6 +11,7 @@ from ironflow.actors.pool import Pool
 from ironflow.core.execution import Assignment, Host, RunningStep
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.runs import Step
+from ironflow.core.workflow_state import WorkflowState
 
 
 class Hosts:
@@ -48,10 +49,11 @@ class Hosts:
         steps: Mapping[str, Step],
         order: Mapping[str, list[str]],
         unsettled: AbstractSet[str],
+        workflow: WorkflowState | None = None,
     ) -> None:
         """See `Host`."""
         for host in self._all:
-            host.attach(run_id, execution, steps, order, unsettled)
+            host.attach(run_id, execution, steps, order, unsettled, workflow)
 
     def wake(self, run_id: str, execution: int, key: str | None) -> bool:
         """See `Host`."""

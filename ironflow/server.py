@@ -64,7 +64,11 @@ class Server:
         functions: Registry = registry,
         clock: Clock | None = None,
         on_fatal: Callable[[str], None] | None = None,
+        *,
+        page_at_root: bool = False,
     ) -> None:
+        """`page_at_root`: `/` shows the workflow debugger."""
+        self.page_at_root = page_at_root
         self.settings, self.functions = settings, functions
         self.clock = clock or SystemClock()
         self.ids = Ids(self.clock)
@@ -139,6 +143,8 @@ class Server:
             started_at=self.clock.now(),
             dev=settings.dev,
             body_limit=settings.body_limit,
+            workflow_origins=tuple(settings.workflow_origins.replace(",", " ").split()),
+            page_at_root=self.page_at_root,
         )
         self._runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=2.0
@@ -269,7 +275,7 @@ async def _serve(settings: Settings, modules: Sequence[str]) -> int:
     await server.start()
     calm_collector()
     stop = asyncio.Event()
-    _handle_signals(stop)
+    stop_on_signals(stop)
     functions = len(server.functions)
     log.info(
         "ironflow %s serves %d function%s on %s (%s, durability %s, ready in %.2f s)",
@@ -316,7 +322,8 @@ async def _watch(modules: Sequence[str], stop: asyncio.Event) -> None:
     stop.set()
 
 
-def _handle_signals(stop: asyncio.Event) -> None:
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """The first SIGTERM or SIGINT sets the event, the second ends the process at once."""
     loop = asyncio.get_running_loop()
 
     def on_signal(number: int) -> None:

@@ -90,6 +90,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_limit: Annotated[int, Doc(ge=1024, description="largest request body, in bytes")] = (
         16 * 1024 * 1024
     )
+    workflow_origins: Annotated[
+        str,
+        Doc(
+            description="web pages, besides this machine's, that may call the workflow paths: "
+            "origins with commas between, or `*`"
+        ),
+    ] = ""
     keep_completed: Annotated[
         float, Doc(ge=0, description="seconds to keep completed runs; 0 keeps them")
     ] = 0

@@ -36,11 +36,21 @@ class Problem(View, frozen=True, omit_defaults=True, kw_only=True):
     """The code in the worker protocol's own spelling, where it has one."""
 
 
+class Refused(View, frozen=True):
+    """An error where the clients of the path know no problem documents."""
+
+    detail: str
+
+
 class Health(View, frozen=True):
-    """The process is up."""
+    """The process is up. Workflows that are served, runs (of any kind) that execute now, and runs
+    that wait for a slot."""
 
     status: str
     version: str
+    loaded_workflows: int
+    active_workflows: int
+    idle_workflows: int
 
 
 class Ready(View, frozen=True):

@@ -8,10 +8,11 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from ironflow.core.breaker import BreakerPolicy
-from ironflow.core.entries import RunOptions
+from ironflow.core.entries import RunKind, RunOptions
 from ironflow.core.expressions import Expression, compile_expression
 from ironflow.core.patterns import validate_pattern
 from ironflow.core.schedules import CronSchedule
+from ironflow.core.workflow_face import WorkflowFace
 
 EVENT_VARIABLES = frozenset({"event", "data"})
 """What a filter expression may speak of: the whole event, and `data`, short for `event.data`."""
@@ -69,6 +70,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     endpoint: Endpoint | None = None
     labels: dict[str, str] = {}
     """What the labels of a worker must say, so that it is handed runs of this function."""
+    kind: RunKind = "function"
 
 
 class FunctionSpec(msgspec.Struct, kw_only=True):
@@ -79,6 +81,8 @@ class FunctionSpec(msgspec.Struct, kw_only=True):
     """Raises `InvalidInput` for JSON that the function's declared input type refuses."""
     filters: list[tuple[Trigger, Expression | None]] = []
     schedule: CronSchedule | None = None
+    workflow: WorkflowFace | None = None
+    """What can be asked of an event-driven workflow beside its runs."""
 
     @property
     def id(self) -> str:
