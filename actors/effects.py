@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, TypeVar
 
 from ironflow.actors.kernel import Ref
 from ironflow.core.commands import ExecutionLeft
 from ironflow.core.errors import Gone, NotFound, StorageError, Suspended
 from ironflow.core.messages import Message
+from ironflow.core.workflow_stream import StreamedEvent
 
 if TYPE_CHECKING:
     from ironflow.actors.environment import Environment
@@ -63,6 +65,14 @@ class LocalEffects:
         if data is None:
             raise NotFound("stored value", digest)
         return data
+
+    def follow(self, run_id: str, after: int = -1) -> AsyncIterator[StreamedEvent]:
+        """The streamed events of a workflow."""
+        return self._environment.streams.follow(run_id, after)
+
+    def serve(self, function_id: str) -> None:
+        """Runs of the function that wait for a process may go on here."""
+        self._environment.pool.serve(function_id)
 
     def leave(self, lost: str | None = None) -> None:
         """The body is out of memory."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ironflow.actors.endings import Endings
-from ironflow.actors.hosts import Hosts, Slots
 from ironflow.actors.outbox import Outbox
+from ironflow.actors.streams import Streams
 from ironflow.actors.timers import Timers
 from ironflow.actors.waiters import WaiterIndex
 from ironflow.core.clock import Clock, Ids
@@ -17,6 +17,7 @@ from ironflow.core.effects import MAX_CRASHES
 from ironflow.storage.ports import Store
 
 if TYPE_CHECKING:
+    from ironflow.actors.hosts import Hosts, Slots
     from ironflow.actors.system import System
 
 
@@ -34,6 +35,11 @@ class Environment:
     outbox: Outbox
     waiters: WaiterIndex = field(default_factory=WaiterIndex)
     endings: Endings = field(default_factory=Endings)
+    streams: Streams = field(init=False)
     fresh: set[str] = field(default_factory=set)
     """Ids of runs that were made up a moment ago: no journal can have them yet."""
     max_crashes: int = MAX_CRASHES
+
+    def __post_init__(self) -> None:
+        """Workflow streams are read from the same store."""
+        self.streams = Streams(self.store)

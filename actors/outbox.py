@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ironflow.core.commands import DELIVERABLE, DELIVERY_KINDS, Send
+from ironflow.core.crash_points import reach
 from ironflow.core.messages import Message
 from ironflow.storage.ports import Delivery
 
@@ -67,6 +68,7 @@ class Outbox:
         """Post a message whose row is committed, as soon as it is its turn."""
         messages = self._pending.setdefault(target, {})
         messages[delivery] = message
+        reach("message.posting")
         if len(messages) == 1 or target == ROUTER:
             self.deliver(target, message)
 

@@ -7,6 +7,7 @@ here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,8 @@ from ironflow.core.entries import KINDS, decode_entry, encode_entry, payloads
 from ironflow.core.execution import Assignment
 from ironflow.core.messages import Message
 from ironflow.core.runs import Run, RunStatus, StepStatus, apply
+from ironflow.core.turns import job_timers
+from ironflow.storage.handlers import HANDLERS
 from ironflow.storage.ports import (
     BLOB_REFS,
     BLOBS,
@@ -79,9 +82,33 @@ def run_row(run: Run) -> RunRow:
     )
 
 
+def handler_row(run: Run) -> tuple[object, ...]:
+    """The row of the name under which a workflow's callers know the run."""
+    error = run.error.message if run.error is not None else None
+    return (
+        run.handler,
+        run.id,
+        run.function_id,
+        run.status.value,
+        run.created_at,
+        run.updated_at,
+        run.ended_at,
+        error,
+        run.version,
+    )
+
+
 def row_facts(run: Run) -> tuple[object, ...]:
     """What the run's row must follow. A run that is created queued differs by its existence."""
     return run.exists, run.status, run.execution, run.attempt, run.reason, run.error
+
+
+def _blobs(message: Message[Any]) -> Mapping[str, bytes] | bytes | None:
+    """The large values that come with a message: by digest, or the only one."""
+    if isinstance(message, c.RecordTurn):
+        return message.blobs
+    blob: bytes | None = getattr(message, "blob", None)
+    return blob
 
 
 class RunActor(StreamActor):
@@ -120,7 +147,9 @@ class RunActor(StreamActor):
             self.snapshot_version = loaded.snapshot.version
         # A body that is in memory reads the record of the actor that is live.
         run = self.run
-        self.environment.host.attach(self.key, run.execution, run.steps, run.order, self.unsettled)
+        self.environment.host.attach(
+            self.key, run.execution, run.steps, run.order, self.unsettled, run.workflow
+        )
         if self.cell.restarts:
             self._reestablish()
             self.renew_later()
@@ -143,7 +172,10 @@ class RunActor(StreamActor):
         # A recorded step is by far the most frequent message; what it cannot depend on is not
         # asked.
         situation.hot = (
-            kind is c.RecordStep or self.starting or env.host.is_hot(run.id, run.execution)
+            kind is c.RecordStep
+            or kind is c.RecordTurn
+            or self.starting
+            or env.host.is_hot(run.id, run.execution)
         )
         if isinstance(message, c.CreateRun) and not run.exists:
             message = self._complete(message)
@@ -158,9 +190,11 @@ class RunActor(StreamActor):
             if not run.exists:
                 self.cell.leave_when_quiet()
             raise
-        batch, sends = self._prepare(decision, getattr(message, "blob", None))
+        batch, sends = self._prepare(decision, _blobs(message))
         if before != row_facts(run):
             batch.puts.append((RUNS, msgspec.structs.astuple(run_row(run))))
+            if run.handler is not None:
+                batch.puts.append((HANDLERS, handler_row(run)))
         if run.status is not RunStatus.RUNNING:
             env.pool.release(run.id)
         ends = [entry.key for entry in decision.entries if isinstance(entry, ENDS)]
@@ -184,10 +218,17 @@ class RunActor(StreamActor):
         create.
         """
         spec = self.environment.host.spec(command.function_id)
-        if spec is None or command.options is not None:
+        if spec is None:
             return command
         definition = spec.definition
-        return msgspec.structs.replace(command, options=definition.options, code=definition.code)
+        facts: dict[str, Any] = {}
+        if command.options is None:
+            facts = {"options": definition.options, "code": definition.code}
+        if definition.kind == "workflow":
+            facts["kind"] = "workflow"
+            if command.parent is None and command.handler is None:
+                facts["handler"] = self.run.id
+        return msgspec.structs.replace(command, **facts) if facts else command
 
     def _reserve(self, message: Message[Any]) -> None:
         """See whether the body could be run now, and take a slot for it."""
@@ -204,7 +245,7 @@ class RunActor(StreamActor):
     # -- the commit -------------------------------------------------------------------------------
 
     def _prepare(
-        self, decision: fx.Decision, blob: bytes | None
+        self, decision: fx.Decision, blobs: Mapping[str, bytes] | bytes | None
     ) -> tuple[Batch, list[tuple[str, str, Message[Any]]]]:
         """Apply the entries, and put them with everything durable that follows from them into one
         batch.
@@ -219,6 +260,7 @@ class RunActor(StreamActor):
             for payload in payloads(entry):
                 if payload is not None and payload.blob is not None:
                     batch.puts.append((BLOB_REFS, (stream, payload.blob)))
+                    blob = blobs.get(payload.blob) if isinstance(blobs, Mapping) else blobs
                     if blob is not None:
                         batch.puts.append((BLOBS, (payload.blob, len(blob), blob)))
         sends: list[tuple[str, str, Message[Any]]] = []
@@ -371,6 +413,8 @@ class RunActor(StreamActor):
             until = run.steps[key].until
             if until is not None:
                 env.timers.arm(self.address, fx.STEP_TIMER + key, until)
+        for timer in job_timers(run):
+            env.timers.arm(self.address, timer.name, timer.at)
         if run.deadline is not None:
             env.timers.arm(self.address, fx.TIMEOUT_TIMER, run.deadline)
         if run.retry_at is not None:

@@ -14,6 +14,7 @@ from functools import partial
 
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import Actor, Envelope
+from ironflow.core.crash_points import reach
 from ironflow.core.messages import Message
 from ironflow.storage.ports import SNAPSHOTS, Batch
 
@@ -89,8 +90,10 @@ class StreamActor(Actor):
             return  # an earlier commit failed, and all that was asked with it
         if error is None:
             self.uncommitted -= 1
+            reach("answer.before")
             if envelope is not None:
                 cell.answer(envelope, reply)
+            reach("answer.after")
             if then is not None:
                 then()
         else:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextvars import copy_context
 
 from ironflow.core.clock import SECOND, Clock
+from ironflow.core.crash_points import reach
 from ironflow.core.errors import StorageError
 from ironflow.storage.ports import Reader
 
@@ -147,7 +148,9 @@ class Timers:
             del self._due[target, name]
             self.lateness = (now - at) / SECOND
             rung += 1
+            reach("timer.ringing")
             self._ring(target, name)
+            reach("timer.rung")
         if now >= self._horizon - HORIZON // 3 and self._refill is None and not self._stopped:
             self._refill = asyncio.get_running_loop().create_task(self._extend())
         self._set_alarm()

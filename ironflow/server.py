@@ -35,6 +35,7 @@ from ironflow.storage.memory import MemoryStore
 from ironflow.storage.ports import RetentionRule, Store
 from ironflow.storage.sqlite import open_sqlite
 from ironflow.web.app import make_app
+from ironflow.web.caller import Allowance, HttpCaller
 
 log = logging.getLogger("ironflow")
 
@@ -63,7 +64,11 @@ class Server:
         functions: Registry = registry,
         clock: Clock | None = None,
         on_fatal: Callable[[str], None] | None = None,
+        *,
+        page_at_root: bool = False,
     ) -> None:
+        """`page_at_root`: `/` shows the workflow debugger."""
+        self.page_at_root = page_at_root
         self.settings, self.functions = settings, functions
         self.clock = clock or SystemClock()
         self.ids = Ids(self.clock)
@@ -72,6 +77,7 @@ class Server:
         self.store: Store
         self.engine: Engine
         self.executor: Executor
+        self.caller: HttpCaller | None = None
         self._runner: web.AppRunner | None = None
         self._watchdog: Watchdog | None = None
 
@@ -100,6 +106,7 @@ class Server:
                 step_processes=settings.step_processes,
                 logs=(settings.log_format, settings.log_level),
             )
+            self.caller = make_caller(settings, self.clock)
             self.engine = Engine(
                 self.store,
                 self.executor,
@@ -110,9 +117,11 @@ class Server:
                 retention=retention_rules(settings),
                 keep_prefect_events=settings.keep_prefect_events,
                 lease=settings.worker_lease,
+                caller=self.caller,
                 on_fatal=self.on_fatal,
             )
             self.executor.lookup = self.engine.host.spec
+            self.engine.endpoints.callback = settings.public_url.rstrip("/") or None
             # Listen first: a port that is taken must not let runs begin.
             await self._listen()
             if settings.blocked_after:
@@ -134,6 +143,8 @@ class Server:
             started_at=self.clock.now(),
             dev=settings.dev,
             body_limit=settings.body_limit,
+            workflow_origins=tuple(settings.workflow_origins.replace(",", " ").split()),
+            page_at_root=self.page_at_root,
         )
         self._runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=2.0
@@ -169,10 +180,24 @@ class Server:
             # Requests that wait for a run would hold the sockets open.
             engine.endings.fail(Draining("the server is shutting down; the run goes on later"))
             await engine.stop()
+        if self.caller is not None:
+            await self.caller.close()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
         await self.store.close()
+
+
+def make_caller(settings: Settings, clock: Clock) -> HttpCaller:
+    """What sends requests to endpoints. Raises `ConfigError`."""
+    networks = [text.strip() for text in settings.push_networks.split(",") if text.strip()]
+    if settings.dev:
+        networks += ["127.0.0.0/8", "::1/128"]
+    try:
+        allowance = Allowance(networks)
+    except ValueError as error:
+        raise ConfigError(f"push_networks: {error}") from error
+    return HttpCaller(clock, allowance, settings.signing_key or None)
 
 
 def check_address(settings: Settings) -> None:
@@ -250,7 +275,7 @@ async def _serve(settings: Settings, modules: Sequence[str]) -> int:
     await server.start()
     calm_collector()
     stop = asyncio.Event()
-    _handle_signals(stop)
+    stop_on_signals(stop)
     functions = len(server.functions)
     log.info(
         "ironflow %s serves %d function%s on %s (%s, durability %s, ready in %.2f s)",
@@ -297,7 +322,8 @@ async def _watch(modules: Sequence[str], stop: asyncio.Event) -> None:
     stop.set()
 
 
-def _handle_signals(stop: asyncio.Event) -> None:
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """The first SIGTERM or SIGINT sets the event, the second ends the process at once."""
     loop = asyncio.get_running_loop()
 
     def on_signal(number: int) -> None:

@@ -19,7 +19,14 @@ from ironflow.core.errors import ConfigError, InvalidInput
 PREFIX = "IRONFLOW_"
 DEFAULT_FILE = "ironflow.toml"
 NOT_SETTINGS = frozenset(
-    {"IRONFLOW_SERVER_URL", "IRONFLOW_CONFIG", "IRONFLOW_PYZ", "IRONFLOW_API_KEY", "IRONFLOW_ENV"}
+    {
+        "IRONFLOW_SERVER_URL",
+        "IRONFLOW_CONFIG",
+        "IRONFLOW_PYZ",
+        "IRONFLOW_API_KEY",
+        "IRONFLOW_CRASH_POINT",
+        "IRONFLOW_ENV",
+    }
 )
 """Names of the same prefix that clients and the launcher read."""
 
@@ -62,6 +69,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     step_processes: Annotated[
         int, Doc(ge=0, description="processes for steps that ask for one; 0 is one a core")
     ] = 0
+    signing_key: Annotated[
+        str, Doc(description="key that signs what is sent to endpoints; empty: nothing is signed")
+    ] = ""
+    push_networks: Annotated[
+        str,
+        Doc(description="networks beside public addresses that endpoints may be in, by comma"),
+    ] = ""
+    public_url: Annotated[
+        str, Doc(description="where endpoints reach this server, to report while they work")
+    ] = ""
     worker_lease: Annotated[
         float,
         Doc(ge=1, description="seconds that a worker that says nothing keeps the runs it has"),
@@ -73,6 +90,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_limit: Annotated[int, Doc(ge=1024, description="largest request body, in bytes")] = (
         16 * 1024 * 1024
     )
+    workflow_origins: Annotated[
+        str,
+        Doc(
+            description="web pages, besides this machine's, that may call the workflow paths: "
+            "origins with commas between, or `*`"
+        ),
+    ] = ""
     keep_completed: Annotated[
         float, Doc(ge=0, description="seconds to keep completed runs; 0 keeps them")
     ] = 0
@@ -106,6 +130,8 @@ DURATIONS = frozenset(
         "keep_prefect_events",
     }
 )
+SECRETS = frozenset({"signing_key"})
+"""Settings whose values are not to be shown."""
 NAMES = tuple(field.name for field in msgspec.structs.fields(Settings))
 
 

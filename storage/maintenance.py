@@ -18,12 +18,13 @@ from pathlib import Path
 import msgspec
 
 from ironflow.core.clock import Clock, SystemClock
+from ironflow.core.crash_points import reach
 from ironflow.core.errors import InvalidInput, NotFound, StorageError
 from ironflow.storage import sql
 from ironflow.storage.connection import open_connection, set_up_reader
 from ironflow.storage.lock import ProcessLock
 from ironflow.storage.ports import StoreInfo
-from ironflow.storage.schema import migrations, schema_version
+from ironflow.storage.schema import migrations, schema_version, sync_file
 from ironflow.storage.sqlite_errors import translate
 from ironflow.storage.sqlite_reader import read_info
 
@@ -72,6 +73,7 @@ def backup(path: str | Path, target: str | Path, progress: Progress | None = Non
                 connection.backup(destination, pages=PAGES_AT_ONCE, progress=_pages(progress))
                 destination.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             sync_file(part)
+            reach("backup.copied")
             os.replace(part, copy)
             sync_file(os.path.dirname(copy))
         except (sqlite3.Error, OSError) as error:
@@ -188,17 +190,6 @@ def _pages(progress: Progress | None) -> Callable[[int, int, int], object] | Non
     if progress is None:
         return None
     return lambda _status, remaining, total: progress(total - remaining, total)
-
-
-def sync_file(path: str) -> None:
-    """Have the system write a file, or the names in a folder, to the disk."""
-    if os.name == "nt" and os.path.isdir(path):
-        return  # Windows opens no folders
-    descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_database(path: str) -> None:

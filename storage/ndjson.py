@@ -22,10 +22,10 @@ from ironflow.core.errors import InvalidInput, StorageError
 from ironflow.storage import statements
 from ironflow.storage.connection import open_connection, set_up_writer
 from ironflow.storage.lock import ProcessLock
-from ironflow.storage.maintenance import Progress, opened, remove_database, sync_file
+from ironflow.storage.maintenance import Progress, opened, remove_database
 from ironflow.storage.ports import TABLES, Table
 from ironflow.storage.relational import RELATIONAL
-from ironflow.storage.schema import migrate, migrations
+from ironflow.storage.schema import migrate, migrations, sync_file
 from ironflow.storage.sqlite_errors import translate
 
 EXPORTED = (statements.JOURNAL, *TABLES, *RELATIONAL)

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ironflow.storage import prefect_events, prefect_runs, statements
+from ironflow.storage import handlers, prefect_events, prefect_runs, statements
 from ironflow.storage.ports import Table
 from ironflow.storage.schema import migrations
 from ironflow.storage.schema import statements as split
@@ -18,8 +18,12 @@ from ironflow.storage.schema import statements as split
 Row = tuple[Any, ...]
 Values = Sequence[Any] | dict[str, Any]
 
-RELATIONAL: tuple[Table, ...] = (*prefect_runs.TABLES, *prefect_events.TABLES)
-OF_RUN: tuple[tuple[str, str], ...] = (*prefect_runs.OF_RUN, *prefect_events.OF_RUN)
+RELATIONAL: tuple[Table, ...] = (
+    *prefect_runs.TABLES, *prefect_events.TABLES, *handlers.TABLES,
+)  # fmt: skip
+OF_RUN: tuple[tuple[str, str], ...] = (
+    *prefect_runs.OF_RUN, *prefect_events.OF_RUN, *handlers.OF_RUN,
+)  # fmt: skip
 """What retention deletes with a run, as (table, column that holds the run's id)."""
 OF_STREAM: tuple[tuple[str, str], ...] = (*prefect_runs.OF_STREAM,)
 """What retention deletes with a run, as (table, column that holds the name of its stream)."""

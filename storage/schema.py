@@ -17,6 +17,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from ironflow.core.clock import to_datetime
+from ironflow.core.crash_points import reach
 from ironflow.core.errors import SchemaTooNew, StorageError
 from ironflow.storage.sqlite_errors import translate
 
@@ -121,18 +122,31 @@ def migrate(
 def backup_copy(connection: sqlite3.Connection, path: str, version: int, now: int) -> str:
     """Copy the database beside itself, durably; the path of the copy."""
     target = f"{path}.backup-{version}-{to_datetime(now):%Y%m%dT%H%M%S}"
+    part = f"{target}.part"
     try:
-        connection.execute("VACUUM INTO ?", (target,))
-        descriptor = os.open(target, os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        if os.path.exists(part):
+            os.unlink(part)  # a process that died over it
+        connection.execute("VACUUM INTO ?", (part,))
+        reach("migration.backup")
+        sync_file(part)
+        os.replace(part, target)
+        sync_file(os.path.dirname(target))
     except (sqlite3.Error, OSError) as error:
         raise StorageError(
             f"cannot back up {path} to {target} before migrating: {error}"
         ) from error
     return target
+
+
+def sync_file(path: str) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    if os.name == "nt" and os.path.isdir(path):
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _compare(connection: sqlite3.Connection, path: str, wanted: tuple[Migration, ...]) -> None:
@@ -151,9 +165,11 @@ def _apply(connection: sqlite3.Connection, path: str, migration: Migration, now:
         connection.execute(_RECORD)
         for statement in statements(migration.text):
             connection.execute(statement)
+            reach("migration.statement")
         connection.execute("INSERT INTO migrations VALUES (?, ?, ?, ?)", row)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute("COMMIT")
+        reach("migration.committed")
     except sqlite3.Error as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")

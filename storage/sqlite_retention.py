@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from ironflow.core.crash_points import reach
 from ironflow.storage import sql
 from ironflow.storage.ports import Retired
 from ironflow.storage.relational import deletions
@@ -61,6 +62,7 @@ class SqliteRetention:
             while after is not None:
                 job = partial(_delete_chunk, range_=range_, after=after)
                 part, after = await self._journal.exclusive(job)
+                reach("retention.chunk")
                 total = _add(total, part)
         return total
 
@@ -148,6 +150,7 @@ def _delete_chunk(
     last = after
     for last in keys:
         total = _add(total, _delete_stream(connection, range_.stream, last[1]))
+        reach("retention.deleted")
         if total.entries >= CHUNK_ENTRIES:
             break
     return total, last

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
+from ironflow.core.crash_points import reach
 from ironflow.core.errors import StorageError, StorageFull, StreamConflict
 from ironflow.storage import sql, statements
 from ironflow.storage.connection import Connection
@@ -167,7 +168,9 @@ class Writer:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 result = work(connection)
+                reach("commit.before")
                 connection.execute("COMMIT")
+                reach("commit.after")
                 return result
             except Exception as error:
                 _roll_back(connection)

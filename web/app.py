@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from ironflow.actors.engine import Engine
-from ironflow.web import events_api, functions_api, runs_api, server_api, workers_api
+from ironflow.web import breakers_api, events_api, functions_api, runs_api, server_api, workers_api
 from ironflow.web.function_service import add_function_service
 from ironflow.web.metrics import Metrics
 from ironflow.web.openapi import describe_api
@@ -21,6 +21,9 @@ from ironflow.web.problems import make_middleware, note_prepared
 from ironflow.web.readiness import JournalWatch
 from ironflow.web.routing import STATE, Route, State, add_routes
 from ironflow.web.stream import RunStreamQuery, StreamQuery, add_stream_routes
+from ironflow.web.workflows import described
+from ironflow.web.workflows.face import add_workflow_routes
+from ironflow.web.workflows.origins import Origins
 
 BODY_LIMIT = 16 * 1024 * 1024
 """Bytes of a request body."""
@@ -78,6 +81,7 @@ ROUTES = (
     *runs_api.ROUTES,
     *server_api.ROUTES,
     *workers_api.ROUTES,
+    *breakers_api.ROUTES,
 )
 
 
@@ -88,25 +92,35 @@ def make_app(
     started_at: int,
     dev: bool = False,
     body_limit: int = BODY_LIMIT,
+    workflow_origins: tuple[str, ...] = (),
+    page_at_root: bool = False,
 ) -> web.Application:
-    """The application over an engine. `started_at` in microseconds, `body_limit` in bytes."""
-    metrics = Metrics(engine)
+    """The application over an engine. `started_at` in microseconds, `body_limit` in bytes,
+    `workflow_origins`: web pages that may call the workflow paths (see `web.workflows.origins`);
+    `page_at_root`: the workflow debugger is what `/` shows.
+    """
+    metrics, origins = Metrics(engine), Origins(workflow_origins)
+    problems = make_middleware(engine.ids, dev=dev, exempt=origins.exempts)
     app = web.Application(
         client_max_size=body_limit,
         middlewares=[
             metrics.middleware,
-            make_middleware(engine.ids, dev=dev),
+            origins.answer_preflights,
+            problems,
             make_prefect_middleware(),
         ],
     )
     app[STATE] = State(engine, version, started_at, JournalWatch(engine))
-    app[OPENAPI] = msgspec.json.encode(describe_api([*ROUTES, *ELSEWHERE], version))
+    app[OPENAPI] = msgspec.json.encode(
+        describe_api([*ROUTES, *ELSEWHERE, *described.ROUTES], version)
+    )
     app.on_response_prepare.append(note_prepared)
-    add_routes(app, ROUTES)
+    add_routes(app, [route for route in ROUTES if not (page_at_root and route.path == "/")])
     add_function_service(app)
     app.router.add_get("/openapi.json", _serve_openapi)
     metrics.add_routes(app)
     add_stream_routes(app, engine)
+    add_workflow_routes(app, engine, origins, page_at_root=page_at_root)
     add_prefect_face(app, engine)
     return app
 

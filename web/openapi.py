@@ -12,7 +12,7 @@ import msgspec
 
 from ironflow.web.problems import CONTENT_TYPE
 from ironflow.web.routing import Route
-from ironflow.web.wire import Problem
+from ironflow.web.wire import Problem, Refused
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _REFERENCE = "#/components/schemas/{name}"
@@ -21,7 +21,7 @@ _REFERENCE = "#/components/schemas/{name}"
 def describe_api(routes: Sequence[Route], version: str) -> dict[str, Any]:
     """The document, ready to be encoded."""
     named = [kind for route in routes for kind in (route.request, route.response)]
-    kinds = [kind for kind in dict.fromkeys([*named, Problem]) if kind is not None]
+    kinds = [kind for kind in dict.fromkeys([*named, Problem, Refused]) if kind is not None]
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
     schema_of = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -72,6 +72,8 @@ def _responses(route: Route, schema_of: dict[Any, dict[str, Any]]) -> dict[str, 
         if status != HTTPStatus.NO_CONTENT:
             responses[str(status)]["content"] = {route.content_type: {"schema": schema}}
     problem = {"content": {CONTENT_TYPE: {"schema": schema_of[Problem]}}}
+    if route.plain_refusals:
+        problem["content"]["application/json"] = {"schema": schema_of[Refused]}
     for status in route.refusals:
         responses[str(status)] = {"description": HTTPStatus(status).phrase, **problem}
     responses["default"] = {"description": "Any other problem", **problem}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Callable
 from http import HTTPStatus
 
 import msgspec
@@ -64,9 +65,9 @@ def describe(error: IronflowError) -> Problem:
     return Problem(
         title=_title(error.status),
         status=error.status,
-        detail=_clean(error.message),
+        detail=clean(error.message),
         code=error.code,
-        field=_clean(field) if field else None,
+        field=clean(field) if field else None,
         retry_after=retry_after,
         error=error.code if error.code.isupper() else None,
     )
@@ -82,13 +83,17 @@ def respond(problem: Problem, headers: dict[str, str] | None = None) -> web.Resp
     )
 
 
-def make_middleware(ids: Ids, *, dev: bool = False) -> Middleware:
-    """Turns exceptions into problems. With `dev` a 500 names the exception, not the traceback."""
+def make_middleware(
+    ids: Ids, *, dev: bool = False, exempt: Callable[[web.Request], bool] | None = None
+) -> Middleware:
+    """Turns exceptions into problems. With `dev` a 500 names the exception, not the traceback.
+    `exempt`: requests whose origin somebody else has judged.
+    """
 
     @web.middleware
     async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if request.method not in _SAFE_METHODS:
+            if request.method not in _SAFE_METHODS and not (exempt and exempt(request)):
                 _check_origin(request)
             return await handler(request)
         except Exception as error:
@@ -149,16 +154,16 @@ def _describe_http(
         detail = f"{request.method} is not allowed at {request.path}, only {allow}"
     elif isinstance(error, web.HTTPRequestEntityTooLarge):
         detail, code = f"the body is too large: {error.text}", "too_large"
-    return Problem(title=_title(status), status=status, detail=_clean(detail), code=code), headers
+    return Problem(title=_title(status), status=status, detail=clean(detail), code=code), headers
 
 
 def _unexpected(request: web.Request, error: Exception, error_id: str, dev: bool) -> Problem:
-    where = f"{request.method} {_clean(request.path)}"
+    where = f"{request.method} {clean(request.path)}"
     log.error("error %s at %s", error_id, where, exc_info=error)
     detail = f"something went wrong here; the log has it under error {error_id}"
     if dev:
         detail += f": {type(error).__name__}: {error}"
-    return Problem(title=_title(500), status=500, detail=_clean(detail), code=IronflowError.code)
+    return Problem(title=_title(500), status=500, detail=clean(detail), code=IronflowError.code)
 
 
 def _title(status: int) -> str:
@@ -168,6 +173,6 @@ def _title(status: int) -> str:
         return "Error"
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Text from a request may hold lone surrogates, which JSON in UTF-8 cannot."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -86,6 +86,8 @@ class Route:
     """Takes the `Idempotency-Key` header."""
     problems: tuple[int, ...] = ()
     """Statuses of refusals, beside those that every route of its shape has."""
+    plain_refusals: bool = False
+    """Refusals are `{"detail": reason}`, not problem documents."""
     content_type: str = "application/json"
     details: str = ""
     name: str = field(default="")

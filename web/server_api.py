@@ -37,8 +37,15 @@ async def get_index(call: Call[Query, None]) -> Answer:
 
 
 async def get_health(call: Call[Query, None]) -> Answer:
-    """The process answers."""
-    return 200, wire.Health(status="ok", version=call.state.version)
+    """The process answers. Clients of workflow servers want this very word and these counts."""
+    engine = call.engine
+    return 200, wire.Health(
+        status="healthy",
+        version=call.state.version,
+        loaded_workflows=len(engine.workflows.names()),
+        active_workflows=engine.pool.active,
+        idle_workflows=engine.pool.queued,
+    )
 
 
 async def get_ready(call: Call[Query, None]) -> Answer:

@@ -58,15 +58,39 @@ class RunTail:
         self._missing = 0
         self._limit = PAGE_FIRST
 
+    async def take(self) -> Sequence[Entry] | None:
+        """The next entries, empty when there may be more; None at the end."""
+        if self._is_behind:
+            page = await self._read_page()
+            if page:
+                self._note(page[-1])
+            return page
+        taken: list[Entry] = []
+        size, news = 0, self.bell.news
+        while news and size < CHUNK_BYTES:
+            entry = news[0]
+            if entry.version > self.version + 1:
+                self._is_behind = True  # more news came than is kept
+                break
+            news.popleft()
+            if entry.version == self.version + 1:
+                self._note(entry)
+                taken.append(entry)
+                size += len(entry.data)
+        return taken if taken or self._is_behind else None
+
+    async def _read_page(self) -> list[Entry]:
+        page = await self.feed.history(self.stream, self.version, self._limit)
+        self._limit = next_limit(page, self._limit)
+        if not page:
+            self._catch_up()
+        return page
+
     async def read(self) -> bytes | None:
         """The next frames; None at the end."""
         if self._is_behind:
-            page = await self.feed.history(self.stream, self.version, self._limit)
-            self._limit = next_limit(page, self._limit)
-            if page:
-                return self._encode(page)
-            self._catch_up()
-            return b""
+            page = await self._read_page()
+            return self._encode(page) if page else b""
         frames: list[bytes] = []
         size, news = 0, self.bell.news
         while news and size < CHUNK_BYTES:

@@ -36,11 +36,21 @@ class Problem(View, frozen=True, omit_defaults=True, kw_only=True):
     """The code in the worker protocol's own spelling, where it has one."""
 
 
+class Refused(View, frozen=True):
+    """An error where the clients of the path know no problem documents."""
+
+    detail: str
+
+
 class Health(View, frozen=True):
-    """The process is up."""
+    """The process is up. Workflows that are served, runs (of any kind) that execute now, and runs
+    that wait for a slot."""
 
     status: str
     version: str
+    loaded_workflows: int
+    active_workflows: int
+    idle_workflows: int
 
 
 class Ready(View, frozen=True):
@@ -230,6 +240,25 @@ class HeartbeatRequest(msgspec.Struct, frozen=True, kw_only=True):
     jobs: list[ActiveJob] = []
     active_jobs: int = 0
     worker_id: str | None = None
+
+
+class BreakerView(View, frozen=True):
+    """A circuit breaker: one for each function and endpoint."""
+
+    key: str
+    function_id: str
+    endpoint: str
+    state: str
+    consecutive_fails: int
+    open_until: str | None
+    last_failure: str
+    last_failure_at: str | None
+
+
+class BreakerPage(View, frozen=True):
+    """Circuit breakers, by key."""
+
+    items: list[BreakerView]
 
 
 class ValueView(View, frozen=True):

@@ -40,6 +40,9 @@ VERBS = {
     "why": Entry("runs", "why", "Say why a run stands where it stands, and what will wake it."),
     "functions": Entry("functions", "functions", "List and show functions."),
     "workers": Entry("workers", "workers", "List the workers that run functions for the server."),
+    "breakers": Entry(
+        "breakers", "breakers", "List, open, close and reset the circuit breakers of endpoints."
+    ),
     "events": Entry("events", "events", "List and show events."),
     "stats": Entry("stats", "stats", "Show what the server is doing now."),
     "doctor": Entry(

@@ -8,6 +8,7 @@ is consumed in the commit of its effect.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -24,6 +25,7 @@ from ironflow.core.entries import (
 )
 from ironflow.core.messages import Message
 from ironflow.core.prefect.commands import CancelFlowRun, MirrorChild
+from ironflow.core.workflow_state import EventData, TurnOp, WorkflowState
 
 Directive = Literal["go", "suspend", "unwind", "compensate"]
 """What an execution does after a report: go on, let go of the body, unwind it, or run its
@@ -55,6 +57,8 @@ class CreateRun(Message[Created], frozen=True, kw_only=True, omit_defaults=True)
     idempotency_key: str | None = None
     parent: ParentRef | None = None
     kind: RunKind = "function"
+    handler: str | None = None
+    workflow: WorkflowState | None = None
     delivery: str | None = None
     blob: bytes | None = None
 
@@ -157,7 +161,47 @@ class EndExecution(Message[Directive], frozen=True, kw_only=True, omit_defaults=
     result: Payload | None = None
     error: Failure | None = None
     retry_after: float | None = None
+    undelivered: bool = False
+    """The body could not be reached: the attempt does not count."""
     compensations: bool = False
+    blob: bytes | None = None
+
+
+class TurnEnd(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A workflow has ended with this turn: its stop event's envelope, or what it failed with."""
+
+    result: Payload | None = None
+    error: Failure | None = None
+
+
+class RecordTurn(Message[Directive], frozen=True, kw_only=True, omit_defaults=True):
+    """What the steps of a workflow did since turn `number - 1`; the same number again is the same
+    turn.
+
+    `parks`: nothing executes and nothing could, before something comes; `awaits` are the types of
+    events that would bring the run on. `seen`: how much of what came from outside the execution
+    knows of. `creates` are the children that `ChildStarted` operations speak of. `blobs` by digest.
+    """
+
+    execution: int
+    number: int
+    ops: tuple[TurnOp, ...] = ()
+    parks: bool = False
+    awaits: tuple[str, ...] = ()
+    seen: int = 0
+    creates: tuple[Send, ...] = ()
+    end: TurnEnd | None = None
+    blobs: Mapping[str, bytes] = msgspec.field(default_factory=dict)
+
+
+class SendSignal(Message[int], frozen=True, kw_only=True, omit_defaults=True):
+    """Hand a workflow an event from outside, for the step `step` or for whoever takes it. Answers
+    its number.
+    """
+
+    event: EventData
+    step: str | None = None
+    delivery: str | None = None
     blob: bytes | None = None
 
 
@@ -258,6 +302,7 @@ DELIVERABLE: dict[str, type[Message[Any]]] = {
     "child_ended": ChildEnded,
     "emit_event": EmitEvent,
     "look_back": LookBack,
+    "send_signal": SendSignal,
     "mirror_child": MirrorChild,
     "cancel_flow_run": CancelFlowRun,
 }

@@ -16,6 +16,7 @@ from ironflow.core.effects import (
     Effect,
     Ended,
     RemoveWaiter,
+    job_timer,
 )
 from ironflow.core.entries import Failure, RunEntry
 from ironflow.core.runs import Run, Step
@@ -30,6 +31,16 @@ def final(unwinding: e.RunUnwinding) -> RunEntry:
 
 def timeout_failure(run: Run) -> Failure:
     """What a run that took too long fails with."""
+    if run.workflow is not None:
+        active = sorted({job.step for job in run.workflow.jobs.values() if job.began_at})
+        limit = run.options.timeout or 0.0
+        return Failure(
+            "WorkflowTimeoutError",
+            f"Workflow timed out after {limit:g}s",
+            "run_timeout",
+            retryable=False,
+            facts={"timeout": limit, "active_steps": active},
+        )
     return Failure(
         "RunTimeout",
         f"the run took longer than its timeout of {run.options.timeout or 0.0:g} s",
@@ -53,6 +64,7 @@ def finish(run: Run, last: RunEntry) -> Decision:
     effects: list[Effect] = []
     for key in run.open:
         effects.extend(close_wait(run, run.steps[key]))
+    effects.extend(_release_jobs(run))
     if run.options.timeout is not None:
         effects.append(ClearTimer(TIMEOUT_TIMER))
     if run.retry_at is not None:
@@ -63,6 +75,26 @@ def finish(run: Run, last: RunEntry) -> Decision:
         effects.append(c.Send(f"run/{parent.run_id}", _report(run, parent, last)))
     effects.append(Ended())
     return Decision([last], "go", effects)
+
+
+def _release_jobs(run: Run) -> list[Effect]:
+    """Let go of what a workflow's jobs hold: their timers, and the runs that they have started."""
+    effects: list[Effect] = []
+    for job in run.workflow.jobs.values() if run.workflow is not None else ():
+        if job.retry_at is not None:
+            effects.append(ClearTimer(job_timer(job.id)))
+        effects.extend(
+            ClearTimer(job_timer(job.id, key))
+            for key, wait in job.waits.items()
+            if wait.until is not None and wait.event is None
+        )
+        reason = f"run {run.id} no longer waits for it"
+        effects.extend(
+            c.Send(f"run/{child.run_id}", c.CancelRun(reason=reason))
+            for child in job.children.values()
+            if child.outcome is None
+        )
+    return effects
 
 
 def _report(run: Run, parent: e.ParentRef, last: RunEntry) -> c.ChildEnded:

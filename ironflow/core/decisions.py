@@ -13,12 +13,13 @@ import msgspec
 
 from ironflow.core import commands as c
 from ironflow.core import entries as e
-from ironflow.core import reports
+from ironflow.core import reports, turns
 from ironflow.core.clock import SECOND
 from ironflow.core.conclusions import close_wait, finish, timeout_failure, wait_failure
 from ironflow.core.effects import (
     ATTEMPT_TIMER,
     CANCEL_STEP,
+    JOB_TIMER,
     STEP_TIMER,
     TIMEOUT_TIMER,
     AddWaiter,
@@ -33,13 +34,13 @@ from ironflow.core.effects import (
     SetTimer,
     Situation,
     StartBody,
-    WakeBody,
 )
 from ironflow.core.entries import CancelOn, Failure, RunEntry
 from ironflow.core.errors import Conflict, IdempotencyConflict, NotFound
 from ironflow.core.expressions import compile_path
 from ironflow.core.messages import Message
 from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus
+from ironflow.core.waking import begin, wake
 
 
 def decide(run: Run, command: Message[Any], situation: Situation) -> Decision:
@@ -75,6 +76,8 @@ def _create(run: Run, command: c.CreateRun, s: Situation) -> Decision:
             command.idempotency_key,
             command.parent,
             command.kind,
+            command.handler,
+            command.workflow,
         )
     ]
     effects: list[Effect] = [*done]
@@ -117,14 +120,8 @@ def _dispatch(run: Run, command: c.Dispatch, s: Situation) -> Decision:
         return _recover(run, s)
     if run.status is not RunStatus.QUEUED or s.code is None:
         return Decision([])
-    return Decision(*_begin(run, s))
-
-
-def _begin(run: Run, s: Situation) -> tuple[list[RunEntry], None, list[Effect]]:
-    """Entries and effects that give a run the reserved slot."""
-    if s.hot:
-        return [e.RunWoken()], None, [WakeBody(None, uses_slot=True)]
-    return [e.RunStarted(run.execution + 1, s.code)], None, [StartBody()]
+    entries, effects = begin(run, s)
+    return Decision(entries, None, effects)
 
 
 def _recover(run: Run, s: Situation) -> Decision:
@@ -229,6 +226,8 @@ def _retry(run: Run, command: c.RetryRun, s: Situation) -> Decision:
         effects.append(SetTimer(TIMEOUT_TIMER, s.now + int(run.options.timeout * SECOND)))
     for index, rule in enumerate(run.options.cancel_on):
         effects.extend(watch_for_cancel(index, rule, run.input))
+    # Those of a workflow's waits were cleared at its end; its pauses are over.
+    effects.extend(timer for timer in turns.job_timers(run) if "/" in timer.name)
     if s.slot and s.code is not None:
         entries.append(e.RunStarted(run.execution + 1, s.code))
         return Decision(entries, "running", [*effects, StartBody()])
@@ -236,23 +235,6 @@ def _retry(run: Run, command: c.RetryRun, s: Situation) -> Decision:
 
 
 # -- what a run waited for ------------------------------------------------------------------------
-
-
-def _wake(
-    run: Run, key: str, entries: list[RunEntry], effects: list[Effect], s: Situation
-) -> Decision:
-    """The wait `key` has ended (`entries` say so): see that the body goes on."""
-    if run.status is RunStatus.RUNNING:
-        effects.append(WakeBody(key))
-    elif run.status is RunStatus.WAITING and run.retry_at is None:
-        if s.slot and s.code is not None:
-            more, _, then = _begin(run, s)
-            entries.extend(more)
-            effects.extend(then)
-        else:
-            entries.append(e.RunQueued())
-            effects.append(Enqueue())
-    return Decision(entries, None, effects)
 
 
 def _fire_timer(run: Run, command: c.TimerFired, s: Situation) -> Decision:
@@ -269,6 +251,8 @@ def _fire_timer(run: Run, command: c.TimerFired, s: Situation) -> Decision:
         return Decision(decision.entries, None, [*decision.effects, ClearTimer(name)])
     if name == ATTEMPT_TIMER:
         return _retry_function(run, s)
+    if name.startswith(JOB_TIMER) and run.workflow is not None:
+        return turns.fire_job_timer(run, name, s)
     step = run.steps.get(name.removeprefix(STEP_TIMER))
     if step is None or step.status not in OPEN or step.until is None:
         return Decision([], None, [ClearTimer(name)])
@@ -290,7 +274,7 @@ def _fire_timer(run: Run, command: c.TimerFired, s: Situation) -> Decision:
     else:
         ended = e.WaitEnded(step.key, "timed_out")
         effects = [*close_wait(run, step)]
-    return _wake(run, step.key, [ended], effects, s)
+    return wake(run, step.key, [ended], effects, s)
 
 
 def _ring_later(name: str, at: int) -> Decision:
@@ -323,10 +307,12 @@ def _deliver_event(run: Run, command: c.EventDelivered, s: Situation) -> Decisio
     if step is None or step.status is not StepStatus.WAITING:
         return Decision([], None, [*done, RemoveWaiter(command.step)])
     entries: list[RunEntry] = [e.WaitEnded(step.key, "completed", command.event)]
-    return _wake(run, step.key, entries, [*done, *close_wait(run, step)], s)
+    return wake(run, step.key, entries, [*done, *close_wait(run, step)], s)
 
 
 def _end_child(run: Run, command: c.ChildEnded, s: Situation) -> Decision:
+    if run.workflow is not None:
+        return turns.end_child(run, command, s)
     done: list[Effect] = [Consume(command.delivery)] if command.delivery else []
     step = run.steps.get(command.step)
     if step is None or step.status is not StepStatus.WAITING or step.child != command.run_id:
@@ -341,11 +327,13 @@ def _end_child(run: Run, command: c.ChildEnded, s: Situation) -> Decision:
             "Cancelled", f"was cancelled: {command.reason}", "cancelled", retryable=False
         )
         ended = e.WaitEnded(step.key, "failed", error=error)
-    return _wake(run, step.key, [ended], done, s)
+    return wake(run, step.key, [ended], done, s)
 
 
 _DECIDERS: dict[type, Callable[[Run, Any, Situation], Decision]] = {
     c.RecordStep: reports.record_step,
+    c.RecordTurn: turns.record_turn,
+    c.SendSignal: turns.send_signal,
     c.CreateRun: _create,
     c.Dispatch: _dispatch,
     c.ExecutionLeft: _leave,
@@ -372,6 +360,7 @@ MAY_START = frozenset(
         c.TimerFired,
         c.EventDelivered,
         c.ChildEnded,
+        c.SendSignal,
     }
 )
 """Commands after which the body may have to run: a slot is reserved before they are decided."""

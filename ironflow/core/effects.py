@@ -20,6 +20,20 @@ CANCEL_STEP = "@cancel/"
 TIMEOUT_TIMER = "timeout"
 ATTEMPT_TIMER = "attempt"
 STEP_TIMER = "step:"
+JOB_TIMER = "job:"
+
+
+def job_timer(job: int, wait: str | None = None) -> str:
+    """The timer of a workflow's job: of its next attempt, or of one of its waits. It also names the
+    step of a child's parent.
+    """
+    return f"{JOB_TIMER}{job}" if wait is None else f"{JOB_TIMER}{job}/{wait}"
+
+
+def split_job_timer(name: str) -> tuple[int, str | None]:
+    """The job and the wait of a name that `job_timer` made."""
+    job, slash, wait = name.removeprefix(JOB_TIMER).partition("/")
+    return int(job) if job.isdecimal() else -1, wait if slash else None
 
 
 class Situation(msgspec.Struct):

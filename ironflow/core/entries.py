@@ -7,17 +7,17 @@ removed, so that every journal ever written can be read.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Literal
 
 import msgspec
 
+from ironflow.core.payloads import INLINE_LIMIT as INLINE_LIMIT  # noqa: PLC0414 - its old home
+from ironflow.core.payloads import NULL as NULL  # noqa: PLC0414
+from ironflow.core.payloads import Failure as Failure  # noqa: PLC0414
+from ironflow.core.payloads import Payload as Payload  # noqa: PLC0414
+from ironflow.core.payloads import pack as pack  # noqa: PLC0414
 from ironflow.core.retry import RetryPolicy
-
-INLINE_LIMIT = 64 * 1024
-"""Bytes of JSON that an entry holds itself; larger values go to the content-addressed blob
-table.
-"""
+from ironflow.core.workflow_state import EventData, TurnOp, WorkflowState, op_payloads
 
 RunKind = Literal["function", "flow", "workflow"]
 """How a run was written, and so who moves it: a durable function and an event-driven workflow are
@@ -30,47 +30,6 @@ WaitOutcome = Literal["completed", "timed_out", "failed", "cancelled"]
 PauseCause = Literal["request", "crash_loop", "exhausted"]
 Exhaustion = Literal["fail", "pause"]
 UnwindOutcome = Literal["failed", "cancelled", "timed_out"]
-
-
-_NOTHING = msgspec.Raw()
-
-
-class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A JSON value, here (`json`) or in the blob table (`blob`, its SHA-256; `size` in bytes)."""
-
-    # Not `Raw | None`: in a union msgspec does not keep the text as it is.
-    raw: msgspec.Raw = msgspec.field(default=_NOTHING, name="json")
-    blob: str | None = None
-    size: int = 0
-
-    @property
-    def json(self) -> bytes | None:
-        """The JSON text, unless it lies in the blob table."""
-        return bytes(self.raw) if self.blob is None else None
-
-
-NULL = Payload(raw=msgspec.Raw(b"null"))
-
-
-def pack(data: bytes) -> tuple[Payload, bytes | None]:
-    """JSON text as a payload, and the bytes that the blob table must hold when it is too large to
-    go inline.
-    """
-    if len(data) <= INLINE_LIMIT:
-        return Payload(raw=msgspec.Raw(data)), None
-    return Payload(blob=hashlib.sha256(data).hexdigest(), size=len(data)), data
-
-
-class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What went wrong: the exception's type name, its sentence, a stable code, and where."""
-
-    kind: str
-    message: str
-    code: str = "error"
-    retryable: bool = True
-    trace: str = ""
-    facts: dict[str, Any] | None = None
-    """What an ironflow error knows beside its sentence, so that replay raises it whole."""
 
 
 class EventRef(msgspec.Struct, frozen=True):
@@ -123,6 +82,12 @@ class RunCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     idempotency_key: str | None = None
     parent: ParentRef | None = None
     kind: RunKind = "function"
+    handler: str | None = None
+    """The name by which callers of a workflow know this run, until the next one takes it over."""
+    workflow: WorkflowState | None = None
+    """What a workflow begins with, when that is not nothing: the store of the run before, or a
+    context that is continued.
+    """
 
 
 class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -213,13 +178,15 @@ class WaitEnded(msgspec.Struct, frozen=True, omit_defaults=True):
     error: Failure | None = None
 
 
-class AttemptFailed(msgspec.Struct, frozen=True):
+class AttemptFailed(msgspec.Struct, frozen=True, omit_defaults=True):
     """The body raised; the whole function is tried again at `retry_at` with its finished steps
     kept.
     """
 
     error: Failure
     retry_at: int
+    undelivered: bool = False
+    """The body did not fail, it could not be reached: the attempt does not count."""
 
 
 class AttemptDue(msgspec.Struct, frozen=True):
@@ -284,11 +251,50 @@ class RunReopened(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class TurnRecorded(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the steps of a workflow did since its last turn, in order, in one piece.
+
+    `events_from` is the sequence of the first streamed event in it. `awaits` are the types of
+    events that would bring the run on, told when it `parks`.
+    """
+
+    number: int
+    ops: tuple[TurnOp, ...]
+    events_from: int = 0
+    parks: bool = False
+    awaits: tuple[str, ...] = ()
+
+
+class SignalReceived(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An event was sent to a workflow from outside; it is routed by its next turn."""
+
+    id: int
+    event: EventData
+    step: str | None = None
+
+
+class JobDue(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The pause before a job's next attempt is over, or (`wait`) its wait has timed out."""
+
+    job: int
+    wait: str | None = None
+
+
+class ChildReported(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A run that a step of a workflow awaits has ended."""
+
+    job: int
+    key: str
+    outcome: WaitOutcome
+    result: Payload | None = None
+    error: Failure | None = None
+
+
 RunEntry = (
     RunCreated | RunStarted | RunWoken | RunQueued | RunParked | StepCompleted | StepFailed
     | StepRetryDue | WaitStarted | WaitEnded | AttemptFailed | AttemptDue | CancelRequested
     | PauseRequested | RunPaused | RunResumed | RunUnwinding | RunCompleted | RunFailed
-    | RunCancelled | RunReopened
+    | RunCancelled | RunReopened | TurnRecorded | SignalReceived | JobDue | ChildReported
 )  # fmt: skip
 
 KINDS: dict[type, str] = {
@@ -313,6 +319,10 @@ KINDS: dict[type, str] = {
     RunFailed: "run.failed",
     RunCancelled: "run.cancelled",
     RunReopened: "run.reopened",
+    TurnRecorded: "turn.recorded",
+    SignalReceived: "signal.received",
+    JobDue: "job.due",
+    ChildReported: "child.reported",
 }
 
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
@@ -340,6 +350,12 @@ def payloads(entry: RunEntry) -> tuple[Payload | None, ...]:
         case RunCreated():
             return (entry.input,)
         case StepCompleted() | WaitEnded() | RunCompleted():
+            return (entry.result,)
+        case TurnRecorded():
+            return tuple(payload for op in entry.ops for payload in op_payloads(op))
+        case SignalReceived():
+            return (entry.event.value,)
+        case ChildReported():
             return (entry.result,)
         case _:
             return ()

@@ -7,7 +7,7 @@ a body runs in this process, in a worker or behind an endpoint by the same proto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Protocol, TypeVar
 
@@ -17,6 +17,8 @@ from ironflow.core.entries import EventRef, Payload, RunOptions, UnwindOutcome
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.messages import Message
 from ironflow.core.runs import Run, Step
+from ironflow.core.workflow_state import WorkflowState
+from ironflow.core.workflow_stream import StreamedEvent
 
 R = TypeVar("R")
 
@@ -38,6 +40,20 @@ class Effects(Protocol):
         """Say that the body is out of memory without having ended the run; `lost`: how its worker
         was.
         """
+        ...
+
+
+class LocalEffects(Effects, Protocol):
+    """How an execution in the process of the engine reports; event-driven workflows have no
+    other.
+    """
+
+    def follow(self, run_id: str, after: int = -1) -> AsyncIterator[StreamedEvent]:
+        """The streamed events of a workflow after a sequence, as they come, up to its end."""
+        ...
+
+    def serve(self, function_id: str) -> None:
+        """Say that this process can execute something from now on: a child that a step has made."""
         ...
 
 
@@ -98,6 +114,7 @@ class Host(Protocol):
         steps: Mapping[str, Step],
         order: Mapping[str, list[str]],
         unsettled: AbstractSet[str],
+        workflow: WorkflowState | None = None,
     ) -> None:
         """The run's record is kept in these objects from now on: a body in memory must look
         there.

@@ -9,18 +9,19 @@ place in the queue).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.durations import format_duration
-from ironflow.core.effects import ATTEMPT_TIMER, STEP_TIMER
+from ironflow.core.effects import ATTEMPT_TIMER, STEP_TIMER, job_timer
 from ironflow.core.entries import Failure
 from ironflow.core.execution import RunningStep
 from ironflow.core.runs import Run, RunStatus, Step, StepStatus
+from ironflow.core.workflow_state import WorkflowState
 
-SourceKind = Literal["timer", "waiter", "child", "slot", "execution", "operator"]
+SourceKind = Literal["timer", "waiter", "child", "signal", "slot", "execution", "operator"]
 ReasonKind = Literal[
     "timer", "event", "run", "retry", "slot", "function", "step", "recovery",
     "pause", "cancel", "unwind", "timeout", "ended", "none",
@@ -31,8 +32,9 @@ LONGEST_TEXT = 300
 
 
 class WakeSource(msgspec.Struct, frozen=True):
-    """What will bring a run on: a durable timer, an event waiter, a child run, its place in the
-    queue for a slot, the execution that is under way, or the operator who paused it.
+    """What will bring a run on: a durable timer, an event waiter, a child run, an event that is
+    sent to it (`signal`), its place in the queue for a slot, the execution that is under way, or
+    the operator who paused it.
 
     `name` is the timer's name, the event pattern, the child's id, the function's id, the number of
     the execution or the cause of the pause; `due_at` is when a timer rings.
@@ -87,7 +89,34 @@ def _waiting_sources(run: Run) -> list[WakeSource]:
     if run.retry_at is not None:
         # Until then a wait that ends is recorded, but wakes nobody.
         return [WakeSource("timer", ATTEMPT_TIMER, due_at=run.retry_at)]
+    if run.workflow is not None:
+        return _job_sources(run.workflow)
     return [source for key in run.open for source in _step_sources(run.steps[key])]
+
+
+def _job_sources(state: WorkflowState) -> list[WakeSource]:
+    """What brings on a workflow: its jobs' timers and waits, its children, and, when nothing is
+    under way, an event from outside.
+    """
+    sources = []
+    for job in state.jobs.values():
+        step = f"{job.step}#{job.id}"
+        if job.retry_at is not None:
+            sources.append(WakeSource("timer", job_timer(job.id), step, job.retry_at))
+        for key, wait in job.waits.items():
+            if wait.event is not None or wait.timed_out:
+                continue
+            sources.append(WakeSource("signal", wait.type, step))
+            if wait.until is not None:
+                sources.append(WakeSource("timer", job_timer(job.id, key), step, wait.until))
+        sources.extend(
+            WakeSource("child", child.run_id, step)
+            for child in job.children.values()
+            if child.outcome is None
+        )
+    if not state.jobs:
+        sources.extend(WakeSource("signal", name) for name in state.awaits or ("*",))
+    return sources
 
 
 def _step_sources(step: Step) -> list[WakeSource]:
@@ -111,19 +140,20 @@ def explain(
     running: Sequence[RunningStep] = (),
     served: bool = True,
     queue_position: int | None = None,
+    held_up: str | None = None,
 ) -> Explanation:
     """Why `run` stands where it stands at `now` (microseconds).
 
     `running` are the steps that execute in this process, `served` says whether it can execute the
     function, `queue_position` is the number of runs before this one in the queue, None when it is
-    not in it.
+    not in it; `held_up` says why no run of its function is begun, although there may be room.
     """
     if run.is_terminal:
         summary, reasons = _describe_end(run)
     else:
         match run.status:
             case RunStatus.QUEUED:
-                summary, reasons = _describe_queued(run, served, queue_position)
+                summary, reasons = _describe_queued(run, served, queue_position, held_up)
             case RunStatus.RUNNING:
                 summary, reasons = _describe_running(run, now, running, served, queue_position)
             case RunStatus.PAUSED:
@@ -139,7 +169,9 @@ def explain(
     return Explanation(run.id, run.status, summary, reasons)
 
 
-def _describe_queued(run: Run, served: bool, position: int | None) -> tuple[str, list[Reason]]:
+def _describe_queued(
+    run: Run, served: bool, position: int | None, held_up: str | None
+) -> tuple[str, list[Reason]]:
     begin = "go on" if run.execution else "start"
     if not served:
         text = (
@@ -147,6 +179,8 @@ def _describe_queued(run: Run, served: bool, position: int | None) -> tuple[str,
             "as soon as one registers it"
         )
         return f"Queued: {text}.", [Reason("function", text)]
+    if held_up is not None:
+        return f"Queued: {held_up}.", [Reason("slot", held_up)]
     if position is None:
         text = f"the run waits for its turn to {begin}"
     elif position == 0:
@@ -227,7 +261,41 @@ def _describe_paused(run: Run, now: int) -> tuple[str, list[Reason]]:
 
 
 def _describe_open(run: Run, now: int) -> list[Reason]:
+    if run.workflow is not None:
+        return list(_describe_jobs(run.workflow, now))
     return [_describe_step(run.steps[key], now) for key in run.open]
+
+
+def _describe_jobs(state: WorkflowState, now: int) -> Iterable[Reason]:
+    for job in state.jobs.values():
+        name, key = f"step {job.step!r}", f"{job.step}#{job.id}"
+        if job.retry_at is not None:
+            text = f"{name}: attempt {job.failures + 1} is due {_due(job.retry_at, now)}"
+            yield Reason("retry", text + _after(job.error), key, job.retry_at)
+        for wait in job.waits.values():
+            if wait.event is None and not wait.timed_out:
+                text = f"{name} waits for an event {_bare(wait.type)}" + _fields(wait.requirements)
+                if wait.until is not None:
+                    text += f", at most until {_moment(wait.until)} ({_distance(wait.until, now)})"
+                yield Reason("event", text, key, wait.until)
+        for child in job.children.values():
+            if child.outcome is None:
+                text = f"{name} waits for run {child.run_id} of workflow {child.workflow!r} to end"
+                yield Reason("run", text, key)
+    if not state.jobs and state.begun:
+        names = [_bare(name) for name in state.awaits]
+        what = " or ".join(names) if names else "of any class that a step takes"
+        yield Reason("event", f"nothing is under way: the workflow waits for an event {what}")
+
+
+def _bare(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _fields(requirements: dict[str, Any]) -> str:
+    if not requirements:
+        return ""
+    return " with " + _join([f"{name} = {value!r}" for name, value in requirements.items()])
 
 
 def _describe_step(step: Step, now: int) -> Reason:

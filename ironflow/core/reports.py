@@ -24,12 +24,13 @@ from ironflow.core.errors import Conflict, StaleExecution
 from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus
 
 
-def _fence(run: Run, execution: int) -> None:
+def fence(run: Run, execution: int) -> None:
+    """Refuse the report of an execution that does not own the run. Raises `StaleExecution`."""
     if run.execution != execution or run.is_terminal:
         raise StaleExecution(run.id, execution, run.execution)
 
 
-def _boundary(run: Run, entries: list[RunEntry]) -> c.Directive:
+def boundary(run: Run, entries: list[RunEntry]) -> c.Directive:
     """What the execution does next; a pause that was asked for takes effect here."""
     if run.cancelling is not None and run.unwinding is None:
         return "unwind"
@@ -43,7 +44,7 @@ def _boundary(run: Run, entries: list[RunEntry]) -> c.Directive:
 
 def record_step(run: Run, command: c.RecordStep, s: Situation) -> Decision:
     """A step has its result; waits that lost a race against it end with it."""
-    _fence(run, command.execution)
+    fence(run, command.execution)
     known = run.steps.get(command.key)
     entries: list[RunEntry] = []
     effects: list[Effect] = []
@@ -73,13 +74,13 @@ def record_step(run: Run, command: c.RecordStep, s: Situation) -> Decision:
             if loser is not None and loser.status in OPEN:
                 entries.append(e.WaitEnded(key, "cancelled"))
                 effects.extend(close_wait(run, loser))
-    reply = _boundary(run, entries)
+    reply = boundary(run, entries)
     return Decision(entries, reply, effects)
 
 
 def fail_step(run: Run, command: c.FailStep, s: Situation) -> Decision:
     """An attempt of a step failed: it waits for its next one, or has failed for good."""
-    _fence(run, command.execution)
+    fence(run, command.execution)
     known = run.steps.get(command.key)
     entries: list[RunEntry] = []
     effects: list[Effect] = []
@@ -87,7 +88,7 @@ def fail_step(run: Run, command: c.FailStep, s: Situation) -> Decision:
         known.status is StepStatus.COMPLETED
         or (known.error is not None and known.attempt >= command.attempt)
     ):
-        reply = _boundary(run, entries)  # reported before
+        reply = boundary(run, entries)  # reported before
         return Decision(entries, reply)
     if known is not None and known.status in OPEN:
         effects.extend(close_wait(run, known))
@@ -110,7 +111,7 @@ def fail_step(run: Run, command: c.FailStep, s: Situation) -> Decision:
             parks,
         )
     )
-    reply = _boundary(run, entries)
+    reply = boundary(run, entries)
     return Decision(entries, reply, effects)
 
 
@@ -128,7 +129,7 @@ def _may_park(run: Run, waits: tuple[str, ...] | None) -> bool:
 
 def start_wait(run: Run, command: c.StartWait, s: Situation) -> Decision:
     """A branch begins to wait, or finds its wait as the journal has it."""
-    _fence(run, command.execution)
+    fence(run, command.execution)
     if run.cancelling is not None and run.unwinding is None:
         return Decision([], "unwind")
     parks = _may_park(run, command.parks)
@@ -164,23 +165,23 @@ def start_wait(run: Run, command: c.StartWait, s: Situation) -> Decision:
             effects.append(c.Send(f"run/{command.child}", command.create))
     elif known.status in OPEN and parks and run.status is RunStatus.RUNNING:
         entries.append(e.RunParked())
-    return Decision(entries, _boundary(run, entries), effects)
+    return Decision(entries, boundary(run, entries), effects)
 
 
 def park(run: Run, command: c.Park, s: Situation) -> Decision:
     """No branch is active any more."""
-    _fence(run, command.execution)
+    fence(run, command.execution)
     entries: list[RunEntry] = []
     if run.status is RunStatus.RUNNING and command.waits and _may_park(run, command.waits):
         entries.append(e.RunParked())
-        if _boundary(run, entries) == "suspend":
+        if boundary(run, entries) == "suspend":
             return Decision(entries, None, [DropBody()])
     return Decision(entries)
 
 
 def end_execution(run: Run, command: c.EndExecution, s: Situation) -> Decision:
     """The body ended: the run ends with it, is tried again, or runs its compensations first."""
-    _fence(run, command.execution)
+    fence(run, command.execution)
     if run.retry_at is not None:
         return Decision([], "go")  # reported before
     if command.outcome == "completed":
@@ -200,21 +201,52 @@ def end_execution(run: Run, command: c.EndExecution, s: Situation) -> Decision:
         unwinding = e.RunUnwinding(outcome, error, run.cancelling.reason)
     else:
         error = command.error or Failure("Unwound", "the body was unwound", retryable=False)
-        if error.retryable and run.attempt < run.options.retry.max_attempts:
-            delay = run.options.retry.delay(run.attempt, run.id)
-            if command.retry_after is not None:
-                delay = min(command.retry_after, run.options.retry.max_delay)
-            retry_at = s.now + int(delay * SECOND)
-            entries: list[RunEntry] = [e.AttemptFailed(error, retry_at)]
-            if run.pausing is not None:
-                entries.append(e.RunPaused(run.pausing))
-            elif run.status is RunStatus.PAUSED:
-                entries.append(e.RunPaused(run.reason or "", run.paused_cause or "request"))
-            return Decision(entries, "go", [SetTimer(ATTEMPT_TIMER, retry_at)])
-        if error.retryable and run.options.on_exhausted == "pause":
-            reason = f"its {run.attempt} attempts are used up: {error.kind}: {error.message}"
-            return Decision([e.RunPaused(reason[:500], "exhausted")], "go", [])
+        again = _try_again(run, command, error, s)
+        if again is not None:
+            return again
         unwinding = e.RunUnwinding("failed", error)
     if command.compensations and unwinding.outcome in run.options.compensate_on:
         return Decision([unwinding], "compensate")
     return finish(run, final(unwinding))
+
+
+def _try_again(run: Run, command: c.EndExecution, error: Failure, s: Situation) -> Decision | None:
+    """The body failed: another attempt, or a pause once they are used up; None when it fails for
+    good.
+    """
+    if command.undelivered:
+        return _deliver_later(run, command, error, s)
+    if not error.retryable:
+        return None
+    if run.attempt < run.options.retry.max_attempts:
+        delay = run.options.retry.delay(run.attempt, run.id)
+        if command.retry_after is not None:
+            delay = min(command.retry_after, run.options.retry.max_delay)
+        return _attempt_at(run, e.AttemptFailed(error, s.now + int(delay * SECOND)))
+    if run.options.on_exhausted == "pause":
+        reason = f"its {run.attempt} attempts are used up: {error.kind}: {error.message}"
+        return Decision([e.RunPaused(reason[:500], "exhausted")], "go")
+    return None
+
+
+def _attempt_at(run: Run, failed: e.AttemptFailed) -> Decision:
+    entries: list[RunEntry] = [failed]
+    if run.pausing is not None:
+        entries.append(e.RunPaused(run.pausing))
+    elif run.status is RunStatus.PAUSED:
+        entries.append(e.RunPaused(run.reason or "", run.paused_cause or "request"))
+    return Decision(entries, "go", [SetTimer(ATTEMPT_TIMER, failed.retry_at)])
+
+
+def _deliver_later(run: Run, command: c.EndExecution, error: Failure, s: Situation) -> Decision:
+    """Whoever has the body could not be reached: it is tried again, ever later, until that is
+    hopeless.
+    """
+    if run.crashes >= s.max_crashes:
+        reason = f"{run.crashes + 1} times in a row: {error.message}; resume it once that is mended"
+        return Decision([e.RunPaused(reason[:500], "crash_loop")], "go")
+    delay = run.options.retry.delay(run.crashes + 1, run.id)
+    if command.retry_after is not None:
+        delay = command.retry_after
+    at = s.now + int(delay * SECOND)
+    return _attempt_at(run, e.AttemptFailed(error, at, undelivered=True))

@@ -16,6 +16,7 @@ import msgspec
 from ironflow.core import entries as e
 from ironflow.core.clock import SECOND
 from ironflow.core.entries import Failure, Payload, RunEntry, RunKind, StepKind
+from ironflow.core.workflow_state import Signal, WorkflowState, apply_op
 
 
 class RunStatus(StrEnum):
@@ -111,6 +112,9 @@ class Run(msgspec.Struct, omit_defaults=True):
     paused_cause: e.PauseCause | None = None
     result: Payload | None = None
     error: Failure | None = None
+    handler: str | None = None
+    workflow: WorkflowState | None = None
+    """What is under way in an event-driven workflow, and its store."""
 
     @property
     def exists(self) -> bool:
@@ -138,6 +142,8 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
         case e.RunCompleted():
             run.result, run.error, run.reason = entry.result, None, None
             _end(run, RunStatus.COMPLETED, at)
+        case e.TurnRecorded():
+            _record_turn(run, entry, at)
         case e.WaitStarted():
             _start_wait(run, entry, at)
         case e.WaitEnded():
@@ -159,8 +165,11 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
             run.crashes = 0
         case e.AttemptFailed():
             run.error, run.retry_at, run.status = entry.error, entry.retry_at, RunStatus.WAITING
-            run.attempt += 1
-            run.crashes = 0
+            if entry.undelivered:
+                run.crashes += 1
+            else:
+                run.attempt += 1
+                run.crashes = 0
         case e.CancelRequested():
             run.cancelling, run.reason, run.pausing = entry, entry.reason, None
         case e.PauseRequested():
@@ -183,6 +192,15 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
             _end(run, RunStatus.CANCELLED, at)
         case e.RunReopened():
             _reopen(run, at)
+        case e.SignalReceived():
+            state = workflow_of(run)
+            state.inbox[entry.id] = Signal(entry.event, entry.step)
+            state.next_signal = entry.id + 1
+            state.outside += 1
+        case e.JobDue():
+            _end_pause(run, entry)
+        case e.ChildReported():
+            _end_child(run, entry)
         case _:
             assert_never(entry)
 
@@ -200,6 +218,9 @@ def _create(run: Run, entry: e.RunCreated, at: int) -> None:
     run.input, run.input_hash = entry.input, entry.input_hash
     run.options, run.event, run.parent = entry.options, entry.event, entry.parent
     run.idempotency_key, run.code = entry.idempotency_key, entry.code
+    run.handler = entry.handler
+    if entry.kind == "workflow":
+        run.workflow = entry.workflow or WorkflowState()
     run.created_at = at
     run.deadline = _deadline(run, at)
 
@@ -212,6 +233,45 @@ def _start(run: Run, entry: e.RunStarted, at: int) -> None:
     if run.started_at is None:
         run.started_at = at
     run.retry_at = None
+
+
+def workflow_of(run: Run) -> WorkflowState:
+    """The state of a run that is a workflow's."""
+    if run.workflow is None:
+        raise TypeError(f"run {run.id} is a {run.kind}, not a workflow")
+    return run.workflow
+
+
+def _record_turn(run: Run, entry: e.TurnRecorded, at: int) -> None:
+    state = workflow_of(run)
+    for op in entry.ops:
+        apply_op(state, op, at)
+    state.turns, state.awaits = entry.number, entry.awaits
+    _progress(run)
+    if entry.parks and run.status is RunStatus.RUNNING:
+        run.status = RunStatus.WAITING
+        state.next_event += 1  # readers are told that the workflow is idle
+
+
+def _end_pause(run: Run, entry: e.JobDue) -> None:
+    state = workflow_of(run)
+    state.outside += 1
+    job = state.jobs.get(entry.job)
+    if job is None:
+        return
+    if entry.wait is None:
+        job.retry_at = None
+    else:
+        job.waits[entry.wait].timed_out = True
+
+
+def _end_child(run: Run, entry: e.ChildReported) -> None:
+    state = workflow_of(run)
+    state.outside += 1
+    job = state.jobs.get(entry.job)
+    if job is not None and entry.key in job.children:
+        child = job.children[entry.key]
+        child.outcome, child.result, child.error = entry.outcome, entry.result, entry.error
 
 
 def _place(run: Run, scope: str, pos: int, key: str) -> None:
@@ -329,6 +389,9 @@ def _end(run: Run, status: RunStatus, at: int) -> None:
         step.status, step.ended_at = StepStatus.CANCELLED, at
     run.open.clear()
     run.retry_at = run.pausing = run.cancelling = None
+    if run.workflow is not None:
+        run.workflow.next_event += 1  # the event that ends the stream
+        run.workflow.awaits = ()
 
 
 def _deadline(run: Run, since: int) -> int | None:
@@ -379,6 +442,11 @@ def _reopen(run: Run, at: int) -> None:
         else:
             seen[step.scope] = seen.get(step.scope, 0) + 1
     run.open.clear()
+    if run.workflow is not None:
+        for job in run.workflow.jobs.values():
+            # As good as new: every attempt that its policy allows is made again.
+            job.retry_at = job.began_at = job.failed_at = job.error = None
+            job.failures = 0
     run.status, run.ended_at, run.error, run.reason = RunStatus.QUEUED, None, None, None
     run.unwinding = run.cancelling = run.retry_at = run.result = None
     run.attempt += 1

@@ -28,6 +28,7 @@ from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.messages import Message
 from ironflow.core.runs import OPEN, Step
 from ironflow.core.values import convert_input, decode_value
+from ironflow.core.workflow_state import WorkflowState
 
 if TYPE_CHECKING:
     from ironflow.sdk.executor import Executor
@@ -144,6 +145,10 @@ class Execution:
     def is_idle(self) -> bool:
         """Whether nothing but a durable wait holds the body up."""
         return self.active <= 0 and not self.running
+
+    async def run(self) -> None:
+        """Execute the body up to its end, and report that."""
+        await self.executor.run_function(self)
 
     # -- places -----------------------------------------------------------------------------------
 
@@ -372,7 +377,11 @@ class Execution:
                     future.exception()  # seen: whoever waits may be cancelled before it looks
 
     def attach(
-        self, steps: Mapping[str, Step], order: Mapping[str, list[str]], unsettled: AbstractSet[str]
+        self,
+        steps: Mapping[str, Step],
+        order: Mapping[str, list[str]],
+        unsettled: AbstractSet[str],
+        workflow: WorkflowState | None = None,
     ) -> None:
         """The run's record is kept in these objects from now on."""
         self.steps, self.order, self.unsettled = steps, order, unsettled

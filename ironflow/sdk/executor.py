@@ -36,8 +36,10 @@ from ironflow.core.functions import Executor as ExecutorName
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.runs import Step
 from ironflow.core.values import encode_plain
+from ironflow.core.workflow_state import WorkflowState
 from ironflow.sdk.attempts import NO_RETRY
 from ironflow.sdk.blocking import BlockingContext
+from ironflow.sdk.bodies import Body
 from ironflow.sdk.context import Context, current_run_id
 from ironflow.sdk.execution import COMPENSATIONS, Branch, Execution, Place, current_branch
 from ironflow.sdk.failures import describe_failure, is_cancelled
@@ -75,8 +77,8 @@ class Executor:
         self.loop = asyncio.get_running_loop()
         self.linger = linger
         self._context = copy_context()
-        self._bodies: dict[str, Execution] = {}
-        self._idle: dict[Execution, float] = {}
+        self._bodies: dict[str, Body] = {}
+        self._idle: dict[Body, float] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._threads = ThreadPoolExecutor(step_threads, thread_name_prefix="ironflow-step")
         self._process_options = step_processes, logs
@@ -119,7 +121,7 @@ class Executor:
         if function is None or self._draining:
             assignment.effects.leave()
             return
-        execution = Execution(self, function, assignment)
+        execution = function.make_body(self, assignment)
         self._bodies[assignment.run_id] = execution
         # Whatever made the engine act now, it may be another run: nothing of its context is passed
         # on.
@@ -133,11 +135,12 @@ class Executor:
         steps: Mapping[str, Step],
         order: Mapping[str, list[str]],
         unsettled: AbstractSet[str],
+        workflow: WorkflowState | None = None,
     ) -> None:
         """The run's record is kept in these objects from now on."""
         body = self._bodies.get(run_id)
         if body is not None and body.number == execution:
-            body.attach(steps, order, unsettled)
+            body.attach(steps, order, unsettled, workflow)
 
     def wake(self, run_id: str, execution: int, key: str | None) -> bool:
         """Let branches whose waits have ended go on."""
@@ -178,12 +181,21 @@ class Executor:
         body = self._bodies.get(run_id)
         return body.running_steps() if body is not None else []
 
+    def body(self, run_id: str) -> Body | None:
+        """The body of a run, if it is in memory."""
+        return self._bodies.get(run_id)
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        """Where sync steps run."""
+        return self._threads
+
     def __len__(self) -> int:
         return len(self._bodies)
 
     # -- idle bodies ------------------------------------------------------------------------------
 
-    def note_idle(self, body: Execution) -> None:
+    def note_idle(self, body: Body) -> None:
         """The body may have nothing to do but wait: it is let go of when that lasts."""
         if not body.is_idle or body.leaving:
             return
@@ -194,7 +206,7 @@ class Executor:
         if self._sweep is None:
             self._sweep = self.loop.call_later(self.linger, self._drop_idle, context=self._context)
 
-    def note_busy(self, body: Execution) -> None:
+    def note_busy(self, body: Body) -> None:
         """The body goes on."""
         self._idle.pop(body, None)
 
@@ -211,13 +223,10 @@ class Executor:
 
     # -- a body -----------------------------------------------------------------------------------
 
-    async def _execute(self, body: Execution) -> None:
-        current_branch.set(Branch(body, ""))
+    async def _execute(self, body: Body) -> None:
         current_run_id.set(body.run_id)
         try:
-            end = await self._run_body(body)
-            while end is not None:
-                end = await self._conclude(body, end)
+            await body.run()
         except (Suspended, Unwound, StaleExecution, Gone):
             self._leave(body)
         except asyncio.CancelledError:
@@ -230,7 +239,14 @@ class Executor:
         else:
             self._forget(body)
 
-    async def _give_up(self, body: Execution, error: Exception) -> None:
+    async def run_function(self, body: Execution) -> None:
+        """The body of a function, up to its end and that of its compensations."""
+        current_branch.set(Branch(body, ""))
+        end = await self._run_body(body)
+        while end is not None:
+            end = await self._conclude(body, end)
+
+    async def _give_up(self, body: Body, error: Exception) -> None:
         """A fault of ours: the run fails with it, for trying again would only repeat it without
         end.
         """
@@ -243,11 +259,11 @@ class Executor:
         else:
             self._forget(body)
 
-    def _leave(self, body: Execution) -> None:
+    def _leave(self, body: Body) -> None:
         self._forget(body)
         body.effects.leave()
 
-    def _forget(self, body: Execution) -> None:
+    def _forget(self, body: Body) -> None:
         self._idle.pop(body, None)
         if self._bodies.get(body.run_id) is body:
             del self._bodies[body.run_id]

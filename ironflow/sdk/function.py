@@ -9,7 +9,7 @@ import textwrap
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CodeType
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ironflow.core.durations import parse_duration
 from ironflow.core.entries import CancelOn, RunOptions, UnwindOutcome
@@ -26,7 +26,12 @@ from ironflow.core.functions import (
 from ironflow.core.patterns import validate_pattern
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.values import convert_input, json_schema
+from ironflow.sdk.bodies import Body, Served
 from ironflow.sdk.waits import Duration
+
+if TYPE_CHECKING:
+    from ironflow.core.execution import Assignment
+    from ironflow.sdk.executor import Executor as SdkExecutor
 
 On = str | Trigger | Mapping[str, str] | Sequence[str | Trigger | Mapping[str, str]]
 C = TypeVar("C")
@@ -69,6 +74,12 @@ class Function:
         """How often the function, and by default each of its steps, is tried."""
         return self.definition.options.retry
 
+    def make_body(self, executor: SdkExecutor, assignment: Assignment) -> Body:
+        """An execution of a run of this function."""
+        from ironflow.sdk.execution import Execution
+
+        return Execution(executor, self, assignment)
+
     def convert(self, data: bytes) -> Any:
         """JSON input as the declared type. Raises `InvalidInput` with the path of what is wrong."""
         return convert_input(data, self.input_type, "input")
@@ -80,12 +91,12 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        self._functions: dict[str, Function] = {}
+        self._functions: dict[str, Served] = {}
 
     def __len__(self) -> int:
         return len(self._functions)
 
-    def add(self, function: Function) -> None:
+    def add(self, function: Served) -> None:
         """Add or, when it was defined by the same code line (a module imported again), replace."""
         known = self._functions.get(function.id)
         if known is not None and _origin(known) != _origin(function):
@@ -95,11 +106,11 @@ class Registry:
             )
         self._functions[function.id] = function
 
-    def get(self, function_id: str) -> Function | None:
+    def get(self, function_id: str) -> Served | None:
         """The function of an id."""
         return self._functions.get(function_id)
 
-    def all(self) -> list[Function]:
+    def all(self) -> list[Served]:
         """Every function, by id."""
         return [self._functions[key] for key in sorted(self._functions)]
 
@@ -304,9 +315,9 @@ def _hash_bytecode(code: CodeType) -> bytes:
     return repr((code.co_code, code.co_names, constants)).encode()
 
 
-def _origin(made: Function) -> tuple[str, str]:
+def _origin(made: Served) -> tuple[str, str]:
     return made.__module__, getattr(made.fn, "__qualname__", "")
 
 
-def _place(made: Function) -> str:
+def _place(made: Served) -> str:
     return ".".join(_origin(made))

@@ -98,7 +98,7 @@ def served(hourly: bool) -> Registry:
 
 def _function(function_id: str) -> Function:
     found = functions().get(function_id)
-    assert found is not None
+    assert isinstance(found, Function)
     return found
 
 

@@ -33,15 +33,17 @@ Check = Callable[[Ended], object]
 
 
 class SimulationFailed(AssertionError):
-    """What went wrong, the seed that plays it again, and the story that led to it."""
+    """What went wrong, the seed that plays it again (None: no fault is needed), and the story."""
 
-    def __init__(self, seed: int, findings: Sequence[Finding], story: Sequence[str]) -> None:
+    def __init__(self, seed: int | None, findings: Sequence[Finding], story: Sequence[str]) -> None:
         self.seed, self.findings, self.story = seed, list(findings), list(story)
         found = "\n".join(f"  {f.law}: {f.message}" for f in findings)
         told = "\n".join(f"  {line}" for line in story)
+        which = "even when nothing goes wrong, a law is broken"
+        if seed is not None:
+            which = f"seed {seed} breaks a law (play it again with seeds=[{seed}])"
         super().__init__(
-            f"seed {seed} breaks a law (play it again with seeds=[{seed}]):\n{found}\n"
-            f"what happened (!! is a fault, -> the outside):\n{told}"
+            f"{which}:\n{found}\nwhat happened (!! is a fault, -> the outside):\n{told}"
         )
 
 
@@ -124,7 +126,8 @@ def simulate(
     (see `ironflow sim --help`); by default all but those that may rightly change a result: `clock`,
     `down`, `operators`. `drive(outside, run_id)` does what the world does meanwhile (emits events,
     starts other runs); it is repeated for every seed. `check(ended)` says by raising what is wrong
-    with an end; without it status, result and error must be those of the quiet run. `mocks` replace
+    with an end, the quiet one's included; without it status, result and error must be those of the
+    quiet run. `mocks` replace
     steps by name, as `world.mock_step` does. `functions` are served beside it, by default all there
     are. Sync steps run on the loop here: one after the other. Raises `SimulationFailed` with the
     first seed that fails, `InvalidInput` for a fault that is none.
@@ -138,8 +141,11 @@ def simulate(
     trial = _Trial(function, input, served, drive, mocks or {}, linger)
     trial.limit = parse_duration(limit, "limit")
     quiet = trial.play(0, frozenset())
-    if quiet.findings or quiet.ended is None:
-        raise SimulationFailed(0, quiet.findings, quiet.story)
+    findings = quiet.findings
+    if quiet.ended is not None:
+        findings = findings or _judge(quiet.ended, quiet.ended, check)
+    if findings or quiet.ended is None:
+        raise SimulationFailed(None, findings, quiet.story)
     numbers = range(seeds) if isinstance(seeds, int) else list(seeds)
     crashes = commits = calls = 0
     for done, seed in enumerate(numbers):

@@ -20,7 +20,13 @@ async def test_index_links_lead_somewhere(memory_api: Any) -> None:
 
 
 async def test_health_and_readiness(api: Any) -> None:
-    assert (await api.get("/health")).json == {"status": "ok", "version": "1.2.3"}
+    assert (await api.get("/health")).json == {
+        "status": "healthy",
+        "version": "1.2.3",
+        "loaded_workflows": 0,
+        "active_workflows": 0,
+        "idle_workflows": 0,
+    }
     assert (await api.get("/ready")).json == {"status": "ready", "issues": []}
 
 

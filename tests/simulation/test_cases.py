@@ -1,5 +1,5 @@
 """Simulated disasters: the size that continuous integration has time for. The nightly size is
-`IRONFLOW_SIM_SEEDS` (and `IRONFLOW_SIM_FROM`), or `ironflow sim --seeds`."""
+`IRONFLOW_TEST_SIM_SEEDS` (and `..._SIM_FROM`), or `ironflow sim --seeds`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 
 from ironflow.simulation.case import Report, play, shrink
 
-SEEDS = int(os.environ.get("IRONFLOW_SIM_SEEDS", "1600"))
-FIRST = int(os.environ.get("IRONFLOW_SIM_FROM", "0"))
+SEEDS = int(os.environ.get("IRONFLOW_TEST_SIM_SEEDS", "1600"))
+FIRST = int(os.environ.get("IRONFLOW_TEST_SIM_FROM", "0"))
 PARTS = 16
 
 

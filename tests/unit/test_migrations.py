@@ -110,7 +110,7 @@ def test_a_backup_that_cannot_be_made_stops_the_migration(
     connection: sqlite3.Connection, path: str
 ) -> None:
     migrate(connection, path, NOW)
-    Path(f"{path}.backup-{LAST}-20231114T221320").write_bytes(b"in the way")
+    Path(f"{path}.backup-{LAST}-20231114T221320").mkdir()  # in the way
     with pytest.raises(StorageError, match="cannot back up"):
         migrate(connection, path, NOW, (*migrations(), NEXT))
     assert schema_version(connection, path, LAST + 1) == LAST

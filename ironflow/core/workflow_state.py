@@ -1,0 +1,461 @@
+"""The state of an event-driven workflow, and the operations of which its turns consist.
+
+A *job* is one delivery of an event (or of a joined list of events) to a step; it stays in the state
+until the step has ended. So the state holds what is under way and the user's store, never what is
+over: a run of 10,000 turns is as light as one of ten. Names of operations and fields are the
+storage format: they may gain fields with defaults, and are never renamed or removed.
+
+The core knows nothing of classes and signatures: who gets an event is decided by the code that
+executes the workflow, and recorded here, so that changed code never changes what was decided.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import msgspec
+
+from ironflow.core.payloads import Failure, Payload
+
+Change = list[Any]
+"""One change of the store: `["=", path, value]` sets, `["-", path]` deletes, `["+", path, items]`
+extends a list, `["<", path, n]` leaves its first `n` items. A path is a list of keys and indexes.
+"""
+
+
+class EventData(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An event: the full name of its class (`module.Class`) and its fields as JSON."""
+
+    type: str
+    value: Payload
+
+
+class Wait(msgspec.Struct, omit_defaults=True):
+    """A step's `wait_for_event`. Once `event` is there, or `timed_out`, the step is entered
+    again.
+    """
+
+    type: str
+    requirements: dict[str, Any] = {}
+    until: int | None = None
+    event: EventData | None = None
+    timed_out: bool = False
+
+
+class Child(msgspec.Struct, omit_defaults=True):
+    """A run that a step has started and may await; `outcome` is None while it goes on."""
+
+    run_id: str
+    workflow: str
+    outcome: str | None = None
+    result: Payload | None = None
+    error: Failure | None = None
+
+
+class Echo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that a step did and that is recorded although the step has not ended.
+
+    When the step is executed again for the same job (after a crash, or after a wait), doing the
+    same again has no second effect. `kind`: `send`, `stream`, `store` or `collect`; `mark` is a
+    digest of what was done; `changes` and `undo` are those of the store.
+    """
+
+    kind: str
+    mark: str = ""
+    changes: tuple[Change, ...] = ()
+    undo: tuple[Change, ...] = ()
+    released: tuple[EventData, ...] | None = None
+
+
+class Job(msgspec.Struct, omit_defaults=True):
+    """One delivery to a step. `fans` are the open fan-outs it belongs to, outermost first."""
+
+    id: int
+    step: str
+    events: tuple[EventData, ...]
+    added_at: int
+    fans: tuple[int, ...] = ()
+    recoveries: dict[str, int] = {}
+    """How often each error handler has been used on the way to this job."""
+    failures: int = 0
+    began_at: int | None = None
+    """When its first attempt began."""
+    failed_at: int | None = None
+    error: Failure | None = None
+    retry_at: int | None = None
+    waits: dict[str, Wait] = {}
+    memos: dict[str, Payload] = {}
+    children: dict[str, Child] = {}
+    echoes: list[Echo] = []
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing can be done for it before something comes or a timer rings."""
+        if self.retry_at is not None:
+            return True
+        open_waits = [w for w in self.waits.values() if w.event is None and not w.timed_out]
+        return bool(open_waits)
+
+
+class Fan(msgspec.Struct, omit_defaults=True):
+    """A fan-out: the list of events that a step returned. It is over when no job belongs to it."""
+
+    id: int
+    fans: tuple[int, ...] = ()
+    """The fan-outs around it."""
+    joins: tuple[str, ...] = ()
+    """Steps that are entered when it is over, whether or not anything came of it."""
+    collected: dict[str, list[EventData]] = {}
+    """By joining step what came of it, in the order of completion."""
+    fired: list[str] = []
+    """Joining steps that were entered early and get nothing more."""
+    recoveries: dict[str, int] = {}
+
+
+class Signal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An event from outside that no turn has routed yet."""
+
+    event: EventData
+    step: str | None = None
+
+
+class WorkflowState(msgspec.Struct, omit_defaults=True):
+    """The fold of a workflow's turns."""
+
+    begun: bool = False
+    """The start event has been routed."""
+    turns: int = 0
+    next_job: int = 0
+    next_fan: int = 0
+    next_signal: int = 0
+    next_event: int = 0
+    """The sequence of the next streamed event."""
+    outside: int = 0
+    """How much came from outside: events, timers and ends of children."""
+    jobs: dict[int, Job] = {}
+    fans: dict[int, Fan] = {}
+    buffers: dict[str, list[EventData]] = {}
+    """What `collect_events` and joins of several parameters hold, by step and buffer."""
+    inbox: dict[int, Signal] = {}
+    store: dict[str, Any] = {}
+    awaits: tuple[str, ...] = ()
+    """While parked: types of events from outside that would bring the run on."""
+
+
+# -- operations -----------------------------------------------------------------------------------
+
+
+class Op(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag=True):
+    """Base of the operations of a turn."""
+
+
+class Started(Op, tag="started", frozen=True):
+    """The start event was routed."""
+
+
+class JobAdded(Op, tag="job_added", frozen=True):
+    """An event is delivered to a step. `by` is the job that sent it."""
+
+    job: int
+    step: str
+    events: tuple[EventData, ...]
+    fans: tuple[int, ...] = ()
+    recoveries: dict[str, int] = {}
+    by: int | None = None
+
+
+class Sent(Op, tag="sent", frozen=True):
+    """A step that has not ended yet sent an event; `mark` is its digest."""
+
+    job: int
+    mark: str
+
+
+class JobBegan(Op, tag="job_began", frozen=True):
+    """A worker of a step took a job. `input` is the bare name of the event's class."""
+
+    job: int
+    step: str
+    input: str
+    worker: int
+
+
+class JobEnded(Op, tag="job_ended", frozen=True):
+    """A step ended well. `output` is the bare name of the class that it returned."""
+
+    job: int
+    step: str
+    input: str
+    worker: int
+    output: str | None = None
+
+
+class JobFailed(Op, tag="job_failed", frozen=True):
+    """An attempt of a step failed. Without `retry_at` it is not tried again; `caught`: an error
+    handler takes over.
+    """
+
+    job: int
+    step: str
+    input: str
+    worker: int
+    error: Failure
+    retry_at: int | None = None
+    caught: bool = False
+
+
+class JobWaits(Op, tag="job_waits", frozen=True):
+    """A step waits for an event (`wait_for_event`) and has left its worker."""
+
+    job: int
+    key: str
+    type: str
+    requirements: dict[str, Any] = {}
+    until: int | None = None
+
+
+class JobLeft(Op, tag="job_left", frozen=True):
+    """A step that waits has left its worker."""
+
+    job: int
+    step: str
+    input: str
+    worker: int
+
+
+class WaitMet(Op, tag="wait_met", frozen=True):
+    """What a step waited for has come."""
+
+    job: int
+    key: str
+    event: EventData
+
+
+class Stored(Op, tag="stored", frozen=True):
+    """The store changed. `undo` leads back; it is kept only as long as the step `job` may be
+    executed again.
+    """
+
+    changes: tuple[Change, ...]
+    job: int | None = None
+    undo: tuple[Change, ...] = ()
+
+
+class Collected(Op, tag="collected", frozen=True):
+    """A buffer took an event; `released`: what it gave back then, and it is empty now."""
+
+    buffer: str
+    event: EventData
+    job: int | None = None
+    mark: str = ""
+    released: tuple[EventData, ...] | None = None
+
+
+class Streamed(Op, tag="streamed", frozen=True):
+    """An event was written to the stream: the envelope that readers get."""
+
+    event: Payload
+    job: int | None = None
+    mark: str = ""
+    internal: bool = False
+
+
+class SignalTaken(Op, tag="signal_taken", frozen=True):
+    """An event from outside was routed."""
+
+    signal: int
+
+
+class Remembered(Op, tag="remembered", frozen=True):
+    """`ctx.once`: a value that the step does not compute again."""
+
+    job: int
+    name: str
+    value: Payload
+
+
+class ChildStarted(Op, tag="child_started", frozen=True):
+    """A step started another workflow as a run of its own."""
+
+    job: int
+    key: str
+    run_id: str
+    workflow: str
+
+
+class FanOpened(Op, tag="fan_opened", frozen=True):
+    """A step returned a list of events."""
+
+    fan: int
+    fans: tuple[int, ...] = ()
+    joins: tuple[str, ...] = ()
+    recoveries: dict[str, int] = {}
+
+
+class FanFed(Op, tag="fan_fed", frozen=True):
+    """An event came to a step that joins a fan-out."""
+
+    fan: int
+    step: str
+    event: EventData
+
+
+class FanFired(Op, tag="fan_fired", frozen=True):
+    """A joining step was entered before the fan-out was over."""
+
+    fan: int
+    step: str
+
+
+class FanClosed(Op, tag="fan_closed", frozen=True):
+    """A fan-out is over."""
+
+    fan: int
+
+
+TurnOp = (
+    Started | JobAdded | Sent | JobBegan | JobEnded | JobFailed | JobWaits | JobLeft | WaitMet
+    | Stored | Collected | Streamed | SignalTaken | Remembered | ChildStarted | FanOpened | FanFed
+    | FanFired | FanClosed
+)  # fmt: skip
+
+
+def op_payloads(op: TurnOp) -> list[Payload]:
+    """The payloads that an operation holds."""
+    match op:
+        case JobAdded():
+            return [event.value for event in op.events]
+        case Streamed():
+            return [op.event]
+        case Remembered():
+            return [op.value]
+        case WaitMet() | FanFed():
+            return [op.event.value]
+        case Collected():
+            return [op.event.value, *(event.value for event in op.released or ())]
+        case _:
+            return []
+
+
+# -- the fold -------------------------------------------------------------------------------------
+
+
+def apply_op(state: WorkflowState, op: TurnOp, at: int) -> None:  # noqa: C901, PLR0912, PLR0915
+    """Change the state by one operation that was recorded at `at`."""
+    match op:
+        case JobBegan():
+            job = state.jobs[op.job]
+            if job.began_at is None:
+                job.began_at = at
+            state.next_event += 1
+        case JobEnded():
+            state.jobs.pop(op.job, None)
+            state.next_event += 1
+        case JobAdded():
+            state.jobs[op.job] = Job(
+                op.job,
+                op.step,
+                op.events,
+                at,
+                op.fans,
+                dict(op.recoveries) if op.recoveries else {},
+            )
+            state.next_job = op.job + 1
+        case Streamed():
+            state.next_event += 1
+            _echo(state, op.job, Echo("stream", op.mark))
+        case Stored():
+            change_store(state.store, op.changes)
+            if op.undo:
+                _echo(state, op.job, Echo("store", "", op.changes, op.undo))
+        case Collected():
+            _collect(state, op)
+        case Sent():
+            _echo(state, op.job, Echo("send", op.mark))
+        case SignalTaken():
+            state.inbox.pop(op.signal, None)
+        case JobFailed():
+            _fail_job(state, op, at)
+        case JobWaits():
+            state.jobs[op.job].waits[op.key] = Wait(op.type, op.requirements, op.until)
+        case JobLeft():
+            state.next_event += 1
+        case WaitMet():
+            state.jobs[op.job].waits[op.key].event = op.event
+        case Remembered():
+            state.jobs[op.job].memos[op.name] = op.value
+        case ChildStarted():
+            state.jobs[op.job].children[op.key] = Child(op.run_id, op.workflow)
+        case FanOpened():
+            state.fans[op.fan] = Fan(
+                op.fan, op.fans, op.joins, recoveries=dict(op.recoveries) if op.recoveries else {}
+            )
+            state.next_fan = op.fan + 1
+        case FanFed():
+            state.fans[op.fan].collected.setdefault(op.step, []).append(op.event)
+        case FanFired():
+            fan = state.fans[op.fan]
+            fan.fired.append(op.step)
+            fan.collected.pop(op.step, None)
+        case FanClosed():
+            del state.fans[op.fan]
+        case Started():
+            state.begun = True
+
+
+def _echo(state: WorkflowState, job_id: int | None, echo: Echo) -> None:
+    job = state.jobs.get(job_id) if job_id is not None else None
+    if job is not None:
+        job.echoes.append(echo)
+
+
+def _collect(state: WorkflowState, op: Collected) -> None:
+    if op.released is None:
+        state.buffers.setdefault(op.buffer, []).append(op.event)
+    else:
+        state.buffers.pop(op.buffer, None)
+    _echo(state, op.job, Echo("collect", op.mark, released=op.released))
+
+
+def _fail_job(state: WorkflowState, op: JobFailed, at: int) -> None:
+    state.next_event += 1
+    if op.caught:
+        state.jobs.pop(op.job, None)
+        return
+    job = state.jobs[op.job]
+    job.failures += 1
+    job.failed_at, job.error, job.retry_at = at, op.error, op.retry_at
+    # The next attempt says everything anew; but it need not send and collect twice.
+    job.echoes = [echo for echo in job.echoes if echo.kind in ("send", "collect")]
+
+
+def _fresh(value: Any) -> Any:
+    """A container of its own: later changes are made in place, and must not reach into the entry
+    that this one came from.
+    """
+    return copy.deepcopy(value) if isinstance(value, dict | list) else value
+
+
+def change_store(store: dict[str, Any], changes: tuple[Change, ...]) -> None:
+    """Apply changes to a JSON tree in place. Raises `LookupError` or `TypeError` when a path leads
+    nowhere.
+    """
+    for kind, path, *rest in changes:
+        if not path:
+            store.clear()
+            if kind == "=":
+                store.update(_fresh(rest[0]))
+            continue
+        at: Any = store
+        for key in path[:-1]:
+            at = at[key]
+        last = path[-1]
+        if kind == "=":
+            at[last] = _fresh(rest[0])
+        elif kind == "-":
+            del at[last]
+        elif kind == "+":
+            at[last].extend(_fresh(rest[0]))
+        else:
+            del at[last][rest[0] :]

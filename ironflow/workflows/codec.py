@@ -1,0 +1,222 @@
+"""Events and values as the journal has them, and back.
+
+An event is stored as its fields (`model_dump` in JSON mode), a value of the store as the values of
+steps are (`ironflow.core.values`), which keeps dates, UUIDs, dataclasses and models. What has no
+such form is refused with `NotSerializable` naming the place; a runtime without a database may keep
+the object itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel
+
+from ironflow.core.errors import NotSerializable
+from ironflow.core.payloads import Payload, pack
+from ironflow.core.values import decode_value, encode_value
+from ironflow.core.workflow_state import EventData
+from ironflow.core.workflow_stream import envelope
+from ironflow.workflows import events
+from ironflow.workflows.vocabulary import ancestors, is_event, is_step_failed, wire_name
+
+MODEL = "__is_pydantic"
+OPAQUE = "$object"
+"""Stands for an object that has no stored form, in a runtime that keeps objects."""
+
+
+def event_value(event: Any) -> Any:
+    """The fields of an event as JSON values. Raises `NotSerializable`."""
+    kind = type(event)
+    if is_step_failed(kind):
+        return {
+            "step_name": event.step_name,
+            "input_event": tag_event(event.input_event),
+            "exception": events.describe_exception(event.exception),
+            "attempts": event.attempts,
+            "elapsed_seconds": event.elapsed_seconds,
+            "failed_at": event.failed_at.isoformat(),
+        }
+    try:
+        return event.model_dump(mode="json")
+    except Exception as error:
+        raise NotSerializable(kind.__name__, _culprit(event), kind.__name__, str(error)) from error
+
+
+def _culprit(event: Any) -> str:
+    """The first field of an event that has no JSON form."""
+    fields = {name: getattr(event, name, None) for name in type(event).model_fields}
+    fields |= dict(getattr(event, "_data", {}) or {})
+    fields["result"] = getattr(event, "_result", None)
+    for name, value in fields.items():
+        try:
+            dumped = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+            msgspec.json.encode(dumped)
+        except Exception:  # noqa: BLE001 - it is being looked for
+            return f"$.{name}"
+    return "$"
+
+
+class Keeper:
+    """Objects of one run that have no stored form, held by a runtime without a database."""
+
+    def __init__(self) -> None:
+        self._objects: list[Any] = []
+
+    def keep(self, value: Any) -> dict[str, Any]:
+        """Hold an object; the mark that stands for it."""
+        for index, known in enumerate(self._objects):
+            if known is value:
+                return {OPAQUE: repr(value)[:200], "index": index}
+        self._objects.append(value)
+        return {OPAQUE: repr(value)[:200], "index": len(self._objects) - 1}
+
+    def find(self, mark: Any) -> Any:
+        """The object of a mark."""
+        return self._objects[mark["index"]]
+
+
+def encode_event(event: Any, keeper: Keeper | None = None) -> tuple[bytes, bytes]:
+    """The fields of an event as JSON, and its envelope as clients get it.
+
+    An event without a stored form goes to the `keeper`. Raises `NotSerializable` without one.
+    """
+    kind = type(event)
+    try:
+        value = event_value(event)
+        data = msgspec.json.encode(value)
+    except (NotSerializable, TypeError, ValueError, UnicodeEncodeError) as error:
+        if keeper is None:
+            if isinstance(error, NotSerializable):
+                raise
+            place = _culprit(event)
+            raise NotSerializable(kind.__name__, place, kind.__name__, str(error)) from error
+        value = keeper.keep(event)
+        data = msgspec.json.encode(value)
+    types = list(ancestors(kind)) or None
+    return data, envelope(msgspec.Raw(data), wire_name(kind), kind.__name__, types)
+
+
+def tag_event(event: Any) -> dict[str, Any]:
+    """An event inside another value."""
+    return {MODEL: True, "value": event_value(event), "qualified_name": wire_name(type(event))}
+
+
+def event_data(event: Any, blobs: dict[str, bytes], keeper: Keeper | None = None) -> EventData:
+    """An event for the journal; what is too large for it is put into `blobs`."""
+    payload, blob = pack(encode_event(event, keeper)[0])
+    if blob is not None:
+        blobs[payload.blob or ""] = blob
+    return EventData(wire_name(type(event)), payload)
+
+
+def digest(*parts: str | bytes) -> str:
+    """A short mark by which the same effect is recognised."""
+    hashed = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        hashed.update(part.encode() if isinstance(part, str) else part)
+        hashed.update(b"\0")
+    return hashed.hexdigest()
+
+
+def decode_event(kind: type, data: bytes, keeper: Keeper | None = None) -> Any:
+    """The event of a class with these fields. Raises `pydantic.ValidationError`."""
+    value = msgspec.json.decode(data)
+    if type(value) is dict and OPAQUE in value and keeper is not None:
+        return keeper.find(value)
+    if is_step_failed(kind):
+        value["input_event"] = untag(value["input_event"])
+        value["exception"] = build_exception(value["exception"])
+    return kind.model_validate(value)  # type: ignore[attr-defined]
+
+
+def untag(value: Any) -> Any:
+    """A tagged model as an instance of its class."""
+    if isinstance(value, dict) and value.get(MODEL):
+        kind = find_class(value["qualified_name"])
+        if kind is None:
+            return events.Event(**value["value"])
+        return kind.model_validate(value["value"])  # type: ignore[attr-defined]
+    return value
+
+
+def find_class(name: str) -> type | None:
+    """The class of a full name, if its module can be imported."""
+    module_name, _, class_name = name.rpartition(".")
+    if module_name == "workflows.events" and module_name not in sys.modules:
+        module_name = events.__name__
+    try:
+        module = sys.modules.get(module_name) or importlib.import_module(module_name)
+    except ImportError:
+        return None
+    kind = getattr(module, class_name, None)
+    return kind if isinstance(kind, type) else None
+
+
+def build_exception(facts: dict[str, str]) -> Exception:
+    """An exception that says what the original said, of its class if that can be built."""
+    kind = find_class(facts["exception_type"])
+    message = facts["exception_message"]
+    if kind is not None and issubclass(kind, Exception):
+        with suppress(Exception):  # a class with other arguments
+            return kind(message)
+    return RuntimeError(f"{facts['exception_type']}: {message}")
+
+
+# -- values of the store --------------------------------------------------------------------------
+
+
+def encode_stored(value: object, where: str, keeper: Keeper | None = None) -> Any:
+    """A value of the store as a JSON tree. Raises `NotSerializable` without a `keeper`."""
+    if value is None or type(value) in (str, bool, int):
+        return value
+    try:
+        return msgspec.json.decode(encode_value(_mark_events(value), where))
+    except NotSerializable:
+        if keeper is None:
+            raise
+        return keeper.keep(value)
+
+
+def decode_stored(tree: Any, keeper: Keeper | None = None) -> Any:
+    """The value of a JSON tree."""
+    if tree is None or type(tree) in (str, bool, int, float):
+        return tree
+    if type(tree) is dict and OPAQUE in tree and keeper is not None:
+        return keeper.find(tree)
+    return _unmark(decode_value(msgspec.json.encode(tree)))
+
+
+def _mark_events(value: Any) -> Any:
+    if is_event(value):
+        return tag_event(value)
+    if type(value) is dict:
+        return {key: _mark_events(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return [_mark_events(each) for each in value]
+    if type(value) in (set, frozenset):
+        return {"$set": [_mark_events(each) for each in value]}
+    return value
+
+
+def _unmark(value: Any) -> Any:
+    if type(value) is dict:
+        if value.get(MODEL) and "qualified_name" in value:
+            return untag(value)
+        return {key: _unmark(each) for key, each in value.items()}
+    if type(value) is list:
+        return [_unmark(each) for each in value]
+    return value
+
+
+def payload_of(data: bytes, blobs: dict[str, bytes]) -> Payload:
+    """JSON text as a payload; what is too large goes into `blobs`."""
+    payload, blob = pack(data)
+    if blob is not None:
+        blobs[payload.blob or ""] = blob
+    return payload

@@ -1,0 +1,181 @@
+"""Contexts as plain dictionaries, in the form that LlamaIndex's `Context.to_dict` has, version 2.
+
+The store is `state`; what is under way stands in `workers` for its readers, and whole, as ironflow
+continues it, under `ironflow`. Read are versions 0 to 2: their store, and the queued events of
+their workers.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ironflow.core.payloads import Payload
+from ironflow.core.workflow_state import EventData, Job, WorkflowState
+from ironflow.workflows.codec import MODEL, decode_stored, encode_event
+from ironflow.workflows.errors import ContextSerdeError
+from ironflow.workflows.store import LiveState
+from ironflow.workflows.vocabulary import is_event, wire_name
+
+if TYPE_CHECKING:
+    from ironflow.workflows.definition import Definition
+    from ironflow.workflows.serializers import BaseSerializer
+
+OWN = "ironflow"
+VERSION = 2
+
+
+def write(
+    state: WorkflowState,
+    live: LiveState,
+    graph: Definition,
+    running: bool,
+    serializer: BaseSerializer,
+    *,
+    include_state: bool = True,
+) -> dict[str, Any]:
+    """A context as a dictionary. Raises `ContextSerdeError` naming the key."""
+    kind = live.kind
+    fields = live.items(live.value) if include_state else {}
+    if kind is None:
+        data: Any = {"_data": {key: _text(key, each, serializer) for key, each in fields.items()}}
+        described = {"state_type": "DictState", "state_module": "workflows.context.state_store"}
+    else:
+        data = _text(kind.__name__, live.value, serializer)
+        described = {"state_type": kind.__name__, "state_module": kind.__module__}
+    workers: dict[str, Any] = {
+        name: {
+            "queue": [],
+            "in_progress": [],
+            "collected_events": {},
+            "collect_generations": {},
+            "static_collect_events": [],
+            "collected_waiters": [],
+        }
+        for name in graph.steps
+    }
+    for job in state.jobs.values():
+        texts = [_event_text(event) for event in job.events]
+        if job.step in workers:
+            workers[job.step]["queue"].extend({"event": text, "attempts": 0} for text in texts)
+    return {
+        "version": VERSION,
+        "state": {"store_type": "in_memory", **described, "state_data": data},
+        "is_running": running,
+        "workers": workers,
+        "stream_seq": state.next_fan,
+        "work_item_seq": state.next_job,
+        "invocation_seq": state.next_job,
+        "deliveries": [],
+        "streams": {},
+        "collection_release_states": {},
+        OWN: json.loads(msgspec.json.encode(_bare(state))) if running else None,
+    }
+
+
+def _bare(state: WorkflowState) -> WorkflowState:
+    """What is under way, without the store."""
+    return msgspec.structs.replace(state, store={}, inbox={}, turns=0, next_event=0, outside=0)
+
+
+def _text(key: str, value: Any, serializer: BaseSerializer) -> str:
+    try:
+        return serializer.serialize(value)
+    except (TypeError, ValueError) as error:
+        raise ContextSerdeError(
+            f"the key {key!r} of the store cannot be written: {error}"
+        ) from error
+
+
+def _event_text(event: EventData) -> str:
+    raw = event.value.json or b"null"
+    return json.dumps({MODEL: True, "value": json.loads(raw), "qualified_name": event.type})
+
+
+def read(
+    data: Any, graph: Definition, serializer: BaseSerializer
+) -> tuple[WorkflowState, LiveState]:
+    """What a run continues, and its store. Raises `ContextSerdeError`."""
+    if not isinstance(data, dict):
+        raise ContextSerdeError(f"a context is an object, not {type(data).__name__}")
+    version = data.get("version", 0)
+    if not isinstance(version, int) or not 0 <= version <= VERSION:
+        raise ContextSerdeError(f"contexts of version {version!r} are not known")
+    live = _read_store(data.get("state") or data.get("state_data") or {}, graph, serializer)
+    own = data.get(OWN)
+    if own is not None:
+        try:
+            state = msgspec.convert(own, WorkflowState)
+        except msgspec.ValidationError as error:
+            raise ContextSerdeError(f"the context's {OWN!r} cannot be read: {error}") from error
+    else:
+        state = _read_workers(data, graph, serializer)
+    state.store = live.tree
+    return state, live
+
+
+def _read_store(given: Any, graph: Definition, serializer: BaseSerializer) -> LiveState:
+    live = LiveState({}, graph.state_type)
+    if not isinstance(given, dict):
+        raise ContextSerdeError("the context's state must be an object")
+    data = given.get("state_data", given.get("_data", {}))
+    if isinstance(data, str):  # a typed state as one text
+        value = _value("state", data, serializer)
+        live.replace(value if not isinstance(value, dict) else _typed(live, value))
+        return live
+    if isinstance(data, dict):
+        for key, text in (data.get("_data") or {}).items():
+            value = _value(key, text, serializer) if isinstance(text, str) else text
+            live.replace_key(key, value)
+        live.value = live._restore(live.tree)
+    return live
+
+
+def _typed(live: LiveState, value: dict[str, Any]) -> Any:
+    kind: Any = live.kind
+    return kind.model_validate(value) if kind is not None else live._restore(value)
+
+
+def _value(key: str, text: str, serializer: BaseSerializer) -> Any:
+    try:
+        return serializer.deserialize(text)
+    except ContextSerdeError:
+        raise
+    except Exception as error:
+        raise ContextSerdeError(f"the key {key!r} of the store cannot be read: {error}") from error
+
+
+def _read_workers(
+    data: dict[str, Any], graph: Definition, serializer: BaseSerializer
+) -> WorkflowState:
+    """The queued events of a context that LlamaIndex has written."""
+    state = WorkflowState(begun=bool(data.get("is_running")))
+    workers = data.get("workers") or {}
+    if not isinstance(workers, dict):
+        raise ContextSerdeError("the context's workers must be an object")
+    for step, worker in workers.items():
+        if step not in graph.steps or not isinstance(worker, dict):
+            continue
+        for item in [*worker.get("in_progress", []), *worker.get("queue", [])]:
+            text = item.get("event") if isinstance(item, dict) else item
+            if not isinstance(text, str):
+                continue
+            event = _value(step, text, serializer)
+            if not is_event(event):
+                raise ContextSerdeError(
+                    f"the queue of step {step!r} holds something else than events"
+                )
+            raw, _ = encode_event(event)
+            payload = Payload(raw=msgspec.Raw(raw))
+            job = Job(state.next_job, step, (EventData(wire_name(type(event)), payload),), 0)
+            state.jobs[job.id] = job
+            state.next_job += 1
+    state.begun = state.begun and bool(state.jobs)
+    return state
+
+
+def stored_values(tree: dict[str, Any]) -> dict[str, Any]:
+    """The store of a run as values."""
+    return {key: decode_stored(each) for key, each in tree.items()}

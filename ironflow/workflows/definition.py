@@ -1,0 +1,357 @@
+"""A workflow's steps put together: who takes what, what begins and ends a run, and whether it can
+work at all. The same for our own workflows and for those of LlamaIndex.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ironflow.sdk.function import hash_code
+from ironflow.workflows.errors import WorkflowConfigurationError, WorkflowValidationError
+from ironflow.workflows.resource import ResourceConfig
+from ironflow.workflows.steps import StepSpec
+from ironflow.workflows.vocabulary import (
+    OURS,
+    is_event_class,
+    is_human_response,
+    is_input_required,
+    is_start,
+    is_step_failed,
+    is_stop,
+    wire_name,
+)
+
+DEPTH = 8
+"""How deep fan-outs may nest."""
+
+
+class Definition:
+    """The steps of one workflow. Raises `WorkflowConfigurationError` or `WorkflowValidationError`
+    when they make no workflow.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        steps: Mapping[str, StepSpec],
+        *,
+        skip_checks: frozenset[str] = frozenset(),
+        check: bool = True,
+        extra_events: Iterable[type] = (),
+    ) -> None:
+        self.name, self.steps = name, dict(steps)
+        self.plain = {n: s for n, s in self.steps.items() if not s.is_handler}
+        self.handlers = {n: s for n, s in self.steps.items() if s.is_handler}
+        self.extra_events = tuple(extra_events)
+        self.start = self._start_class()
+        self.stop = self._stop_class()
+        self._check_handlers()
+        self._check_lists()
+        if check:
+            self._check_graph(skip_checks)
+        self.state_type = self._state_type()
+
+    def with_events(self, extra: Iterable[type]) -> Definition:
+        """The same steps with further classes that callers may send."""
+        return Definition(self.name, self.steps, check=False, extra_events=extra)
+
+    # -- who takes what ---------------------------------------------------------------------------
+
+    @functools.cached_property
+    def events(self) -> tuple[type, ...]:
+        """Every class of events that steps take or return, and the additional ones."""
+        found: dict[type, None] = {}
+        for spec in self.steps.values():
+            found.update(dict.fromkeys((*spec.takes, *spec.gives)))
+        found.update(dict.fromkeys(self.extra_events))
+        return tuple(found)
+
+    @functools.cached_property
+    def known(self) -> tuple[type, ...]:
+        """`events`, and the classes of events that the code of steps speaks of: what it waits for
+        and sends need not stand in any signature.
+        """
+        found = dict.fromkeys(self.events)
+        for spec in self.steps.values():
+            found.update(dict.fromkeys(_mentioned(spec.fn)))
+        found.update(dict.fromkeys((OURS.event, OURS.human_response, OURS.input_required)))
+        return tuple(found)
+
+    @functools.cached_property
+    def by_wire_name(self) -> dict[str, type]:
+        """The classes by their full names."""
+        return {wire_name(kind): kind for kind in reversed(self.known)}
+
+    @functools.cached_property
+    def by_bare_name(self) -> dict[str, type]:
+        """The classes by their bare names; of two with one name the first."""
+        found: dict[str, type] = {}
+        for kind in self.known:
+            found.setdefault(kind.__name__, kind)
+        return found
+
+    @functools.cached_property
+    def answers(self) -> tuple[str, ...]:
+        """Full names of the classes that bring an idle run on: answers from outside that steps
+        take, or, if there are none, whatever they take.
+        """
+        taken = [kind for spec in self.plain.values() for kind in spec.takes if not is_start(kind)]
+        human = [kind for kind in taken if is_human_response(kind)]
+        return tuple(dict.fromkeys(wire_name(kind) for kind in human or taken))
+
+    def takers(self, kind: type) -> list[StepSpec]:
+        """The steps that take events of a class."""
+        found = self._takers.get(kind)
+        if found is None:
+            found = self._takers[kind] = [s for s in self.plain.values() if s.accepts(kind)]
+        return found
+
+    @functools.cached_property
+    def _takers(self) -> dict[type, list[StepSpec]]:
+        return {}
+
+    def handler_for(self, step: str, recoveries: Mapping[str, int]) -> StepSpec | None:
+        """The error handler of a step that may still be used."""
+        if step in self.handlers:
+            return None
+        covering = [s for s in self.handlers.values() if step in (s.handles or ())]
+        covering += [s for s in self.handlers.values() if not s.handles]
+        for spec in covering[:1]:
+            if recoveries.get(spec.name, 0) < spec.max_recoveries:
+                return spec
+        return None
+
+    @functools.cache  # noqa: B019 - as long as the workflow itself
+    def joins(self, step: str) -> tuple[str, ...]:
+        """The steps that join what the fan-outs of `step` lead to."""
+        seen: set[tuple[type, int]] = set()
+        todo = [(kind, 0) for kind in self.steps[step].fans_out]
+        found: dict[str, None] = {}
+        while todo:
+            kind, depth = todo.pop(0)
+            if (kind, depth) in seen or depth > DEPTH:
+                continue
+            seen.add((kind, depth))
+            for taker in self.takers(kind):
+                if taker.join is None:
+                    todo += [(given, depth) for given in taker.returns]
+                    todo += [(given, depth + 1) for given in taker.fans_out]
+                elif depth == 0:
+                    found[taker.name] = None
+                else:
+                    todo += [(given, depth - 1) for given in taker.returns]
+                    todo += [(given, depth) for given in taker.fans_out]
+            for handler in self.handlers.values():
+                todo += [(given, depth) for given in handler.returns]
+        return tuple(found)
+
+    @functools.cached_property
+    def code(self) -> str:
+        """A hash that changes with the source of any step."""
+        text = "".join(f"{name}:{hash_code(spec.fn)}" for name, spec in sorted(self.steps.items()))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    # -- whether it can work ----------------------------------------------------------------------
+
+    def _start_class(self) -> type:
+        found = {kind for spec in self.plain.values() for kind in spec.takes if is_start(kind)}
+        if not found:
+            raise WorkflowConfigurationError(
+                f"workflow {self.name!r}: at least one step must take a StartEvent"
+            )
+        if len(found) > 1:
+            raise WorkflowConfigurationError(
+                f"workflow {self.name!r}: one class of StartEvent must begin a run, "
+                f"steps take {_names(found)}"
+            )
+        return found.pop()
+
+    def _stop_class(self) -> type:
+        found = {kind for spec in self.steps.values() for kind in spec.gives if is_stop(kind)}
+        if not found:
+            raise WorkflowConfigurationError(
+                f"workflow {self.name!r}: at least one step must return a StopEvent"
+            )
+        if len(found) > 1:
+            raise WorkflowConfigurationError(
+                f"workflow {self.name!r}: one class of StopEvent must end a run, "
+                f"steps return {_names(found)}"
+            )
+        return found.pop()
+
+    def _state_type(self) -> type | None:
+        found = {spec.state_type for spec in self.steps.values() if spec.state_type is not None}
+        if len(found) > 1:
+            raise WorkflowValidationError(
+                f"workflow {self.name!r}: steps name several types of state: {_names(found)}"
+            )
+        kind = found.pop() if found else None
+        fields = getattr(kind, "model_fields", {})
+        required = [name for name, field in fields.items() if field.is_required()]
+        if required:
+            raise WorkflowValidationError(
+                f"workflow {self.name!r}: the fields of the state {kind.__name__} need defaults: "  # type: ignore[union-attr]
+                f"{', '.join(required)}"
+            )
+        return kind
+
+    def _check_handlers(self) -> None:
+        general = [name for name, spec in self.handlers.items() if not spec.handles]
+        if len(general) > 1:
+            raise WorkflowValidationError(
+                f"workflow {self.name!r}: only one error handler can be for all steps, "
+                f"there are {', '.join(general)}"
+            )
+        covered: dict[str, str] = {}
+        for name, spec in self.handlers.items():
+            for step in spec.handles or ():
+                if step in self.handlers:
+                    raise WorkflowValidationError(
+                        f"error handler {name!r} cannot be for the error handler {step!r}"
+                    )
+                if step not in self.steps:
+                    raise WorkflowValidationError(
+                        f"error handler {name!r} is for {step!r}, which is no step"
+                    )
+                if step in covered:
+                    raise WorkflowValidationError(
+                        f"step {step!r} has two error handlers, {covered[step]!r} and {name!r}"
+                    )
+                covered[step] = name
+
+    def _check_lists(self) -> None:
+        joined = {name for step in self.steps for name in self.joins(step)}
+        for name, spec in self.plain.items():
+            if spec.join is not None and name not in joined:
+                kinds = _names(spec.join.types)
+                raise WorkflowValidationError(
+                    f"step {name!r} joins list[{kinds}], but no step that returns a list leads to "
+                    "such events; use ctx.collect_events for events that are sent one by one"
+                )
+
+    def _check_graph(self, skip: frozenset[str]) -> None:
+        produced = {kind for spec in self.steps.values() for kind in spec.gives} | {self.start}
+        consumed = {kind for spec in self.plain.values() for kind in spec.takes}
+        for name, spec in self.plain.items():
+            stops = [kind for kind in spec.takes if is_stop(kind)]
+            if stops:
+                raise WorkflowValidationError(
+                    f"step {name!r} takes {_names(stops)}: a run is over then"
+                )
+        subclassed = {k for s in self.plain.values() if s.accept_subclasses for k in s.takes}
+        orphans = {
+            kind
+            for kind in consumed - produced
+            if not (is_human_response(kind) or is_step_failed(kind))
+            and not any(issubclass(given, kind) for given in produced if kind in subclassed)
+        }
+        if orphans:
+            raise WorkflowValidationError(
+                f"workflow {self.name!r}: these events are taken but never produced: "
+                f"{_names(orphans)}"
+            )
+        waste = {
+            kind
+            for kind in produced - consumed
+            if not (is_input_required(kind) or is_stop(kind) or is_human_response(kind))
+            and not any(issubclass(kind, base) for base in subclassed)
+        }
+        if waste:
+            raise WorkflowValidationError(
+                f"workflow {self.name!r}: these events are produced but never taken: "
+                f"{_names(waste)}"
+            )
+        if "reachability" not in skip:
+            self._check_reachable(skip)
+        if not {"terminal_event", "dead_end"} <= skip:
+            self._check_ends(skip)
+        self._check_configs()
+
+    def _check_reachable(self, skip: frozenset[str]) -> None:
+        known: set[type] = {self.start}
+        known |= {k for s in self.plain.values() for k in s.takes if is_human_response(k)}
+        reached: set[str] = set(self.handlers)
+        known |= {kind for spec in self.handlers.values() for kind in spec.gives}
+        grew = True
+        while grew:
+            grew = False
+            for name, spec in self.plain.items():
+                if name not in reached and any(spec.accepts(kind) for kind in known):
+                    reached.add(name)
+                    known.update(spec.gives)
+                    grew = True
+        lost = [
+            name
+            for name, spec in self.plain.items()
+            if name not in reached and "reachability" not in spec.skip_checks
+        ]
+        if lost:
+            raise WorkflowValidationError(
+                f"workflow {self.name!r}: nothing leads to {', '.join(map(repr, lost))}; "
+                "skip_graph_checks={'reachability'} if that is meant"
+            )
+
+    def _check_ends(self, skip: frozenset[str]) -> None:
+        """Every step that returns events leads to an end: a stop event, or a question outside."""
+        good = {
+            name
+            for name, spec in self.steps.items()
+            if any(is_stop(k) or is_input_required(k) for k in spec.gives) or not spec.gives
+        }
+        grew = True
+        while grew:
+            grew = False
+            for name, spec in self.steps.items():
+                if name in good:
+                    continue
+                takers = {t.name for kind in spec.gives for t in self.takers(kind)}
+                if takers & good:
+                    good.add(name)
+                    grew = True
+        lost = [
+            name
+            for name, spec in self.steps.items()
+            if name not in good and not {"dead_end", "terminal_event"} & spec.skip_checks
+        ]
+        if lost:
+            raise WorkflowValidationError(
+                f"workflow {self.name!r}: from {', '.join(map(repr, lost))} no way leads to an "
+                "end; skip_graph_checks={'dead_end', 'terminal_event'} if that is meant"
+            )
+
+    def _check_configs(self) -> None:
+        for spec in self.steps.values():
+            for kind, resource in spec.resources.values():
+                if isinstance(resource, ResourceConfig):
+                    resource.load(kind)
+
+
+def _names(kinds: Iterable[type]) -> str:
+    return ", ".join(sorted(kind.__name__ for kind in kinds))
+
+
+def _mentioned(fn: Callable[..., Any]) -> Iterable[type]:
+    """The classes of events that a function's code names."""
+    target = inspect.unwrap(fn)
+    code = getattr(target, "__code__", None)
+    if code is None:
+        return
+    codes, names = [code], set(code.co_freevars)
+    while codes:
+        inner = codes.pop()
+        names.update(inner.co_names)
+        codes.extend(const for const in inner.co_consts if isinstance(const, type(code)))
+    scope = dict(target.__globals__)
+    for name, cell in zip(code.co_freevars, target.__closure__ or (), strict=False):
+        try:
+            scope[name] = cell.cell_contents
+        except ValueError:
+            continue  # not bound yet
+    for name in sorted(names):
+        kind: Any = scope.get(name)
+        if is_event_class(kind):
+            yield kind

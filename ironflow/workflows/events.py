@@ -1,0 +1,265 @@
+"""Events: pydantic models that take any further field. Declared fields are validated, the others
+lie in `_data` and are read as attributes or as from a mapping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PrivateAttr,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    model_serializer,
+)
+
+__all__ = [
+    "Event",
+    "HumanResponseEvent",
+    "InputRequiredEvent",
+    "InternalDispatchEvent",
+    "StartEvent",
+    "StepFailedEvent",
+    "StepState",
+    "StepStateChanged",
+    "StopEvent",
+    "UnhandledEvent",
+    "WorkflowCancelledEvent",
+    "WorkflowFailedEvent",
+    "WorkflowIdleEvent",
+    "WorkflowTimedOutEvent",
+]
+
+
+class Event(BaseModel):
+    """What steps take and return. A step gets the events of exactly the types that it names."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    _data: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **params: Any) -> None:
+        own, private, extra = self._split(params)
+        super().__init__(**own)
+        given = private.pop("_data", None)
+        if given:
+            extra = {**given, **extra}
+        for name, value in private.items():
+            super().__setattr__(name, value)
+        if extra:
+            self._data = extra
+
+    @classmethod
+    def _split(
+        cls, params: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        own: dict[str, Any] = {}
+        private: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        fields = cls.model_fields
+        aliases = {field.alias for field in fields.values() if field.alias} if fields else set()
+        for name, value in params.items():
+            if name in fields or name in aliases:
+                own[name] = value
+            elif name in cls.__private_attributes__:
+                private[name] = value
+            else:
+                extra[name] = value
+        return own, private, extra
+
+    def __getattr__(self, name: str) -> Any:
+        if name in type(self).__private_attributes__ or name.startswith("__"):
+            return super().__getattr__(name)  # type: ignore[misc]
+        try:
+            return self._data[name]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        cls = type(self)
+        if name in cls.model_fields or name in cls.__private_attributes__ or hasattr(cls, name):
+            super().__setattr__(name, value)
+        else:
+            self._data[name] = value
+
+    def __getitem__(self, key: str) -> Any:
+        return self._data[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._data[key] = value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A further field, or the default."""
+        return self._data.get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._data
+
+    def keys(self) -> KeysView[str]:
+        """Names of the further fields."""
+        return self._data.keys()
+
+    def values(self) -> ValuesView[Any]:
+        """Values of the further fields."""
+        return self._data.values()
+
+    def items(self) -> ItemsView[str, Any]:
+        """The further fields."""
+        return self._data.items()
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]
+        return iter(self._data)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def dict(self, *_: Any, **__: Any) -> dict[str, Any]:
+        """The further fields."""
+        return self._data
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+        found = handler(self)
+        if self._data:
+            found["_data"] = self._data
+        return found
+
+
+class StartEvent(Event):
+    """Begins a run: its fields are what `run` was given."""
+
+
+class StopEvent(Event):
+    """Ends a run. `result` is what the run returns; a subclass with fields of its own is itself the
+    result.
+    """
+
+    _result: Any = PrivateAttr(default=None)
+
+    def __init__(self, result: Any = None, **params: Any) -> None:
+        if "result" in type(self).model_fields:
+            super().__init__(result=result, **params)
+        else:
+            super().__init__(_result=result, **params)
+
+    @property
+    def result(self) -> Any:
+        """What the run returns."""
+        return self._result
+
+    @model_serializer(mode="wrap")
+    def _dump_result(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+        found = handler(self)
+        if self._data:
+            found["_data"] = self._data
+        if self._result is not None:
+            found["result"] = self._result
+        return found
+
+    def __repr__(self) -> str:
+        fields = {**{name: getattr(self, name) for name in type(self).model_fields}, **self._data}
+        if self._result is not None:
+            fields["result"] = self._result
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in fields.items())})"
+
+    __str__ = __repr__
+
+
+class InputRequiredEvent(Event):
+    """Asks somebody outside for something; a step that returns it writes it to the stream."""
+
+
+class HumanResponseEvent(Event):
+    """The answer from outside."""
+
+
+class StepFailedEvent(Event):
+    """Handed to a `catch_error` handler when a step has failed for good."""
+
+    step_name: str
+    input_event: Event
+    exception: Exception
+    attempts: int
+    elapsed_seconds: float
+    failed_at: datetime
+
+    @field_serializer("exception")
+    def _dump_exception(self, exception: Exception) -> dict[str, str]:
+        return describe_exception(exception)
+
+
+class InternalDispatchEvent(Event):
+    """What the runtime tells of itself; readers of a stream get it only when they ask for it."""
+
+
+class StepState(Enum):
+    """Where a step stands."""
+
+    PREPARING = "preparing"
+    RUNNING = "running"
+    NOT_RUNNING = "not_running"
+
+
+class StepStateChanged(InternalDispatchEvent):
+    """A worker took a step up, or let go of it."""
+
+    name: str
+    step_state: StepState
+    worker_id: str
+    input_event_name: str
+    output_event_name: str | None = None
+
+
+class WorkflowIdleEvent(InternalDispatchEvent):
+    """Nothing executes, and nothing will before something comes from outside or a timer rings."""
+
+
+class UnhandledEvent(InternalDispatchEvent):
+    """An event came that no step takes and nobody waits for."""
+
+    event_type: str
+    qualified_name: str
+    step_name: str | None = None
+    idle: bool
+
+
+class WorkflowFailedEvent(StopEvent):
+    """The last event of a run that failed."""
+
+    step_name: str
+    exception: Any
+    attempts: int | None = None
+    elapsed_seconds: float | None = None
+
+    @field_serializer("exception")
+    def _dump_exception(self, exception: Any) -> Any:
+        return describe_exception(exception) if isinstance(exception, Exception) else exception
+
+
+class WorkflowTimedOutEvent(StopEvent):
+    """The last event of a run that took too long; `timeout` in seconds."""
+
+    timeout: float
+    active_steps: list[str]
+
+
+class WorkflowCancelledEvent(StopEvent):
+    """The last event of a run that was cancelled."""
+
+
+def describe_exception(exception: Exception) -> dict[str, str]:
+    """An exception as clients see it."""
+    kind = type(exception)
+    return {
+        "exception_type": f"{kind.__module__}.{kind.__qualname__}",
+        "exception_message": str(exception),
+    }

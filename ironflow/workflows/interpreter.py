@@ -1,0 +1,448 @@
+"""Executes the body of a workflow's run: takes jobs up, and records turns.
+
+Everything that steps do becomes operations in one order. They are applied to the state in memory at
+once and recorded in turns: one turn is on its way to the journal at a time, and takes along all
+that has gathered since the last one, so that what a step did (its result, what it sent, stored and
+streamed) is one commit, and the turns of steps that end together are one, too. New jobs are taken
+up only when the turn that made them is durable.
+
+What a step streams while it goes on is committed on the next turn of the loop; what it stores and
+sends waits for its end, for at most `PATIENCE` seconds, so that a step that never ends can still
+hand on work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from ironflow.core import commands as c
+from ironflow.core.entries import Failure
+from ironflow.core.errors import Suspended, Unwound
+from ironflow.core.execution import Assignment, LocalEffects, RunningStep
+from ironflow.core.runs import Step
+from ironflow.core.workflow_state import (
+    Collected,
+    Echo,
+    EventData,
+    Job,
+    JobEnded,
+    SignalTaken,
+    Started,
+    Stored,
+    Streamed,
+    TurnOp,
+    WorkflowState,
+    apply_op,
+)
+from ironflow.core.workflow_stream import INTERNAL, StreamedEvent, built_in
+from ironflow.workflows.codec import encode_event, payload_of
+from ironflow.workflows.objects import Objects
+from ironflow.workflows.routing import Delivery, Router
+from ironflow.workflows.store import LiveState
+from ironflow.workflows.vocabulary import is_input_required, is_stop, wire_name
+from ironflow.workflows.workers import Workers
+
+if TYPE_CHECKING:
+    from ironflow.sdk.executor import Executor
+    from ironflow.workflows.mounting import MountedWorkflow
+
+log = logging.getLogger("ironflow.workflows")
+
+PATIENCE = 0.025
+"""Seconds that what a step did waits for the step's end before it is recorded without it."""
+GRACE = 5.0
+"""Seconds that steps get to end when their run is cancelled."""
+MOST_OBJECTS = 20_000
+"""Events that are held as objects beside their stored form."""
+
+_encode_state = msgspec.json.Encoder().encode
+_decode_state = msgspec.json.Decoder(WorkflowState).decode
+
+
+class Interpreter:
+    """One execution of a workflow's run: the body that the executor holds."""
+
+    def __init__(
+        self, executor: Executor, function: MountedWorkflow, assignment: Assignment
+    ) -> None:
+        self.executor, self.function, self.assignment = executor, function, assignment
+        self.workflow, self.definition = function.workflow, function.graph
+        self.loop, self.clock = executor.loop, executor.clock
+        # Workflows are executed in the process of the engine and nowhere else.
+        self.effects = cast(LocalEffects, assignment.effects)
+        self.keep = function.keeper(assignment.run_id)
+        self.task: asyncio.Task[None] | None = None
+        self.leaving = self.unwinding = self.pausing = False
+        self.record = assignment.record().workflow or WorkflowState()
+        """The state as the journal has it: a live view."""
+        self.state = _decode_state(_encode_state(self.record))
+        self.live: LiveState
+        self.router = Router(self)
+        self.seen = self.state.outside
+        self.next_signal = min(self.state.inbox, default=self.state.next_signal)
+        self.number_of_turns = self.state.turns
+        self.ops: list[TurnOp] = []
+        self.fresh: list[int] = []
+        """Jobs that may be taken up once what made them is recorded."""
+        self.creates: list[c.Send] = []
+        self.blobs: dict[str, bytes] = {}
+        self.objects = Objects(function, assignment.effects, self.keep)
+        self.workers = Workers(self)
+        self.end: c.TurnEnd | None = None
+        self._bell = asyncio.Event()
+        self._due = False
+        self._patience: asyncio.TimerHandle | None = None
+        self._commits: list[asyncio.Future[None]] = []
+        self._children: dict[tuple[int, str], asyncio.Future[None]] = {}
+
+    # -- what the executor asks -------------------------------------------------------------------
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self.assignment.run_id
+
+    @property
+    def number(self) -> int:
+        """The fencing token of everything that this execution reports."""
+        return self.assignment.execution
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing but something durable holds the body up."""
+        return not self.workers.active and not self.ops and not self._due
+
+    def attach(
+        self,
+        steps: Mapping[str, Step],
+        order: Mapping[str, list[str]],
+        unsettled: AbstractSet[str],
+        workflow: WorkflowState | None = None,
+    ) -> None:
+        """The run's record is kept in this object from now on."""
+        if workflow is not None:
+            self.record = workflow
+
+    def wake(self, key: str | None) -> None:
+        """Something has come from outside: take it in on the next turn."""
+        self.executor.note_busy(self)
+        self.ring()
+
+    def suspend(self) -> None:
+        """Leave at the next boundary: steps that execute end first, and no new ones begin."""
+        self.leaving = True
+        self._bell.set()
+
+    def unwind(self) -> None:
+        """Cancel whatever executes, and end."""
+        self.unwinding = True
+        self.workers.cancel()
+        self._bell.set()
+
+    def running_steps(self) -> list[RunningStep]:
+        """What executes now."""
+        return [
+            RunningStep(f"{i.spec.name}#{job}", i.spec.name, i.job.failures + 1, i.started_at)
+            for job, i in self.workers.active.items()
+        ]
+
+    # -- the run ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """The body up to its end. Raises `Suspended` when it is to be replayed later, and what
+        reports raise.
+        """
+        gate = self.workflow.gate
+        if gate is not None:
+            await gate.acquire()
+        try:
+            if self.assignment.unwinding is not None:
+                raise Unwound
+            await self._restore()
+            await self._work()
+        except Unwound:
+            await self.workers.stop()
+            if self.leaving:
+                raise Suspended from None
+            await self.effects.ask(c.EndExecution(execution=self.number, outcome="unwound"))
+        finally:
+            if gate is not None:
+                gate.release()
+            if self._patience is not None:
+                self._patience.cancel()
+            self.workers.cancel()
+
+    async def _restore(self) -> None:
+        self.live = LiveState(self.state.store, self.definition.state_type, self.keep)
+        await self.objects.load_all(self.state)
+        self.router.restore()
+        self._take_in()
+        if not self.state.begun:
+            event = await self.function.start_event(self.assignment.input, self.effects)
+            self.emit(Started())
+            self.router.route(self.router.prepare(event, None, inside=False))
+            self.commit_soon()
+
+    async def _work(self) -> None:
+        while True:
+            if self.unwinding:
+                raise Unwound
+            if self._due:
+                self._due = False
+                self._take_in()
+                # A step may end the run while this turn is being recorded: that is the next turn.
+                if (self.ops or self.creates or self.end) and await self._commit():
+                    return
+                self.workers.dispatch()
+                continue
+            self.workers.dispatch()
+            if not self.workers.active:
+                if self.leaving or self.pausing:
+                    if self.ops:
+                        await self._commit()
+                        continue
+                    raise Suspended
+                if await self._park():
+                    continue
+            await self._rest()
+
+    def ring(self) -> None:
+        """There is something to do."""
+        self._due = True
+        self._bell.set()
+
+    def finish(self, event: Any) -> None:
+        """The run ends with this stop event; the first one counts."""
+        if self.end is None:
+            _, text = encode_event(event, self.keep)
+            self.end = c.TurnEnd(result=payload_of(text, self.blobs))
+            self.function.keep_result(self.run_id, event)
+            self.ring()
+
+    def fail(self, failure: Failure) -> None:
+        """The run ends with this failure, unless it has ended already."""
+        if self.end is None:
+            self.end = c.TurnEnd(error=failure)
+            self.ring()
+
+    async def _rest(self) -> None:
+        self._bell.clear()
+        if not (self._due or self.unwinding):
+            await self._bell.wait()
+
+    async def _park(self) -> bool:
+        """Tell the engine that nothing is left to do; True when something came meanwhile."""
+        if any(self.router.queues.values()):
+            return False
+        await self._commit(parks=True)
+        if self._due or self.workers.active or self.leaving or self.unwinding:
+            return True
+        self.executor.note_idle(self)
+        return False
+
+    # -- turns ------------------------------------------------------------------------------------
+
+    def emit(self, op: TurnOp) -> None:
+        """Something happened: the state in memory follows at once, the journal with the next
+        turn.
+        """
+        self.ops.append(op)
+        if type(op) is Stored:  # the store itself has changed already
+            job = self.state.jobs.get(op.job) if op.job is not None else None
+            if job is not None and op.undo:
+                job.echoes.append(Echo("store", "", op.changes, op.undo))
+        else:
+            apply_op(self.state, op, self.clock.now())
+
+    def commit_soon(self) -> None:
+        """Record on the next turn of the loop."""
+        if not self._due:
+            self._due = True
+            self.loop.call_soon(self._bell.set)
+
+    def flush_later(self) -> None:
+        """Record what a step did although it goes on, if it goes on for long."""
+        if self._patience is None:
+            self._patience = self.loop.call_later(PATIENCE, self._flush)
+
+    def _flush(self) -> None:
+        self._patience = None
+        for invocation in list(self.workers.active.values()):
+            invocation.release(goes_on=True)
+        if self.ops:
+            self.ring()
+
+    async def commit_now(self) -> None:
+        """Return when everything up to now is recorded."""
+        future: asyncio.Future[None] = self.loop.create_future()
+        self._commits.append(future)
+        self.commit_soon()
+        await future
+
+    async def _commit(self, parks: bool = False) -> bool:
+        """Record a turn; whether it was the last one."""
+        if self._patience is not None and not self.workers.active:
+            self._patience.cancel()
+            self._patience = None
+        ops, self.ops = self.ops, []
+        fresh, self.fresh = self.fresh, []
+        creates, self.creates = self.creates, []
+        blobs, self.blobs = self.blobs, {}
+        commits, self._commits = self._commits, []
+        end = self.end
+        if end is not None:
+            self.workers.cancel()
+        self.number_of_turns += 1
+        self.state.turns = self.number_of_turns
+        turn = c.RecordTurn(
+            execution=self.number,
+            number=self.number_of_turns,
+            ops=_settled(ops),
+            parks=parks,
+            awaits=self.definition.answers if parks else (),
+            seen=self.seen,
+            creates=tuple(creates),
+            end=end,
+            blobs=blobs,
+        )
+        self.objects.add_large(blobs)
+        directive = await self.effects.ask(turn)
+        for future in commits:
+            if not future.done():
+                future.set_result(None)
+        for job_id in fresh:
+            job = self.state.jobs.get(job_id)
+            if job is not None and job_id not in self.workers.active:
+                self.router.enqueue(job)
+        if directive == "unwind":
+            self.unwinding = True
+            raise Unwound
+        if directive == "suspend":
+            self.pausing = True
+        elif end is None:
+            self.pausing = False
+        return end is not None
+
+    # -- what came from outside -------------------------------------------------------------------
+
+    def _take_in(self) -> None:
+        """Signals, timers and ends of children that the journal has and that are new here."""
+        record = self.record
+        if record.outside == self.seen:
+            return
+        self.seen = record.outside
+        while self.next_signal < record.next_signal:
+            signal = record.inbox.get(self.next_signal)
+            if signal is not None:
+                self._take_signal(self.next_signal, signal.event, signal.step)
+            self.next_signal += 1
+        for job in list(self.state.jobs.values()):
+            known = record.jobs.get(job.id)
+            if known is not None and known is not job:
+                self._follow(job, known)
+
+    def _take_signal(self, number: int, data: EventData, step: str | None) -> None:
+        self.emit(SignalTaken(number))
+        kind = self.function.class_of(data.type)
+        if kind is None:
+            log.warning("run %s: nobody knows events of class %s", self.run_id, data.type)
+            return
+        event = self.objects.get(data, kind)
+        self.deliver(Delivery(event, data), step)
+
+    def _follow(self, job: Job, known: Job) -> None:
+        """What happened to a job beside its step."""
+        ready = False
+        if job.retry_at is not None and known.retry_at is None:
+            job.retry_at = None
+            ready = True
+        for key, wait in known.waits.items():
+            own = job.waits.get(key)
+            if own is not None and wait.timed_out and not own.timed_out and own.event is None:
+                own.timed_out = ready = True
+        for key, child in known.children.items():
+            mine = job.children.get(key)
+            if mine is not None and child.outcome is not None and mine.outcome is None:
+                mine.outcome, mine.result, mine.error = child.outcome, child.result, child.error
+                future = self._children.pop((job.id, key), None)
+                if future is not None and not future.done():
+                    future.set_result(None)
+        if ready:
+            self.router.settle(job)
+            if job.id not in self.workers.active:
+                self.router.enqueue(job)
+
+    def child_end(self, job_id: int, key: str) -> Awaitable[None]:
+        """When a child has ended."""
+        future = self._children.get((job_id, key))
+        if future is None:
+            future = self._children[job_id, key] = self.loop.create_future()
+            if self.state.jobs[job_id].children[key].outcome is not None:
+                future.set_result(None)
+        return asyncio.shield(future)
+
+    def forget_children(self, job_id: int) -> None:
+        """The step of a job is over: whoever in it still waits for a child waits in vain."""
+        for key in [key for key in self._children if key[0] == job_id]:
+            self._children.pop(key).cancel()
+
+    def follow_child(self, run_id: str, after: int) -> AsyncIterator[StreamedEvent]:
+        """The streamed events of a child."""
+        return self.effects.follow(run_id, after)
+
+    def mount_child(self, workflow: Any) -> MountedWorkflow:
+        """Serve the workflow of a child here, unless its name is served already."""
+        found = self.function.child(workflow, self.executor.registry)
+        self.effects.serve(found.id)
+        return found
+
+    def deliver(self, delivery: Delivery, step: str | None = None) -> None:
+        """Route an event; one that ends the run ends it."""
+        if is_stop(type(delivery.event)):
+            self.finish(delivery.event)
+            return
+        if is_input_required(type(delivery.event)):
+            _, text = encode_event(delivery.event, self.keep)
+            self.stream(text, delivery.event)
+        self.router.route(delivery, step)
+        self.commit_soon()
+
+    def stream(self, text: bytes, event: Any, job: int | None = None, mark: str = "") -> None:
+        """Write an event to the stream."""
+        internal = any(base.__name__ == INTERNAL for base in type(event).__mro__)
+        self.emit(Streamed(payload_of(text, self.blobs), job, mark, internal))
+        self.commit_soon()
+
+    def note_unhandled(self, event: Any, step: str | None) -> None:
+        """Tell readers who ask for it that nobody takes an event."""
+        value = {
+            "event_type": type(event).__name__,
+            "qualified_name": wire_name(type(event)),
+            "step_name": step,
+            "idle": not self.workers.active,
+        }
+        if is_input_required(type(event)):
+            return
+        self.emit(Streamed(built_in("UnhandledEvent", value, INTERNAL), internal=True))
+
+
+def _settled(ops: list[TurnOp]) -> tuple[TurnOp, ...]:
+    """The operations without what is needed only while their step may be executed again."""
+    over = {op.job for op in ops if type(op) is JobEnded}
+    found: list[TurnOp] = []
+    for op in ops:
+        if isinstance(op, Stored | Streamed | Collected) and (op.job in over or op.job is None):
+            bare: dict[str, Any] = {"job": None}
+            if isinstance(op, Stored):
+                bare["undo"] = ()
+            else:
+                bare["mark"] = ""
+            op = msgspec.structs.replace(op, **bare)
+        found.append(op)
+    return tuple(found)

@@ -1,0 +1,311 @@
+"""One execution of a step for one job: what it is handed, and what came of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar, copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ironflow.core.clock import SECOND, to_datetime
+from ironflow.core.effects import job_timer
+from ironflow.core.entries import ParentRef
+from ironflow.core.payloads import Payload
+from ironflow.core.values import decode_value, encode_value
+from ironflow.core.workflow_state import (
+    ChildStarted,
+    Collected,
+    Echo,
+    EventData,
+    Job,
+    JobWaits,
+    Remembered,
+    Sent,
+    Stored,
+)
+from ironflow.workflows.codec import (
+    build_exception,
+    digest,
+    encode_event,
+    event_data,
+    payload_of,
+)
+from ironflow.workflows.errors import WorkflowRuntimeError
+from ironflow.workflows.retry_policy import RetryInfo
+from ironflow.workflows.steps import StepSpec
+from ironflow.workflows.store import Claims, StateStore
+from ironflow.workflows.vocabulary import is_event, wire_name
+
+if TYPE_CHECKING:
+    from ironflow.workflows.interpreter import Interpreter
+
+current_invocation: ContextVar[Invocation | None] = ContextVar(
+    "ironflow_workflow_step", default=None
+)
+"""The step whose function is executing."""
+
+DEFAULT_WAIT = 2000.0
+"""Seconds that `wait_for_event` waits when nothing else is said."""
+
+
+class Waits(BaseException):
+    """Leaves a step that waits for an event; it is entered again from the top when that comes.
+
+    A `BaseException`: the step's own `except Exception` must not catch it.
+    """
+
+
+class Invocation:
+    """What a step that executes has done so far, and what it had done before (its echoes)."""
+
+    def __init__(self, body: Interpreter, job: Job, spec: StepSpec, worker: int) -> None:
+        self.body, self.job, self.spec, self.worker = body, job, spec, worker
+        self.loop = body.loop
+        self.started_at = body.clock.now()
+        self.held: list[tuple[Any, str | None, str]] = []
+        """Events that were sent and are not on their way yet: (event, step, mark)."""
+        self.over = False
+        self._echoes: dict[str, deque[Echo]] = {}
+        for echo in job.echoes:
+            self._echoes.setdefault(echo.kind, deque()).append(echo)
+        self._waits = 0
+        self._children = 0
+        self._implicit: dict[str, int] = {}
+        self.store: StateStore[Any] = StateStore(
+            body.live, self._record_change, Claims(iter(job.echoes))
+        )
+
+    @property
+    def taken(self) -> str:
+        """The bare name of what the step was given."""
+        data = self.job.events
+        return data[0].type.rpartition(".")[2] if len(data) == 1 else "CollectionReleaseEvent"
+
+    # -- the call ---------------------------------------------------------------------------------
+
+    async def call(self, context: Any) -> Any:
+        """Call the step's function; what it returned."""
+        body, spec = self.body, self.spec
+        arguments = self._arguments(context)
+        for name, (kind, resource) in spec.resources.items():
+            arguments[name] = await body.workflow.resources.get(kind, resource)
+        fn: Callable[..., Any] = body.workflow.function_of(spec)
+        intercept = body.executor.intercept
+        if intercept is not None:
+            fn = await intercept(body.function.id, spec.name, fn)
+        if spec.is_async or (intercept is not None and inspect.iscoroutinefunction(fn)):
+            return await fn(**arguments)
+        work = partial(copy_context().run, fn, **arguments)
+        result = await self.loop.run_in_executor(body.executor.threads, work)
+        return await result if inspect.isawaitable(result) else result
+
+    def _arguments(self, context: Any) -> dict[str, Any]:
+        spec = self.spec
+        arguments: dict[str, Any] = {}
+        if spec.context is not None:
+            arguments[spec.context] = context
+        events = [self.body.objects.get(data) for data in self.job.events]
+        if spec.join is not None:
+            arguments[spec.join.name] = events
+            return arguments
+        left = list(events)
+        for slot in spec.slots:
+            found = next((e for e in left if isinstance(e, slot.types)), left[0] if left else None)
+            arguments[slot.name] = found
+            left.remove(found)
+        return arguments
+
+    # -- effects ----------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self.over:
+            raise WorkflowRuntimeError(
+                f"the context of step {self.spec.name!r} was used after the step had ended"
+            )
+
+    def _is_echo(self, kind: str, mark: str) -> Echo | None:
+        """The same effect of an earlier execution of this job, if it comes next."""
+        echoes = self._echoes.get(kind)
+        if not echoes:
+            return None
+        if echoes[0].mark == mark:
+            return echoes.popleft()
+        echoes.clear()  # this time it goes another way: from here on everything is new
+        return None
+
+    def _record_change(self, changes: Any, undo: Any) -> None:
+        self._check()
+        self.body.emit(Stored(changes, self.job.id, undo))
+        self.body.flush_later()
+
+    def send(self, event: Any, step: str | None) -> None:
+        """See `Context.send_event`."""
+        self._check()
+        if not is_event(event):
+            raise WorkflowRuntimeError(f"send_event takes an event, not {type(event).__name__}")
+        if step is not None:
+            self.body.router.check_step(step, type(event))
+        data, _ = encode_event(event, self.body.keep)
+        mark = digest(wire_name(type(event)), data, step or "")
+        if self._is_echo("send", mark) is None:
+            self.held.append((event, step, mark))
+            self.body.flush_later()
+
+    def release(self, *, goes_on: bool) -> None:
+        """Let the events that were sent go their ways; `goes_on`: the step has not ended."""
+        held, self.held = self.held, []
+        for event, step, mark in held:
+            delivery = self.body.router.prepare(event, self.job, inside=False)
+            self.body.deliver(delivery, step)
+            if goes_on:
+                self.body.emit(Sent(self.job.id, mark))
+
+    def write(self, event: Any) -> None:
+        """See `Context.write_event_to_stream`."""
+        self._check()
+        if event is None:
+            return
+        if not is_event(event):
+            raise WorkflowRuntimeError(
+                f"write_event_to_stream takes an event, not {type(event).__name__}"
+            )
+        _, text = encode_event(event, self.body.keep)
+        mark = digest(text)
+        if self._is_echo("stream", mark) is None:
+            self.body.stream(text, event, self.job.id, mark)
+
+    def collect(self, event: Any, expected: list[type], buffer_id: str | None) -> list[Any] | None:
+        """See `Context.collect_events`."""
+        self._check()
+        body = self.body
+        data = event_data(event, body.blobs, body.keep)
+        body.objects.add(data, event)
+        mark = digest(data.type, encode_event(event, body.keep)[0], buffer_id or "")
+        echo = self._is_echo("collect", mark)
+        if echo is not None:
+            if echo.released is None:
+                return None
+            return [body.objects.get(each) for each in echo.released]
+        buffer = f"{self.spec.name}/{buffer_id or 'default'}"
+        held = [*body.state.buffers.get(buffer, []), data]
+        chosen = _choose(held, [wire_name(kind) for kind in expected])
+        released = tuple(held[n] for n in chosen) if chosen is not None else None
+        body.emit(Collected(buffer, data, self.job.id, mark, released))
+        body.flush_later()
+        return None if released is None else [body.objects.get(each) for each in released]
+
+    # -- waits ------------------------------------------------------------------------------------
+
+    def wait(
+        self,
+        kind: type,
+        waiter_event: Any,
+        waiter_id: str | None,
+        requirements: dict[str, Any] | None,
+        timeout: float | None,
+    ) -> Any:
+        """See `Context.wait_for_event`."""
+        self._check()
+        name = wire_name(kind)
+        if waiter_id is None:
+            base = digest(name, msgspec.json.encode(requirements or {}, enc_hook=repr))
+            count = self._implicit.get(base, 0)
+            self._implicit[base] = count + 1
+            waiter_id = f"{kind.__name__}-{base[:6]}-{count}"
+        key = waiter_id.replace("/", "_")
+        wait = self.job.waits.get(key)
+        if wait is not None:
+            if wait.event is not None:
+                return self.body.objects.get(wait.event, kind)
+            if wait.timed_out:
+                raise TimeoutError(f"no {kind.__name__} came in time")
+            raise Waits
+        if waiter_event is not None:
+            self.write(waiter_event)
+        until = None
+        if timeout is not None:
+            until = self.body.clock.now() + int(timeout * SECOND)
+        self.body.emit(JobWaits(self.job.id, key, name, dict(requirements or {}), until))
+        self.body.router.begin_wait(self.job.id, name)
+        raise Waits
+
+    # -- memos ------------------------------------------------------------------------------------
+
+    async def once(self, name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See `Context.once`."""
+        self._check()
+        known = self.job.memos.get(name)
+        if known is not None:
+            return decode_value(await self.body.objects.load(known))
+        made = fn(*args, **kwargs)
+        value = await made if inspect.isawaitable(made) else made
+        data = encode_value(value, f"once {name!r}")
+        payload: Payload = payload_of(data, self.body.blobs)
+        self.body.emit(Remembered(self.job.id, name, payload))
+        await self.body.commit_now()
+        return decode_value(data)
+
+    # -- children ---------------------------------------------------------------------------------
+
+    def start_child(
+        self, workflow_id: str, make: Callable[[str, ParentRef], Any]
+    ) -> tuple[str, str]:
+        """The key and the run of another workflow that this step starts; the same again when the
+        step is executed again.
+        """
+        self._check()
+        key = f"{workflow_id}-{self._children}"
+        self._children += 1
+        child = self.job.children.get(key)
+        if child is not None:
+            return key, child.run_id
+        body = self.body
+        run_id = body.executor.ids.new()
+        parent = ParentRef(
+            body.run_id, job_timer(self.job.id, key), depth=body.assignment.depth + 1
+        )
+        body.emit(ChildStarted(self.job.id, key, run_id, workflow_id))
+        body.creates.append(make(run_id, parent))
+        body.commit_soon()
+        return key, run_id
+
+    def child_end(self, key: str) -> Awaitable[None]:
+        """When a child that this step started has ended."""
+        return self.body.child_end(self.job.id, key)
+
+    # -- retries ----------------------------------------------------------------------------------
+
+    def retry_info(self) -> RetryInfo:
+        """See `Context.retry_info`."""
+        job = self.job
+        began = job.began_at or self.started_at
+        error = None
+        if job.error is not None:
+            kept = self.body.workers.errors.get(job.id)
+            facts = job.error.facts or {}
+            error = kept or build_exception(
+                {
+                    "exception_type": str(facts.get("type", job.error.kind)),
+                    "exception_message": job.error.message,
+                }
+            )
+        failed_at = to_datetime(job.failed_at) if job.failed_at is not None else None
+        elapsed = max(self.started_at - began, 0) / SECOND
+        return RetryInfo(job.failures, elapsed, error, failed_at)
+
+
+def _choose(held: list[EventData], wanted: list[str]) -> list[int] | None:
+    """Indexes of the events that make up what is wanted, in that order; None without one."""
+    chosen: list[int] = []
+    for name in wanted:
+        for index, data in enumerate(held):
+            if data.type == name and index not in chosen:
+                chosen.append(index)
+                break
+        else:
+            return None
+    return chosen

@@ -1,0 +1,80 @@
+"""Events as objects beside their stored form: decoded when needed, or held since they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ironflow.core.execution import Effects
+from ironflow.core.payloads import Payload
+from ironflow.core.workflow_state import EventData, Job, WorkflowState
+from ironflow.workflows.codec import Keeper, decode_event
+from ironflow.workflows.errors import WorkflowRuntimeError
+
+if TYPE_CHECKING:
+    from ironflow.workflows.mounting import MountedWorkflow
+
+MOST_OBJECTS = 20_000
+"""Events that are held as objects."""
+
+
+class Objects:
+    """The events of one execution."""
+
+    def __init__(self, function: MountedWorkflow, effects: Effects, keeper: Keeper | None) -> None:
+        self._function, self._effects, self._keeper = function, effects, keeper
+        self._objects: dict[int, tuple[EventData, Any]] = {}
+        self._large: dict[str, bytes] = {}
+
+    def add(self, data: EventData, event: Any) -> None:
+        """Hold the object of an event, so that it need not be decoded."""
+        objects = self._objects
+        if len(objects) >= MOST_OBJECTS:
+            objects.clear()
+        objects[id(data)] = (data, event)
+
+    def get(self, data: EventData, kind: type | None = None) -> Any:
+        """An event as object. Raises `WorkflowRuntimeError` when its class is gone."""
+        known = self._objects.get(id(data))
+        if known is not None and known[0] is data:
+            return known[1]
+        kind = kind or self._function.class_of(data.type)
+        if kind is None:
+            raise WorkflowRuntimeError(f"the class {data.type} of a stored event is not known here")
+        event = decode_event(kind, self._text(data.value), self._keeper)
+        self.add(data, event)
+        return event
+
+    def forget(self, job: Job) -> None:
+        """A job is over: its events are not needed any more."""
+        for data in job.events:
+            self._objects.pop(id(data), None)
+        for wait in job.waits.values():
+            if wait.event is not None:
+                self._objects.pop(id(wait.event), None)
+
+    def _text(self, payload: Payload) -> bytes:
+        return payload.json if payload.json is not None else self._large[payload.blob or ""]
+
+    def add_large(self, blobs: Mapping[str, bytes]) -> None:
+        """Hold what went to the blob table."""
+        self._large.update(blobs)
+
+    async def load_all(self, state: WorkflowState) -> None:
+        """Fetch what is too large for the journal and may be needed."""
+        found = [data for job in state.jobs.values() for data in job.events]
+        found += [w.event for j in state.jobs.values() for w in j.waits.values() if w.event]
+        found += [data for held in state.buffers.values() for data in held]
+        found += [d for fan in state.fans.values() for held in fan.collected.values() for d in held]
+        found += [signal.event for signal in state.inbox.values()]
+        for data in found:
+            await self.load(data.value)
+
+    async def load(self, payload: Payload) -> bytes:
+        """The JSON text of a payload."""
+        if payload.json is not None:
+            return payload.json
+        digest = payload.blob or ""
+        if digest not in self._large:
+            self._large[digest] = await self._effects.blob(digest)
+        return self._large[digest]

@@ -1,0 +1,379 @@
+"""`ctx.store`: the state of a run that its steps share. Every change is in the journal.
+
+The store is a mapping (`DictState`) or the model that steps name in `Context[Model]`. Changes are
+visible to the other steps of the run at once and are recorded, in the order in which they were
+made, with the next commit of the run: at the latest with the result of the step that made them.
+What is recorded is the difference, so that a list that grows by one item costs one item.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+from pydantic import BaseModel
+
+from ironflow.core.workflow_state import Change, Echo, change_store
+from ironflow.workflows.codec import Keeper, decode_stored, encode_stored
+from ironflow.workflows.errors import ContextStateError
+from ironflow.workflows.events import Event
+
+S = TypeVar("S")
+MISSING: Any = object()
+
+
+class DictState(Event):
+    """A state without a type: a mapping whose keys are attributes, too."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys and values."""
+        return dict(self._data)
+
+
+Record = Callable[[tuple[Change, ...], tuple[Change, ...]], None]
+
+
+class Claims:
+    """What a step did to the store before, as far as it is recorded (see `Echo`)."""
+
+    def __init__(self, echoes: Iterator[Echo]) -> None:
+        self._left = [echo for echo in echoes if echo.kind == "store"]
+        self._left.reverse()
+
+    def next(self) -> Echo | None:
+        """The next change, if there is one; it stays."""
+        return self._left[-1] if self._left else None
+
+    def undo(self) -> tuple[Change, ...]:
+        """What leads back to before the next change."""
+        return tuple(change for echo in self._left for change in echo.undo)
+
+    def drop(self) -> None:
+        """It has been done again."""
+        self._left.pop()
+
+
+class LiveState:
+    """The state of a run in memory: the object that steps see, and its JSON tree."""
+
+    def __init__(
+        self, tree: dict[str, Any], kind: type | None, keeper: Keeper | None = None
+    ) -> None:
+        self.tree, self.kind, self.keeper = tree, kind, keeper
+        self.lock = asyncio.Lock()
+        self.editing: asyncio.Task[Any] | None = None
+        self.value: Any = self._restore(tree)
+
+    def _restore(self, tree: dict[str, Any]) -> Any:
+        fields = {key: decode_stored(each, self.keeper) for key, each in tree.items()}
+        if self.kind is None:
+            return DictState(**fields)
+        made = self.kind()
+        for name, each in fields.items():
+            setattr(made, name, each)
+        return made
+
+    def items(self, value: Any) -> dict[str, Any]:
+        """The top-level keys of a state, with their values."""
+        if isinstance(value, DictState) or (self.kind is None and hasattr(value, "_data")):
+            return dict(value._data)
+        if isinstance(value, BaseModel):
+            found = {name: getattr(value, name) for name in type(value).model_fields}
+            found |= dict(getattr(value, "_data", None) or value.__pydantic_extra__ or {})
+            return found
+        return dict(value)
+
+    def encode(self, key: str, value: Any) -> Any:
+        """A top-level value as JSON tree. Raises `NotSerializable` naming the key."""
+        return encode_stored(value, f"store key {key!r}", self.keeper)
+
+    def replace(self, value: Any) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
+        """Make `value` the state; what changed, and what leads back. Raises `NotSerializable`, and
+        then nothing has changed.
+        """
+        tree = {key: self.encode(key, each) for key, each in self.items(value).items()}
+        changes, undo = diff(self.tree, tree, [])
+        self.value = value
+        self._apply(changes)
+        return tuple(changes), tuple(undo)
+
+    def replace_key(self, key: str, value: Any) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
+        """Note that one top-level value is (or may be) another."""
+        new = self.encode(key, value)
+        if key in self.tree:
+            changes, undo = diff(self.tree[key], new, [key])
+        else:
+            changes, undo = [["=", [key], new]], [["-", [key]]]
+        self._apply(changes)
+        return tuple(changes), tuple(undo)
+
+    def _apply(self, changes: list[Change]) -> None:
+        change_store(self.tree, tuple(changes))
+
+    def before(self, undo: tuple[Change, ...]) -> Any:
+        """A copy of the state with some changes taken back, as far as they still can be."""
+        tree = copy.deepcopy(self.tree)
+        for change in undo:
+            try:
+                change_store(tree, (change,))
+            except (LookupError, TypeError, ValueError):
+                continue  # another step has changed the place since
+        return self._restore(tree)
+
+
+class StateStore(Generic[S]):
+    """The store as one execution of a step sees it."""
+
+    def __init__(self, live: LiveState, record: Record, claims: Claims | None = None) -> None:
+        self._live, self._record = live, record
+        self._claims = claims or Claims(iter(()))
+
+    async def get(self, path: str, default: Any = MISSING) -> Any:
+        """The value at a dotted path (`user.names.0`). Raises `ValueError` when there is none and
+        no default.
+        """
+        value: Any = self._seen()
+        for part in path.split("."):
+            value = _child(value, part)
+            if value is MISSING:
+                if default is MISSING:
+                    raise ValueError(f"the store has no {path!r}")
+                return default
+        return _copied(value)
+
+    def _seen(self) -> Any:
+        """The state as this execution is to see it. One that repeats what is recorded sees what it
+        saw the first time, so that it does the same again.
+        """
+        if self._claims.next() is None:
+            return self._live.value
+        return self._live.before(self._claims.undo())
+
+    async def set(self, path: str, value: Any) -> None:
+        """Set the value at a dotted path. Raises `ValueError` for a path that leads nowhere,
+        `NotSerializable` for a value that cannot be stored.
+        """
+        if not path:
+            raise ValueError("the path must not be empty")
+        live = self._live
+        async with live.lock:
+            keys = path.split(".")
+            top = keys[0]
+            if len(keys) == 1:
+                changed: Any = value
+            else:
+                changed = _copied(_child(self._seen(), top))
+                if changed is MISSING:
+                    changed = {}
+                _assign(changed, keys[1:], value, path)
+            if self._is_done(top, changed):
+                return
+            changes, undo = live.replace_key(top, changed)
+            _put(live.value, top, _copied(changed))
+            if changes:
+                self._record(changes, undo)
+
+    def _is_done(self, top: str, changed: Any) -> bool:
+        """Whether setting a top-level key repeats a change that is recorded already."""
+        echo = self._claims.next()
+        if echo is None:
+            return False
+        live = self._live
+        shown = live.items(self._seen())
+        new = live.encode(top, changed)
+        if top in shown:
+            changes, _ = diff(live.encode(top, shown[top]), new, [top])
+        else:
+            changes = [["=", [top], new]]
+        if not _same(changes, list(echo.changes)):
+            return False
+        self._claims.drop()
+        return True
+
+    async def get_state(self) -> S:
+        """A copy of the whole state."""
+        return cast(S, _copied(self._seen()))
+
+    async def set_state(self, state: S) -> None:
+        """Make `state` the whole state. Raises `ValueError` for one of another type."""
+        live = self._live
+        kind = live.kind or DictState
+        if not isinstance(state, kind) and not (
+            live.kind is None and isinstance(getattr(state, "_data", None), dict)
+        ):
+            raise ValueError(f"the state must be a {kind.__name__}, not {type(state).__name__}")
+        async with live.lock:
+            self._commit(_copied(state))
+
+    async def clear(self) -> None:
+        """Begin anew."""
+        live = self._live
+        async with live.lock:
+            self._commit((live.kind or DictState)())
+
+    def _commit(self, value: Any) -> None:
+        changes, undo = self._live.replace(value)
+        if changes:
+            self._record(changes, undo)
+
+    @asynccontextmanager
+    async def edit_state(self) -> AsyncIterator[S]:
+        """A copy to change; at the end of the block it becomes the state. One block at a time;
+        what raises changes nothing. Raises `ContextStateError` for a block inside a block.
+        """
+        live, task = self._live, asyncio.current_task()
+        if live.editing is not None and live.editing is task:
+            raise ContextStateError("edit_state was entered inside of edit_state")
+        async with live.lock:
+            live.editing = task
+            try:
+                echo = self._claims.next()
+                if echo is None:
+                    state = _copied(live.value)
+                    yield cast(S, state)
+                    self._commit(state)
+                    return
+                # Done before, and recorded: the block sees what it saw, and has no second effect.
+                state = live.before(self._claims.undo())
+                shown = {key: live.encode(key, v) for key, v in live.items(state).items()}
+                yield cast(S, state)
+                after = {key: live.encode(key, v) for key, v in live.items(state).items()}
+                changes, _ = diff(shown, after, [])
+                self._claims.drop()
+                if not _same(changes, list(echo.changes)):
+                    self._redo(changes)
+            finally:
+                live.editing = None
+
+    def _redo(self, changes: list[Change]) -> None:
+        """This time the block did something else: that holds."""
+        live = self._live
+        tree = copy.deepcopy(live.tree)
+        for change in changes:
+            try:
+                change_store(tree, (change,))
+            except (LookupError, TypeError):
+                continue
+        made, undo = diff(live.tree, tree, [])
+        live.value = live._restore(tree)
+        live._apply(made)
+        if made:
+            self._record(tuple(made), tuple(undo))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The state as a plain mapping."""
+        return self._live.items(self._live.value)
+
+
+def _child(value: Any, part: str) -> Any:
+    if isinstance(value, DictState):
+        return value._data.get(part, MISSING)
+    if isinstance(value, dict):
+        if part in value:
+            return value[part]
+        return value.get(int(part), MISSING) if part.isdecimal() else MISSING
+    if isinstance(value, list | tuple):
+        if part.lstrip("-").isdecimal() and -len(value) <= int(part) < len(value):
+            return value[int(part)]
+        return MISSING
+    return getattr(value, part, MISSING) if value is not MISSING else MISSING
+
+
+def _put(value: Any, part: str, new: Any) -> None:
+    if isinstance(value, DictState):
+        value._data[part] = new
+    elif isinstance(value, dict):
+        value[part] = new
+    elif isinstance(value, list):
+        value[int(part)] = new
+    else:
+        setattr(value, part, new)
+
+
+def _assign(value: Any, keys: list[str], new: Any, path: str) -> None:
+    for key in keys[:-1]:
+        inner = _child(value, key)
+        if inner is MISSING:
+            inner = {}
+            _try_put(value, key, inner, path)
+        value = inner
+    _try_put(value, keys[-1], new, path)
+
+
+def _try_put(value: Any, key: str, new: Any, path: str) -> None:
+    try:
+        _put(value, key, new)
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path!r} cannot be set: {error}") from error
+
+
+def _copied(value: Any) -> Any:
+    """A copy that the caller may change; what cannot be copied is handed out itself."""
+    if value is None or type(value) in (str, int, float, bool, bytes):
+        return value
+    try:
+        if isinstance(value, BaseModel):
+            return value.model_copy(deep=True)
+        return copy.deepcopy(value)
+    except Exception:  # noqa: BLE001 - a client, a lock: an object that is one of its kind
+        return value
+
+
+# -- differences ----------------------------------------------------------------------------------
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, with 1, 1.0 and True apart."""
+    return bool(one == other) and msgspec.json.encode(one) == msgspec.json.encode(other)
+
+
+def diff(old: Any, new: Any, path: list[Any]) -> tuple[list[Change], list[Change]]:
+    """What leads from one JSON tree to another, and back; each to be applied in order."""
+    changes: list[Change] = []
+    undo: list[Change] = []
+    _compare(old, new, path, changes, undo)
+    undo.reverse()
+    return changes, undo
+
+
+def _compare(
+    old: Any, new: Any, path: list[Any], changes: list[Change], undo: list[Change]
+) -> None:
+    if type(old) is dict and type(new) is dict:
+        for key in old:
+            if key not in new:
+                changes.append(["-", [*path, key]])
+                undo.append(["=", [*path, key], old[key]])
+        for key, value in new.items():
+            if key in old:
+                _compare(old[key], value, [*path, key], changes, undo)
+            else:
+                changes.append(["=", [*path, key], value])
+                undo.append(["-", [*path, key]])
+    elif type(old) is list and type(new) is list and path:
+        _compare_lists(old, new, path, changes, undo)
+    elif not _same(old, new):
+        changes.append(["=", path, new])
+        undo.append(["=", path, old])
+
+
+def _compare_lists(
+    old: list[Any], new: list[Any], path: list[Any], changes: list[Change], undo: list[Change]
+) -> None:
+    if len(old) == len(new):
+        if not _same(old, new):
+            for index, (was, now) in enumerate(zip(old, new, strict=True)):
+                _compare(was, now, [*path, index], changes, undo)
+    elif len(old) < len(new) and _same(new[: len(old)], old):
+        changes.append(["+", path, new[len(old) :]])
+        undo.append(["<", path, len(old)])
+    elif len(new) < len(old) and _same(old[: len(new)], new):
+        changes.append(["<", path, len(new)])
+        undo.append(["+", path, old[len(new) :]])
+    else:
+        changes.append(["=", path, new])
+        undo.append(["=", path, old])

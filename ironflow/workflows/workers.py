@@ -1,0 +1,204 @@
+"""Takes jobs up, executes their steps, and says what came of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ironflow.core.clock import SECOND
+from ironflow.core.entries import Failure
+from ironflow.core.workflow_state import Job, JobBegan, JobEnded, JobFailed, JobLeft
+from ironflow.workflows.context import Context
+from ironflow.workflows.errors import WorkflowRuntimeError
+from ironflow.workflows.invocation import Invocation, Waits, current_invocation
+from ironflow.workflows.outcomes import failure_of, next_attempt, recover
+from ironflow.workflows.steps import StepSpec
+from ironflow.workflows.vocabulary import is_event
+
+if TYPE_CHECKING:
+    from ironflow.workflows.interpreter import Interpreter
+
+log = logging.getLogger("ironflow.workflows")
+
+GRACE = 5.0
+"""Seconds that steps get to end when their run is cancelled."""
+
+
+class Workers:
+    """The steps of one execution that are under way."""
+
+    def __init__(self, body: Interpreter) -> None:
+        self.body = body
+        self.active: dict[int, Invocation] = {}
+        self.tasks: dict[int, asyncio.Task[None]] = {}
+        self.errors: dict[int, Exception] = {}
+        """What the last attempts of jobs raised."""
+        self._taken: dict[str, set[int]] = {}
+        """By step the numbers of the workers that are busy."""
+
+    def dispatch(self) -> None:
+        """Take up what waits and finds a worker."""
+        if self.body.leaving or self.body.pausing or self.body.end is not None:
+            return
+        for step, queue in self.body.router.queues.items():
+            if not queue:
+                continue
+            spec = self.body.definition.steps.get(step)
+            if spec is None:
+                self._fail_unknown(step)
+                continue
+            taken = self._taken.setdefault(step, set())
+            while queue and len(taken) < spec.num_workers:
+                job = self.body.state.jobs.get(queue.popleft())
+                if job is None or job.id in self.active:
+                    continue
+                worker = next(n for n in range(spec.num_workers) if n not in taken)
+                taken.add(worker)
+                self._begin(job, spec, worker)
+
+    def _begin(self, job: Job, spec: StepSpec, worker: int) -> None:
+        invocation = Invocation(self.body, job, spec, worker)
+        self.active[job.id] = invocation
+        self.body.emit(JobBegan(job.id, spec.name, invocation.taken, worker))
+        self.body.flush_later()
+        self.tasks[job.id] = self.body.loop.create_task(self._execute(invocation))
+
+    async def _execute(self, invocation: Invocation) -> None:
+        """One execution of a step, in a task of its own."""
+        current_invocation.set(invocation)
+        context = Context.inside(invocation)
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            result = await invocation.call(context)
+        except asyncio.CancelledError as cancelled:
+            task = asyncio.current_task()
+            if (
+                self.body.unwinding
+                or self.body.end is not None
+                or (task is not None and task.cancelling())
+            ):
+                self._let_go(invocation)
+                raise
+            error = cancelled
+        except (Exception, Waits, SystemExit) as raised:  # noqa: BLE001 - concluded below
+            error = raised
+        if self.body.unwinding or self.body.end is not None:
+            self._let_go(invocation)
+            return
+        try:
+            self._conclude(invocation, result, error)
+        except Exception as raised:  # noqa: BLE001 - such as a result that cannot be stored
+            invocation.held = []
+            self._fail(invocation, raised)
+        self._let_go(invocation)
+
+    def _let_go(self, invocation: Invocation) -> None:
+        invocation.over = True
+        self.body.forget_children(invocation.job.id)
+        job, step = invocation.job, invocation.spec.name
+        self.active.pop(job.id, None)
+        self.tasks.pop(job.id, None)
+        self._taken[step].discard(invocation.worker)
+        self.body.ring()
+
+    def _conclude(self, invocation: Invocation, result: Any, error: BaseException | None) -> None:
+        job, spec = invocation.job, invocation.spec
+        if isinstance(error, Waits):
+            invocation.release(goes_on=True)
+            self.body.emit(JobLeft(job.id, spec.name, invocation.taken, invocation.worker))
+            met = any(w.event is not None or w.timed_out for w in job.waits.values())
+            if not job.is_waiting and met:
+                self.body.fresh.append(job.id)  # it came while the step was on its way out
+            return
+        if error is not None:
+            self._fail(invocation, error)
+            return
+        given = self._check_result(spec, result)
+        deliveries = [self.body.router.prepare(event, job, inside=True) for event in given]
+        members = [self.body.router.prepare(event, job, inside=True) for event in _listed(result)]
+        invocation.release(goes_on=False)
+        output = type(result).__name__ if is_event(result) else None
+        if isinstance(result, list) and result:
+            output = f"list[{type(result[0]).__name__}]"
+        if isinstance(result, list):
+            self.body.router.fan_out(members, job)
+        for delivery in deliveries:
+            if self.body.end is None:
+                self.body.deliver(delivery)
+        self.body.emit(JobEnded(job.id, spec.name, invocation.taken, invocation.worker, output))
+        self.errors.pop(job.id, None)
+        self.body.objects.forget(job)
+        self.body.router.leave(job)
+
+    def _check_result(self, spec: StepSpec, result: Any) -> list[Any]:
+        """The single events that a step returned. Raises `WorkflowRuntimeError`."""
+        if result is None:
+            return []
+        if is_event(result):
+            return [result]
+        if isinstance(result, list) and spec.fans_out and all(is_event(each) for each in result):
+            return []
+        raise WorkflowRuntimeError(
+            f"step {spec.name!r} must return an event or None, not {type(result).__name__}"
+        )
+
+    def _fail(self, invocation: Invocation, error: BaseException) -> None:
+        job, spec = invocation.job, invocation.spec
+        now = self.body.clock.now()
+        failure = failure_of(error, spec.name, job.failures + 1, now - (job.began_at or now))
+        pause = next_attempt(invocation, error, now)
+        op = JobFailed(job.id, spec.name, invocation.taken, invocation.worker, failure)
+        if pause is not None and isinstance(error, Exception):
+            self.errors[job.id] = error
+            self.body.emit(msgspec.structs.replace(op, retry_at=now + int(pause * SECOND)))
+            return
+        handler = self.body.definition.handler_for(spec.name, job.recoveries)
+        if handler is not None and isinstance(error, Exception):
+            event = recover(invocation, error, now)
+            delivery = self.body.router.prepare(event, job, inside=True)
+            used = job.recoveries.get(handler.name, 0) + 1
+            delivery.recoveries = {**job.recoveries, handler.name: used}
+            self.body.router.add(handler.name, (delivery.data,), delivery)
+            self.body.emit(msgspec.structs.replace(op, caught=True))
+            self.errors.pop(job.id, None)
+            self.body.objects.forget(job)
+            self.body.router.leave(job)
+            return
+        self.body.emit(op)
+        self.body.function.keep_error(self.body.run_id, error)
+        self.body.fail(failure)
+
+    def _fail_unknown(self, step: str) -> None:
+        """The code has changed, and the step of a job is gone."""
+        failure = Failure(
+            "WorkflowStepDoesNotExistError",
+            f"the workflow has no step {step!r} any more; a run that is under way needs it",
+            retryable=False,
+            facts={"step": step},
+        )
+        self.body.fail(failure)
+
+    def cancel(self) -> None:
+        """Cancel what executes."""
+        for task in self.tasks.values():
+            task.cancel()
+
+    async def stop(self) -> None:
+        """Cancel what executes and wait for it, within limits: code may refuse."""
+        tasks = list(self.tasks.values())
+        for task in tasks:
+            task.cancel()
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=GRACE)
+        if late:
+            names = ", ".join(sorted({i.spec.name for i in self.active.values()}))
+            log.warning("run %s was cancelled, but its step %s goes on", self.body.run_id, names)
+
+
+def _listed(result: Any) -> list[Any]:
+    return result if isinstance(result, list) else []

@@ -1,0 +1,460 @@
+"""The debugger's page in a real Chromium: each thing it offers, at a desk and on a phone, by mouse
+and by keyboard, light and dark. Screenshots are kept in `$IRONFLOW_TEST_SCREENSHOTS`, else in
+`build/screenshots`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright import sync_api as playwright
+from workflow_server.process import Served
+
+expect = playwright.expect
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOTS = Path(os.environ.get("IRONFLOW_TEST_SCREENSHOTS") or ROOT / "build" / "screenshots")
+DESK = {"width": 1280, "height": 720}
+PHONE = {"width": 390, "height": 844}
+PATIENCE = 20_000
+"""Milliseconds; a wait ends the moment it can."""
+
+
+def find_chromium() -> str:
+    """The system's Chromium; without one the tests are skipped, in CI they fail."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        found = shutil.which(name)
+        if found is not None:
+            return found
+    if os.environ.get("CI"):
+        pytest.fail("there is no Chromium; .ci/run installs one")
+    pytest.skip("there is no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = find_chromium()
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+class Desk:
+    """A browser window at the server, and what went wrong in it."""
+
+    def __init__(self, browser: Any, url: str, **options: Any) -> None:
+        options = {"viewport": DESK, "reduced_motion": "reduce", **options}
+        self.url, self.faults = url, list[str]()
+        self.context = browser.new_context(**options)
+        self.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
+        self.page.on("request", self._see)
+
+    def _hear(self, message: Any) -> None:
+        # What a 4xx or 5xx answer says of itself is no fault of the page.
+        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
+            self.faults.append(f"console: {message.text}")
+
+    def _see(self, request: Any) -> None:
+        if not request.url.startswith((self.url, "data:")):
+            self.faults.append(f"left the machine: {request.url}")
+
+    def open(self, query: str = "", path: str = "/workflows/ui") -> Any:
+        """The page, once the graph is there."""
+        self.page.goto(f"{self.url}{path}{query}")
+        self.page.wait_for_selector(".node", state="attached")
+        return self.page
+
+    def shoot(self, name: str) -> None:
+        """Keep a picture."""
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=str(SHOTS / f"workflows-{name}.png"))
+
+    def start(self, workflow: str) -> str:
+        """Run a workflow as it is; the run's id."""
+        self.open(f"?workflow={workflow}")
+        if self.page.viewport_size == PHONE:
+            self.page.click("#panes [data-pane=start]")
+        self.page.click("#start button[type=submit]")
+        self.page.wait_for_function("new URLSearchParams(location.search).get('run')")
+        expect(self.page.locator(".run-name")).to_be_visible()
+        return str(self.page.locator(".run-name").inner_text())
+
+    def close(self) -> None:
+        self.context.close()
+        assert self.faults == []
+
+
+@pytest.fixture
+def desk(browser: Any, served: Served) -> Iterator[Desk]:
+    opened = Desk(browser, served.url)
+    yield opened
+    opened.close()
+
+
+def status(page: Any) -> Any:
+    return page.locator(".run-title .pill").first
+
+
+def node(page: Any, name: str) -> Any:
+    return page.locator(f".canvas .node[data-id='{name}']")
+
+
+def test_a_run_from_the_form_of_its_start_event(desk: Desk) -> None:
+    page = desk.open()
+    options = page.locator("#workflow option").all_inner_texts()
+    assert {"greet", "checkout", "approve"} <= set(options)
+    page.select_option("#workflow", "checkout")
+    expect(page.locator("#start h2 code")).to_have_text("Order")
+    customer, amount = page.get_by_label("Customer"), page.get_by_label("Amount")
+    assert customer.get_attribute("required") is not None
+    assert (amount.get_attribute("min"), amount.get_attribute("max")) == ("1", "1000")
+    expect(page.locator(".hint", has_text="Who pays")).to_be_visible()
+    page.click("#start button[type=submit]")
+    expect(page.locator(".run-name")).to_be_hidden()  # the browser asks for the customer
+    customer.fill("Ada")
+    amount.fill("3")
+    page.get_by_label("Priority").select_option(label="high")
+    page.get_by_label("Express").check()
+    page.click("#start button[type=submit]")
+    expect(status(page)).to_have_text("completed")
+    for step in ("check", "charge"):
+        expect(node(page, step)).to_have_class(re.compile("done"))
+    assert page.locator(".canvas .edge.taken").count() == 4
+    expect(page.locator(".log-item", has_text="Receipt")).to_contain_text("total: 28.5")
+    page.click("#tab-result")
+    expect(page.locator("#pane-result")).to_contain_text("28.5")
+    desk.shoot("checkout")
+
+
+def test_what_the_server_refuses_is_said_at_the_form(desk: Desk) -> None:
+    page = desk.open("?workflow=checkout")
+    page.click("#start .mode")
+    page.fill("#start textarea.code", '{"customer": "Ada", "amount": 0}')
+    page.click("#start button[type=submit]")
+    expect(page.locator("#start .error")).to_contain_text("amount")
+    page.fill("#start textarea.code", "{nonsense")
+    page.click("#start button[type=submit]")
+    assert not page.evaluate("document.querySelector('#start textarea.code').checkValidity()")
+
+
+def test_steps_light_up_while_they_run(desk: Desk) -> None:
+    desk.start("endures")
+    page = desk.page
+    expect(node(page, "labour")).to_have_class(re.compile("running"))
+    expect(node(page, "labour").locator(".note")).to_have_text("1 running")
+    expect(status(page)).to_have_text("running")
+    desk.shoot("running")
+    expect(status(page)).to_have_text("completed")
+    expect(node(page, "labour")).not_to_have_class(re.compile("running"))
+    expect(node(page, "rest")).to_have_class(re.compile("done"))
+
+
+def test_workers_are_counted(desk: Desk) -> None:
+    desk.start("fan")
+    expect(status(desk.page)).to_have_text("completed")
+    expect(node(desk.page, "work").locator(".badge")).to_have_text("×6")
+    desk.shoot("fan")
+
+
+def test_a_failure_is_shown_where_it_happened(desk: Desk) -> None:
+    desk.start("fails")
+    page = desk.page
+    expect(status(page)).to_have_text("failed")
+    expect(node(page, "fail")).to_have_class(re.compile("failed"))
+    page.click("#tab-result")
+    expect(page.locator("#pane-result .failure")).to_contain_text("it cannot work")
+    desk.shoot("failed")
+
+
+def test_nodes_can_be_moved_and_put_back(desk: Desk) -> None:
+    page = desk.open("?workflow=greet")
+    shout = node(page, "shout")
+    before = shout.get_attribute("transform")
+    box = shout.bounding_box()
+    page.mouse.move(box["x"] + 10, box["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 110, box["y"] + 40, steps=4)
+    page.mouse.up()
+    moved = shout.get_attribute("transform")
+    assert moved != before
+    page.reload()
+    page.wait_for_selector(".node")
+    expect(shout).to_have_attribute("transform", re.compile(r"translate"))
+    kept = [float(text) for text in re.findall(r"[-\d.]+", shout.get_attribute("transform"))]
+    wanted = [float(text) for text in re.findall(r"[-\d.]+", moved)]
+    assert kept == pytest.approx(wanted, abs=1)
+    shout.focus()
+    page.keyboard.press("ArrowRight")
+    assert shout.get_attribute("transform") != moved
+    page.click("[aria-label='put the nodes back']")
+    assert shout.get_attribute("transform") == before
+
+
+def test_the_graph_zooms_pans_and_fits(desk: Desk) -> None:
+    page = desk.open("?workflow=greet")
+    scene = page.locator(".canvas .scene")
+    fitted = scene.get_attribute("transform")
+    page.click("[aria-label='zoom in']")
+    assert scene.get_attribute("transform") != fitted
+    page.mouse.move(330, 650)
+    page.mouse.down()
+    page.mouse.move(360, 600, steps=3)
+    page.mouse.up()
+    page.keyboard.press("f")
+    assert scene.get_attribute("transform") == fitted
+
+
+def test_facts_of_a_node(desk: Desk) -> None:
+    page = desk.open("?workflow=approve")
+    node(page, "Decision").click()
+    card = page.locator(".node-card")
+    expect(card).to_contain_text("The human's answer.")
+    expect(card).to_contain_text("response: string")
+    expect(card.get_by_role("button", name="Send this event")).to_be_disabled()
+    page.keyboard.press("n")
+    page.keyboard.press("Control+Enter")
+    expect(status(page)).to_have_text("waiting")
+    card.get_by_role("button", name="Send this event").click()
+    expect(page.locator("#send-type")).to_have_value("Decision")
+
+
+def test_the_log_filters_and_opens_events(desk: Desk) -> None:
+    desk.start("greet")
+    page = desk.page
+    expect(page.locator(".log-item")).to_have_count(3)
+    page.get_by_label("internal").check()
+    expect(page.locator(".log-item")).to_have_count(7)
+    page.fill("#event-filter", "thinking")
+    expect(page.locator(".log-item")).to_have_count(1)
+    page.click(".log-line")
+    expect(page.locator(".log-content")).to_contain_text('"text": "thinking"')
+    page.fill("#event-filter", "no such thing")
+    expect(page.locator(".log-box .empty")).to_contain_text("No event matches")
+
+
+def test_the_human_answers(desk: Desk) -> None:
+    desk.start("approve")
+    page = desk.page
+    expect(page.locator(".prompt")).to_contain_text("May this go on?")
+    expect(status(page)).to_have_text("waiting")
+    expect(node(page, "external_step")).to_have_class(re.compile("waiting"))
+    desk.shoot("waiting")
+    page.locator(".prompt").get_by_label("Response").fill("by all means")
+    page.click(".prompt button[type=submit]")
+    expect(status(page)).to_have_text("completed")
+    expect(page.locator(".prompt")).to_have_count(0)
+    expect(page.locator(".log-item", has_text="they said by all means")).to_be_visible()
+
+
+def test_one_click_answers_yes_or_no(desk: Desk) -> None:
+    desk.start("sign")
+    page = desk.page
+    expect(page.locator(".prompt")).to_contain_text("The parties agree.")
+    page.get_by_role("button", name="Approved: yes").click()
+    expect(page.locator(".log-item", has_text="result: signed")).to_be_visible()
+
+
+def test_a_step_in_the_middle_is_answered(desk: Desk) -> None:
+    desk.start("waiter")
+    page = desk.page
+    expect(page.locator(".prompt")).to_contain_text("your name?")
+    page.locator(".prompt .key").fill("response")
+    page.locator(".prompt .value").fill("Ada")
+    page.click(".prompt button[type=submit]")
+    expect(page.locator(".log-item", has_text="hello Ada")).to_be_visible()
+
+
+def test_any_declared_event_can_be_sent(desk: Desk) -> None:
+    desk.start("gate")
+    page = desk.page
+    expect(page.locator(".log-item")).to_have_count(3)
+    page.click("#tab-send")
+    types = page.locator("#send-type option").all_inner_texts()
+    assert "Go" in types
+    page.select_option("#send-type", "Go")
+    page.locator("#pane-send").get_by_label("Word").fill("sesame")
+    desk.shoot("send")
+    page.locator("#pane-send button[type=submit]").click()
+    expect(status(page)).to_have_text("completed")
+    expect(page.locator("#pane-send")).to_contain_text("takes no more events")
+    page.click("#tab-events")
+    expect(page.locator(".log-item", has_text="result: sesame")).to_be_visible()
+
+
+def test_runs_side_by_side(desk: Desk) -> None:
+    page = desk.open("?workflow=gate")
+    ids = []
+    for ticks in ("2", "5", "5"):
+        page.fill("#start .key", "ticks")
+        page.fill("#start .value", ticks)
+        page.click("#start button[type=submit]")
+        count = int(ticks)
+        expect(page.locator(".log-item")).to_have_count(count)
+        ids.append(page.locator(".run-name").inner_text())
+        page.locator(".run-tools").get_by_role("button", name="Compare").click()
+    page.keyboard.press("c")
+    expect(page.locator(".column")).to_have_count(3)
+    events = page.locator(".compare-table tr", has_text="Progress")
+    expect(events).to_contain_text("+3")
+    expect(events).to_have_class("differs")
+    status_row = page.locator(".compare-table tr", has_text="status")
+    expect(status_row.locator(".pill").first).to_have_text("running")
+    # They are live: one of them ends while all are watched.
+    page.locator(f".run-row[data-run='{ids[1]}'] .run-open").click()
+    page.keyboard.press("s")
+    page.locator("#pane-send button[type=submit]").click()
+    expect(page.locator(f".column[data-run='{ids[1]}'] .pill")).to_have_text("completed")
+    expect(status_row).to_have_class("differs")
+    desk.shoot("compare")
+    page.locator(f".column[data-run='{ids[0]}']").get_by_role("button", name="remove").click()
+    expect(page.locator(".column")).to_have_count(2)
+    expect(page).to_have_url(re.compile(f"compare={ids[1]},{ids[2]}"))
+
+
+def test_cancel_and_delete_ask_once_more(desk: Desk) -> None:
+    run = desk.start("gate")
+    page = desk.page
+    button = page.locator(".run-tools .danger")
+    button.click()
+    expect(button).to_have_text("Cancel for good?")
+    expect(status(page)).to_have_text("running")
+    button.click()
+    expect(status(page)).to_have_text("cancelled")
+    expect(page.locator(".log-item", has_text="WorkflowCancelledEvent")).to_be_visible()
+    button.click()
+    expect(button).to_have_text("Delete for good?")
+    button.click()
+    expect(page.locator(f".run-row[data-run='{run}']")).to_have_count(0)
+    expect(page.locator(".nothing")).to_be_visible()
+
+
+def test_a_link_shows_a_colleague_the_same(desk: Desk, browser: Any, served: Served) -> None:
+    first, second = desk.start("greet"), desk.start("greet")
+    page = desk.page
+    for run in (first, second):
+        page.click(f".run-row[data-run='{run}'] .mark")
+    page.keyboard.press("r")
+    page.keyboard.press("c")
+    page.click("#share")
+    expect(page.locator(".toast", has_text="copied")).to_be_visible()
+    link = page.evaluate("navigator.clipboard.readText()")
+    other = Desk(browser, served.url)
+    other.page.goto(link)
+    expect(other.page.locator(".column")).to_have_count(2)
+    expect(other.page.locator(".run-name")).to_have_text(second)
+    expect(other.page.locator("#tab-result")).to_have_attribute("aria-selected", "true")
+    expect(other.page.locator("#workflow")).to_have_value("greet")
+    # A link to a run alone finds its workflow, and the back button goes back.
+    other.page.goto(f"{served.url}/workflows/ui?run={first}")
+    expect(other.page.locator("#workflow")).to_have_value("greet")
+    other.page.click(f".run-row[data-run='{second}'] .run-open")
+    expect(other.page.locator(".run-name")).to_have_text(second)
+    other.page.go_back()
+    expect(other.page.locator(".run-name")).to_have_text(first)
+    other.close()
+
+
+def test_the_list_filters_and_goes_on(desk: Desk, served: Served) -> None:
+    page = desk.open("?workflow=tally")
+    for _ in range(35):
+        page.evaluate("fetch('/workflows/tally/run', {method: 'POST', body: '{}'})")
+    page.click("[aria-label='look again']")
+    expect(page.locator(".run-row")).to_have_count(30)
+    page.click("text=Older runs")
+    expect(page.locator(".run-row")).to_have_count(35)
+    page.click(".chip[data-status=failed]")
+    expect(page.locator(".side .empty")).to_have_text("No such runs.")
+    page.click(".chip[data-status=completed]")
+    expect(page.locator(".run-row")).to_have_count(30)
+
+
+def test_everything_by_keyboard(desk: Desk) -> None:
+    page = desk.open("?workflow=approve")
+    press = page.keyboard.press
+    press("?")
+    expect(page.locator("#shortcuts")).to_be_visible()
+    press("Escape")
+    expect(page.locator("#shortcuts")).to_be_hidden()
+    press("n")
+    page.keyboard.type("name")
+    press("Tab")
+    page.keyboard.type("she")
+    press("Control+Enter")
+    expect(page.locator(".prompt")).to_contain_text("May she go on?")
+    page.locator(".prompt input").focus()
+    page.keyboard.type("yes")
+    press("Enter")
+    expect(status(page)).to_have_text("completed")
+    page.locator("#tab-events").focus()
+    press("ArrowRight")
+    expect(page.locator("#tab-send")).to_be_focused()
+    press("ArrowRight")
+    expect(page.locator("#tab-result")).to_have_attribute("aria-selected", "true")
+    press("/")
+    expect(page.locator("#event-filter")).to_be_focused()
+    press("Escape")
+    node(page, "ask").focus()
+    press("Enter")
+    expect(page.locator(".node-card h3")).to_have_text("ask")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_on_a_phone(browser: Any, served: Served, theme: str) -> None:
+    phone = Desk(
+        browser, served.url, viewport=PHONE, color_scheme=theme, has_touch=True, is_mobile=True
+    )
+    page = phone.open("?workflow=approve")
+    expect(page.locator("#side")).to_be_visible()
+    expect(page.locator("#stage")).to_be_hidden()
+    phone.shoot(f"phone-start-{theme}")
+    phone.start("approve")
+    expect(page.locator(".prompt")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    phone.shoot(f"phone-run-{theme}")
+    page.locator("#panes [data-pane=graph]").tap()
+    expect(node(page, "ask")).to_be_visible()
+    phone.shoot(f"phone-graph-{theme}")
+    page.locator("#panes [data-pane=run]").tap()
+    page.locator(".prompt").get_by_label("Response").fill("yes")
+    page.locator(".prompt button[type=submit]").tap()
+    expect(status(page)).to_have_text("completed")
+    small = page.evaluate(
+        "[...document.querySelectorAll('button')]"
+        ".filter((b) => b.offsetHeight && b.offsetHeight < 30).map((b) => b.outerHTML)"
+    )
+    assert small == []
+    phone.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_light_and_dark(browser: Any, served: Served, theme: str) -> None:
+    opened = Desk(browser, served.url, color_scheme=theme)
+    page = opened.open("?workflow=checkout", path="/")  # the page is what `/` shows, too
+    root = page.locator("html")
+    expect(root).to_have_attribute("data-theme", theme)
+    opened.shoot(f"desk-{theme}")
+    faint = page.evaluate((Path(__file__).parent / "contrasts.js").read_text())
+    assert faint == []
+    page.keyboard.press("t")
+    other = "light" if theme == "dark" else "dark"
+    expect(root).to_have_attribute("data-theme", other)
+    page.reload()
+    expect(root).to_have_attribute("data-theme", other)
+    opened.close()
+
+
+def test_an_unknown_workflow_and_run_are_said(desk: Desk) -> None:
+    page = desk.open("?workflow=nothing&run=nowhere")
+    expect(page.locator(".toast", has_text="nothing")).to_be_visible()
+    expect(page.locator(".run-head .failure")).to_contain_text("Handler not found")

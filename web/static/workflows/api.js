@@ -1,0 +1,85 @@
+// The server's HTTP API, as documented: this page uses nothing that another client could not.
+
+const base = window.location.origin;
+
+/** A refusal of the server, with the reason it gave. */
+export class Refused extends Error {
+  constructor(status, reason) {
+    super(reason);
+    this.status = status;
+  }
+}
+
+async function ask(method, path, body) {
+  let response;
+  try {
+    response = await fetch(base + path, {
+      method,
+      headers: body === undefined ? {} : { "Content-Type": "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch {
+    throw new Refused(0, "the server does not answer");
+  }
+  const text = await response.text();
+  let answer = null;
+  try {
+    answer = text ? JSON.parse(text) : null;
+  } catch {
+    // Not JSON: the text itself is the reason.
+  }
+  // A failed run answers 500 with its handler: that is no refusal.
+  if (response.ok || answer?.handler_id) return answer;
+  throw new Refused(response.status, answer?.detail ?? (text || `${response.status} ${response.statusText}`));
+}
+
+const name = encodeURIComponent;
+
+export const health = () => ask("GET", "/health");
+export const workflows = async () => (await ask("GET", "/workflows")).workflows;
+export const schema = (workflow) => ask("GET", `/workflows/${name(workflow)}/schema`);
+export const graph = async (workflow) => (await ask("GET", `/workflows/${name(workflow)}/representation`)).graph;
+export const eventSchemas = async (workflow) => (await ask("GET", `/workflows/${name(workflow)}/events`)).events;
+export const start = (workflow, event) => ask("POST", `/workflows/${name(workflow)}/run-nowait`, { start_event: event });
+export const handler = (id) => ask("GET", `/handlers/${name(id)}`);
+export const send = (id, event, step) => ask("POST", `/events/${name(id)}`, step ? { event, step } : { event });
+export const cancel = (id) => ask("POST", `/handlers/${name(id)}/cancel`);
+export const purge = (id) => ask("POST", `/handlers/${name(id)}/cancel?purge=true`);
+
+/** A page of runs, newest first: `{handlers, next_cursor}`. */
+export function handlers(workflow, statuses, cursor) {
+  const query = new URLSearchParams({ workflow_name: workflow, limit: "30" });
+  for (const status of statuses) query.append("status", status);
+  if (cursor) query.set("cursor", cursor);
+  return ask("GET", `/handlers?${query}`);
+}
+
+/**
+ * Follow a run's events from the beginning, through losses of the connection, to its end.
+ * `onevent(envelope, sequence)`; `onstate("open" | "lost" | "closed")`. Returns what stops it.
+ */
+export function follow(id, onevent, onstate) {
+  const path = `/events/${name(id)}?sse=true&include_internal=true&include_time=true&after_sequence=-1`;
+  const source = new EventSource(base + path);
+  source.onopen = () => onstate("open");
+  source.onmessage = (message) => {
+    const envelope = JSON.parse(message.data);
+    onevent(envelope, message.lastEventId === "" ? null : Number(message.lastEventId));
+    if (isStop(envelope)) {
+      source.close();
+      onstate("closed");
+    }
+  };
+  source.onerror = () => {
+    // A 204 or a refusal closes for good; the browser comes back by itself from anything else.
+    onstate(source.readyState === EventSource.CLOSED ? "closed" : "lost");
+  };
+  return () => source.close();
+}
+
+/** Whether an event is, or descends from, a type. */
+export function isA(envelope, type) {
+  return envelope.type === type || (envelope.types ?? []).includes(type);
+}
+
+export const isStop = (envelope) => isA(envelope, "StopEvent");

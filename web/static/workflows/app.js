@@ -1,0 +1,264 @@
+// What the page shows and knows; the views draw it and call its verbs.
+
+import * as api from "./api.js";
+import * as location from "./location.js";
+import { MOST } from "./compare.js";
+import { Run } from "./run.js";
+import { kindOf } from "./graph.js";
+import { h, icon } from "./dom.js";
+
+export class App {
+  constructor() {
+    this.state = location.read();
+    this.names = [];
+    this.about = new Map();
+    this.runs = new Map();
+    this.list = { handlers: [], cursor: null, statuses: [], loading: false, error: null };
+    this.listeners = new Set();
+    this.pane = this.state.view === "compare" ? "graph" : this.state.run ? "run" : "start";
+    this.frame = null;
+  }
+
+  /** Call back after anything has changed, once a frame at most. */
+  subscribe(listener) {
+    this.listeners.add(listener);
+  }
+
+  tell() {
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      for (const listener of this.listeners) listener(this);
+    });
+  }
+
+  get current() {
+    return this.about.get(this.state.workflow) ?? null;
+  }
+
+  get run() {
+    return this.state.run ? (this.runs.get(this.state.run) ?? null) : null;
+  }
+
+  get compared() {
+    return this.state.compare.map((id) => this.runs.get(id)).filter(Boolean);
+  }
+
+  async boot() {
+    try {
+      this.names = await api.workflows();
+    } catch (error) {
+      this.failure = error.message;
+      this.tell();
+      return;
+    }
+    if (!this.state.workflow && this.state.run) await this.findWorkflow(this.state.run);
+    if (!this.names.includes(this.state.workflow)) {
+      if (this.state.workflow) this.toast(`There is no workflow “${this.state.workflow}” here.`, "failed");
+      this.state.workflow = this.names[0] ?? null;
+    }
+    await this.enter();
+  }
+
+  async findWorkflow(id) {
+    try {
+      this.state.workflow = (await api.handler(id)).workflow_name;
+    } catch {
+      // The run's own panel says what is wrong with it.
+    }
+  }
+
+  /** After a change of the address. */
+  async enter() {
+    location.write(this.state);
+    await this.learn(this.state.workflow);
+    for (const id of this.state.compare.slice(0, MOST)) this.open(id);
+    if (this.state.run) this.open(this.state.run);
+    this.tidyRuns();
+    this.tell();
+    await this.refresh();
+  }
+
+  /** Everything about a workflow that forms and graph need. */
+  async learn(workflow) {
+    if (!workflow || this.about.has(workflow)) return;
+    try {
+      const [schema, graph, events] = await Promise.all([api.schema(workflow), api.graph(workflow), api.eventSchemas(workflow)]);
+      const typesOf = new Map(graph.nodes.filter((node) => node.node_type === "event").map((node) => [node.id, node.event_types ?? [node.id]]));
+      const answers = graph.nodes.filter((node) => kindOf(node) === "answer").map((node) => node.id);
+      const declared = events.map((event) => event.title).filter((title) => /Response/.test(title) && !answers.includes(title));
+      this.about.set(workflow, { schema, graph, events, typesOf, answers: [...answers, ...declared] });
+    } catch (error) {
+      this.toast(error.message, "failed");
+    }
+  }
+
+  // -- verbs --------------------------------------------------------------------------------------
+
+  async pick(workflow) {
+    if (workflow === this.state.workflow) return;
+    Object.assign(this.state, { workflow, run: null, compare: [], view: "graph" });
+    this.list.handlers = [];
+    this.list.cursor = null;
+    location.write(this.state, true);
+    await this.enter();
+  }
+
+  select(id) {
+    this.state.run = id;
+    if (this.state.view === "compare" && !this.state.compare.includes(id)) this.state.view = "graph";
+    location.write(this.state, true);
+    this.open(id);
+    this.tidyRuns();
+    this.pane = "run";
+    this.tell();
+  }
+
+  show(view) {
+    this.state.view = view;
+    this.pane = "graph";
+    location.write(this.state, true);
+    this.tell();
+  }
+
+  showTab(tab) {
+    this.state.tab = tab;
+    this.pane = "run";
+    location.write(this.state);
+    this.tell();
+  }
+
+  showPane(pane) {
+    this.pane = pane;
+    this.tell();
+  }
+
+  compare(id, wanted = !this.state.compare.includes(id)) {
+    const rest = this.state.compare.filter((other) => other !== id);
+    if (wanted && rest.length >= MOST) {
+      this.toast(`At most ${MOST} runs fit side by side.`, "failed");
+      return;
+    }
+    this.state.compare = wanted ? [...rest, id] : rest;
+    if (wanted) this.open(id);
+    if (!this.state.compare.length && this.state.view === "compare") this.state.view = "graph";
+    location.write(this.state);
+    this.tidyRuns();
+    this.tell();
+  }
+
+  async start(event) {
+    const handler = await api.start(this.state.workflow, event);
+    this.select(handler.handler_id);
+    this.toast(`Run ${handler.handler_id} started.`);
+    await this.refresh();
+  }
+
+  async send(run, type, value, step) {
+    await api.send(run.id, { type, value }, step || undefined);
+    if (this.current?.answers.includes(type) || type === "HumanResponseEvent") run.answered(type);
+    this.toast(`${type} was sent and is stored.`);
+    this.tell();
+  }
+
+  async cancel(run) {
+    try {
+      await api.cancel(run.id);
+      this.toast(`Run ${run.id} is cancelled.`);
+    } catch (error) {
+      this.toast(error.message, "failed");
+    }
+    await run.settle();
+    await this.refresh();
+  }
+
+  async purge(run) {
+    try {
+      await api.purge(run.id);
+    } catch (error) {
+      this.toast(error.message, "failed");
+      return;
+    }
+    this.toast(`Run ${run.id} and everything about it is deleted.`);
+    this.compare(run.id, false);
+    run.close();
+    this.runs.delete(run.id);
+    this.state.run = null;
+    location.write(this.state, true);
+    this.tell();
+    await this.refresh();
+  }
+
+  /** Look at the newest page of runs again. */
+  async refresh() {
+    await this.load(null);
+  }
+
+  async loadMore() {
+    await this.load(this.list.cursor);
+  }
+
+  async filter(statuses) {
+    this.list.statuses = statuses;
+    await this.refresh();
+  }
+
+  async load(cursor) {
+    const { workflow } = this.state;
+    if (!workflow) return;
+    this.list.loading = true;
+    this.tell();
+    try {
+      const page = await api.handlers(workflow, this.list.statuses, cursor);
+      if (workflow !== this.state.workflow) return;
+      const found = page.handlers;
+      this.list.handlers = cursor ? [...this.list.handlers, ...found] : found;
+      this.list.cursor = page.next_cursor ?? null;
+      this.list.error = null;
+    } catch (error) {
+      this.list.error = error.message;
+    } finally {
+      this.list.loading = false;
+      this.tell();
+    }
+  }
+
+  // -- runs that are open -------------------------------------------------------------------------
+
+  open(id) {
+    if (this.runs.has(id)) return;
+    const run = new Run(id, new Set([...(this.current?.answers ?? []), "HumanResponseEvent"]));
+    this.runs.set(id, run);
+    let was = false;
+    run.listeners.add(() => {
+      if (run.isOver && !was) {
+        was = true;
+        this.noteEnd(run);
+      }
+      this.tell();
+    });
+    run.open();
+  }
+
+  noteEnd(run) {
+    const known = this.list.handlers.find((handler) => handler.handler_id === run.id);
+    if (known && run.handler) Object.assign(known, run.handler);
+    if (!known || known.status === "running") this.refresh();
+  }
+
+  /** A browser has six connections for a server: only what is shown is followed. */
+  tidyRuns() {
+    const wanted = new Set([this.state.run, ...this.state.compare]);
+    for (const [id, run] of this.runs) {
+      if (!wanted.has(id)) {
+        run.close();
+        this.runs.delete(id);
+      }
+    }
+  }
+
+  toast(text, tone = "") {
+    const box = h("div", { class: `toast ${tone}` }, tone === "failed" ? icon("alert") : null, text);
+    document.getElementById("toasts").append(box);
+    setTimeout(() => box.remove(), tone === "failed" ? 8000 : 3500);
+  }
+}

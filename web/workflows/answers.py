@@ -1,0 +1,81 @@
+"""How the workflow paths answer: plain JSON bodies, and refusals as `{"detail": reason}`.
+
+The clients of these paths know no problem documents, and take a 422 for a stored result that cannot
+be read; what a caller does wrong is 400 here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from ironflow.core.errors import InvalidInput, IronflowError
+from ironflow.web.problems import clean
+
+Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_encode = msgspec.json.Encoder().encode
+
+
+def reply(body: object, status: int = 200) -> web.Response:
+    """A JSON answer."""
+    return reply_text(_encode(body), status)
+
+
+def reply_text(body: bytes, status: int = 200) -> web.Response:
+    """An answer that is JSON text already."""
+    return web.Response(body=body, status=status, content_type="application/json")
+
+
+def refuse(status: int, detail: str) -> web.Response:
+    """A refusal."""
+    return reply({"detail": clean(detail)}, status)
+
+
+class Refusal(Exception):
+    """Ends a request with this status and reason."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        self.status, self.detail = status, detail
+        super().__init__(detail)
+
+
+def answering(handle: Handle) -> Handle:
+    """The handler with refusals turned into answers."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handle(request)
+        except Refusal as refusal:
+            return refuse(refusal.status, refusal.detail)
+        except InvalidInput as error:
+            return refuse(400, error.message)
+        except web.HTTPRequestEntityTooLarge as error:
+            return refuse(413, f"the body is too large: {error.text}")
+        except (web.RequestPayloadError, ConnectionError) as error:
+            return refuse(400, f"the body could not be read: {error}")
+        except IronflowError as error:
+            if error.code == IronflowError.code:
+                raise  # nobody expected it: the log has the rest
+            response = refuse(error.status, error.message)
+            again: float | None = getattr(error, "retry_after", None)
+            if again is not None:
+                response.headers["Retry-After"] = str(max(1, math.ceil(again)))
+            return response
+
+    return answer
+
+
+async def read_body(request: web.Request) -> dict[str, Any]:
+    """The body, an object. Raises `Refusal`."""
+    try:
+        body = msgspec.json.decode(await request.read())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refusal(400, f"Invalid JSON body: {error}") from error
+    if not isinstance(body, dict):
+        raise Refusal(400, "Invalid JSON body: expected an object")
+    return body

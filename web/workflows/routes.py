@@ -1,0 +1,290 @@
+"""The workflow paths: start, look, send, cancel. Decode, ask the engine's doors, encode."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiohttp import web
+
+from ironflow.actors.engine import Engine
+from ironflow.actors.handlers import HandlerRow
+from ironflow.actors.workflows import RUNNING
+from ironflow.core.errors import Conflict, InvalidInput, NotFound
+from ironflow.core.workflow_face import WorkflowFace
+from ironflow.core.workflow_state import WorkflowState
+from ironflow.web.queries import check_text, decode_cursor, encode_cursor
+from ironflow.web.routing import STATE
+from ironflow.web.workflows import views
+from ironflow.web.workflows.answers import Refusal, read_body, reply, reply_text
+
+STATUSES = {"running": RUNNING, "completed": ("completed",), "failed": ("failed",)}
+STATUSES["cancelled"] = ("cancelled",)
+PAGE = 500
+"""Handlers that are read from the database at once."""
+MAX_LIMIT = 1000
+CANCEL_SECONDS = 10.0
+"""How long an answer to a cancel waits for the steps to be unwound."""
+
+
+def engine_of(request: web.Request) -> Engine:
+    """Where writes and reads go."""
+    return request.app[STATE].engine
+
+
+# -- workflows ------------------------------------------------------------------------------------
+
+
+async def list_workflows(request: web.Request) -> web.Response:
+    """The names of what is served."""
+    return reply({"workflows": engine_of(request).workflows.names()})
+
+
+def find_face(request: web.Request) -> tuple[str, WorkflowFace]:
+    """The workflow that the path names. Raises `Refusal`."""
+    name = request.match_info["name"]
+    try:
+        return name, engine_of(request).workflows.face(name)
+    except NotFound as error:
+        raise Refusal(404, f"Workflow {name!r:.200} not found") from error
+
+
+async def get_schema(request: web.Request) -> web.Response:
+    """Schemas of the start and the stop event."""
+    _, face = find_face(request)
+    return reply({"start": face.start_schema(), "stop": face.stop_schema()})
+
+
+async def get_event_schemas(request: web.Request) -> web.Response:
+    """Schemas of every event that the workflow knows."""
+    _, face = find_face(request)
+    return reply({"events": face.event_schemas()})
+
+
+async def get_graph(request: web.Request) -> web.Response:
+    """What the debugger draws."""
+    _, face = find_face(request)
+    return reply({"graph": face.representation()})
+
+
+# -- start ----------------------------------------------------------------------------------------
+
+
+class Wanted:
+    """A run that was asked for, checked."""
+
+    __slots__ = ("data", "handler_id", "name", "state")
+
+    def __init__(self, name: str, face: WorkflowFace, body: dict[str, Any]) -> None:
+        self.name = name
+        self.handler_id = _read_handler_id(body.get("handler_id"))
+        self.state = _read_context(face, body.get("context"))
+        self.data = face.read_start(_read_start(body))
+
+
+def _read_start(body: dict[str, Any]) -> object:
+    """What the start event is to be built from; an empty text says that there is none."""
+    given = body.get("start_event", "")
+    if given != "":
+        return given
+    kwargs = body.get("kwargs")
+    if kwargs is None:
+        return {}
+    if not isinstance(kwargs, dict):
+        raise InvalidInput("kwargs", "must be an object")
+    return kwargs
+
+
+def _read_handler_id(given: object) -> str | None:
+    if given is None or given == "":
+        return None
+    if not isinstance(given, str):
+        raise InvalidInput("handler_id", "must be text")
+    return check_text(given, "handler_id")
+
+
+def _read_context(face: WorkflowFace, given: object) -> WorkflowState | None:
+    if given is None or given == {}:
+        return None
+    if not isinstance(given, dict):
+        raise InvalidInput("context", "must be an object")
+    return face.read_context(given)
+
+
+async def run(request: web.Request) -> web.Response:
+    """Start a run and answer with its end; a connection that is closed gives up the wait only."""
+    name, face = find_face(request)
+    wanted = Wanted(name, face, await read_body(request))
+    engine = engine_of(request)
+    started, ended = await engine.workflows.start_and_wait(
+        name, wanted.data, handler_id=wanted.handler_id, state=wanted.state
+    )
+    if ended is None:  # it was paused or purged meanwhile
+        return await _answer_handler(request, await engine.workflows.handler(started.handler_id))
+    row = views.row_of(ended, started.handler_id)
+    result = await engine.load_payload(ended.result) if ended.result is not None else None
+    return reply_text(views.encode_handler(row, result), views.CODES[row.status])
+
+
+async def run_nowait(request: web.Request) -> web.Response:
+    """Start a run; it is stored when this answers."""
+    name, face = find_face(request)
+    wanted = Wanted(name, face, await read_body(request))
+    workflows = engine_of(request).workflows
+    started = await workflows.start(
+        name, wanted.data, handler_id=wanted.handler_id, state=wanted.state
+    )
+    row = await workflows.handler(started.handler_id)
+    return reply_text(views.encode_handler(row), 200)
+
+
+# -- handlers -------------------------------------------------------------------------------------
+
+
+async def find_handler(request: web.Request) -> HandlerRow:
+    """The handler that the path names. Raises `Refusal`."""
+    handler_id = request.match_info["handler_id"]
+    try:
+        check_text(handler_id, "handler_id")
+        return await engine_of(request).workflows.handler(handler_id)
+    except (NotFound, InvalidInput) as error:
+        raise Refusal(404, "Handler not found") from error
+
+
+async def get_handler(request: web.Request) -> web.Response:
+    """A run as it stands: 202 while it runs, 200 when it completed, 500 when it did not."""
+    return await _answer_handler(request, await find_handler(request))
+
+
+async def _answer_handler(request: web.Request, row: HandlerRow) -> web.Response:
+    view = await engine_of(request).workflows.view(row)
+    return reply_text(views.encode_view(view), views.CODES[views.wire_status(row.status)])
+
+
+async def get_result(request: web.Request) -> web.Response:
+    """The same with the bare result: a plain stop event's payload, another one's fields."""
+    row = await find_handler(request)
+    view = await engine_of(request).workflows.view(row)
+    result = views.unwrap(view.result) if view.result is not None else None
+    return reply_text(views.encode_view(view, result), views.CODES[views.wire_status(row.status)])
+
+
+async def list_handlers(request: web.Request) -> web.StreamResponse:
+    """Handlers, newest first: all of them, or with `limit` a page and a cursor for the next.
+
+    `include_results=false` leaves the results out.
+    """
+    query = request.query
+    statuses = tuple(query.getall("status", ()))
+    wanted = [text for text in statuses if text]
+    runs = tuple(status for text in wanted for status in STATUSES.get(text, ()))
+    names = tuple(name for name in query.getall("workflow_name", ()) if name)
+    for name in names:
+        check_text(name, "workflow_name")
+    limit = _read_limit(query.get("limit"))
+    before = decode_cursor(query.get("cursor") or None)
+    with_results = query.get("include_results", "true").lower() == "true"
+    if wanted and not runs:
+        return reply({"handlers": [], "next_cursor": None})
+    pages = _pages(engine_of(request), runs, names, before, limit)
+    response = web.StreamResponse()
+    response.content_type = "application/json"
+    first, cursor = True, "null"
+    async for rows, cursor in pages:  # noqa: B007 - the last one is written at the end
+        parts = [await _encode_row(request, row, with_results) for row in rows]
+        if first:
+            await response.prepare(request)
+            await response.write(b'{"handlers":[')
+        if parts:
+            await response.write((b"" if first else b",") + b",".join(parts))
+        first = False
+    await response.write(b'],"next_cursor":%s}' % cursor.encode())
+    await response.write_eof()
+    return response
+
+
+async def _pages(
+    engine: Engine,
+    statuses: tuple[str, ...],
+    names: tuple[str, ...],
+    before: tuple[int, str] | None,
+    limit: int | None,
+) -> AsyncIterator[tuple[list[HandlerRow], str]]:
+    """Rows up to the limit, and the cursor behind them as JSON."""
+    left = limit
+    while True:
+        size = PAGE if left is None else min(PAGE, left)
+        rows = await engine.workflows.handlers(
+            statuses=statuses, workflows=names, limit=size + 1, before=before
+        )
+        page, more = rows[:size], len(rows) > size
+        if left is not None:
+            left -= len(page)
+        if page:
+            before = (page[-1].created_at, page[-1].id)
+        is_last = not more or left == 0
+        cursor = f'"{encode_cursor(*before)}"' if is_last and more and before else "null"
+        yield page, cursor
+        if is_last:
+            return
+
+
+async def _encode_row(request: web.Request, row: HandlerRow, with_result: bool) -> bytes:
+    if not with_result or not row.is_terminal:
+        return views.encode_handler(row)
+    return views.encode_view(await engine_of(request).workflows.view(row))
+
+
+def _read_limit(text: str | None) -> int | None:
+    if text is None or text == "":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= MAX_LIMIT):
+        raise InvalidInput("limit", f"{text!r:.40} is not a number from 1 to {MAX_LIMIT}")
+    return int(text)
+
+
+# -- steer ----------------------------------------------------------------------------------------
+
+
+async def send_event(request: web.Request) -> web.Response:
+    """Hand a run an event; it is stored when this answers."""
+    body = await read_body(request)
+    row = await find_handler(request)
+    given = body.get("event")
+    if not given:
+        raise Refusal(400, "Event data is required")
+    step = body.get("step")
+    if step is not None and not isinstance(step, str):
+        raise InvalidInput("step", "must be text")
+    workflows = engine_of(request).workflows
+    if row.is_terminal:
+        raise Refusal(409, "Workflow already completed")
+    try:
+        face = workflows.face(row.workflow)
+    except NotFound as error:
+        raise Refusal(404, f"Workflow {row.workflow!r} not found") from error
+    event = face.read_event(given)
+    if step:
+        face.check_step(step, event.type)
+    try:
+        await workflows.send(row.run_id, event.type, event.value, step or None)
+    except Conflict as error:
+        raise Refusal(409, "Workflow already completed") from error
+    return reply({"status": "sent"})
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """End a run; with `purge` delete it and everything about it, also when it has ended."""
+    row = await find_handler(request)
+    engine = engine_of(request)
+    if request.query.get("purge", "false").lower() == "true":
+        await engine.workflows.purge(row)
+        return reply({"status": "deleted"})
+    if row.is_terminal:
+        raise Refusal(404, f"Handler not found: {row.id} is not running, it is {row.status}")
+    try:
+        await engine.cancel(row.run_id, "cancelled by request")
+    except Conflict as error:
+        raise Refusal(404, f"Handler not found: {row.id} has just ended") from error
+    await engine.wait(row.run_id, CANCEL_SECONDS)
+    return reply({"status": "cancelled"})
