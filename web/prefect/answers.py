@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from ironflow.web.prefect.routing import Answer, Call
 MOST_INTERVALS = 500
 """Intervals of one history."""
 RUN_COLUMNS = ", ".join(f"{{t}}.{name}" for name in bodies.COLUMNS)
-LAST_MOMENT = from_datetime(datetime.max)
+LAST_MOMENT = from_datetime(datetime.max.replace(tzinfo=UTC))
 _LATENESS = (
     "CASE WHEN t.expected_at IS NULL THEN 0 "
     "WHEN t.started_at IS NOT NULL THEN max(0, t.started_at - t.expected_at) "
