@@ -23,6 +23,7 @@ from ironflow.core import decisions as d
 from ironflow.core import effects as fx
 from ironflow.core import entries as e
 from ironflow.core.entries import KINDS, decode_entry, encode_entry, payloads
+from ironflow.core.errors import IronflowError
 from ironflow.core.execution import Assignment
 from ironflow.core.messages import Message
 from ironflow.core.runs import Run, RunStatus, StepStatus, apply
@@ -184,11 +185,14 @@ class RunActor(StreamActor):
         before = row_facts(run)
         try:
             decision = d.decide(run, message, situation)
-        except Exception:
+        except Exception as error:
             if run.status is not RunStatus.RUNNING:
                 env.pool.release(run.id)
             if not run.exists:
                 self.cell.leave_when_quiet()
+            if self.uncommitted and isinstance(error, IronflowError):
+                self.commit(Batch([], [], []), envelope, error)  # a no may rest on it, too
+                return LATER
             raise
         batch, sends = self._prepare(decision, _blobs(message))
         if before != row_facts(run):
