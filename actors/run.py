@@ -7,7 +7,7 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -196,7 +196,7 @@ class RunActor(StreamActor):
             env.pool.release(run.id)
         ends = [entry.key for entry in decision.entries if isinstance(entry, ENDS)]
         self.unsettled.update(ends)
-        then = None
+        then: Callable[[], None] | None = None
         if decision.effects or ends:
             then = partial(self._act, decision.effects, sends, ends)
         elif kind is c.ExecutionLeft:
