@@ -197,11 +197,8 @@ class RunActor(StreamActor):
         ends = [entry.key for entry in decision.entries if isinstance(entry, ENDS)]
         self.unsettled.update(ends)
         then: Callable[[], None] | None = None
-        if decision.effects or ends:
+        if decision.effects or ends or kind is c.ExecutionLeft:
             then = partial(self._act, decision.effects, sends, ends)
-        elif kind is c.ExecutionLeft:
-            # A run whose body has gone sleeps in the journal alone: as an actor it is 6 KiB.
-            then = self._leave_at_rest
         if batch.entries or batch.puts or batch.deletes or self.uncommitted:
             # Also without a change of its own an answer may rest on one that is on its way: it
             # leaves when that is durable.
@@ -351,13 +348,8 @@ class RunActor(StreamActor):
                     env.pool.enqueue(run.id, run.function_id)
                 case _:
                     self._drive(effect)
-        self._leave_at_rest()
-
-    def _leave_at_rest(self) -> None:
-        """Leave memory when nothing but a message can make the run go on."""
-        run = self.run
-        at_rest = run.status is RunStatus.WAITING and not self.environment.host.is_active(run.id)
-        if run.is_terminal or at_rest:
+        # A run whose body has gone sleeps in the journal alone: as an actor it is 6 KiB.
+        if run.is_terminal or (run.status is RunStatus.WAITING and not env.host.is_active(run.id)):
             self.cell.leave_when_quiet()
 
     def _drive(self, effect: fx.Effect) -> None:
