@@ -15,7 +15,9 @@ from functools import partial
 
 import msgspec
 
+from ironflow.actors.breakers import BreakerActor
 from ironflow.actors.endings import Endings
+from ironflow.actors.endpoints import Endpoints, breaker_key
 from ironflow.actors.environment import Environment
 from ironflow.actors.fleet import LEASE, Fleet
 from ironflow.actors.handlers import HandlerActor
@@ -55,6 +57,7 @@ from ironflow.core.patterns import validate_event_name
 from ironflow.core.prefect.lists import as_run
 from ironflow.core.prefect.runs import History
 from ironflow.core.prefect.runs import is_ours as is_of_flow_run
+from ironflow.core.push import Caller, CallFailure
 from ironflow.core.runs import Run
 from ironflow.storage.ports import (
     FUNCTIONS,
@@ -88,19 +91,22 @@ class Engine:
         max_crashes: int = MAX_CRASHES,
         retention: Sequence[RetentionRule] = (),
         lease: float = LEASE,
+        caller: Caller | None = None,
         keep_prefect_events: float = KEEP,
         system: System | None = None,
         on_fatal: Callable[[str], None] | None = None,
     ) -> None:
         """`capacity`: bodies that execute at once; others wait in the order in which they came.
-        `lease`: seconds that a worker keeps a job unheard; `keep_prefect_events` in seconds.
+        `lease`: seconds that a worker keeps a job unheard; `caller` sends requests to endpoints;
+        `keep_prefect_events` in seconds.
         """
         self.store, self.clock, self.ids = store, clock, ids
         self.system = system or System(clock, ids, on_fatal=on_fatal)
-        self.fleet = Fleet(clock, self.system, self._grant, host.spec, lease)
-        self.host = Hosts(host, self.fleet)
+        self.fleet = Fleet(clock, self.system, self._grant, self._knows, lease)
+        self.endpoints = Endpoints(clock, self.system, self._grant, self._knows, caller)
+        self.host = Hosts(host, self.fleet, self.endpoints)
         pool = Pool(capacity, lambda fid: host.spec(fid) is not None, self._grant)
-        self.pool = Slots(pool, self.fleet)
+        self.pool = Slots(pool, self.fleet, self.endpoints)
         self.timers = Timers(clock, self._ring)
         self.environment = Environment(
             store=store,
@@ -129,6 +135,11 @@ class Engine:
             Behavior("janitor", partial(Janitor, make, retention), idle_after=None)
         )
         self.system.register(
+            Behavior(
+                "breaker", partial(BreakerActor, make, self.endpoints.set_gate), idle_after=None
+            )
+        )
+        self.system.register(
             Behavior("worker", partial(WorkerActor, self.fleet, clock), idle_after=None)
         )
         self.router = self.system.ref("router")
@@ -136,7 +147,7 @@ class Engine:
         """The doors of event-driven workflows."""
         self.feeds = Feeds(make, keep_prefect_events)
         """Events and logs of the Prefect API."""
-        self.prefect = Prefect(self, FlowRunEvents(clock, self.feeds.publish))
+        self.prefect = Prefect(self, FlowRunEvents(clock, self.feeds.include))
         """Flows, flow runs and task runs of Prefect clients."""
         self.feeds.recorder = self.prefect.recorder.record
 
@@ -150,7 +161,7 @@ class Engine:
     async def start(self) -> None:
         """Register the host's functions and bring back what is unfinished."""
         await self.system.start([self.router, self.system.ref("janitor")])
-        await self._find_pull_functions()
+        await self._find_remote_functions()
         await self.register([spec.definition for spec in self.host.local.specs()])
         for row in await self.store.reader.deliveries():
             try:
@@ -192,6 +203,7 @@ class Engine:
         """Stop every actor; whatever they had appended is committed."""
         self.begin_drain()
         self.timers.stop()
+        await self.endpoints.stop()
         await self.system.stop()
         await self.store.journal.flush()
 
@@ -231,27 +243,59 @@ class Engine:
             if self.host.spec(function_id) is not None:
                 await self.system.ref("schedule", function_id).ask(Ensure())
 
-    async def _find_pull_functions(self) -> None:
-        """Functions of workers are known before a worker is: their runs wait, events start them."""
+    async def _find_remote_functions(self) -> None:
+        """What others execute is known before any of them speaks: events start it, runs wait."""
         for row in await self.store.reader.functions():
             definition = msgspec.json.decode(row.spec, type=Definition)
-            if definition.placement == "pull" and self.host.local.spec(row.id) is None:
-                self.fleet.add(definition)
+            if self.host.local.spec(row.id) is None:
+                await self._place(definition)
 
-    async def register_pull(self, definition: Definition) -> tuple[FunctionRow, bool]:
-        """Have a function executed by workers; its row, and whether the id is new.
+    async def _place(self, definition: Definition) -> None:
+        """Have a function executed where its definition says."""
+        if definition.placement == "pull":
+            self.fleet.add(definition)
+            self.endpoints.remove(definition.id)
+        elif definition.placement == "push" and definition.endpoint is not None:
+            self.endpoints.add(definition)
+            self.fleet.remove(definition.id)
+            key = breaker_key(definition.id, definition.endpoint)
+            await self.system.ref("breaker", key).ask(Ensure())
 
-        Raises `Conflict` when this process executes it itself, `InvalidInput` for triggers that
-        make no sense, `Draining`.
+    async def register_remote(self, definition: Definition) -> tuple[FunctionRow, bool]:
+        """Have a function executed by workers or behind an endpoint, from now on; its row, and
+        whether the id is new.
+
+        Raises `Conflict` when this process executes it itself, `InvalidInput` for a definition that
+        makes no sense, `Draining`.
         """
         self.check_open()
         if self.host.local.spec(definition.id) is not None:
             raise Conflict(f"function {definition.id} is executed by the server itself")
+        if definition.placement == "embedded":
+            raise InvalidInput("placement", "must be pull or push")
+        if definition.placement == "push":
+            self._check_endpoint(definition)
         before = {row.id for row in await self.store.reader.functions()}
-        self.fleet.add(definition)
+        await self._place(definition)
         await self.register([definition])
         row, _ = await self.function(definition.id)
         return row, definition.id not in before
+
+    def _check_endpoint(self, definition: Definition) -> None:
+        endpoint, caller = definition.endpoint, self.endpoints.caller
+        if endpoint is None:
+            raise InvalidInput("endpoint", "a push function needs one")
+        if caller is None:
+            raise InvalidInput("placement", "this process calls no endpoints")
+        if endpoint.concurrency < 1 or endpoint.timeout <= 0:
+            raise InvalidInput("endpoint", "concurrency and timeout must be positive")
+        try:
+            caller.check(endpoint.url)
+        except CallFailure as failure:
+            raise InvalidInput("endpoint.url", str(failure)) from None
+
+    def _knows(self, function_id: str) -> bool:
+        return self.host.spec(function_id) is not None
 
     async def functions(self) -> list[tuple[FunctionRow, Definition]]:
         """Every function that was ever registered, by id."""

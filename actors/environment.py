@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ironflow.actors.endings import Endings
-from ironflow.actors.hosts import Hosts, Slots
 from ironflow.actors.outbox import Outbox
 from ironflow.actors.streams import Streams
 from ironflow.actors.timers import Timers
@@ -18,6 +17,7 @@ from ironflow.core.effects import MAX_CRASHES
 from ironflow.storage.ports import Store
 
 if TYPE_CHECKING:
+    from ironflow.actors.hosts import Hosts, Slots
     from ironflow.actors.system import System
 
 

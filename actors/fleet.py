@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -18,10 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from ironflow.actors.jobs import Lease, new_lease
 from ironflow.core import commands as c
-from ironflow.core import pull
-from ironflow.core.clock import SECOND, Clock, to_rfc3339
-from ironflow.core.entries import EventRef
+from ironflow.core.clock import Clock
 from ironflow.core.errors import IronflowError, Suspended
 from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.functions import Definition, FunctionSpec, compile_spec
@@ -88,25 +86,6 @@ class Signal(Message[None], frozen=True):
     key: str = ""
 
 
-class Lease(msgspec.Struct, eq=False):
-    """An execution that a worker has, or is about to be handed."""
-
-    assignment: Assignment
-    worker_id: str
-    token: str
-    base: int
-    """The position of the first step that this execution may report."""
-    expires_at: float
-    """By the loop's clock."""
-    began_at: int
-    delivered: bool = False
-
-    @property
-    def job_id(self) -> str:
-        """Unique among all executions."""
-        return f"{self.assignment.run_id}.{self.assignment.execution}"
-
-
 class Fleet:
     """Pull functions, their workers, their queue, and the executions that workers have."""
 
@@ -115,13 +94,13 @@ class Fleet:
         clock: Clock,
         system: System,
         grant: Callable[[str], None],
-        local: Callable[[str], FunctionSpec | None],
+        knows: Callable[[str], bool],
         lease: float = LEASE,
     ) -> None:
-        """`grant(run_id)` tells a run that a worker was chosen for it; `local` finds a function
-        that this process executes itself.
+        """`grant(run_id)` tells a run that a worker was chosen for it; `knows` whether anything
+        executes a function.
         """
-        self.clock, self.system, self._grant, self.local = clock, system, grant, local
+        self.clock, self.system, self._grant, self._knows = clock, system, grant, knows
         self.lease = lease
         self._specs: dict[str, FunctionSpec] = {}
         self.workers: dict[str, Worker] = {}
@@ -143,9 +122,20 @@ class Fleet:
         """Serve a function from now on. Raises `InvalidInput` for triggers that make no sense."""
         self._specs[definition.id] = compile_spec(definition, lambda data: None)
 
+    def remove(self, function_id: str) -> None:
+        """The function is executed elsewhere now."""
+        self._specs.pop(function_id, None)
+
     def knows(self, function_id: str) -> bool:
-        """Whether anything executes this function, here or elsewhere."""
-        return self.serves(function_id) or self.local(function_id) is not None
+        """Whether anything executes this function."""
+        return self._knows(function_id)
+
+    def held_up(self, function_id: str) -> str | None:
+        """Why no run of a function is handed out now, if that is not for want of room."""
+        spec = self._specs.get(function_id)
+        if spec is None or any(worker.takes(spec) for worker in self.workers.values()):
+            return None
+        return f"no worker that takes function {function_id!r} is connected"
 
     # -- slots ------------------------------------------------------------------------------------
 
@@ -203,6 +193,13 @@ class Fleet:
     def discard(self, run_id: str) -> None:
         """The run no longer wants a worker; its place in the queue is skipped when it comes up."""
         self._order.pop(run_id, None)
+
+    def take_queued(self, function_id: str) -> list[str]:
+        """The runs that waited for a worker; they no longer wait here."""
+        waiting = [run for run in self._queue.pop(function_id, ()) if run in self._order]
+        for run_id in waiting:
+            del self._order[run_id]
+        return waiting
 
     def position(self, run_id: str) -> int | None:
         """How many runs are before this one, None when it does not wait."""
@@ -269,15 +266,8 @@ class Fleet:
         if worker is None or self.closed:
             assignment.effects.leave()
             return
-        steps = assignment.steps.values()
-        lease = Lease(
-            assignment,
-            worker.id,
-            secrets.token_urlsafe(18),
-            base=max((step.pos for step in steps), default=-1) + 1,
-            expires_at=self.system.loop.time() + PICK_UP,
-            began_at=self.clock.now(),
-        )
+        expires_at = self.system.loop.time() + PICK_UP
+        lease = new_lease(assignment, worker.id, expires_at, self.clock.now())
         self.leases[assignment.run_id] = worker.jobs[lease.job_id] = lease
         self.system.ref("worker", worker.id).post(Offer(lease))
 
@@ -345,7 +335,7 @@ class Fleet:
         return lease if lease is not None and lease.assignment.execution == execution else None
 
     def _tell(self, lease: Lease, signal: Signal) -> bool:
-        worker = self.workers.get(lease.worker_id)
+        worker = self.workers.get(lease.holder)
         if worker is None or not worker.commands:
             return False
         self.system.ref("worker", worker.id).post(signal)
@@ -371,7 +361,7 @@ class Fleet:
         if held is None or (lease is not None and held is not lease):
             return
         del self.leases[run_id]
-        worker = self.workers.get(held.worker_id)
+        worker = self.workers.get(held.holder)
         if worker is not None:
             worker.jobs.pop(held.job_id, None)
 
@@ -382,38 +372,3 @@ class Fleet:
             self.close_lease(run_id, lease)
             log.warning("run %s lost its worker: %s", run_id, reason)
             lease.assignment.effects.leave(reason)
-
-    async def make_job(self, lease: Lease) -> pull.Job:
-        """What the worker is handed. Raises `NotFound` when the database has lost a value."""
-        assignment = lease.assignment
-        worker = self.workers.get(lease.worker_id)
-        by_commands = worker is not None and worker.commands
-        # A worker with our executor gets the record itself, and fetches large values when asked.
-        steps = [] if by_commands else list(assignment.steps.values())
-        values = {}
-        for payload in (assignment.input, *(s.result for s in steps)):
-            if payload is not None and payload.blob is not None:
-                values[payload.blob] = await assignment.effects.blob(payload.blob)
-        data = assignment.input.json
-        event: EventRef | None = assignment.event
-        left = lease.expires_at - asyncio.get_running_loop().time()
-        return pull.Job(
-            job_id=lease.job_id,
-            run_id=assignment.run_id,
-            function_id=assignment.function_id,
-            attempt=assignment.attempt,
-            max_attempts=assignment.options.retry.max_attempts,
-            on_exhausted=assignment.options.on_exhausted,
-            event=pull.job_event(
-                assignment.run_id,
-                (event.id, event.name) if event is not None else None,
-                assignment.created_at,
-                data if data is not None else values[assignment.input.blob or ""],
-            ),
-            completed_steps=pull.finished_steps(assignment.run_id, steps, values),
-            step_sequence_base=lease.base,
-            execution_seq=assignment.execution,
-            lease_token=lease.token,
-            lease_expires_at=to_rfc3339(self.clock.now() + int(left * SECOND)),
-            record=assignment.record() if by_commands else msgspec.UNSET,
-        )

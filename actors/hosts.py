@@ -1,10 +1,11 @@
-"""Bodies here and bodies with workers, behind one `Host` and one set of slots."""
+"""Bodies here, with workers and behind endpoints: one `Host` and one set of slots."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
+from ironflow.actors.endpoints import Endpoints
 from ironflow.actors.fleet import Fleet
 from ironflow.actors.pool import Pool
 from ironflow.core.execution import Assignment, Host, RunningStep
@@ -14,21 +15,28 @@ from ironflow.core.workflow_state import WorkflowState
 
 
 class Hosts:
-    """The `Host` of `ironflow.core.execution`: what this process cannot execute, workers may."""
+    """The `Host` of `ironflow.core.execution`: what this process cannot execute, others may."""
 
-    def __init__(self, local: Host, fleet: Fleet) -> None:
-        self.local, self.fleet = local, fleet
+    def __init__(self, local: Host, fleet: Fleet, endpoints: Endpoints) -> None:
+        self.local, self.fleet, self.endpoints = local, fleet, endpoints
+        self._all: tuple[Host, ...] = (local, fleet, endpoints)
 
     def _of(self, function_id: str) -> Host:
-        return self.fleet if self.fleet.serves(function_id) else self.local
+        if self.fleet.serves(function_id):
+            return self.fleet
+        return self.endpoints if self.endpoints.serves(function_id) else self.local
 
     def spec(self, function_id: str) -> FunctionSpec | None:
         """See `Host`."""
-        return self.local.spec(function_id) or self.fleet.spec(function_id)
+        return (
+            self.local.spec(function_id)
+            or self.fleet.spec(function_id)
+            or self.endpoints.spec(function_id)
+        )
 
     def specs(self) -> Iterable[FunctionSpec]:
         """See `Host`."""
-        return [*self.local.specs(), *self.fleet.specs()]
+        return [spec for host in self._all for spec in host.specs()]
 
     def start(self, assignment: Assignment) -> None:
         """See `Host`."""
@@ -44,40 +52,47 @@ class Hosts:
         workflow: WorkflowState | None = None,
     ) -> None:
         """See `Host`."""
-        self.local.attach(run_id, execution, steps, order, unsettled, workflow)
+        for host in self._all:
+            host.attach(run_id, execution, steps, order, unsettled, workflow)
 
     def wake(self, run_id: str, execution: int, key: str | None) -> bool:
         """See `Host`."""
-        return self.local.wake(run_id, execution, key)
+        return any(host.wake(run_id, execution, key) for host in self._all)
 
     def cancel(self, run_id: str, execution: int) -> None:
         """See `Host`."""
-        self.local.cancel(run_id, execution)
-        self.fleet.cancel(run_id, execution)
+        for host in self._all:
+            host.cancel(run_id, execution)
 
     def drop(self, run_id: str) -> None:
         """See `Host`."""
-        self.local.drop(run_id)
-        self.fleet.drop(run_id)
+        for host in self._all:
+            host.drop(run_id)
 
     def is_hot(self, run_id: str, execution: int) -> bool:
         """See `Host`."""
-        return self.local.is_hot(run_id, execution) or self.fleet.is_hot(run_id, execution)
+        return any(host.is_hot(run_id, execution) for host in self._all)
 
     def is_active(self, run_id: str) -> bool:
         """See `Host`."""
-        return self.local.is_active(run_id) or self.fleet.is_active(run_id)
+        return any(host.is_active(run_id) for host in self._all)
 
     def running_steps(self, run_id: str) -> list[RunningStep]:
         """See `Host`."""
         return self.local.running_steps(run_id)
 
+    def held_up(self, function_id: str) -> str | None:
+        """Why runs of a function are not begun although there is room, if so."""
+        return self.endpoints.held_up(function_id) or self.fleet.held_up(function_id)
+
 
 class Slots:
-    """The pool of this process for what it executes, the fleet for what workers do."""
+    """The pool of this process for what it executes, the fleet for what workers do, the endpoints
+    for what is sent.
+    """
 
-    def __init__(self, pool: Pool, fleet: Fleet) -> None:
-        self.pool, self.fleet = pool, fleet
+    def __init__(self, pool: Pool, fleet: Fleet, endpoints: Endpoints) -> None:
+        self.pool, self.fleet, self.endpoints = pool, fleet, endpoints
 
     @property
     def capacity(self) -> int:
@@ -86,13 +101,13 @@ class Slots:
 
     @property
     def active(self) -> int:
-        """Slots in use, here and with workers."""
-        return self.pool.active + self.fleet.active
+        """Slots in use, here and elsewhere."""
+        return self.pool.active + self.fleet.active + self.endpoints.active
 
     @property
     def queued(self) -> int:
-        """Runs that wait for a slot or a worker."""
-        return self.pool.queued + self.fleet.queued
+        """Runs that wait for a slot."""
+        return self.pool.queued + self.fleet.queued + self.endpoints.queued
 
     @property
     def unserved(self) -> int:
@@ -103,17 +118,22 @@ class Slots:
         """Take a slot at once if that is fair."""
         if self.fleet.serves(function_id):
             return self.fleet.acquire(run_id, function_id)
+        if self.endpoints.serves(function_id):
+            return self.endpoints.acquire(run_id, function_id)
         return self.pool.acquire(run_id)
 
     def release(self, run_id: str) -> None:
         """Give back whatever the run holds."""
         self.pool.release(run_id)
         self.fleet.release(run_id)
+        self.endpoints.release(run_id)
 
     def enqueue(self, run_id: str, function_id: str) -> None:
-        """Wait for a slot, or for a worker."""
+        """Wait for a slot, wherever the function is executed."""
         if self.fleet.serves(function_id):
             self.fleet.enqueue(run_id, function_id)
+        elif self.endpoints.serves(function_id):
+            self.endpoints.enqueue(run_id, function_id)
         else:
             self.pool.enqueue(run_id, function_id)
 
@@ -121,21 +141,28 @@ class Slots:
         """The run no longer wants one."""
         self.pool.discard(run_id, function_id)
         self.fleet.discard(run_id)
+        self.endpoints.discard(run_id)
 
     def position(self, run_id: str) -> int | None:
         """How many runs are before this one, None when it does not wait."""
-        place = self.pool.position(run_id)
-        return self.fleet.position(run_id) if place is None else place
+        for place in (self.pool, self.fleet, self.endpoints):
+            position = place.position(run_id)
+            if position is not None:
+                return position
+        return None
 
     def serve(self, function_id: str) -> None:
-        """The function can be executed from now on."""
-        if self.fleet.serves(function_id):
-            for run_id in self.pool.take_unserved(function_id):
-                self.fleet.enqueue(run_id, function_id)
-        else:
-            self.pool.serve(function_id)
+        """The function can be executed from now on, or somewhere else than before."""
+        waiting = self.pool.take_unserved(function_id)
+        if not self.fleet.serves(function_id):
+            waiting += self.fleet.take_queued(function_id)
+        if not self.endpoints.serves(function_id):
+            waiting += self.endpoints.take_queued(function_id)
+        for run_id in waiting:
+            self.enqueue(run_id, function_id)
 
     def close(self) -> None:
         """Grant nothing any more: the process is draining."""
         self.pool.close()
         self.fleet.close()
+        self.endpoints.close()

@@ -7,7 +7,7 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from ironflow.core import decisions as d
 from ironflow.core import effects as fx
 from ironflow.core import entries as e
 from ironflow.core.entries import KINDS, decode_entry, encode_entry, payloads
+from ironflow.core.errors import IronflowError
 from ironflow.core.execution import Assignment
 from ironflow.core.messages import Message
 from ironflow.core.runs import Run, RunStatus, StepStatus, apply
@@ -184,12 +185,8 @@ class RunActor(StreamActor):
         before = row_facts(run)
         try:
             decision = d.decide(run, message, situation)
-        except Exception:
-            if run.status is not RunStatus.RUNNING:
-                env.pool.release(run.id)
-            if not run.exists:
-                self.cell.leave_when_quiet()
-            raise
+        except Exception as error:  # noqa: BLE001 - raised again there
+            return self._refuse(error, envelope)
         batch, sends = self._prepare(decision, _blobs(message))
         if before != row_facts(run):
             batch.puts.append((RUNS, msgspec.structs.astuple(run_row(run))))
@@ -199,8 +196,8 @@ class RunActor(StreamActor):
             env.pool.release(run.id)
         ends = [entry.key for entry in decision.entries if isinstance(entry, ENDS)]
         self.unsettled.update(ends)
-        then = None
-        if decision.effects or ends:
+        then: Callable[[], None] | None = None
+        if decision.effects or ends or kind is c.ExecutionLeft:
             then = partial(self._act, decision.effects, sends, ends)
         if batch.entries or batch.puts or batch.deletes or self.uncommitted:
             # Also without a change of its own an answer may rest on one that is on its way: it
@@ -210,6 +207,17 @@ class RunActor(StreamActor):
         if then is not None:
             then()
         return decision.reply
+
+    def _refuse(self, error: Exception, envelope: Envelope) -> object:
+        """The decision is no. It leaves when the changes are durable that it may rest on."""
+        if self.run.status is not RunStatus.RUNNING:
+            self.environment.pool.release(self.run.id)
+        if not self.run.exists:
+            self.cell.leave_when_quiet()
+        if not self.uncommitted or not isinstance(error, IronflowError):
+            raise error
+        self.commit(Batch([], [], []), envelope, error)
+        return LATER
 
     # -- before the decision ----------------------------------------------------------------------
 
@@ -340,6 +348,7 @@ class RunActor(StreamActor):
                     env.pool.enqueue(run.id, run.function_id)
                 case _:
                     self._drive(effect)
+        # A run whose body has gone sleeps in the journal alone: as an actor it is 6 KiB.
         if run.is_terminal or (run.status is RunStatus.WAITING and not env.host.is_active(run.id)):
             self.cell.leave_when_quiet()
 
@@ -378,9 +387,27 @@ class RunActor(StreamActor):
             run.order,
             ending.outcome if ending is not None else None,
             LocalEffects(self.environment, self.system.at(self.address), run.execution),
-            lambda: self.run,
+            self._record,
             self.unsettled,
         )
+
+    def _record(self) -> Run:
+        """The run as a body in another process may know it: an end that is on its way to the disk
+        has not happened for it.
+        """
+        run, steps = self.run, {}
+        for key in self.unsettled & run.steps.keys():
+            step = run.steps[key]
+            if step.status is StepStatus.DUE:
+                steps[key] = msgspec.structs.replace(step, status=StepStatus.RETRYING)
+            else:
+                steps[key] = msgspec.structs.replace(
+                    step, status=StepStatus.WAITING, ended_at=None, result=None, error=None
+                )
+        if not steps:
+            return run
+        still_open = {**run.open, **dict.fromkeys(steps)}
+        return msgspec.structs.replace(run, steps={**run.steps, **steps}, open=still_open)
 
     # -- after a failure --------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from ironflow.actors.fleet import BEATS, Fleet, Lease, Offer, Signal, Worker
+from ironflow.actors.fleet import BEATS, Fleet, Offer, Signal, Worker
+from ironflow.actors.jobs import Lease, make_job
 from ironflow.actors.kernel import LATER, Actor, Envelope
 from ironflow.core import pull
 from ironflow.core.clock import SECOND, Clock
@@ -213,11 +214,13 @@ class WorkerActor(Actor):
         if self.held is None or not (self.offered or self.signals):
             return  # a job that was granted is still on its way; it brings the next flush
         offered, self.offered = [lease for lease in self.offered if self._is_open(lease)], []
+        worker = self.fleet.workers.get(self.key)
+        by_commands = worker is not None and worker.commands
         jobs = []
         for lease in offered:
             lease.expires_at = self.system.loop.time() + DELIVERY
             try:
-                jobs.append(await self.fleet.make_job(lease))
+                jobs.append(await make_job(lease, by_commands, self.clock))
             except NotFound as error:
                 self.fleet.lose(lease, f"its record cannot be read: {error}")
         if jobs or self.signals:

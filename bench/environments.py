@@ -30,7 +30,7 @@ PYTHON_PEERS = {
     "llama-server": ("llama-agents-server", "llama-index-workflows"),
     "llama-2.11": ("llama-index-workflows[client,server]==2.11.7",),
     "dbos": ("dbos", "aiohttp", "uvloop"),
-    "ironflow-py": ("ironflow-py",),
+    "ironflow-py": ("ironflow-py", "uvicorn"),
 }
 """What each peer is installed from."""
 NODE_PEERS = {

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ironflow.sdk.context import Context as Context
     from ironflow.sdk.function import Function as Function
     from ironflow.sdk.function import function as function
+    from ironflow.sdk.push import Endpoint as Endpoint
     from ironflow.sdk.waits import Event as Event
     from ironflow.sdk.waits import EventWait as EventWait
     from ironflow.sdk.waits import Outcome as Outcome
@@ -40,6 +41,7 @@ _HOMES = {
     "BlockingContext": "sdk.blocking",
     "CancelOn": "core.entries",
     "Context": "sdk.context",
+    "Endpoint": "sdk.push",
     "Event": "sdk.waits",
     "EventWait": "sdk.waits",
     "Function": "sdk.function",

@@ -36,6 +36,7 @@ from ironflow.storage.memory import MemoryStore
 from ironflow.storage.ports import RetentionRule, Store
 from ironflow.storage.sqlite import open_sqlite
 from ironflow.web.app import make_app
+from ironflow.web.caller import Allowance, HttpCaller
 
 log = logging.getLogger("ironflow")
 
@@ -77,6 +78,7 @@ class Server:
         self.store: Store
         self.engine: Engine
         self.executor: Executor
+        self.caller: HttpCaller | None = None
         self._runner: web.AppRunner | None = None
         self._watchdog: Watchdog | None = None
 
@@ -105,6 +107,7 @@ class Server:
                 step_processes=settings.step_processes,
                 logs=(settings.log_format, settings.log_level),
             )
+            self.caller = make_caller(settings, self.clock)
             self.engine = Engine(
                 self.store,
                 self.executor,
@@ -115,9 +118,11 @@ class Server:
                 retention=retention_rules(settings),
                 keep_prefect_events=settings.keep_prefect_events,
                 lease=settings.worker_lease,
+                caller=self.caller,
                 on_fatal=self.on_fatal,
             )
             self.executor.lookup = self.engine.host.spec
+            self.engine.endpoints.callback = settings.public_url.rstrip("/") or None
             # Listen first: a port that is taken must not let runs begin.
             await self._listen()
             if settings.blocked_after:
@@ -174,10 +179,24 @@ class Server:
             # Requests that wait for a run would hold the sockets open.
             engine.endings.fail(Draining("the server is shutting down; the run goes on later"))
             await engine.stop()
+        if self.caller is not None:
+            await self.caller.close()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
         await self.store.close()
+
+
+def make_caller(settings: Settings, clock: Clock) -> HttpCaller:
+    """What sends requests to endpoints. Raises `ConfigError`."""
+    networks = [text.strip() for text in settings.push_networks.split(",") if text.strip()]
+    if settings.dev:
+        networks += ["127.0.0.0/8", "::1/128"]
+    try:
+        allowance = Allowance(networks)
+    except ValueError as error:
+        raise ConfigError(f"push_networks: {error}") from error
+    return HttpCaller(clock, allowance, settings.signing_key or None)
 
 
 def check_address(settings: Settings) -> None:

@@ -69,6 +69,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     step_processes: Annotated[
         int, Doc(ge=0, description="processes for steps that ask for one; 0 is one a core")
     ] = 0
+    signing_key: Annotated[
+        str, Doc(description="key that signs what is sent to endpoints; empty: nothing is signed")
+    ] = ""
+    push_networks: Annotated[
+        str,
+        Doc(description="networks beside public addresses that endpoints may be in, by comma"),
+    ] = ""
+    public_url: Annotated[
+        str, Doc(description="where endpoints reach this server, to report while they work")
+    ] = ""
     worker_lease: Annotated[
         float,
         Doc(ge=1, description="seconds that a worker that says nothing keeps the runs it has"),
@@ -120,6 +130,8 @@ DURATIONS = frozenset(
         "keep_prefect_events",
     }
 )
+SECRETS = frozenset({"signing_key"})
+"""Settings whose values are not to be shown."""
 NAMES = tuple(field.name for field in msgspec.structs.fields(Settings))
 
 

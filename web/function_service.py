@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from aiohttp import web
 
+from ironflow.core.breaker import BreakerPolicy
 from ironflow.core.clock import to_rfc3339
 from ironflow.core.entries import CancelOn, RunOptions
 from ironflow.core.errors import InvalidInput
-from ironflow.core.functions import Cron, Definition, Trigger
+from ironflow.core.functions import Cron, Definition, Endpoint, Placement, Trigger
 from ironflow.core.retry import RetryPolicy
 from ironflow.storage.ports import FunctionRow
 from ironflow.web.connect import add_method
@@ -20,6 +21,8 @@ from ironflow.web.routing import State
 SERVICE = "IronflowService"
 ATTEMPTS = 25
 """How often a function's body is tried when it does not say."""
+PUSH_SECONDS = 10.0
+"""How long a call to an endpoint may take, unless the function has less."""
 CODE_HASH = "__ironflow_code_hash"
 
 
@@ -49,6 +52,14 @@ class CancelMessage(msgspec.Struct, frozen=True, kw_only=True):
     match: str = ""
 
 
+class BreakerMessage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """When nothing is sent to an endpoint any more."""
+
+    failure_threshold: Annotated[int, msgspec.Meta(ge=1)] = 5
+    open_duration_ms: Annotated[float, msgspec.Meta(gt=0)] = 60_000
+    max_open_duration_ms: Annotated[float, msgspec.Meta(gt=0)] = 600_000
+
+
 class RegisterFunction(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A function as its worker describes it."""
 
@@ -58,6 +69,7 @@ class RegisterFunction(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     triggers: tuple[TriggerMessage, ...] = ()
     preferred_mode: str | int = "EXECUTION_MODE_PULL"
     endpoint_url: str = ""
+    circuit_breaker: BreakerMessage = BreakerMessage()
     metadata: dict[str, Any] = {}
     retry: RetryMessage = RetryMessage()
     timeout_ms: Annotated[float, msgspec.Meta(ge=0)] = 0
@@ -70,13 +82,20 @@ class RegisterFunction(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     secrets: tuple[str, ...] = ()
 
 
+_MODES: dict[str | int, Placement] = {
+    "EXECUTION_MODE_PUSH": "push",
+    "EXECUTION_MODE_PULL": "pull",
+    1: "push",
+    2: "pull",
+}
 _NOT_YET = ("concurrency", "debounce", "throttle", "actor_key", "secrets")
 
 
 def definition_of(message: RegisterFunction) -> Definition:
     """The definition that a registration amounts to. Raises `InvalidInput` naming the field."""
-    if message.preferred_mode not in ("EXECUTION_MODE_PULL", 2):
-        raise InvalidInput("preferredMode", "only EXECUTION_MODE_PULL is supported")
+    if message.preferred_mode not in _MODES:
+        raise InvalidInput("preferredMode", "must be EXECUTION_MODE_PULL or EXECUTION_MODE_PUSH")
+    placement = _MODES[message.preferred_mode]
     for name in _NOT_YET:
         if getattr(message, name):
             # Better refused than passed over: who asks for a limit counts on it.
@@ -111,8 +130,25 @@ def definition_of(message: RegisterFunction) -> Definition:
             cancel_on=tuple(CancelOn(c.event, c.match or None) for c in message.cancel_on),
             on_exhausted=retry.on_exhausted,
         ),
-        placement="pull",
+        placement=placement,
+        endpoint=_endpoint(message) if placement == "push" else None,
         labels=message.labels,
+    )
+
+
+def _endpoint(message: RegisterFunction) -> Endpoint:
+    breaker = message.circuit_breaker
+    if breaker.max_open_duration_ms < breaker.open_duration_ms:
+        raise InvalidInput("circuitBreaker.maxOpenDurationMs", "is less than openDurationMs")
+    timeout = min(message.timeout_ms / 1000 or PUSH_SECONDS, PUSH_SECONDS)
+    return Endpoint(
+        url=message.endpoint_url,
+        timeout=timeout,
+        breaker=BreakerPolicy(
+            failures=breaker.failure_threshold,
+            open_for=breaker.open_duration_ms / 1000,
+            longest=breaker.max_open_duration_ms / 1000,
+        ),
     )
 
 
@@ -130,7 +166,8 @@ def function_message(row: FunctionRow, definition: Definition) -> dict[str, Any]
         "name": definition.name,
         "description": definition.description,
         "triggers": triggers,
-        "preferredMode": "EXECUTION_MODE_PULL",
+        "preferredMode": f"EXECUTION_MODE_{definition.placement.upper()}",
+        "endpointUrl": definition.endpoint.url if definition.endpoint is not None else "",
         "status": "FUNCTION_STATUS_ACTIVE",
         "version": row.version,
         "retry": {
@@ -149,7 +186,7 @@ def function_message(row: FunctionRow, definition: Definition) -> dict[str, Any]
 
 async def register_function(state: State, message: RegisterFunction) -> Mapping[str, Any]:
     """Register a function; an identical definition changes nothing."""
-    row, created = await state.engine.register_pull(definition_of(message))
+    row, created = await state.engine.register_remote(definition_of(message))
     _, definition = await state.engine.function(row.id)
     return {"function": function_message(row, definition), "created": created}
 

@@ -74,13 +74,13 @@ async def invoke_function(call: Call[WaitQuery, InvokeBody]) -> Answer:
 
 
 async def put_function(call: Call[Query, Definition]) -> Answer:
-    """Register a function that workers execute."""
+    """Register a function that workers or an endpoint execute."""
     definition, function_id = call.body, call.path["function_id"]
     if definition.id != function_id:
         raise InvalidInput("id", f"is {definition.id!r}, the path says {function_id!r}")
-    if definition.placement != "pull":
-        raise InvalidInput("placement", "must be pull: the server loads its own functions itself")
-    row, created = await call.engine.register_pull(definition)
+    if definition.placement == "embedded":
+        raise InvalidInput("placement", "must be pull or push: the server loads its own itself")
+    row, created = await call.engine.register_remote(definition)
     view = function_view(call.engine, *await call.engine.function(row.id))
     return (201 if created else 200), view
 
@@ -110,7 +110,7 @@ ROUTES = (
         method="PUT",
         path="/api/v1/functions/{function_id}",
         handle=put_function,
-        summary="Register a function that workers execute",
+        summary="Register a function that workers or an endpoint execute",
         details="The same definition again changes nothing; another one gets a new version.",
         tag="functions",
         request=Definition,

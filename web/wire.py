@@ -242,6 +242,25 @@ class HeartbeatRequest(msgspec.Struct, frozen=True, kw_only=True):
     worker_id: str | None = None
 
 
+class BreakerView(View, frozen=True):
+    """A circuit breaker: one for each function and endpoint."""
+
+    key: str
+    function_id: str
+    endpoint: str
+    state: str
+    consecutive_fails: int
+    open_until: str | None
+    last_failure: str
+    last_failure_at: str | None
+
+
+class BreakerPage(View, frozen=True):
+    """Circuit breakers, by key."""
+
+    items: list[BreakerView]
+
+
 class ValueView(View, frozen=True):
     """A value that is kept out of line."""
 

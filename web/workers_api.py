@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ironflow.actors import pull as reports
+from ironflow.actors import jobs as reports
 from ironflow.actors.kernel import Ref
 from ironflow.actors.worker import Heartbeat, PollDropped, PollJobs, RegisterWorker
 from ironflow.core import pull

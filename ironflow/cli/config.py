@@ -10,7 +10,7 @@ import msgspec
 from ironflow.cli.options import Verb, json_option
 from ironflow.cli.output import Column, pretty, print_items, print_table
 from ironflow.cli.settings import read_settings, settings_options
-from ironflow.settings import NAMES, describe
+from ironflow.settings import NAMES, SECRETS, Settings, describe
 
 
 class Setting(msgspec.Struct):
@@ -37,7 +37,7 @@ def config(*, config: str | None, as_json: bool, **flags: Any) -> None:
     """
     loaded = read_settings(flags, config)
     found = [
-        Setting(name, getattr(loaded.settings, name), loaded.origins[name], describe(name))
+        Setting(name, _value(loaded.settings, name), loaded.origins[name], describe(name))
         for name in NAMES
     ]
     if as_json:
@@ -51,6 +51,12 @@ def config(*, config: str | None, as_json: bool, **flags: Any) -> None:
         Column("what it is", note=True),
     ]
     print_table(columns, rows)
+
+
+def _value(settings: Settings, name: str) -> Any:
+    """A setting's value; of a secret only whether there is one."""
+    value = getattr(settings, name)
+    return "(set)" if name in SECRETS and value else value
 
 
 def _shown(value: Any) -> str:

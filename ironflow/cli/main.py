@@ -41,6 +41,9 @@ VERBS = {
     "functions": Entry("functions", "functions", "List and show functions."),
     "workflows": Entry("workflows", "workflows", "Draw workflows and what their runs did."),
     "workers": Entry("workers", "workers", "List the workers that run functions for the server."),
+    "breakers": Entry(
+        "breakers", "breakers", "List, open, close and reset the circuit breakers of endpoints."
+    ),
     "events": Entry("events", "events", "List and show events."),
     "stats": Entry("stats", "stats", "Show what the server is doing now."),
     "doctor": Entry(

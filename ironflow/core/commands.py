@@ -161,6 +161,8 @@ class EndExecution(Message[Directive], frozen=True, kw_only=True, omit_defaults=
     result: Payload | None = None
     error: Failure | None = None
     retry_after: float | None = None
+    undelivered: bool = False
+    """The body could not be reached: the attempt does not count."""
     compensations: bool = False
     blob: bytes | None = None
 

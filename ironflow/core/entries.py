@@ -178,13 +178,15 @@ class WaitEnded(msgspec.Struct, frozen=True, omit_defaults=True):
     error: Failure | None = None
 
 
-class AttemptFailed(msgspec.Struct, frozen=True):
+class AttemptFailed(msgspec.Struct, frozen=True, omit_defaults=True):
     """The body raised; the whole function is tried again at `retry_at` with its finished steps
     kept.
     """
 
     error: Failure
     retry_at: int
+    undelivered: bool = False
+    """The body did not fail, it could not be reached: the attempt does not count."""
 
 
 class AttemptDue(msgspec.Struct, frozen=True):

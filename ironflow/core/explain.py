@@ -140,19 +140,20 @@ def explain(
     running: Sequence[RunningStep] = (),
     served: bool = True,
     queue_position: int | None = None,
+    held_up: str | None = None,
 ) -> Explanation:
     """Why `run` stands where it stands at `now` (microseconds).
 
     `running` are the steps that execute in this process, `served` says whether it can execute the
     function, `queue_position` is the number of runs before this one in the queue, None when it is
-    not in it.
+    not in it; `held_up` says why no run of its function is begun, although there may be room.
     """
     if run.is_terminal:
         summary, reasons = _describe_end(run)
     else:
         match run.status:
             case RunStatus.QUEUED:
-                summary, reasons = _describe_queued(run, served, queue_position)
+                summary, reasons = _describe_queued(run, served, queue_position, held_up)
             case RunStatus.RUNNING:
                 summary, reasons = _describe_running(run, now, running, served, queue_position)
             case RunStatus.PAUSED:
@@ -168,7 +169,9 @@ def explain(
     return Explanation(run.id, run.status, summary, reasons)
 
 
-def _describe_queued(run: Run, served: bool, position: int | None) -> tuple[str, list[Reason]]:
+def _describe_queued(
+    run: Run, served: bool, position: int | None, held_up: str | None
+) -> tuple[str, list[Reason]]:
     begin = "go on" if run.execution else "start"
     if not served:
         text = (
@@ -176,6 +179,8 @@ def _describe_queued(run: Run, served: bool, position: int | None) -> tuple[str,
             "as soon as one registers it"
         )
         return f"Queued: {text}.", [Reason("function", text)]
+    if held_up is not None:
+        return f"Queued: {held_up}.", [Reason("slot", held_up)]
     if position is None:
         text = f"the run waits for its turn to {begin}"
     elif position == 0:

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from ironflow.core.breaker import BreakerPolicy
 from ironflow.core.entries import RunKind, RunOptions
 from ironflow.core.expressions import Expression, compile_expression
 from ironflow.core.patterns import validate_pattern
@@ -18,8 +19,10 @@ EVENT_VARIABLES = frozenset({"event", "data"})
 
 Executor = Literal["loop", "thread", "process"]
 EXECUTORS: tuple[Executor, ...] = get_args(Executor)
-Placement = Literal["embedded", "pull"]
-"""Where a body is executed: in the server's own process, or by a worker that asks for work."""
+Placement = Literal["embedded", "pull", "push"]
+"""Where a body is executed: in the server's own process, by a worker that asks for work, or behind
+an endpoint that the server calls.
+"""
 
 
 class Trigger(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -38,6 +41,19 @@ class Cron(msgspec.Struct, frozen=True, omit_defaults=True):
     timezone: str = "UTC"
 
 
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the server sends runs of a function."""
+
+    url: str
+    timeout: float = 10.0
+    """Seconds that one call may take."""
+    concurrency: int = 10
+    """Calls at once."""
+    reports: Literal["yields", "commands"] = "yields"
+    """`commands`: our executor is behind it (`core.remote`)."""
+    breaker: BreakerPolicy = BreakerPolicy()
+
+
 class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A function as it is registered, stored and listed. `code` is a hash of its source."""
 
@@ -51,6 +67,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     executor: Executor | None = None
     input_schema: dict[str, Any] | None = None
     placement: Placement = "embedded"
+    endpoint: Endpoint | None = None
     labels: dict[str, str] = {}
     """What the labels of a worker must say, so that it is handed runs of this function."""
     kind: RunKind = "function"

@@ -155,11 +155,13 @@ class Shadow:
     def __init__(self, run: Run, clock: Clock) -> None:
         self.run, self._clock = run, clock
 
-    def follow(self, command: Message[Any]) -> None:
-        """The server has recorded this command."""
+    def follow(self, command: Message[Any]) -> Any:
+        """The server records this command, now or before; what it answers."""
         now = self._clock.now()
-        for entry in decide(self.run, command, Situation(now, hot=True)).entries:
+        decision = decide(self.run, command, Situation(now, hot=True))
+        for entry in decision.entries:
             apply(self.run, entry, now)
+        return decision.reply
 
     def update(self, step: Step) -> None:
         """A wait has ended; this is the step as the server has it."""

@@ -201,21 +201,52 @@ def end_execution(run: Run, command: c.EndExecution, s: Situation) -> Decision:
         unwinding = e.RunUnwinding(outcome, error, run.cancelling.reason)
     else:
         error = command.error or Failure("Unwound", "the body was unwound", retryable=False)
-        if error.retryable and run.attempt < run.options.retry.max_attempts:
-            delay = run.options.retry.delay(run.attempt, run.id)
-            if command.retry_after is not None:
-                delay = min(command.retry_after, run.options.retry.max_delay)
-            retry_at = s.now + int(delay * SECOND)
-            entries: list[RunEntry] = [e.AttemptFailed(error, retry_at)]
-            if run.pausing is not None:
-                entries.append(e.RunPaused(run.pausing))
-            elif run.status is RunStatus.PAUSED:
-                entries.append(e.RunPaused(run.reason or "", run.paused_cause or "request"))
-            return Decision(entries, "go", [SetTimer(ATTEMPT_TIMER, retry_at)])
-        if error.retryable and run.options.on_exhausted == "pause":
-            reason = f"its {run.attempt} attempts are used up: {error.kind}: {error.message}"
-            return Decision([e.RunPaused(reason[:500], "exhausted")], "go", [])
+        again = _try_again(run, command, error, s)
+        if again is not None:
+            return again
         unwinding = e.RunUnwinding("failed", error)
     if command.compensations and unwinding.outcome in run.options.compensate_on:
         return Decision([unwinding], "compensate")
     return finish(run, final(unwinding))
+
+
+def _try_again(run: Run, command: c.EndExecution, error: Failure, s: Situation) -> Decision | None:
+    """The body failed: another attempt, or a pause once they are used up; None when it fails for
+    good.
+    """
+    if command.undelivered:
+        return _deliver_later(run, command, error, s)
+    if not error.retryable:
+        return None
+    if run.attempt < run.options.retry.max_attempts:
+        delay = run.options.retry.delay(run.attempt, run.id)
+        if command.retry_after is not None:
+            delay = min(command.retry_after, run.options.retry.max_delay)
+        return _attempt_at(run, e.AttemptFailed(error, s.now + int(delay * SECOND)))
+    if run.options.on_exhausted == "pause":
+        reason = f"its {run.attempt} attempts are used up: {error.kind}: {error.message}"
+        return Decision([e.RunPaused(reason[:500], "exhausted")], "go")
+    return None
+
+
+def _attempt_at(run: Run, failed: e.AttemptFailed) -> Decision:
+    entries: list[RunEntry] = [failed]
+    if run.pausing is not None:
+        entries.append(e.RunPaused(run.pausing))
+    elif run.status is RunStatus.PAUSED:
+        entries.append(e.RunPaused(run.reason or "", run.paused_cause or "request"))
+    return Decision(entries, "go", [SetTimer(ATTEMPT_TIMER, failed.retry_at)])
+
+
+def _deliver_later(run: Run, command: c.EndExecution, error: Failure, s: Situation) -> Decision:
+    """Whoever has the body could not be reached: it is tried again, ever later, until that is
+    hopeless.
+    """
+    if run.crashes >= s.max_crashes:
+        reason = f"{run.crashes + 1} times in a row: {error.message}; resume it once that is mended"
+        return Decision([e.RunPaused(reason[:500], "crash_loop")], "go")
+    delay = run.options.retry.delay(run.crashes + 1, run.id)
+    if command.retry_after is not None:
+        delay = command.retry_after
+    at = s.now + int(delay * SECOND)
+    return _attempt_at(run, e.AttemptFailed(error, at, undelivered=True))

@@ -166,8 +166,11 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
             run.crashes = 0
         case e.AttemptFailed():
             run.error, run.retry_at, run.status = entry.error, entry.retry_at, RunStatus.WAITING
-            run.attempt += 1
-            run.crashes = 0
+            if entry.undelivered:
+                run.crashes += 1
+            else:
+                run.attempt += 1
+                run.crashes = 0
         case e.CancelRequested():
             run.cancelling, run.reason, run.pausing = entry, entry.reason, None
         case e.PauseRequested():

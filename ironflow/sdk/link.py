@@ -55,8 +55,16 @@ class _Answers(msgspec.Struct):
 class Link:
     """One server, for one worker."""
 
-    def __init__(self, url: str, worker_id: str, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        url: str,
+        worker_id: str,
+        session: aiohttp.ClientSession,
+        reports_path: str | None = None,
+    ) -> None:
+        """Reports go to the worker's own path unless `reports_path` says otherwise."""
         self.url, self.worker_id, self._session = url.rstrip("/"), worker_id, session
+        self._reports_path = reports_path or self.path("commands")
         self._waiting: deque[tuple[bytes, asyncio.Future[Answer]]] = deque()
         self._sender: asyncio.Task[None] | None = None
         self.unknown = asyncio.Event()
@@ -121,9 +129,7 @@ class Link:
         pause = FIRST_PAUSE
         while True:
             try:
-                text = await self.request(
-                    "POST", self.path("commands"), body, seconds=ANSWER_SECONDS
-                )
+                text = await self.request("POST", self._reports_path, body, seconds=ANSWER_SECONDS)
                 return msgspec.json.decode(text, type=_Answers).answers
             except Refused as refusal:
                 if refusal.status == 404:

@@ -11,7 +11,7 @@ import pytest
 from engine_world import is_clean, play
 
 from ironflow import function, testing
-from ironflow.actors import pull as reports
+from ironflow.actors import jobs as reports
 from ironflow.actors.worker import Heartbeat, PollDropped, PollJobs, RegisterWorker
 from ironflow.core import pull
 from ironflow.core.entries import CancelOn, RunOptions
@@ -67,7 +67,7 @@ def step(job: pull.Job, name: str, output: Any = None, **facts: Any) -> dict[str
 
 
 async def ready(world: testing.World, **facts: Any) -> FakeWorker:
-    await world.engine.register_pull(definition(**facts))
+    await world.engine.register_remote(definition(**facts))
     worker = FakeWorker(world)
     await worker.register()
     return worker
@@ -118,7 +118,7 @@ def test_runs_wait_for_a_worker_in_their_order_and_an_empty_poll_ends_in_time() 
 
 def test_labels_choose_the_worker() -> None:
     async def main(world: testing.World) -> None:
-        await world.engine.register_pull(definition(labels={"gpu": "yes"}))
+        await world.engine.register_remote(definition(labels={"gpu": "yes"}))
         plain, gpu = FakeWorker(world, "plain"), FakeWorker(world, "gpu")
         await plain.register()
         await gpu.register(labels={"gpu": "yes", "zone": "a"})
@@ -407,12 +407,12 @@ def test_functions_of_the_server_itself_are_not_given_away() -> None:
 
     async def main(world: testing.World) -> None:
         with pytest.raises(Conflict):
-            await world.engine.register_pull(definition("pull-own"))
-        row, created = await world.engine.register_pull(definition())
+            await world.engine.register_remote(definition("pull-own"))
+        row, created = await world.engine.register_remote(definition())
         assert (row.version, created) == (1, True)
-        row, created = await world.engine.register_pull(definition())
+        row, created = await world.engine.register_remote(definition())
         assert (row.version, created) == (1, False)
-        row, created = await world.engine.register_pull(definition(description="new"))
+        row, created = await world.engine.register_remote(definition(description="new"))
         assert (row.version, created) == (2, False)
 
     remote(main, functions=[own])

@@ -1,0 +1,132 @@
+"""The actor of one circuit breaker: its key is `<function id>|<endpoint>`. Its state is in the
+journal, so that a restart neither forgets an outage nor sends a herd after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ironflow.actors.environment import Environment
+from ironflow.actors.kernel import LATER, Ensure, Envelope
+from ironflow.actors.stream import Renew, StreamActor
+from ironflow.core import commands as c
+from ironflow.core.breaker import (
+    KINDS,
+    Breaker,
+    BreakerEntry,
+    BreakerPolicy,
+    BreakerStatus,
+    OperatorSpoke,
+    ProbeAllowed,
+    Word,
+    on_failure,
+    on_success,
+)
+from ironflow.core.messages import Message
+from ironflow.storage.ports import TIMERS, Batch, NewEntry
+
+TIMER = "probe"
+_TYPES = {kind: struct for struct, kind in KINDS.items()}
+
+Gate = Callable[[str, Breaker], None]
+"""Told of the state of a breaker whenever that changes."""
+
+
+class NoteFailure(Message[BreakerStatus], frozen=True):
+    """A call did not come through. Answers the status that follows."""
+
+    reason: str
+    policy: BreakerPolicy
+
+
+class NoteSuccess(Message[BreakerStatus], frozen=True):
+    """A call came through."""
+
+
+class Speak(Message[BreakerStatus], frozen=True):
+    """An operator's word."""
+
+    word: Word
+
+
+class BreakerActor(StreamActor):
+    """One breaker."""
+
+    state: Breaker
+
+    def __init__(self, environment: Environment, gate: Gate) -> None:
+        super().__init__(environment)
+        self.gate = gate
+
+    async def start(self) -> None:
+        """Fold the stream, and tell the gate."""
+        loaded = await self.environment.store.reader.load(self.address)
+        self.state = Breaker()
+        if loaded.snapshot is not None:
+            self.state = msgspec.json.decode(loaded.snapshot.data, type=Breaker)
+            self.snapshot_version = loaded.snapshot.version
+        for entry in loaded.entries:
+            self.state.apply(msgspec.json.decode(entry.data, type=_TYPES[entry.kind]), entry.at)
+        self.gate(self.key, self.state)
+        if self.cell.restarts:
+            self.renew_later()
+
+    def receive(self, message: Message[Any], envelope: Envelope) -> object:
+        """Understands the messages of this module and its timer."""
+        now = self.environment.clock.now()
+        entry: BreakerEntry | None = None
+        match message:
+            case NoteFailure():
+                entry = on_failure(self.state, message.policy, message.reason, now)
+            case NoteSuccess():
+                entry = on_success(self.state)
+            case Speak():
+                entry = OperatorSpoke(message.word)
+            case c.TimerFired():
+                return self._ring(now, envelope)
+            case Renew():
+                self._arm(self.state.until)
+                return None
+            case Ensure():
+                return None
+            case _:
+                return super().receive(message, envelope)
+        if entry is None:
+            return self.state.status
+        return self._record(entry, now, envelope)
+
+    def _ring(self, now: int, envelope: Envelope) -> object:
+        if self.state.status is not BreakerStatus.OPEN or self.state.until is None:
+            return None
+        if self.state.until > now:
+            self._arm(self.state.until)
+            return None
+        return self._record(ProbeAllowed(), now, envelope)
+
+    def _record(self, entry: BreakerEntry, now: int, envelope: Envelope) -> object:
+        state = self.state
+        state.apply(entry, now)
+        data = msgspec.json.encode(entry)
+        batch = Batch(
+            [NewEntry(self.address, state.version, now, KINDS[type(entry)], data)], [], []
+        )
+        until = state.until
+        if until is None:
+            batch.deletes.append((TIMERS, (self.address, TIMER)))
+        else:
+            batch.puts.append((TIMERS, (self.address, TIMER, until, state.version)))
+        if self.snapshot_is_due(state.version):
+            self.add_snapshot(batch, state.version, msgspec.json.encode(state))
+        # At once: no call may slip through between the decision and its commit.
+        self.gate(self.key, state)
+        self.commit(batch, envelope, state.status, lambda: self._arm(until))
+        return LATER
+
+    def _arm(self, until: int | None) -> None:
+        if until is None:
+            self.environment.timers.disarm(self.address, TIMER)
+        else:
+            self.environment.timers.arm(self.address, TIMER, until)

@@ -1,0 +1,406 @@
+"""Endpoints that the server calls, and the runs that wait for them: the slots and the `Host` of
+bodies that are executed behind HTTP.
+
+A call that does not come through uses up no attempt of the function: it is made again, ever later,
+and while the breaker of its endpoint is open not at all. A call that the process died under is made
+again: what it had reported is in the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any
+
+from ironflow.actors.breakers import NoteFailure, NoteSuccess
+from ironflow.actors.jobs import (
+    Lease,
+    RunNotRunning,
+    StaleLease,
+    make_job,
+    new_lease,
+    report,
+    take_command,
+)
+from ironflow.core import commands as c
+from ironflow.core import push
+from ironflow.core.breaker import Breaker, BreakerStatus
+from ironflow.core.clock import Clock, to_rfc3339
+from ironflow.core.entries import Failure
+from ironflow.core.errors import InvalidInput, IronflowError, NotFound, Suspended
+from ironflow.core.execution import Assignment, RunningStep
+from ironflow.core.functions import Definition, Endpoint, FunctionSpec, compile_spec
+from ironflow.core.runs import Step
+from ironflow.core.workflow_state import WorkflowState
+
+if TYPE_CHECKING:
+    from ironflow.actors.system import System
+
+log = logging.getLogger("ironflow.push")
+
+GRACE = 5.0
+"""Seconds beyond an endpoint's time-out for which its execution may still report."""
+
+
+def breaker_key(function_id: str, endpoint: Endpoint) -> str:
+    """What names the breaker of a function and its endpoint."""
+    return f"{function_id}|{endpoint.url}"
+
+
+class Endpoints:
+    """Push functions, their queue, and the calls that are under way."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        system: System,
+        grant: Callable[[str], None],
+        knows: Callable[[str], bool],
+        caller: push.Caller | None = None,
+    ) -> None:
+        """`grant(run_id)` tells a run that it may be sent; `knows` whether anything executes a
+        function. Without a `caller` nothing is sent.
+        """
+        self.clock, self.system, self._grant, self.caller = clock, system, grant, caller
+        self._knows = knows
+        self._specs: dict[str, FunctionSpec] = {}
+        self.breakers: dict[str, Breaker] = {}
+        """By key, as the gates know them."""
+        self.leases: dict[str, Lease] = {}
+        """By run id."""
+        self._calls: dict[str, asyncio.Task[None]] = {}
+        self._holders: dict[str, str] = {}
+        """Runs that are being sent or were granted to be, and their functions."""
+        self._busy: dict[str, int] = {}
+        """How many of them each function has."""
+        self._queue: dict[str, deque[str]] = {}
+        self._queued: dict[str, str] = {}
+        self._chores: set[asyncio.Task[Any]] = set()
+        self.callback: str | None = None
+        """Where endpoints may report while they work."""
+        self.closed = False
+
+    # -- functions --------------------------------------------------------------------------------
+
+    def add(self, definition: Definition) -> None:
+        """Serve a function from now on. Raises `InvalidInput` for a definition without sense."""
+        if definition.endpoint is None:
+            raise InvalidInput("endpoint", "a push function needs one")
+        self._specs[definition.id] = compile_spec(definition, lambda data: None)
+
+    def remove(self, function_id: str) -> None:
+        """The function is executed elsewhere now."""
+        self._specs.pop(function_id, None)
+
+    def serves(self, function_id: str) -> bool:
+        """Whether the function is behind an endpoint."""
+        return function_id in self._specs
+
+    def knows(self, function_id: str) -> bool:
+        """Whether anything executes this function."""
+        return self._knows(function_id)
+
+    def endpoint(self, function_id: str) -> Endpoint | None:
+        """Where a function is."""
+        spec = self._specs.get(function_id)
+        return spec.definition.endpoint if spec is not None else None
+
+    def held_up(self, function_id: str) -> str | None:
+        """Why nothing is sent to a function's endpoint now, if so."""
+        endpoint = self.endpoint(function_id)
+        breaker = self._breaker(function_id)
+        if endpoint is None or breaker is None or breaker.status is not BreakerStatus.OPEN:
+            return None
+        until = "an operator closes it" if breaker.until is None else to_rfc3339(breaker.until)
+        why = f" ({breaker.last_failure})" if breaker.last_failure else ""
+        return f"the circuit breaker of {endpoint.url} is open until {until}{why}"
+
+    def _breaker(self, function_id: str) -> Breaker | None:
+        endpoint = self.endpoint(function_id)
+        return self.breakers.get(breaker_key(function_id, endpoint)) if endpoint else None
+
+    def set_gate(self, key: str, breaker: Breaker) -> None:
+        """A breaker has changed."""
+        self.breakers[key] = breaker
+        self.system.loop.call_soon(self._pump, key.partition("|")[0])
+
+    # -- slots ------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> int:
+        """Calls that are under way or granted."""
+        return len(self._holders)
+
+    @property
+    def queued(self) -> int:
+        """Runs that wait to be sent."""
+        return len(self._queued)
+
+    def acquire(self, run_id: str, function_id: str) -> bool:
+        """Take a slot at once if one is free and nobody waits for it."""
+        if run_id in self._holders:
+            return True
+        if self._head(function_id) is not None or self._room(function_id) < 1:
+            return False
+        self._hold(run_id, function_id)
+        return True
+
+    def release(self, run_id: str) -> None:
+        """The run does not execute, or no longer."""
+        self.close_lease(run_id)
+        function_id = self._holders.pop(run_id, None)
+        if function_id is not None:
+            self._busy[function_id] -= 1
+            self._pump(function_id)
+
+    def _hold(self, run_id: str, function_id: str) -> None:
+        self._holders[run_id] = function_id
+        self._busy[function_id] = self._busy.get(function_id, 0) + 1
+
+    def enqueue(self, run_id: str, function_id: str) -> None:
+        """Wait to be sent. Waiting twice is waiting once."""
+        if run_id in self._queued or run_id in self._holders:
+            return
+        self._queued[run_id] = function_id
+        self._queue.setdefault(function_id, deque()).append(run_id)
+        self._pump(function_id)
+
+    def discard(self, run_id: str) -> None:
+        """The run no longer wants to be sent; its place is skipped when it comes up."""
+        self._queued.pop(run_id, None)
+
+    def take_queued(self, function_id: str) -> list[str]:
+        """The runs that waited to be sent; they no longer wait here."""
+        waiting = [run for run in self._queue.pop(function_id, ()) if run in self._queued]
+        for run_id in waiting:
+            del self._queued[run_id]
+        return waiting
+
+    def position(self, run_id: str) -> int | None:
+        """How many runs of its function are before this one, None when it does not wait."""
+        function_id = self._queued.get(run_id)
+        if function_id is None:
+            return None
+        waiting = [run for run in self._queue[function_id] if run in self._queued]
+        return waiting.index(run_id)
+
+    def close(self) -> None:
+        """Send nothing any more: the process is draining."""
+        self.closed = True
+
+    def _room(self, function_id: str) -> int:
+        endpoint = self.endpoint(function_id)
+        if endpoint is None or self.closed or self.caller is None:
+            return 0
+        busy = self._busy.get(function_id, 0)
+        breaker = self._breaker(function_id)
+        if breaker is not None and breaker.status is BreakerStatus.OPEN:
+            return 0
+        if breaker is not None and breaker.status is BreakerStatus.HALF_OPEN:
+            return 1 - busy  # one probe
+        return endpoint.concurrency - busy
+
+    def _head(self, function_id: str) -> str | None:
+        queue = self._queue.get(function_id)
+        while queue:
+            if queue[0] in self._queued:
+                return queue[0]
+            queue.popleft()
+        self._queue.pop(function_id, None)
+        return None
+
+    def _pump(self, function_id: str) -> None:
+        while self._room(function_id) > 0 and (run_id := self._head(function_id)) is not None:
+            self._queue[function_id].popleft()
+            del self._queued[run_id]
+            self._hold(run_id, function_id)
+            self._grant(run_id)
+
+    # -- the Host ---------------------------------------------------------------------------------
+
+    def spec(self, function_id: str) -> FunctionSpec | None:
+        """The function, if it is behind an endpoint."""
+        return self._specs.get(function_id)
+
+    def specs(self) -> Iterable[FunctionSpec]:
+        """Every function that is behind an endpoint."""
+        return list(self._specs.values())
+
+    def start(self, assignment: Assignment) -> None:
+        """Send an execution."""
+        endpoint = self.endpoint(assignment.function_id)
+        if endpoint is None or self.caller is None or self.closed:
+            assignment.effects.leave()
+            return
+        expires_at = self.system.loop.time() + endpoint.timeout + GRACE
+        lease = new_lease(assignment, endpoint.url, expires_at, self.clock.now())
+        self.leases[assignment.run_id] = lease
+        call = self._spawn(self._send(lease, endpoint, self.caller))
+        self._calls[assignment.run_id] = call
+
+    def attach(
+        self,
+        run_id: str,
+        execution: int,
+        steps: Mapping[str, Step],
+        order: Mapping[str, list[str]],
+        unsettled: AbstractSet[str],
+        workflow: WorkflowState | None = None,
+    ) -> None:
+        """Nothing: an endpoint has a copy of the record."""
+
+    def wake(self, run_id: str, execution: int, key: str | None) -> bool:
+        """Never: nothing can be told to an endpoint while it works."""
+        return False
+
+    def cancel(self, run_id: str, execution: int) -> None:
+        """Unwind an execution. What one with our executor has done is awaited, and then it is sent
+        anew to compensate; nobody waits for another.
+        """
+        lease = self.leases.get(run_id)
+        if lease is None or lease.assignment.execution != execution:
+            return
+        endpoint = self.endpoint(lease.assignment.function_id)
+        if endpoint is None or endpoint.reports != "commands":
+            self.close_lease(run_id, lease)
+            end = c.EndExecution(execution=execution, outcome="unwound")
+            _ = self._spawn(self._end(lease.assignment, end))
+
+    def drop(self, run_id: str) -> None:
+        """The execution no longer owns the run."""
+        self.close_lease(run_id)
+
+    def is_hot(self, run_id: str, execution: int) -> bool:
+        """Whether this execution is being sent."""
+        lease = self.leases.get(run_id)
+        return lease is not None and lease.assignment.execution == execution
+
+    def is_active(self, run_id: str) -> bool:
+        """Whether the run is being sent."""
+        return run_id in self.leases
+
+    def running_steps(self, run_id: str) -> list[RunningStep]:
+        """Endpoints do not say which step they are in."""
+        return []
+
+    def close_lease(self, run_id: str, lease: Lease | None = None) -> None:
+        """The execution is over: whatever is still said of it is refused."""
+        held = self.leases.get(run_id)
+        if held is not None and (lease is None or held is lease):
+            del self.leases[run_id]
+            self._calls.pop(run_id, None)
+
+    def find_lease(self, job_id: str, execution: int, token: str) -> Lease:
+        """The lease that an endpoint means. Raises `StaleLease`."""
+        lease = self.leases.get(job_id.rpartition(".")[0])
+        if lease is None or lease.assignment.execution != execution or lease.token != token:
+            raise StaleLease(job_id)
+        return lease
+
+    # -- a call -----------------------------------------------------------------------------------
+
+    async def _send(self, lease: Lease, endpoint: Endpoint, caller: push.Caller) -> None:
+        assignment = lease.assignment
+        key = breaker_key(assignment.function_id, endpoint)
+        try:
+            job = await make_job(lease, endpoint.reports == "commands", self.clock)
+            by_commands = endpoint.reports == "commands"
+            callback = self.callback if by_commands else None
+            values = await _large_values(assignment) if by_commands and callback is None else {}
+            body = push.invocation(job, callback, values)
+            reply = await caller.call(endpoint.url, body, endpoint.timeout)
+            if reply.status != 200:
+                await self._fail(lease, endpoint, f"answered {reply.status}", reply.retry_after)
+                return
+            outcome = push.decode_outcome(reply.body)
+            await self._take(lease, outcome)
+        except (push.CallFailure, InvalidInput, NotFound) as error:
+            await self._fail(lease, endpoint, str(error), None)
+            return
+        except (IronflowError, Suspended) as error:
+            log.debug("run %s: its answer came too late: %s", assignment.run_id, error)
+        finally:
+            if self.leases.get(assignment.run_id) is lease:
+                self.close_lease(assignment.run_id, lease)
+                assignment.effects.leave()
+        self.system.ref("breaker", key).post(NoteSuccess())
+
+    async def _take(self, lease: Lease, outcome: push.Outcome) -> None:
+        """Record an answer. Raises `InvalidInput` for one that makes no sense."""
+        assignment = lease.assignment
+        if outcome.status == "reports":
+            goes_on = True
+            for one in outcome.reports:  # in order: each may rest on the one before
+                if not goes_on and one.command != "record_step":
+                    continue  # what was done counts; what was to come does not
+                found = self.find_lease(one.job_id, one.execution_seq, one.lease_token)
+                answer = await take_command(self, found, one)
+                if answer.code is not None:
+                    return
+                goes_on = goes_on and answer.directive not in ("suspend", "unwind")
+            return
+        update = push.update_of(outcome, assignment.execution, lease.token)
+        try:
+            await report(self, lease, update)
+        except RunNotRunning as error:
+            log.debug("run %s: %s", assignment.run_id, error)
+
+    async def _fail(
+        self, lease: Lease, endpoint: Endpoint, reason: str, retry_after: float | None
+    ) -> None:
+        """A call did not come through: it is tried again, or waits for the breaker."""
+        assignment = lease.assignment
+        key = breaker_key(assignment.function_id, endpoint)
+        log.warning("run %s: %s %s", assignment.run_id, endpoint.url, reason)
+        note = NoteFailure(f"{endpoint.url} {reason}"[:500], endpoint.breaker)
+        try:
+            status = await self.system.ref("breaker", key).ask(note, timeout=None, trusted=True)
+            if status is not BreakerStatus.CLOSED:
+                return  # the run waits in the queue, and no attempt is used up
+            failure = Failure(
+                "EndpointFailed", f"{endpoint.url} {reason}", "endpoint_failed", retryable=True
+            )
+            end = c.EndExecution(
+                execution=assignment.execution,
+                outcome="failed",
+                error=failure,
+                retry_after=retry_after,
+                undelivered=True,
+            )
+            await assignment.effects.ask(end)
+            self.close_lease(assignment.run_id, lease)
+        except (IronflowError, Suspended) as error:
+            log.debug("run %s: %s", assignment.run_id, error)
+
+    async def _end(self, assignment: Assignment, end: c.EndExecution) -> None:
+        try:
+            await assignment.effects.ask(end)
+        except (IronflowError, Suspended) as error:
+            log.debug("run %s did not end so: %s", assignment.run_id, error)
+        finally:
+            assignment.effects.leave()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        chore = self.system.loop.create_task(work)
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
+        return chore
+
+    async def stop(self) -> None:
+        """Let go of every call; whoever is behind it may go on, and is refused."""
+        self.closed = True
+        for chore in list(self._chores):
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+
+
+async def _large_values(assignment: Assignment) -> dict[str, bytes]:
+    """What the record refers to and does not hold itself."""
+    values = {}
+    for payload in (assignment.input, *(step.result for step in assignment.steps.values())):
+        if payload is not None and payload.blob is not None and payload.blob not in values:
+            values[payload.blob] = await assignment.effects.blob(payload.blob)
+    return values

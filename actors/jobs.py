@@ -1,0 +1,228 @@
+"""Executions that are elsewhere, with a worker or behind an endpoint: the lease, the job that is
+handed over, and what is reported of it, turned into reports of the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from ironflow.core import commands as c
+from ironflow.core import pull
+from ironflow.core.clock import SECOND, Clock, to_rfc3339
+from ironflow.core.entries import Failure
+from ironflow.core.errors import Conflict, IronflowError, NotFound, StaleExecution
+from ironflow.core.execution import Assignment
+from ironflow.core.remote import Answer, Report, decode_report
+
+if TYPE_CHECKING:
+    from ironflow.actors.fleet import Fleet
+
+
+class Lease(msgspec.Struct, eq=False):
+    """An execution that is elsewhere, or on its way there."""
+
+    assignment: Assignment
+    holder: str
+    """The worker, or the address of the endpoint."""
+    token: str
+    base: int
+    """The position of the first step that this execution may report."""
+    expires_at: float
+    """By the loop's clock."""
+    began_at: int
+    delivered: bool = False
+
+    @property
+    def job_id(self) -> str:
+        """Unique among all executions."""
+        return f"{self.assignment.run_id}.{self.assignment.execution}"
+
+
+class Holder(Protocol):
+    """Who keeps leases: the fleet of workers, or the endpoints."""
+
+    clock: Clock
+
+    def knows(self, function_id: str) -> bool:
+        """Whether anything executes this function."""
+        ...
+
+    def close_lease(self, run_id: str, lease: Lease | None = None) -> None:
+        """The execution is over: whatever is still said of it is refused."""
+        ...
+
+
+def new_lease(assignment: Assignment, holder: str, expires_at: float, now: int) -> Lease:
+    """A lease with a token of its own. `expires_at` by the loop's clock, `now` in microseconds."""
+    base = max((step.pos for step in assignment.steps.values()), default=-1) + 1
+    return Lease(assignment, holder, secrets.token_urlsafe(18), base, expires_at, now)
+
+
+async def make_job(lease: Lease, by_commands: bool, clock: Clock) -> pull.Job:
+    """What is handed over. Raises `NotFound` when the database has lost a value."""
+    assignment = lease.assignment
+    # Our own executor gets the record itself, and fetches large values when asked.
+    steps = []
+    if not by_commands:
+        steps = [s for key, s in assignment.steps.items() if key not in assignment.unsettled]
+    values = {}
+    for payload in (assignment.input, *(s.result for s in steps)):
+        if payload is not None and payload.blob is not None:
+            values[payload.blob] = await assignment.effects.blob(payload.blob)
+    data, event = assignment.input.json, assignment.event
+    left = lease.expires_at - asyncio.get_running_loop().time()
+    return pull.Job(
+        job_id=lease.job_id,
+        run_id=assignment.run_id,
+        function_id=assignment.function_id,
+        attempt=assignment.attempt,
+        max_attempts=assignment.options.retry.max_attempts,
+        on_exhausted=assignment.options.on_exhausted,
+        event=pull.job_event(
+            assignment.run_id,
+            (event.id, event.name) if event is not None else None,
+            assignment.created_at,
+            data if data is not None else values[assignment.input.blob or ""],
+        ),
+        completed_steps=pull.finished_steps(assignment.run_id, steps, values),
+        step_sequence_base=lease.base,
+        execution_seq=assignment.execution,
+        lease_token=lease.token,
+        lease_expires_at=to_rfc3339(clock.now() + int(left * SECOND)),
+        record=assignment.record() if by_commands else msgspec.UNSET,
+    )
+
+
+class StaleLease(Conflict):
+    """The execution that the worker speaks of is not the one that owns the run."""
+
+    code = "STALE_EXECUTION"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"job {job_id}: another execution owns the run, or it has ended")
+
+
+class RunNotRunning(Conflict):
+    """The run was paused or cancelled under the worker."""
+
+    code = "RUN_NOT_RUNNING"
+
+    def __init__(self, run_id: str, directive: str) -> None:
+        what = "paused" if directive == "suspend" else "cancelled"
+        super().__init__(f"run {run_id} was {what}: let go of it")
+
+
+def find_lease(fleet: Fleet, worker_id: str, job_id: str, execution: int, token: str) -> Lease:
+    """The lease that a worker means, renewed by its word. Raises `NotFound` for a worker that is
+    not registered, `StaleLease`.
+    """
+    worker = fleet.workers.get(worker_id)
+    if worker is None:
+        raise NotFound("worker", worker_id)
+    worker.heard_at = fleet.clock.now()
+    lease = worker.jobs.get(job_id)
+    # The token is 24 random characters: nobody learns it from how long a comparison takes.
+    if lease is None or lease.assignment.execution != execution or lease.token != token:
+        raise StaleLease(job_id)
+    lease.expires_at = fleet.system.loop.time() + worker.lease
+    return lease
+
+
+async def report(holder: Holder, lease: Lease, update: pull.JobUpdate) -> None:
+    """Record what an execution did, and its end. Durable when it returns; safe to repeat.
+
+    Raises `StaleLease`, `RunNotRunning`, `InvalidInput` naming the field.
+    """
+    try:
+        await _report(holder, lease, update)
+    except StaleExecution as error:
+        raise StaleLease(lease.job_id) from error
+
+
+async def _report(holder: Holder, lease: Lease, update: pull.JobUpdate) -> None:
+    assignment = lease.assignment
+    run_id, execution, ask = assignment.run_id, assignment.execution, assignment.effects.ask
+    ending = _ending(holder, lease, update)  # refused before anything is recorded
+    steps = pull.record_steps(run_id, execution, assignment.attempt, lease.base, update)
+    directives = await asyncio.gather(*(ask(step) for step in steps))
+    for directive in directives:
+        if directive != "go":
+            holder.close_lease(run_id, lease)
+            raise RunNotRunning(run_id, directive)
+    if ending is None:
+        return
+    directive = await ask(ending)
+    holder.close_lease(run_id, lease)
+    # Whatever came for the run while its end was on the way finds it without an owner.
+    assignment.effects.leave()
+    if directive not in ("go", None):
+        raise RunNotRunning(run_id, directive)
+
+
+async def take_report(fleet: Fleet, worker_id: str, report: Report) -> Answer:
+    """Record one command of a worker with our executor; its answer, or why it is refused."""
+    try:
+        lease = find_lease(
+            fleet, worker_id, report.job_id, report.execution_seq, report.lease_token
+        )
+    except IronflowError as error:
+        return Answer(code=error.code, message=error.message)
+    return await take_command(fleet, lease, report)
+
+
+async def take_command(holder: Holder, lease: Lease, report: Report) -> Answer:
+    """Record one command of an execution; its answer, or why it is refused."""
+    run_id, effects = lease.assignment.run_id, lease.assignment.effects
+    try:
+        command = decode_report(report)
+        if isinstance(command, c.ExecutionLeft):
+            holder.close_lease(run_id, lease)
+            effects.leave()
+            return Answer()
+        create = command.create if isinstance(command, c.StartWait) else None
+        if create is not None and not holder.knows(create.function_id):
+            raise NotFound("function", create.function_id)
+        directive = await effects.ask(command)
+    except IronflowError as error:
+        return Answer(code=error.code, message=error.message)
+    if isinstance(command, c.EndExecution) and directive == "go":
+        holder.close_lease(run_id, lease)
+    return Answer(directive)
+
+
+def _ending(
+    holder: Holder, lease: Lease, update: pull.JobUpdate
+) -> c.EndExecution | c.StartWait | c.RecordStep | c.FailStep | None:
+    """The command that an execution's last report amounts to, None for a checkpoint."""
+    assignment = lease.assignment
+    if update.status == "progress":
+        return None
+    if update.status != "yielded":
+        return pull.end_execution(assignment.execution, update)
+    what = pull.check_yield(update)
+    data = assignment.input.json
+    wait = pull.start_wait(
+        assignment.run_id,
+        assignment.execution,
+        assignment.depth,
+        lease.base + update.step_offset + len(update.steps),
+        holder.clock.now(),
+        msgspec.json.decode(data) if data is not None else None,
+        what,
+    )
+    target = wait.create.function_id if isinstance(wait, c.StartWait) and wait.create else None
+    if target is None or holder.knows(target):
+        return wait
+    return c.FailStep(
+        execution=wait.execution,
+        key=wait.key,
+        name=wait.name,
+        pos=wait.pos,
+        kind="invoke",
+        error=Failure("NotFound", f"no function {target}", "not_found", retryable=False),
+        attempt=assignment.attempt,
+    )

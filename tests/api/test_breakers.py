@@ -1,0 +1,49 @@
+"""Circuit breakers over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from ironflow.core.functions import Definition, Endpoint
+
+URL = "https://endpoint.invalid/x"
+
+
+class NoNetwork:
+    """Whoever is called is not there."""
+
+    def check(self, url: str) -> None:
+        return None
+
+    async def call(self, url: str, body: bytes, seconds: float) -> Any:
+        raise AssertionError("nothing is sent while a breaker is open")
+
+
+async def test_breakers_are_listed_opened_closed_and_reset(memory_api: Any) -> None:
+    api = memory_api
+    api.engine.endpoints.caller = NoNetwork()
+    made = Definition(id="far", name="far", code="c", placement="push", endpoint=Endpoint(url=URL))
+    await api.engine.register_remote(made)
+    (breaker,) = (await api.get("/api/v1/circuit-breakers")).json["items"]
+    assert (breaker["key"], breaker["state"]) == (f"far|{URL}", "closed")
+    path = f"/api/v1/circuit-breakers/{quote(breaker['key'], safe='')}"
+    opened = (await api.post(f"{path}/open", {"reason": "maintenance"})).json
+    assert (opened["state"], opened["open_until"]) == ("open", None)
+    run_id = await api.start("far")
+    why = (await api.get(f"/api/v1/runs/{run_id}/why")).json
+    assert "circuit breaker" in why["summary"]
+    await api.post(f"/api/v1/runs/{run_id}/cancel")
+    for word in ("reset", "close"):
+        assert (await api.post(f"{path}/{word}")).json["state"] == "closed"
+    assert (await api.post("/api/v1/circuit-breakers/none/open")).status == 404
+
+
+async def test_reports_of_no_execution_are_refused_one_by_one(memory_api: Any) -> None:
+    report = {"job_id": "x.1", "execution_seq": 1, "lease_token": "t", "command": "leave",
+              "data": {}}  # fmt: skip
+    body = {"reports": [report, report]}
+    answers = (await memory_api.post("/api/v1/executions/commands", body)).json["answers"]
+    assert [answer["code"] for answer in answers] == ["STALE_EXECUTION"] * 2
+    wrong = await memory_api.post("/api/v1/executions/commands", {"reports": [1]})
+    assert wrong.status == 422

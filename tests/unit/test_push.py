@@ -1,0 +1,439 @@
+"""Push: endpoints that answer, hang, lie and fall over, on virtual time. Bodies run in our own
+endpoint, called without a network; the plain protocol is answered by the tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from engine_world import is_clean, play
+
+from ironflow import Endpoint, testing
+from ironflow.actors.breakers import Speak
+from ironflow.actors.endpoints import breaker_key
+from ironflow.core import functions as fn
+from ironflow.core.breaker import BreakerPolicy
+from ironflow.core.entries import RunOptions
+from ironflow.core.errors import ConfigError, InvalidInput
+from ironflow.core.push import CallFailure, Reply
+from ironflow.core.retry import RetryPolicy
+from ironflow.core.signatures import HEADER, BadSignature, sign, verify
+from ironflow.sdk.function import Function, Registry
+from ironflow.sdk.function import function as define
+
+KEY = "secret"
+URL = "https://example.com/ironflow"
+QUICK = RetryPolicy(max_attempts=3, initial_delay=1.0, jitter=0.0)
+
+
+class Network:
+    """`Caller` without a network: a handler for each URL."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Callable[[bytes, dict[str, str]], Awaitable[Reply]]] = {}
+        self.calls: list[dict[str, Any]] = []
+        self.active = self.most = 0
+        self.clock: Any = None
+
+    def check(self, url: str) -> None:
+        if "forbidden" in url:
+            raise CallFailure("not a public address")
+
+    async def call(self, url: str, body: bytes, seconds: float) -> Reply:
+        headers = {HEADER: sign(KEY, body, self.clock.now() // 1_000_000)}
+        self.calls.append(json.loads(body))
+        self.active += 1
+        self.most = max(self.most, self.active)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.handlers[url](body, headers)
+        except TimeoutError as error:
+            raise CallFailure(f"did not answer within {seconds:g} s") from error
+        finally:
+            self.active -= 1
+
+    def serve(self, endpoint: Endpoint, url: str = URL) -> None:
+        async def handle(body: bytes, headers: dict[str, str]) -> Reply:
+            answer = await endpoint.handle(body, headers)
+            return Reply(answer.status, answer.body)
+
+        self.handlers[url] = handle
+
+    def answer(self, *answers: Any, url: str = URL) -> None:
+        """Each call gets the next answer: a dict, a status, an exception, or a coroutine function;
+        the last one for ever.
+        """
+        left = list(answers)
+
+        async def handle(body: bytes, headers: dict[str, str]) -> Reply:
+            answer = left.pop(0) if len(left) > 1 else left[0]
+            if isinstance(answer, Exception):
+                raise answer
+            if isinstance(answer, Reply):
+                return answer
+            if isinstance(answer, int):
+                return Reply(answer, b"{}")
+            if callable(answer):
+                answer = await answer()
+            return Reply(200, json.dumps(answer).encode())
+
+        self.handlers[url] = handle
+
+
+def own(**options: Any) -> Callable[[Any], Function]:
+    """A function outside the registry of the process."""
+
+    def wrap(body: Any) -> Function:
+        import ironflow.sdk.function as sdk
+
+        before, sdk.registry = sdk.registry, Registry()
+        try:
+            return define(**options)(body)
+        finally:
+            sdk.registry = before
+
+    return wrap
+
+
+def definition(function_id: str = "far", url: str = URL, **facts: Any) -> fn.Definition:
+    endpoint = {"url": url, "breaker": BreakerPolicy(failures=3)} | facts.pop("endpoint", {})
+    facts.setdefault("options", RunOptions(retry=QUICK))
+    return fn.Definition(
+        id=function_id,
+        name=function_id,
+        code="c",
+        placement="push",
+        endpoint=fn.Endpoint(**endpoint),
+        **facts,
+    )
+
+
+def pushed(main: Callable[[testing.World, Network], Awaitable[None]], **options: Any) -> None:
+    network = Network()
+
+    async def with_network(world: testing.World) -> None:
+        network.clock = world.clock
+        await main(world, network)
+
+    play(with_network, functions=[], caller=network, **options)
+
+
+async def register(world: testing.World, *functions: Function, **endpoint: Any) -> None:
+    for function in functions:
+        facts = {"url": URL, "reports": "commands"} | endpoint
+        import msgspec
+
+        made = msgspec.structs.replace(
+            function.spec.definition, placement="push", endpoint=fn.Endpoint(**facts)
+        )
+        await world.engine.register_remote(made)
+
+
+@pytest.mark.parametrize("steps", [None, 1, 2])
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_body_behind_an_endpoint_does_everything(steps: int | None, crash: bool) -> None:
+    calls: list[str] = []
+
+    async def note(name: str, value: Any) -> Any:
+        calls.append(name)
+        return value
+
+    @own(id="kid")
+    async def kid(ctx: Any, value: int) -> int:
+        return await ctx.step.run("double", note, "double", value * 2)  # type: ignore[no-any-return]
+
+    async def flaky() -> str:
+        calls.append("flaky")
+        if calls.count("flaky") < 3:
+            raise ValueError("not yet")
+        return "at last"
+
+    @own(id="whole", on="whole.go")
+    async def whole(ctx: Any, order: dict[str, Any]) -> Any:
+        big = await ctx.step.run("big", note, "big", "x" * 100_000)
+        await ctx.step.sleep("nap", "1h")
+
+        async def branch(number: int) -> int:
+            await ctx.step.sleep("pause", f"{number}m")
+            return await ctx.step.run("leaf", note, f"leaf{number}", number)  # type: ignore[no-any-return]
+
+        numbers = await ctx.step.map("branches", branch, [3, 1, 2])
+        tried = await ctx.step.run("flaky", flaky)
+        paid = await ctx.step.wait_for_event("paid", "paid", match={"data.id": order["id"]})
+        child = await ctx.step.invoke("kid", "kid", 21)
+        return [len(big), numbers, tried, paid.data["sum"], child]
+
+    async def main(world: testing.World, network: Network) -> None:
+        network.serve(Endpoint([whole, kid], signing_key=KEY, max_steps=steps, clock=world.clock))
+        await register(world, whole, kid)
+        (run_id,) = (await world.emit("whole.go", {"id": 1})).run_ids
+        for _ in range(6):
+            await world.advance("20m")
+            if crash:
+                await world.crash()
+        await world.emit("paid", {"id": 1, "sum": 7})
+        ended = await world.wait(run_id, "1d")
+        assert ended.result == [100_000, [3, 1, 2], "at last", 7, 42]
+        assert {name: calls.count(name) for name in set(calls)} == {
+            "big": 1, "leaf1": 1, "leaf2": 1, "leaf3": 1, "flaky": 3, "double": 1,
+        }  # fmt: skip
+        is_clean(world)
+
+    pushed(main)
+
+
+def test_a_cancelled_run_is_sent_again_to_compensate() -> None:
+    calls: list[str] = []
+
+    @own(id="saga", compensate_on=["cancelled"])
+    async def saga(ctx: Any) -> None:
+        await ctx.step.run("book", calls.append, "book")
+        ctx.step.compensate("unbook", calls.append, "unbook")
+        await ctx.step.run("slow", asyncio.sleep, 5)
+        await ctx.step.sleep("long", "10d")
+
+    async def main(world: testing.World, network: Network) -> None:
+        network.serve(Endpoint([saga], signing_key=KEY, clock=world.clock))
+        await register(world, saga)
+        run_id = await world.start("saga")
+        await world.advance(2)
+        await world.cancel(run_id)
+        ended = await world.wait(run_id, "1m")
+        assert (ended.status, calls.count("unbook")) == ("cancelled", 1)
+        is_clean(world)
+
+    pushed(main)
+
+
+def test_the_plain_protocol_is_spoken() -> None:
+    async def main(world: testing.World, network: Network) -> None:
+        await world.engine.register_remote(definition())
+        answers: list[Any] = []
+        until = (world.now() + timedelta(days=2)).isoformat()
+
+        async def answer() -> Any:
+            return answers.pop(0)
+
+        network.answer(answer)
+        step = {"id": "RUN:a:0", "name": "a", "type": "invoke", "status": "completed", "output": 1}
+        answers += [
+            {"status": "yielded", "steps": [step],
+             "yield": {"step_id": "RUN:nap:0", "type": "sleep", "until": until}},
+            {"status": "failed", "error": {"message": "once", "retryable": True}, "steps": []},
+            {"status": "completed", "result": {"ok": 1}, "steps": []},
+        ]  # fmt: skip
+        run_id = await world.start("far", {"n": 1})
+        ended = await world.wait(run_id, "4d")
+        assert (ended.status, ended.result) == ("completed", {"ok": 1})
+        first, second, third = network.calls
+        assert (first["steps"], first["attempt"], first["event"]["data"]) == ([], 1, {"n": 1})
+        assert [s["status"] for s in second["steps"]] == ["completed", "completed"]
+        assert third["attempt"] == 2
+
+    pushed(main)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (500, "answered 500"),
+        (404, "answered 404"),
+        (302, "answered 302"),
+        (CallFailure("cannot be reached"), "cannot be reached"),
+        (Reply(200, b"<html>"), "no answer of an endpoint"),
+        (Reply(200, b"[]"), "no answer of an endpoint"),
+        (Reply(200, b'{"status":"yielded"}'), "yield"),
+        (Reply(200, b'{"status":"dancing"}'), "no answer of an endpoint"),
+        (Reply(200, b"[" * 100_000), "no answer of an endpoint"),
+    ],
+)
+def test_a_call_that_does_not_come_through_is_tried_again(bad: Any, reason: str) -> None:
+    async def main(world: testing.World, network: Network) -> None:
+        await world.engine.register_remote(definition())
+        network.answer(bad, {"status": "completed", "result": 5})
+        run_id = await world.start("far")
+        await world.advance(0.5)
+        run = await world.state(run_id)
+        assert run.error is not None
+        assert (run.error.code, run.attempt) == ("endpoint_failed", 1)
+        assert reason in run.error.message
+        assert (await world.wait(run_id)).result == 5
+        assert network.calls[1]["attempt"] == 1
+
+    pushed(main)
+
+
+def test_a_run_that_can_never_be_delivered_is_paused_with_the_reason() -> None:
+    async def main(world: testing.World, network: Network) -> None:
+        await world.engine.register_remote(
+            definition(endpoint={"breaker": BreakerPolicy(failures=100)})
+        )
+        network.answer(500)
+        run_id = await world.start("far")
+        await world.advance("1h")
+        run = await world.state(run_id)
+        assert (run.status, run.paused_cause, len(network.calls)) == ("paused", "crash_loop", 3)
+        assert "answered 500" in (run.reason or "")
+        network.answer({"status": "completed"})
+        await world.resume(run_id)
+        assert (await world.wait(run_id)).status == "completed"
+
+    pushed(main, max_crashes=2)
+
+
+def test_retry_after_is_honoured_and_an_endpoint_that_hangs_is_left() -> None:
+    async def hang() -> None:
+        await asyncio.sleep(1000)
+
+    async def main(world: testing.World, network: Network) -> None:
+        await world.engine.register_remote(definition(endpoint={"timeout": 4.0}))
+        network.answer(Reply(503, b"", 42.0), hang, {"status": "completed"})
+        run_id = await world.start("far")
+        await world.advance(1)
+        run = await world.state(run_id)
+        assert (run.retry_at or 0) - run.updated_at == 42_000_000
+        await world.advance(46)
+        run = await world.state(run_id)
+        assert run.error is not None
+        assert "within 4 s" in run.error.message
+        assert (await world.wait(run_id)).status == "completed"
+
+    pushed(main)
+
+
+def test_the_breaker_opens_runs_wait_and_one_probe_decides() -> None:
+    async def main(world: testing.World, network: Network) -> None:
+        made = definition(options=RunOptions(retry=RetryPolicy(max_attempts=1, initial_delay=0)))
+        await world.engine.register_remote(made)
+        assert made.endpoint is not None
+        key = breaker_key("far", made.endpoint)
+        network.answer(500)
+        ids = [await world.start("far", n) for n in range(20)]
+        await world.advance(30)
+        state = world.engine.endpoints.breakers[key]
+        assert (state.status, state.openings) == ("open", 1)
+        sent = len(network.calls)
+        waiting = [i for i in ids if (await world.state(i)).status == "queued"]
+        assert len(waiting) >= 15
+        assert "circuit breaker" in (world.engine.host.held_up("far") or "")
+        await world.crash()  # an outage is not forgotten
+        await world.advance(25)
+        assert len(network.calls) == sent
+        await world.advance(10)  # the pause is over: one probe, which fails
+        assert len(network.calls) == sent + 1
+        assert world.engine.endpoints.breakers[key].openings == 2
+        network.answer({"status": "completed"})
+        await world.advance(100)
+        assert len(network.calls) == sent + 1  # the second pause is twice as long
+        for run_id in waiting:
+            assert (await world.wait(run_id)).status == "completed"
+        assert world.engine.endpoints.breakers[key].status == "closed"
+        is_clean(world)
+
+    pushed(main)
+
+
+def test_operators_open_close_and_reset() -> None:
+    async def main(world: testing.World, network: Network) -> None:
+        made = definition()
+        await world.engine.register_remote(made)
+        assert made.endpoint is not None
+        breaker = world.engine.system.ref("breaker", breaker_key("far", made.endpoint))
+        network.answer({"status": "completed"})
+        assert await breaker.ask(Speak("open")) == "open"
+        run_id = await world.start("far")
+        await world.advance("2d")
+        assert (await world.state(run_id)).status == "queued"
+        assert "operator" in (world.engine.host.held_up("far") or "")
+        assert await breaker.ask(Speak("close")) == "closed"
+        assert (await world.wait(run_id, "1m")).status == "completed"
+
+    pushed(main)
+
+
+def test_no_more_calls_at_once_than_the_endpoint_wants() -> None:
+    async def work() -> dict[str, Any]:
+        await asyncio.sleep(1)
+        return {"status": "completed"}
+
+    async def main(world: testing.World, network: Network) -> None:
+        await world.engine.register_remote(definition(endpoint={"concurrency": 3}))
+        network.answer(work)
+        ids = [await world.start("far", n) for n in range(10)]
+        for run_id in ids:
+            assert (await world.wait(run_id)).status == "completed"
+        assert network.most == 3
+        assert [call["event"]["data"] for call in network.calls] == list(range(10))
+
+    pushed(main)
+
+
+def test_a_function_moves_between_workers_and_endpoints() -> None:
+    async def main(world: testing.World, network: Network) -> None:
+        import msgspec
+
+        pull = msgspec.structs.replace(definition(), placement="pull", endpoint=None)
+        await world.engine.register_remote(pull)
+        run_id = await world.start("far")
+        network.answer({"status": "completed"})
+        await world.engine.register_remote(definition())
+        assert (await world.wait(run_id, "1m")).status == "completed"
+        for url in ("forbidden://x", "http://forbidden/"):
+            with pytest.raises(InvalidInput) as refused:
+                await world.engine.register_remote(definition(url=url))
+            assert refused.value.field == "endpoint.url"
+
+    pushed(main)
+
+
+# -- our endpoint ---------------------------------------------------------------------------------
+
+
+@own(id="tiny")
+async def tiny(ctx: Any) -> str:
+    return "done"
+
+
+async def test_what_an_endpoint_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("IRONFLOW_SIGNING_KEY", raising=False)
+    with pytest.raises(ConfigError, match="signing_key"):
+        Endpoint([tiny])
+    with pytest.raises(ConfigError, match="functions"):
+        Endpoint([], signing_key=KEY)
+    endpoint = Endpoint([tiny], signing_key={"old": "a", "new": KEY})
+    now = int(endpoint._clock.now() / 1e6)
+    for body, header, status, code in (
+        (b"{}", None, 401, "SIGNATURE_MISSING"),
+        (b"{}", "t=1,v1=00", 401, "SIGNATURE_INVALID"),
+        (b"{}", "gibberish", 401, "SIGNATURE_INVALID"),
+        (b"{}", sign(KEY, b"{ }", now), 401, "SIGNATURE_INVALID"),
+        (b"{}", sign(KEY, b"{}", now - 301), 401, "SIGNATURE_INVALID"),
+        (b"{}", sign("other", b"{}", now), 401, "SIGNATURE_INVALID"),
+        (b"{}", sign(KEY, b"{}", now, "old"), 401, "SIGNATURE_INVALID"),
+        (b"{}", sign("a", b"{}", now, "old"), 400, "VALIDATION_ERROR"),
+        (b"{", sign(KEY, b"{", now), 400, "INVALID_JSON"),
+    ):
+        headers = {} if header is None else {HEADER.lower(): header}
+        answer = await endpoint.handle(body, headers)
+        error = json.loads(answer.body)["error"]
+        assert (answer.status, error["code"]) == (status, code), header
+    assert (await endpoint.handle(b"", {}, "PUT")).status == 405
+    listed = json.loads((await endpoint.handle(b"", {}, "GET")).body)
+    assert ([f["id"] for f in listed["functions"]], listed["signed"]) == (["tiny"], True)
+
+
+def test_signatures() -> None:
+    header = sign(KEY, b"body", 1000, "k1")
+    verify(header, b"body", {"k1": KEY}, 1000 + 299)
+    with pytest.raises(BadSignature):
+        verify(header, b"body", {"k2": KEY}, 1000)
+    with pytest.raises(BadSignature):
+        verify(header, b"body", {}, 1000)
+    for text in ("t=,v1=x", "t=٣,v1=x", "t=99999999999999,v1=x", "v1=x", "t=1000"):
+        with pytest.raises(BadSignature):
+            verify(text, b"body", {"k1": KEY}, 1000)

@@ -1,0 +1,102 @@
+"""Circuit breakers of endpoints: look, open, close, reset. And what endpoints report meanwhile."""
+
+from __future__ import annotations
+
+from ironflow.actors.breakers import Speak
+from ironflow.actors.endpoints import Endpoints
+from ironflow.actors.jobs import StaleLease, take_command
+from ironflow.core.breaker import Breaker, Word
+from ironflow.core.errors import NotFound
+from ironflow.core.remote import Answer as ReportAnswer
+from ironflow.core.remote import Report
+from ironflow.web import wire
+from ironflow.web.queries import Query
+from ironflow.web.routing import Answer, Call, Handle, Route
+from ironflow.web.views import moment
+
+
+def breaker_view(key: str, breaker: Breaker) -> wire.BreakerView:
+    """A breaker on the wire."""
+    function_id, _, endpoint = key.partition("|")
+    return wire.BreakerView(
+        key=key,
+        function_id=function_id,
+        endpoint=endpoint,
+        state=breaker.status.value,
+        consecutive_fails=breaker.failures,
+        open_until=moment(breaker.until),
+        last_failure=breaker.last_failure,
+        last_failure_at=moment(breaker.last_failure_at),
+    )
+
+
+async def list_breakers(call: Call[Query, None]) -> Answer:
+    """Every breaker, by key."""
+    known = sorted(call.engine.endpoints.breakers.items())
+    return 200, wire.BreakerPage(items=[breaker_view(key, breaker) for key, breaker in known])
+
+
+def _steer(word: Word, summary: str) -> Route:
+    async def steer(call: Call[Query, wire.ReasonRequest]) -> Answer:
+        key = call.path["key"]
+        if key not in call.engine.endpoints.breakers:
+            raise NotFound("circuit breaker", key)
+        await call.engine.system.ref("breaker", key).ask(Speak(word))
+        return 200, breaker_view(key, call.engine.endpoints.breakers[key])
+
+    handle: Handle = steer
+    return Route(
+        method="POST",
+        path=f"/api/v1/circuit-breakers/{{key}}/{word}",
+        handle=handle,
+        name=f"{word}_breaker",
+        summary=summary,
+        tag="endpoints",
+        request=wire.ReasonRequest,
+        optional_body=True,
+        response=wire.BreakerView,
+        statuses={200: "The breaker as it is now"},
+        problems=(404, 429, 503, 507),
+    )
+
+
+async def report_execution(call: Call[Query, wire.ReportsRequest]) -> Answer:
+    """Reports of endpoints with our executor, while they work; each has an answer of its own."""
+    endpoints = call.engine.endpoints
+    answers = [await _take(endpoints, one) for one in call.body.reports]
+    return 200, wire.AnswersView(answers=answers)
+
+
+async def _take(endpoints: Endpoints, report: Report) -> ReportAnswer:
+    try:
+        lease = endpoints.find_lease(report.job_id, report.execution_seq, report.lease_token)
+    except StaleLease as error:
+        return ReportAnswer(code=error.code, message=error.message)
+    return await take_command(endpoints, lease, report)
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/api/v1/circuit-breakers",
+        handle=list_breakers,
+        summary="List circuit breakers",
+        tag="endpoints",
+        response=wire.BreakerPage,
+        statuses={200: "Every breaker, by key"},
+    ),
+    _steer("open", "Send nothing to an endpoint until it is closed by hand"),
+    _steer("close", "Send to an endpoint again"),
+    _steer("reset", "Forget the failures of an endpoint"),
+    Route(
+        method="POST",
+        path="/api/v1/executions/commands",
+        handle=report_execution,
+        summary="Report what happened in an execution behind an endpoint",
+        tag="endpoints",
+        request=wire.ReportsRequest,
+        response=wire.AnswersView,
+        statuses={200: "An answer to each report"},
+        problems=(429, 503),
+    ),
+)

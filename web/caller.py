@@ -1,0 +1,191 @@
+"""Sends signed requests to endpoints, and refuses those that no server should be talked into
+calling.
+
+The address that is really connected to is checked, after its name was resolved, so that a name
+which changes its mind gains nothing. Redirects are not followed, answers are bounded.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from ironflow.core.clock import SECOND, Clock
+from ironflow.core.push import CallFailure, Reply
+from ironflow.core.signatures import HEADER, sign
+
+LARGEST_ANSWER = 16 * 1024 * 1024
+"""Bytes."""
+LONGEST_WAIT = 3600.0
+"""Seconds of a `Retry-After` that are honoured."""
+CONNECT_SECONDS = 5.0
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Refused(CallFailure):
+    """The address is none that this server may call."""
+
+
+class Allowance:
+    """Which addresses may be called: public ones, and those in `networks`."""
+
+    def __init__(self, networks: Iterable[str] = ()) -> None:
+        """Raises `ValueError` for text that is no network."""
+        self.networks: list[Network] = [ipaddress.ip_network(text) for text in networks]
+
+    def check(self, address: str) -> None:
+        """Raise `Refused` for an address that may not be called."""
+        found = ipaddress.ip_address(address.partition("%")[0])
+        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+            found = found.ipv4_mapped
+        if found.is_global and not found.is_multicast:
+            return
+        if any(found.version == net.version and found in net for net in self.networks):
+            return
+        raise Refused(f"{address} is not a public address; allow it with push_networks")
+
+
+class _CheckedResolver(AbstractResolver):
+    """Resolves names to addresses that may be called."""
+
+    def __init__(self, allowance: Allowance) -> None:
+        self._allowance = allowance
+        self._inner = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._inner.resolve(host, port, family)
+        for result in found:
+            self._allowance.check(result["host"])
+        return found
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+class HttpCaller:
+    """`ironflow.core.push.Caller` over aiohttp."""
+
+    def __init__(
+        self, clock: Clock, allowance: Allowance, key: str | None = None, key_id: str = ""
+    ) -> None:
+        """`key` signs requests; without one they go out unsigned."""
+        self._clock, self._allowance = clock, allowance
+        self._key, self._key_id = key, key_id
+        self._session: aiohttp.ClientSession | None = None
+
+    def check(self, url: str) -> None:
+        """Raise `CallFailure` for a URL that will never be called."""
+        try:
+            host = urlsplit(check_url(url)).hostname or ""
+        except ValueError as error:
+            raise CallFailure(str(error)) from None
+        if _is_address(host):
+            self._allowance.check(host)
+
+    async def call(self, url: str, body: bytes, seconds: float) -> Reply:
+        """POST JSON. Raises `CallFailure` with the reason in one line."""
+        headers = {"Content-Type": "application/json"}
+        if self._key is not None:
+            now = self._clock.now() // SECOND
+            headers[HEADER] = sign(self._key, body, now, self._key_id)
+        self.check(url)  # the connector does not resolve what is no name
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
+        try:
+            async with self._opened().post(
+                url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                if response.status in (301, 302, 303, 307, 308):
+                    raise CallFailure(f"answered {response.status}: redirects are not followed")
+                answer = await _read(response)
+                return Reply(response.status, answer, self._retry_after(response))
+        except TimeoutError as error:
+            raise CallFailure(f"did not answer within {seconds:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            refused = _cause(error)
+            if refused is not None:
+                raise refused from error
+            raise CallFailure(f"cannot be reached: {str(error) or type(error).__name__}") from error
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                limit=0, resolver=_CheckedResolver(self._allowance), use_dns_cache=False
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+            )
+        return self._session
+
+    def _retry_after(self, response: aiohttp.ClientResponse) -> float | None:
+        text = response.headers.get("Retry-After", "").strip()
+        if not text:
+            return None
+        if text.isascii() and text.isdigit():
+            return min(float(text[:9]), LONGEST_WAIT)
+        try:
+            moment = parsedate_to_datetime(text)
+        except ValueError:
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        now = datetime.fromtimestamp(self._clock.now() / SECOND, UTC)
+        return min(max((moment - now).total_seconds(), 0.0), LONGEST_WAIT)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > LARGEST_ANSWER:
+            raise CallFailure(f"answered more than {LARGEST_ANSWER} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _cause(error: BaseException | None) -> Refused | None:
+    """Our own refusal, inside what the connector made of it."""
+    seen: Any = error
+    while seen is not None:
+        if isinstance(seen, Refused):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def check_url(url: str) -> str:
+    """An endpoint's URL. Raises `ValueError` in one line."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r:.200} is not a URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError(f"{url!r:.200} is not a URL like https://example.com/ironflow")
+    if parts.username or parts.password:
+        raise ValueError("a URL with a user or a password in it would end up in logs")
+    return url
