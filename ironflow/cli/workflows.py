@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from ironflow.cli.client import connect, segment
-from ironflow.cli.options import VerbGroup, server_option
+from ironflow.cli.options import VerbGroup, json_option, server_option
+from ironflow.cli.output import print_body
 from ironflow.core.errors import ConfigError, InvalidInput, NotFound
 from ironflow.modules import load_module
 
@@ -35,6 +37,7 @@ def workflows() -> None:
 @click.option("--output", "-o", metavar="FILE", help="Where to; by default to standard output.")
 @click.option("--max-label-length", type=click.IntRange(min=4), help="Shorten longer labels.")
 @server_option
+@json_option
 def draw(
     *,
     module: str | None,
@@ -44,12 +47,13 @@ def draw(
     output: str | None,
     max_label_length: int | None,
     server: str,
+    as_json: bool,
 ) -> None:
     """Draw all ways through the workflow NAME of MODULE, or (--run) what a run did.
 
     NAME is a workflow class or instance of the module; it may be left out if there is only one.
 
-    Examples:
+    Example:
       ironflow workflows draw my_workflows.py Greet --format mermaid
       ironflow workflows draw --run 0198c1a2-... -o run.html
     """
@@ -63,6 +67,9 @@ def draw(
         diagram = drawing.execution_diagram(f"Run {run_id}", _entries(server, run_id))
     else:
         diagram = drawing.workflow_diagram(_find(module or "", name))
+    if as_json:
+        print_body(msgspec.json.encode(diagram))
+        return
     chosen: Any = form or (diagrams.format_of(output) if output else "mermaid")
     text = diagrams.render(diagram, chosen, max_label_length)
     if output is None:
@@ -101,8 +108,6 @@ def _find(module: str, name: str | None) -> Any:
 
 def _entries(server: str, run_id: str) -> list[Any]:
     """The journal of a run, read from a server. Raises `NotFound` for one that is no workflow's."""
-    import msgspec
-
     from ironflow.core.entries import KINDS, NULL, RunCompleted
 
     kinds = {kind: struct for struct, kind in KINDS.items()}
