@@ -23,6 +23,7 @@ from ironflow.core import decisions as d
 from ironflow.core import effects as fx
 from ironflow.core import entries as e
 from ironflow.core.entries import KINDS, decode_entry, encode_entry, payloads
+from ironflow.core.errors import IronflowError
 from ironflow.core.execution import Assignment
 from ironflow.core.messages import Message
 from ironflow.core.runs import Run, RunStatus, StepStatus, apply
@@ -184,12 +185,8 @@ class RunActor(StreamActor):
         before = row_facts(run)
         try:
             decision = d.decide(run, message, situation)
-        except Exception:
-            if run.status is not RunStatus.RUNNING:
-                env.pool.release(run.id)
-            if not run.exists:
-                self.cell.leave_when_quiet()
-            raise
+        except Exception as error:  # noqa: BLE001 - raised again there
+            return self._refuse(error, envelope)
         batch, sends = self._prepare(decision, _blobs(message))
         if before != row_facts(run):
             batch.puts.append((RUNS, msgspec.structs.astuple(run_row(run))))
@@ -210,6 +207,17 @@ class RunActor(StreamActor):
         if then is not None:
             then()
         return decision.reply
+
+    def _refuse(self, error: Exception, envelope: Envelope) -> object:
+        """The decision is no. It leaves when the changes are durable that it may rest on."""
+        if self.run.status is not RunStatus.RUNNING:
+            self.environment.pool.release(self.run.id)
+        if not self.run.exists:
+            self.cell.leave_when_quiet()
+        if not self.uncommitted or not isinstance(error, IronflowError):
+            raise error
+        self.commit(Batch([], [], []), envelope, error)
+        return LATER
 
     # -- before the decision ----------------------------------------------------------------------
 

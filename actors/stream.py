@@ -72,7 +72,9 @@ class StreamActor(Actor):
         reply: object = None,
         then: Callable[[], None] | None = None,
     ) -> None:
-        """Queue a batch; once it is durable answer `envelope` with `reply` and run `then`."""
+        """Queue a batch; once it is durable answer `envelope` with `reply` (an error refuses it)
+        and run `then`.
+        """
         self.uncommitted += 1
         self.environment.store.journal.append(
             batch, partial(self._committed, envelope, reply, then)
@@ -91,7 +93,9 @@ class StreamActor(Actor):
         if error is None:
             self.uncommitted -= 1
             reach("answer.before")
-            if envelope is not None:
+            if isinstance(reply, Exception) and envelope is not None:
+                cell.refuse(envelope, reply)
+            elif envelope is not None:
                 cell.answer(envelope, reply)
             reach("answer.after")
             if then is not None:

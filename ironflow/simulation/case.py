@@ -300,6 +300,10 @@ class _Case:
             status = await getattr(engine, order)(run_id)
         except (Conflict, NotFound) as error:
             self._tell(f"run/{run_id}", f"{order} {run_id}: {error}")
+            known = process.watch.runs.get(run_id)
+            if "has ended already" in str(error) and known and known.attempt == attempt:
+                found = iter([] if known.is_terminal else [f"was told of an end: {error}"])
+                process.watch.find("acknowledged_is_durable", f"run/{run_id}", found)
         except UNSURE as error:
             self._tell(f"run/{run_id}", f"{order} {run_id}: {type(error).__name__}")
         else:

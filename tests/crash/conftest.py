@@ -37,6 +37,8 @@ class ServerProcess:
             self.port: int = probe.getsockname()[1]
         self.process: subprocess.Popen[bytes] | None = None
         self.kills = 0
+        self.crash_point = ""
+        """Where its next life ends, as `IRONFLOW_CRASH_POINT` says; it may not come to be ready."""
 
     def start(self) -> None:
         """Start, and return when it takes work."""
@@ -44,6 +46,8 @@ class ServerProcess:
         line += [str(self.app)] if self.app is not None else []
         line += ["--port", str(self.port), *self.options]
         environment = {**os.environ, "CRASH_SIDE_FILE": str(self.side_file)}
+        if self.crash_point:
+            environment["IRONFLOW_CRASH_POINT"] = self.crash_point
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 line, cwd=self.folder, env=environment, stdout=log, stderr=log
@@ -51,6 +55,8 @@ class ServerProcess:
         end = time.monotonic() + START_LIMIT
         while time.monotonic() < end:
             if self.process.poll() is not None:
+                if self.crash_point and self.process.returncode == -signal.SIGKILL:
+                    return
                 break
             try:
                 if self.get("/ready")["status"] == "ready":

@@ -6,7 +6,9 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import signal
 import sqlite3
+import subprocess
 import threading
 import urllib.error
 from collections import Counter
@@ -28,15 +30,15 @@ class Client(threading.Thread):
     server.
     """
 
-    def __init__(self, server: Any) -> None:
+    def __init__(self, server: Any, numbers: range = range(RUNS)) -> None:
         super().__init__(daemon=True)
-        self.server = server
+        self.server, self.numbers = server, numbers
         self.acknowledged: dict[int, str] = {}
         self.stopped = threading.Event()
 
     def run(self) -> None:
         """The same key for the same number: a request that was cut off is simply sent again."""
-        for number in range(RUNS):
+        for number in self.numbers:
             while not self.stopped.is_set():
                 body = {"input": number, "idempotency_key": f"run-{number}"}
                 try:
@@ -72,6 +74,44 @@ def test_kill_at_random_instants(server: Any, seed: int) -> None:
             assert ended["result"] == expected(number)
     finally:
         client.stopped.set()
+    assert server.stop() == 0
+    check_journal(server.db)
+    check_side_file(server.db, server.side_file)
+
+
+POINTS = [
+    "answer.before:5", "answer.after:9", "recovery.runs:1", "commit.after:12", "timer.rung:2",
+    "recovery.messages:1", "message.posting:3",
+]  # fmt: skip
+
+
+def test_a_server_that_dies_at_named_points(server: Any) -> None:
+    clients: list[Client] = []
+    died = 0
+    try:
+        for number, server.crash_point in enumerate(POINTS):
+            server.start()
+            # More work for each life; what the last one cut off is asked for again.
+            clients.append(Client(server, range(4 * number, 4 * number + 4)))
+            clients[-1].start()
+            try:
+                died += server.process.wait(5.0) == -signal.SIGKILL
+            except subprocess.TimeoutExpired:
+                server.kill()  # it had no occasion
+        server.crash_point = ""
+        server.start()
+        acknowledged: dict[int, str] = {}
+        for client in clients:
+            client.join(60)
+            acknowledged.update(client.acknowledged)
+        for number, run_id in acknowledged.items():
+            ended = server.get(f"/api/v1/runs/{run_id}/result?wait=60s")
+            assert ended["result"] == expected(number)
+    finally:
+        for client in clients:
+            client.stopped.set()
+    assert len(acknowledged) == 4 * len(POINTS)
+    assert died >= len(POINTS) - 2
     assert server.stop() == 0
     check_journal(server.db)
     check_side_file(server.db, server.side_file)

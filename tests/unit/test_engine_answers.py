@@ -10,7 +10,7 @@ import msgspec
 from engine_world import play
 
 from ironflow import function, testing
-from ironflow.core.errors import NotFound
+from ironflow.core.errors import Conflict, NotFound
 
 
 @function(id="answers-sleeper")
@@ -65,6 +65,21 @@ def test_a_refusal_of_the_first_refuses_what_was_asked_with_it() -> None:
         world.store.journal.fault = None
         with suppress(NotFound):
             await world.state("none")
+
+    play(main, functions=[sleeper])
+
+
+def test_a_refusal_waits_for_what_it_rests_on() -> None:
+    async def main(world: testing.World) -> None:
+        run_id = await world.start(sleeper)
+        await world.advance(5)
+        world.store.journal.delay = lambda: 1.0
+        asked = [asyncio.ensure_future(world.cancel(run_id)) for _ in range(2)]
+        await world.advance(0.5)
+        assert not any(request.done() for request in asked)
+        first, second = await asyncio.gather(*asked, return_exceptions=True)
+        assert first == "cancelled"
+        assert isinstance(second, Conflict)
 
     play(main, functions=[sleeper])
 
