@@ -40,6 +40,9 @@ VERBS = {
     "why": Entry("runs", "why", "Say why a run stands where it stands, and what will wake it."),
     "functions": Entry("functions", "functions", "List and show functions."),
     "workers": Entry("workers", "workers", "List the workers that run functions for the server."),
+    "lanes": Entry(
+        "lanes", "lanes", "List and show lanes: which runs execute in them, and which wait."
+    ),
     "breakers": Entry(
         "breakers", "breakers", "List, open, close and reset the circuit breakers of endpoints."
     ),
