@@ -1,4 +1,4 @@
-"""Lanes: never more runs at once than there are places, first come first served, through crashes."""
+"""Lanes: never more runs at once than places, first come first served, through crashes."""
 
 from __future__ import annotations
 
