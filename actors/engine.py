@@ -149,7 +149,7 @@ class Engine:
         """The doors of event-driven workflows."""
         self.feeds = Feeds(make, keep_prefect_events)
         """Events and logs of the Prefect API."""
-        self.prefect = Prefect(self, FlowRunEvents(clock, self.feeds.publish))
+        self.prefect = Prefect(self, FlowRunEvents(clock, self.feeds.include))
         """Flows, flow runs and task runs of Prefect clients."""
         self.feeds.recorder = self.prefect.recorder.record
 

@@ -7,7 +7,7 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -206,8 +206,8 @@ class RunActor(StreamActor):
             env.pool.release(run.id)
         ends = [entry.key for entry in decision.entries if isinstance(entry, ENDS)]
         self.unsettled.update(ends)
-        then = None
-        if decision.effects or ends:
+        then: Callable[[], None] | None = None
+        if decision.effects or ends or kind is c.ExecutionLeft:
             then = partial(self._act, decision.effects, sends, ends)
         if batch.entries or batch.puts or batch.deletes or self.uncommitted:
             # Also without a change of its own an answer may rest on one that is on its way: it
@@ -375,6 +375,7 @@ class RunActor(StreamActor):
                     env.pool.enqueue(run.id, run.function_id, run.lanes)
                 case _:
                     self._drive(effect)
+        # A run whose body has gone sleeps in the journal alone: as an actor it is 6 KiB.
         if run.is_terminal or (run.status is RunStatus.WAITING and not env.host.is_active(run.id)):
             self.cell.leave_when_quiet()
 
@@ -413,9 +414,27 @@ class RunActor(StreamActor):
             run.order,
             ending.outcome if ending is not None else None,
             LocalEffects(self.environment, self.system.at(self.address), run.execution),
-            lambda: self.run,
+            self._record,
             self.unsettled,
         )
+
+    def _record(self) -> Run:
+        """The run as a body in another process may know it: an end that is on its way to the disk
+        has not happened for it.
+        """
+        run, steps = self.run, {}
+        for key in self.unsettled & run.steps.keys():
+            step = run.steps[key]
+            if step.status is StepStatus.DUE:
+                steps[key] = msgspec.structs.replace(step, status=StepStatus.RETRYING)
+            else:
+                steps[key] = msgspec.structs.replace(
+                    step, status=StepStatus.WAITING, ended_at=None, result=None, error=None
+                )
+        if not steps:
+            return run
+        still_open = {**run.open, **dict.fromkeys(steps)}
+        return msgspec.structs.replace(run, steps={**run.steps, **steps}, open=still_open)
 
     # -- after a failure --------------------------------------------------------------------------
 

@@ -162,9 +162,7 @@ class Server:
             raise ConfigError(
                 f"port: cannot listen on {settings.host}:{settings.port}: {reason}"
             ) from error
-        server = site._server
-        if isinstance(server, asyncio.Server) and server.sockets:
-            self.port = server.sockets[0].getsockname()[1]
+        self.port = self._runner.addresses[0][1]
 
     async def stop(self, grace: float | None = None) -> None:
         """Drain and close: no new work, running steps get `grace` seconds, all is committed,

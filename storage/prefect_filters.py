@@ -28,6 +28,16 @@ MOST_BRANCHES = 9
 """Branches of a union that each read a page from their own index."""
 
 Values = list[Any]
+
+
+class Place(NamedTuple):
+    """A table in a statement, and what it is called there."""
+
+    table: str
+    alias: str
+
+
+_FLOWS, _RUNS, _TASKS = Place("flows", "f"), Place("flow_runs", "r"), Place("task_runs", "k")
 _COMPARISONS = {"le": "<=", "ge": ">=", "gt": ">", "eq": "="}
 _ORDERS = {"ACCEPTED": "{t}.seq"}
 """Orders that no client asks for."""
@@ -52,7 +62,8 @@ def select_rows(selection: Selection, columns: str, now: int, most: int | None =
     branches, values, parts = _branches(selection), Values(), []
     for branch in branches:
         where, more = _where(branch, now)
-        page = f"SELECT t.rowid FROM {resource.table} t WHERE {where} ORDER BY {order} LIMIT ?"
+        source = f"{resource.table} t{_pin(branch)}"
+        page = f"SELECT t.rowid FROM {source} WHERE {where} ORDER BY {order} LIMIT ?"
         if len(branches) == 1:
             parts.append(f"{page} OFFSET ?")
             values += [*more, limit, selection.offset]
@@ -92,7 +103,9 @@ def _where(selection: Selection, now: int) -> tuple[str, Values]:
         if RESOURCES[name].table is None:
             parts.append(_NOTHING)
         elif name == own and condition != ALWAYS:
-            parts.append(_express(condition, "t", values, now))
+            parts.append(
+                _express(condition, Place(str(selection.resource.table), "t"), values, now)
+            )
     others = {
         name: condition
         for name, condition in selection.conditions.items()
@@ -107,13 +120,13 @@ def _relate_flow_runs(others: Mapping[str, Condition], values: Values, now: int)
     parts = []
     flows = others.get("flows", ALWAYS)
     if flows != ALWAYS:
-        inner = _express(flows, "f", values, now)
+        inner = _express(flows, _FLOWS, values, now)
         # Of one flow, its runs stand in an index in the order of the page.
         sign = "=" if _is_single(flows) else "IN"
         parts.append(f"t.flow_id {sign} (SELECT f.id FROM flows f WHERE {inner})")
     if "task_runs" in others:
         tasks = others["task_runs"]
-        inner = _express(tasks, "k", values, now)
+        inner = _express(tasks, _TASKS, values, now)
         if _is_selective(tasks):
             parts.append(f"t.id IN (SELECT k.flow_run_id FROM task_runs k WHERE {inner})")
         else:
@@ -125,9 +138,9 @@ def _relate_flow_runs(others: Mapping[str, Condition], values: Values, now: int)
 
 def _relate_task_runs(others: Mapping[str, Condition], values: Values, now: int) -> str:
     runs, flows = others.get("flow_runs", ALWAYS), others.get("flows", ALWAYS)
-    inner = [_express(runs, "r", values, now)]
+    inner = [_express(runs, _RUNS, values, now)]
     if flows != ALWAYS:
-        of_flow = _express(flows, "f", values, now)
+        of_flow = _express(flows, _FLOWS, values, now)
         inner.append(f"r.flow_id IN (SELECT f.id FROM flows f WHERE {of_flow})")
     where = " AND ".join(inner)
     if _is_selective(runs) or flows != ALWAYS:
@@ -136,9 +149,9 @@ def _relate_task_runs(others: Mapping[str, Condition], values: Values, now: int)
 
 
 def _relate_flows(others: Mapping[str, Condition], values: Values, now: int) -> str:
-    inner = [_express(others.get("flow_runs", ALWAYS), "r", values, now)]
+    inner = [_express(others.get("flow_runs", ALWAYS), _RUNS, values, now)]
     if "task_runs" in others:
-        of_task = _express(others["task_runs"], "k", values, now)
+        of_task = _express(others["task_runs"], _TASKS, values, now)
         inner.append(f"EXISTS (SELECT 1 FROM task_runs k WHERE k.flow_run_id = r.id AND {of_task})")
     return f"EXISTS (SELECT 1 FROM flow_runs r WHERE r.flow_id = t.id AND {' AND '.join(inner)})"
 
@@ -168,6 +181,21 @@ def _is_single(condition: Condition) -> bool:
     return (
         condition.test == "in" and len(condition.value) == 1 and condition.column in ("id", "name")
     )
+
+
+def _pin(selection: Selection) -> str:
+    """The index of names for a part of a name, when nothing else narrows the search: rows that do
+    not match are never read.
+    """
+    own = selection.conditions.get("flow_runs")
+    if own is None or selection.resource.name != "flow_runs" or len(selection.conditions) > 1:
+        return ""
+    parts = own.parts if isinstance(own, Group) and not own.either else (own,)
+    tests = [part for part in parts if isinstance(part, Test)]
+    if len(tests) < len(parts) or any(part.test in ("in", "le", "ge") for part in tests):
+        return ""
+    is_part = any(part.test == "like" for part in tests)
+    return " INDEXED BY flow_runs_name" if is_part else ""
 
 
 # -- several states -------------------------------------------------------------------------------
@@ -205,19 +233,19 @@ def _branches(selection: Selection) -> list[Selection]:
 # -- conditions -----------------------------------------------------------------------------------
 
 
-def _express(condition: Condition, table: str, values: Values, now: int) -> str:
-    """A condition over `table`; its values are added to `values` in the order of the marks."""
+def _express(condition: Condition, place: Place, values: Values, now: int) -> str:
+    """A condition over a table; its values are added to `values` in the order of the marks."""
     if isinstance(condition, Test):
-        return _express_test(condition, table, values, now)
+        return _express_test(condition, place, values, now)
     if not condition.parts:
         return "1"
     joint = " OR " if condition.either else " AND "
-    return f"({joint.join(_express(part, table, values, now) for part in condition.parts)})"
+    return f"({joint.join(_express(part, place, values, now) for part in condition.parts)})"
 
 
-def _express_test(test: Test, table: str, values: Values, now: int) -> str:
+def _express_test(test: Test, place: Place, values: Values, now: int) -> str:
     column = test.column if "{" in test.column or " " in test.column else f"{{t}}.{test.column}"
-    column = _fill(column, table, now)
+    column = _fill(column, place.alias, now)
     value = test.value
     match test.test:
         case "in" | "not_in":
@@ -237,20 +265,33 @@ def _express_test(test: Test, table: str, values: Values, now: int) -> str:
             return f"{column} IS {'' if value else 'NOT '}NULL"
         case "empty":
             return f"{column} {'=' if value else '<>'} '[]'"
-        case "has_all":
-            values += value
-            found = f"EXISTS (SELECT 1 FROM json_each({column}) WHERE value = ?)"
-            return f"({' AND '.join([found] * len(value)) or '1'})"
-        case "has_any":
-            values.append(msgspec.json.encode(value).decode())
-            among = "(SELECT value FROM json_each(?))"
-            return f"EXISTS (SELECT 1 FROM json_each({column}) WHERE value IN {among})"
+        case "has_all" | "has_any":
+            return _express_tags(test, place, values)
         case "exists":
             return f"{'' if value else 'NOT '}EXISTS ({column})"
         case "search":
             return _express_search(column, value, values)
         case _:
             raise ValueError(f"there is no test {test.test!r}")
+
+
+def _express_tags(test: Test, place: Place, values: Values) -> str:
+    """A JSON list has all of some texts, or any of them."""
+    # Of many flow runs few have lists of their own: each list is looked into once.
+    is_indexed = place.table == "flow_runs"
+    column = f"{'d' if is_indexed else place.alias}.{test.column}"
+    if test.test == "has_all":
+        values += test.value
+        found = f"EXISTS (SELECT 1 FROM json_each({column}) WHERE value = ?)"
+        text = f"({' AND '.join([found] * len(test.value)) or '1'})"
+    else:
+        values.append(msgspec.json.encode(test.value).decode())
+        among = "(SELECT value FROM json_each(?))"
+        text = f"EXISTS (SELECT 1 FROM json_each({column}) WHERE value IN {among})"
+    if not is_indexed:
+        return text
+    lists = f"(SELECT DISTINCT {test.column} FROM {place.table}) d"
+    return f"{place.alias}.{test.column} IN (SELECT d.{test.column} FROM {lists} WHERE {text})"
 
 
 def _express_list(column: str, negated: bool, items: tuple[Any, ...], values: Values) -> str:

@@ -209,15 +209,28 @@ class Prefect:
 
     async def create_task_run(self, info: TaskRunInfo, state: StateCreate) -> c.Reply:
         """Create a task run, or find it by its keys; its id and name may be empty. Raises
-        `Conflict` when there is no such flow run.
+        `Conflict` when there is no such flow run, or the id is taken.
         """
         self._check_open()
-        if not info.id and info.flow_run_id is None:
-            info.id = derive_id("task_run", info.task_key, info.dynamic_key)
-        info.id = info.id or self.ids.new()
+        is_chosen = bool(info.id)
+        if not is_chosen:
+            info.id = (
+                self.ids.new()
+                if info.flow_run_id is not None
+                else derive_id("task_run", info.task_key, info.dynamic_key)
+            )
         info.name = info.name or make_name(self.ids.rng)
         owner = info.flow_run_id or info.id
-        reply = await self._ask(owner, c.CreateTaskRun(info=info, state=state))
+        if is_chosen:
+            known = await self.owner(info.id)
+            if known is not None and known != owner:
+                raise Conflict(f"id: task run {info.id} is one of another flow run")
+            self._owners.keep(info.id, owner)  # before another request is answered
+        try:
+            reply = await self._ask(owner, c.CreateTaskRun(info=info, state=state))
+        except Exception:
+            self._owners.pop(info.id, None)
+            raise
         if reply.status == 201:
             self._owners.keep(info.id, owner)
         return reply

@@ -1,16 +1,18 @@
-"""The actor that keeps events: it takes them in batches, drops those that it knows, commits them
-and tells those who follow. Old ones it deletes.
+"""Events are kept: an actor takes those of clients in batches, drops those that it knows, commits
+them and tells those who follow; old ones it deletes. Events of our own go with what they tell of,
+in the same commit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import LATER, Actor, Envelope
-from ironflow.actors.prefect.live import Live
+from ironflow.actors.prefect.live import Live, Published
 from ironflow.core.clock import SECOND
 from ironflow.core.errors import StorageError
 from ironflow.core.messages import Message
@@ -44,23 +46,64 @@ class DeleteOld(Message[int], frozen=True):
     """Delete some of the events that are too old; answers how many went."""
 
 
+class EventBook:
+    """Numbers events in the order in which they are committed, and knows the newest ones. Others
+    than the keeper may add events to a commit of their own.
+    """
+
+    def __init__(self, live: Live[Event]) -> None:
+        self.live = live
+        self.is_open = False
+        """Whether what was there before has been read."""
+        self._seq = 0
+        self._known: dict[str, None] = {}
+
+    def open(self, seq: int, known: Sequence[str]) -> None:
+        """Go on counting behind `seq`; `known` are the ids of the newest events, oldest first."""
+        self._seq = seq
+        self._known = dict.fromkeys(known)
+        self.live.begin(seq)
+        self.is_open = True
+
+    def add(self, events: Sequence[Event], batch: Batch) -> Published[Event]:
+        """Add what is new to a batch, which must be appended to the journal before anything else
+        happens; then `tell` or `forget` what this gives.
+        """
+        fresh: Published[Event] = []
+        for event in events:
+            if event.id in self._known:
+                continue
+            self._known[event.id] = None
+            self._seq += 1
+            put_event(batch, event, self._seq)
+            fresh.append((self._seq, event, len(event.body)))
+        while len(self._known) > REMEMBERED + len(events):
+            del self._known[next(iter(self._known))]
+        return fresh
+
+    def tell(self, fresh: Published[Event]) -> None:
+        """These events are durable."""
+        if fresh:
+            self.live.publish(fresh)
+
+    def forget(self, fresh: Published[Event]) -> None:
+        """These events were not written: they may come again."""
+        for _, event, _ in fresh:
+            self._known.pop(event.id, None)
+
+
 class EventKeeper(Actor):
     """There is one. `keep` is how long events are kept, in seconds; 0 keeps them."""
 
-    def __init__(self, environment: Environment, live: Live[Event], keep: float) -> None:
-        self.environment, self.live, self.keep = environment, live, keep
-        self.seq = 0
+    def __init__(self, environment: Environment, book: EventBook, keep: float) -> None:
+        self.environment, self.book, self.keep = environment, book, keep
         self.alarm: asyncio.TimerHandle | None = None
-        self.known: dict[str, None] = {}
 
     async def start(self) -> None:
-        """Go on counting where the last life ended, and know its newest events again."""
-        store = self.environment.store
-        await store.journal.flush()  # a life before this one may have left something on its way
-        rows = await store.reader.select(LAST_EVENTS, (REMEMBERED,))
-        self.seq = max([self.live.last, *(row[0] for row in rows[:1])])
-        self.known = dict.fromkeys(row[1] for row in reversed(rows))
-        self.live.begin(self.seq)
+        """Go on counting where the last process ended, and know its newest events."""
+        if not self.book.is_open:
+            rows = await self.environment.store.reader.select(LAST_EVENTS, (REMEMBERED,))
+            self.book.open(rows[0][0] if rows else 0, [row[1] for row in reversed(rows)])
         if self.keep:
             self._later(0.0)
 
@@ -75,25 +118,15 @@ class EventKeeper(Actor):
                 return super().receive(message, envelope)
 
     def _store(self, events: tuple[Event, ...], envelope: Envelope) -> object:
-        batch, fresh = Batch([], [], []), list[tuple[int, Event, int]]()
-        for event in events:
-            if event.id in self.known:
-                continue
-            self.known[event.id] = None
-            self.seq += 1
-            put_event(batch, event, self.seq)
-            fresh.append((self.seq, event, len(event.body)))
-        while len(self.known) > REMEMBERED + len(events):
-            del self.known[next(iter(self.known))]
+        batch = Batch([], [], [])
+        fresh = self.book.add(events, batch)
 
         def committed(error: Exception | None) -> None:
             if error is not None:
-                for _, event, _ in fresh:
-                    self.known.pop(event.id, None)
+                self.book.forget(fresh)
                 self.cell.refuse(envelope, error)
                 return
-            if fresh:
-                self.live.publish(fresh)
+            self.book.tell(fresh)
             self.cell.answer(envelope, len(fresh))
 
         # Also without anything new: the first of a pair may still be on its way to the disk.

@@ -10,12 +10,13 @@ from functools import partial
 
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import Behavior, Ensure
-from ironflow.actors.prefect.events import EventKeeper, StoreEvents
+from ironflow.actors.prefect.events import EventBook, EventKeeper, StoreEvents
 from ironflow.actors.prefect.live import Live
 from ironflow.actors.prefect.logs import LogKeeper, StoreLogs
 from ironflow.actors.prefect.searches import SearchKeeper
 from ironflow.core.prefect.events import Event
 from ironflow.core.prefect.logs import LogLine
+from ironflow.storage.ports import Batch
 
 KEEP = 7 * 86_400.0
 """Seconds that events are kept when nothing else is said."""
@@ -39,11 +40,12 @@ class Feeds:
     def __init__(self, environment: Environment, keep: float = KEEP) -> None:
         self.events: Live[Event] = Live()
         self.logs: Live[LogLine] = Live()
+        self._book = EventBook(self.events)
         system = environment.system
         system.register(
             Behavior(
                 "prefect-events",
-                partial(EventKeeper, environment, self.events, keep),
+                partial(EventKeeper, environment, self._book, keep),
                 bound=10_000,
                 idle_after=None,
             )
@@ -88,9 +90,13 @@ class Feeds:
         """
         return await self.event_keeper.ask(StoreEvents(tuple(events)))
 
-    def publish(self, events: Sequence[Event]) -> None:
-        """Keep events of our own, soon; never refused."""
-        self.event_keeper.post(StoreEvents(tuple(events)))
+    def include(self, events: Sequence[Event], batch: Batch) -> Callable[[], None]:
+        """Keep events of our own in a commit of the caller's, who appends `batch` to the journal
+        before anything else happens and calls what this gives once it is durable.
+        """
+        if not self._book.is_open:
+            return partial(self.event_keeper.post, StoreEvents(tuple(events)))
+        return partial(self._book.tell, self._book.add(events, batch))
 
     async def store_logs(self, lines: Sequence[LogLine]) -> None:
         """Keep log lines; durable when it returns. Raises `Overloaded`, `StorageError`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import msgspec
 
@@ -86,12 +85,15 @@ def tell_move(run: FlowRun, old: State | None, now: int) -> Event:
     )
 
 
-class FlowRunEvents:
-    """A `MoveSink` that publishes an event for every move."""
+Include = Callable[[Sequence[Event], Batch], Callable[[], None]]
 
-    def __init__(self, clock: Clock, publish: Callable[[Sequence[Event]], None]) -> None:
-        self._clock, self._publish = clock, publish
+
+class FlowRunEvents:
+    """A `MoveSink` that keeps an event of every move, in the commit of the move."""
+
+    def __init__(self, clock: Clock, include: Include) -> None:
+        self._clock, self._include = clock, include
 
     def flow_run_moved(self, run: FlowRun, old: State | None, batch: Batch) -> Callable[[], None]:
         """See `MoveSink`."""
-        return partial(self._publish, (tell_move(run, old, self._clock.now()),))
+        return self._include((tell_move(run, old, self._clock.now()),), batch)

@@ -58,6 +58,10 @@ class BadAnswer(Exception):
     """A request was refused."""
 
 
+class HungUp(BadAnswer):
+    """The server has closed the connection."""
+
+
 class Connection(asyncio.Protocol):
     """A kept-alive connection; one request at a time."""
 
@@ -83,10 +87,17 @@ class Connection(asyncio.Protocol):
                 waiter.set_result(answer)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._fail(BadAnswer(f"the connection was closed: {error}"))
+        self._fail(HungUp(f"the connection was closed: {error}"))
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be asked any more."""
+        return self._transport is None or self._transport.is_closing()
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer."""
+        """Status and body of the answer. Raises `HungUp`."""
+        if self.is_closed:
+            raise HungUp("the connection is closed")
         assert self._transport is not None
         self._waiter = asyncio.get_running_loop().create_future()
         self._transport.write(request)

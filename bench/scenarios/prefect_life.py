@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
-from harness.load import BadAnswer, Connection, closed_loop, connections, encode_request
+from harness.load import BadAnswer, Connection, HungUp, closed_loop, connections, encode_request
 from harness.processes import Meter
 from harness.scenario import (
     Case,
@@ -53,17 +53,35 @@ _read_made = msgspec.json.Decoder(Made).decode
 class Caller:
     """One client: its connection, and what it measured."""
 
-    def __init__(self, connection: Connection, flow_id: str, pause: Callable[[int], float]) -> None:
-        self.connection, self.flow_id, self.pause = connection, flow_id, pause
+    def __init__(self, port: int, flow_id: str, pause: Callable[[int], float]) -> None:
+        self.port, self.flow_id, self.pause = port, flow_id, pause
+        self.connection: Connection | None = None
         self.latencies: list[float] = []
         self.refused = 0
+
+    async def exchange(self, request: bytes) -> tuple[int, bytes]:
+        """Status and body, over a connection that is opened anew when it was closed: the real
+        server hangs up after some of its errors.
+        """
+        if self.connection is None or self.connection.is_closed:
+            loop = asyncio.get_running_loop()
+            _, self.connection = await loop.create_connection(Connection, "127.0.0.1", self.port)
+        return await self.connection.ask(request)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self.connection is not None:
+            self.connection.close()
 
     async def ask(self, path: str, body: object) -> bytes:
         """A POST, again when it is refused with 503."""
         request = encode_request("POST", f"/api{path}", body)
         for turn in range(TRIES):
             began = time.perf_counter()
-            status, answer = await self.connection.ask(request)
+            try:
+                status, answer = await self.exchange(request)
+            except HungUp:
+                status, answer = 503, b""
             self.latencies.append(time.perf_counter() - began)
             if status < 400:
                 return answer
@@ -114,12 +132,15 @@ def side_of(name: str, role: Any, serve: Serve, **options: Any) -> Side:
             flow_id = _read_made(await first.call(flow)).id
             at_once = setting.case["at_once"]
             pause = soon if at_once == 1 or name != prefect.SQLITE else as_the_client
-            async with connections(server.port, at_once) as made:
-                callers = [Caller(one, flow_id, pause) for one in made]
-                seconds = setting.seconds
-                if pause is as_the_client:
-                    seconds = max(seconds, BACK_OFF_SECONDS)
+            callers = [Caller(server.port, flow_id, pause) for _ in range(at_once)]
+            seconds = setting.seconds
+            if pause is as_the_client:
+                seconds = max(seconds, BACK_OFF_SECONDS)
+            try:
                 return await _load(seconds, server, callers)
+            finally:
+                for one in callers:
+                    one.close()
 
     return Side(name=name, role=role, measure=measure, **options)
 

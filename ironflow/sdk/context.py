@@ -51,7 +51,13 @@ class Context:
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
         self.step = Steps(execution)
-        self.log = RunLogger(logging.getLogger(f"ironflow.run.{execution.function.id}"), self)
+
+    @property
+    def log(self) -> RunLogger:
+        """A logger that knows the run, and is silent while the body is brought back to where it
+        stood.
+        """
+        return RunLogger(logging.getLogger(f"ironflow.run.{self.function_id}"), self)
 
     @property
     def run_id(self) -> str:

@@ -302,6 +302,9 @@ class Execution:
         """The branch goes on, whatever became of its waits."""
         for key in group.futures:
             self.waits.pop(key, None)
+        # A future with an exception whose traceback leads to frames that know the future is a cycle
+        # that only the collector could free, and with it the whole body.
+        group.futures.clear()
         self._unblock(group)
 
     def parks(self, *beside: str) -> tuple[str, ...] | None:

@@ -267,6 +267,9 @@ class Executor:
         self._idle.pop(body, None)
         if self._bodies.get(body.run_id) is body:
             del self._bodies[body.run_id]
+        # The task's context has the body's branch: with each other they would outlive the run until
+        # the collector looks at what is old, and 20 KiB of them.
+        body.task = None
 
     async def _run_body(self, body: Execution) -> c.EndExecution | None:
         """The body up to its end. Raises `Suspended` when it is to be replayed later."""

@@ -151,7 +151,14 @@ async def _gather(tasks: list[asyncio.Task[None]]) -> None:
         # A branch that is suspended or unwound takes the others along by itself: what they do is
         # still recorded.
         await _end(tasks, cancel=isinstance(error, Exception))
-        raise error
+        # Its traceback leads here, and from here to the tasks that hold it: without the lists and
+        # the name the body is freed at once.
+        tasks.clear()
+        failed.clear()
+        try:
+            raise error
+        finally:
+            del error
     if any(task.cancelled() for task in tasks):
         raise asyncio.CancelledError
 

@@ -526,6 +526,9 @@ async def _first(group: Group) -> None:
     signals = [f.exception() for f in futures if f.done() and not f.cancelled()]
     for future in futures:
         future.cancel()
-    for signal in signals:
+    signal = next((one for one in signals if one is not None), None)
+    try:
         if signal is not None:
             raise signal
+    finally:
+        del futures, signals, signal  # the traceback leads here: a cycle otherwise

@@ -251,6 +251,26 @@ async def test_every_follower_sees_every_event_once_while_writers_write(api: Api
         assert sorted(found) == list(range(total))
 
 
+async def test_a_move_of_a_flow_run_and_its_event_are_one_commit(api: Api) -> None:
+    await api.engine.feeds.ready()
+    flow = await ask(api, "/flows/", {"name": "told"})
+    run = await ask(api, "/flow_runs/", {"flow_id": flow["id"]})
+    names = [f"prefect.flow-run.{name}" for name in ("Pending", "Running", "Completed")]
+    async with connected(api, "/events/out", wanting(event={"name": names})) as socket:
+        stats = api.engine.store.journal.stats
+        for kind in ("RUNNING", "COMPLETED"):
+            before = stats.commits
+            await ask(api, f"/flow_runs/{run['id']}/set_state", {"state": {"type": kind}})
+            assert stats.commits == before + 1
+            wanted = {"event": {"name": [f"prefect.flow-run.{kind.capitalize()}"]}}
+            assert (await ask(api, "/events/filter", {"filter": wanted}))["total"] == 1
+        heard = [(await socket.receive_json())["event"] for _ in names]
+    assert [event["event"] for event in heard] == names
+    assert {event["resource"]["prefect.resource.id"] for event in heard} == {
+        f"prefect.flow-run.{run['id']}"
+    }
+
+
 async def test_the_past_comes_oldest_first_or_not_at_all(memory_api: Api) -> None:
     api = memory_api
     await ask(api, "/events", [make_event("past", number) for number in range(600)])

@@ -441,3 +441,13 @@ def test_estimates(kind: Any, waited: int, ran: int) -> None:
     shown = msgspec.json.decode(bodies.render_run(walk.run, body, walk.now + ran))
     assert shown["estimated_run_time"] == pytest.approx(ran / SECOND)
     assert shown["total_run_time"] == 0.0
+
+
+@pytest.mark.parametrize("delay", [-5, 0, 2**62])
+def test_a_delay_of_any_length_has_a_date(delay: int) -> None:
+    walk = Walk(retries=1, retry_delay=delay)
+    walk.propose("RUNNING", force=True)
+    assert walk.propose("FAILED").status == "REJECT"
+    at = walk.run.next_scheduled_at
+    assert at is not None
+    assert walk.now <= at < walk.now + 101 * 366 * 86_400 * SECOND

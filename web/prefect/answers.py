@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from ironflow.actors.engine import Engine
-from ironflow.core.clock import SECOND, to_rfc3339
+from ironflow.core.clock import SECOND, from_datetime, to_rfc3339
 from ironflow.core.prefect import bodies
 from ironflow.core.prefect.faults import Fault, Refusal
 from ironflow.core.prefect.filters import BodyShape, Selection, parse_selection
@@ -19,6 +20,7 @@ from ironflow.web.prefect.routing import Answer, Call
 MOST_INTERVALS = 500
 """Intervals of one history."""
 RUN_COLUMNS = ", ".join(f"{{t}}.{name}" for name in bodies.COLUMNS)
+LAST_MOMENT = from_datetime(datetime.max.replace(tzinfo=UTC))
 _LATENESS = (
     "CASE WHEN t.expected_at IS NULL THEN 0 "
     "WHEN t.started_at IS NOT NULL THEN max(0, t.started_at - t.expected_at) "
@@ -115,6 +117,8 @@ async def count_by_interval(call: Call[Any, dict[str, Any]], shape: BodyShape) -
     step = round(min(span.history_interval_seconds, 10.0**9) * SECOND)
     count_ = min(max(0, -(-(end - start) // step)), MOST_INTERVALS)
     end = start + count_ * step
+    if end > LAST_MOMENT:
+        raise Refusal(422, "History intervals must end before the year 10000.")
     now = engine.clock.now()
     where, values = where_rows(selection, now)
     rows = await engine.store.reader.select(

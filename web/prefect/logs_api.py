@@ -33,6 +33,8 @@ from ironflow.web.prefect.routing import Answer, Call, Route
 
 SHAPE = BodyShape(LOGS, ("logs",))
 DOWNLOAD_ROWS = 1000
+BATCH = 1000
+"""Lines that are kept together: with more, others would wait."""
 CSV_COLUMNS = ("timestamp", "level", "flow_run_id", "task_run_id", "message")
 
 
@@ -40,8 +42,8 @@ async def create_logs(call: Call[None, None]) -> Answer:
     """Keep a list of lines, all or none."""
     engine = call.engine
     lines = decode_logs(await call.request.read(), engine.clock.now(), engine.ids.new)
-    if lines:
-        await engine.feeds.store_logs(lines)
+    for start in range(0, len(lines), BATCH):
+        await engine.feeds.store_logs(lines[start : start + BATCH])
     return 201, None
 
 

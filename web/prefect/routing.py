@@ -17,7 +17,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ironflow.actors.engine import Engine
-from ironflow.core.prefect.faults import Fault, InvalidRequest, Refusal, find_fault
+from ironflow.core.prefect.faults import (
+    Fault,
+    InvalidRequest,
+    Refusal,
+    find_fault,
+    parse_leniently,
+)
 from ironflow.core.prefect.filters import parse_uuid
 from ironflow.core.values import MAX_DEPTH
 from ironflow.web.prefect.problems import respond, say, say_unexpected
@@ -41,7 +47,6 @@ _UUID = "[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-f
 _PART = re.compile(r"\{(\w+)\}")
 _VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})")
 _encode = msgspec.json.Encoder().encode
-_parse = msgspec.json.Decoder().decode
 
 
 class Call(Generic[Q, B]):
@@ -209,16 +214,6 @@ def check_version(text: str) -> None:
         raise Refusal(
             400, f"The request asks for API version {text}; this server speaks {oldest} or newer."
         )
-
-
-def parse_leniently(raw: bytes) -> Any:
-    """A body for its owner to look at: as JSON, else as text, None when there was none."""
-    if not raw.strip():
-        return None
-    try:
-        return _parse(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return raw.decode("utf-8", "backslashreplace")
 
 
 class BodyDecoder:

@@ -6,15 +6,17 @@ import re
 from typing import Any
 
 import msgspec
+from aiohttp import web
 
 from ironflow.core.errors import Conflict, NotFound
 from ironflow.core.prefect.faults import Fault, Refusal
 from ironflow.web.prefect.requests import InputCreate, InputFilter, Resume
-from ironflow.web.prefect.routing import Answer, Call, Route
+from ironflow.web.prefect.routing import Answer, Call, Result, Route
 
 KEY = re.compile(r"[^\s/?#%\x00-\x1f\x7f]{1,300}")
 """Keys stand in paths of requests."""
 _encode = msgspec.json.Encoder().encode
+_parse = msgspec.json.Decoder().decode
 
 
 async def resume(call: Call[None, Resume]) -> Answer:
@@ -55,7 +57,7 @@ async def filter_inputs(call: Call[None, InputFilter]) -> Answer:
     return 200, b"[%b]" % b",".join([row[0] for row in rows])
 
 
-async def read_input(call: Call[None, None]) -> Answer:
+async def read_input(call: Call[None, None]) -> Result:
     """The value of an input, as it was given."""
     rows = await call.engine.store.reader.select(
         "SELECT value FROM run_inputs WHERE flow_run_id = ? AND key = ?",
@@ -65,7 +67,12 @@ async def read_input(call: Call[None, None]) -> Answer:
     if not rows:
         raise NotFound("flow run input", call.path["key"])
     value: str = rows[0][0]
-    return 200, value.encode()
+    kind = "application/json"
+    try:
+        _parse(value)
+    except (msgspec.DecodeError, RecursionError):
+        kind = "text/plain"  # clients keep JSON there, but need not
+    return web.Response(text=value, content_type=kind)
 
 
 async def delete_input(call: Call[None, None]) -> Answer:

@@ -14,7 +14,13 @@ import msgspec
 import orjson
 
 from ironflow.core.clock import from_datetime, to_rfc3339
-from ironflow.core.prefect.faults import Fault, InvalidRequest, Location, find_fault
+from ironflow.core.prefect.faults import (
+    Fault,
+    InvalidRequest,
+    Location,
+    find_fault,
+    parse_leniently,
+)
 from ironflow.core.prefect.filters import parse_uuid
 from ironflow.core.prefect.packets import make_packet
 
@@ -96,7 +102,6 @@ class WireEvent(msgspec.Struct, frozen=True):
 
 _decode_one = msgspec.json.Decoder(WireEvent).decode
 _decode_many = msgspec.json.Decoder(list[WireEvent]).decode
-_parse = msgspec.json.Decoder().decode
 
 
 def decode_event(data: bytes | str, now: int) -> Event:
@@ -104,14 +109,14 @@ def decode_event(data: bytes | str, now: int) -> Event:
     try:
         wire = _decode_one(data)
     except msgspec.ValidationError as error:
-        value = _parse(data)
+        value = parse_leniently(data)
         raise InvalidRequest([find_fault(error, "body", value)], value) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest([Fault(("body",), "json_invalid", f"not JSON: {error}")]) from error
     faults: list[Fault] = []
     event = _check(wire, now, faults, ("body",))
     if event is None:
-        raise InvalidRequest(faults, _parse(data))
+        raise InvalidRequest(faults, parse_leniently(data))
     return event
 
 
@@ -120,7 +125,7 @@ def decode_events(data: bytes, now: int) -> list[Event]:
     try:
         wires = _decode_many(data)
     except msgspec.ValidationError as error:
-        value = _parse(data)
+        value = parse_leniently(data)
         raise InvalidRequest([find_fault(error, "body", value)], value) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest([Fault(("body",), "json_invalid", f"not JSON: {error}")]) from error
@@ -130,7 +135,7 @@ def decode_events(data: bytes, now: int) -> list[Event]:
     faults: list[Fault] = []
     events = [_check(wire, now, faults, ("body", n)) for n, wire in enumerate(wires)]
     if faults:
-        raise InvalidRequest(faults, _parse(data))
+        raise InvalidRequest(faults, parse_leniently(data))
     return [event for event in events if event is not None]
 
 

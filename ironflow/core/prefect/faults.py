@@ -29,6 +29,8 @@ _KINDS = (
     ("Expected `bool", "bool_type"),
 )
 
+_parse = msgspec.json.Decoder().decode
+
 
 class Fault(NamedTuple):
     """One thing that is wrong: where, what kind of fault, in words, and what stood there."""
@@ -100,3 +102,14 @@ def _look_up(value: Any, where: Location) -> Any:
         else:
             return None
     return value
+
+
+def parse_leniently(raw: bytes | str) -> Any:
+    """A body for its owner to look at: as JSON, else as text, None when there was none."""
+    if not raw.strip():
+        return None
+    try:
+        return _parse(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        data = raw.encode("utf-8", "replace") if isinstance(raw, str) else raw
+        return data.decode("utf-8", "backslashreplace")

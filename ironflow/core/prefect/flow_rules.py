@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ironflow.core.clock import SECOND, to_datetime
 from ironflow.core.prefect.rules import (
     ANY,
     ANY_TARGET,
@@ -15,6 +14,7 @@ from ironflow.core.prefect.rules import (
     Transition,
     Verdict,
     abort,
+    after,
     ends,
     is_final,
     orchestrate,
@@ -103,11 +103,9 @@ def _retry(transition: Transition) -> Stop | None:
         transition.change_policy(retry_type=None)
         return None
     transition.change_policy(retry_type="in_process", resuming=False, pause_keys=[])
-    at = transition.situation.now + (policy.retry_delay or 0) * SECOND
+    at = after(transition.situation.now, policy.retry_delay or 0)
     failed = transition.proposed
-    state = transition.propose(
-        "SCHEDULED", AWAITING_RETRY, failed.message, scheduled_time=to_datetime(at)
-    )
+    state = transition.propose("SCHEDULED", AWAITING_RETRY, failed.message, scheduled_time=at)
     state.data = failed.data
     return reject("The run is tried again.", state)
 

@@ -11,7 +11,7 @@ import msgspec
 import orjson
 
 from ironflow.core.clock import from_datetime, to_rfc3339
-from ironflow.core.prefect.faults import Fault, InvalidRequest, find_fault
+from ironflow.core.prefect.faults import Fault, InvalidRequest, find_fault, parse_leniently
 from ironflow.core.prefect.filters import Condition, Group, Test, parse_uuid
 from ironflow.core.prefect.packets import make_packet
 
@@ -75,7 +75,6 @@ class WireLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _decode = msgspec.json.Decoder(list[WireLog]).decode
-_parse = msgspec.json.Decoder().decode
 
 
 def decode_logs(data: bytes, now: int, new_id: Callable[[], str]) -> list[LogLine]:
@@ -84,7 +83,7 @@ def decode_logs(data: bytes, now: int, new_id: Callable[[], str]) -> list[LogLin
     try:
         wires = _decode(data)
     except msgspec.ValidationError as error:
-        value = _parse(data)
+        value = parse_leniently(data)
         raise InvalidRequest([find_fault(error, "body", value)], value) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest([Fault(("body",), "json_invalid", f"not JSON: {error}")]) from error
@@ -94,7 +93,7 @@ def decode_logs(data: bytes, now: int, new_id: Callable[[], str]) -> list[LogLin
     faults: list[Fault] = []
     lines = [_check(wire, now, new_id, faults, n) for n, wire in enumerate(wires)]
     if faults:
-        raise InvalidRequest(faults, _parse(data))
+        raise InvalidRequest(faults, parse_leniently(data))
     return lines
 
 

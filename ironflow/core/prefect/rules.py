@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Literal, NamedTuple
 
 import msgspec
 
-from ironflow.core.clock import SECOND
+from ironflow.core.clock import SECOND, to_datetime
 from ironflow.core.prefect.runs import FlowRunPolicy, Progress, TaskRunPolicy
 from ironflow.core.prefect.states import (
     STATE_TYPES,
@@ -28,6 +29,8 @@ from ironflow.core.prefect.states import (
     has_persisted_data,
 )
 
+LONGEST_DELAY = 100 * 365 * 86_400.0
+"""Seconds that a retry is put off at most."""
 Status = Literal["ACCEPT", "REJECT", "WAIT", "ABORT"]
 
 
@@ -242,6 +245,11 @@ COPY_SCHEDULED_TIME = Rule(copy_scheduled_time, types("SCHEDULED"), types("PENDI
 WAIT_FOR_SCHEDULED_TIME = Rule(
     wait_for_scheduled_time, types("SCHEDULED", "PENDING"), types("RUNNING")
 )
+
+
+def after(now: int, seconds: float) -> datetime:
+    """A moment so many seconds from now; not earlier, and never so late that it has no date."""
+    return to_datetime(now + int(min(max(seconds, 0.0), LONGEST_DELAY) * SECOND))
 
 
 def is_final(transition: Transition) -> bool:

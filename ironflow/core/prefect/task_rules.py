@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from ironflow.core.clock import SECOND, to_datetime
 from ironflow.core.prefect.rules import (
     ANY,
     ANY_TARGET,
@@ -17,6 +16,7 @@ from ironflow.core.prefect.rules import (
     Transition,
     Verdict,
     abort,
+    after,
     ends,
     is_final,
     orchestrate,
@@ -87,10 +87,8 @@ def _retry(transition: Transition) -> Stop | None:
     if failed.state_details.retriable is False or run.run_count > (policy.retries or 0):
         return None
     delay = retry_delay(policy, run.run_count, transition.situation.rng.random())
-    at = transition.situation.now + int(delay * SECOND)
-    state = transition.propose(
-        "SCHEDULED", AWAITING_RETRY, failed.message, scheduled_time=to_datetime(at)
-    )
+    at = after(transition.situation.now, delay)
+    state = transition.propose("SCHEDULED", AWAITING_RETRY, failed.message, scheduled_time=at)
     state.data = failed.data
     return reject("The run is tried again.", state)
 

@@ -45,6 +45,7 @@ from prefect.events.clients import get_events_client, get_events_subscriber
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.events.schemas.events import Event, Resource
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.flow_engine import run_flow
 from prefect.input import RunInput, receive_input
 from prefect.logging.clients import get_logs_subscriber
 from prefect.runtime import flow_run as runtime_flow_run
@@ -708,6 +709,54 @@ async def suspend_without_deployment() -> Any:
             "local": state.name,
             "reason": "Flow run cannot be suspended: " in state.message,
             "state": [run.state_type, run.state_name],
+        }
+
+
+@flow(name="suspends-with-input", persist_result=True)
+async def suspending_for_input() -> int:
+    attempts["began"] = attempts.get("began", 0) + 1
+    answer = await suspend_flow_run(wait_for_input=Approval, timeout=600)
+    return answer.amount
+
+
+async def executed(run_id: Any) -> str:
+    """What a new process that takes a scheduled flow run would do; how it ends."""
+    async with get_client() as client:
+        run = await client.read_flow_run(run_id)
+    try:
+        await run_flow(suspending_for_input, flow_run=run, return_type="state")
+    except BaseException as error:  # noqa: BLE001 - how the engine leaves a suspended flow
+        return type(error).__name__
+    return "ended"
+
+
+@scenario
+async def suspend_and_resume() -> Any:
+    async with get_client() as client:
+        flow_id = await client.create_flow(suspending_for_input)
+        try:
+            deployment = await client.create_deployment(flow_id, name=str(uuid.uuid4()))
+        except PrefectHTTPStatusError:  # a deployment may be named before deployments are kept
+            deployment = uuid.uuid4()
+        body = {"flow_id": str(flow_id), "deployment_id": str(deployment)}
+        made = await client.request("POST", "/flow_runs/", json=body)
+        run_id = uuid.UUID(made.json()["id"])
+        first = await executed(run_id)
+        suspended = await client.read_flow_run(run_id)
+        wrong = await client.resume_flow_run(run_id, run_input={"amount": 2})
+        right = await client.resume_flow_run(run_id, run_input={"approved": True, "amount": 9})
+        second = await executed(run_id)
+        ended = await client.read_flow_run(run_id)
+        return {
+            "first": first,
+            "suspended": [suspended.state_type, suspended.state_name],
+            "reschedule": suspended.state.state_details.pause_reschedule,
+            "wrong": wrong.status,
+            "right": [right.status, right.state.type, right.state.name],
+            "second": second,
+            "began": attempts["began"],
+            "ended": [ended.state_type, ended.run_count, await ended.state.aresult()],
+            "history": await states_of(client, run_id),
         }
 
 

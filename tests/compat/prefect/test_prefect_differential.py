@@ -8,6 +8,7 @@ import uuid
 from typing import Any
 
 import pytest
+from compat.prefect.event_cases import Questions, events
 from compat.prefect.filter_cases import data, question
 from compat.prefect.normal_form import NormalForm, differences
 from compat.prefect.sequences import Operation, flow_sequence, pause_sequence, task_sequence
@@ -121,4 +122,39 @@ def test_filters_find_the_same(stored: tuple[Stored, Stored], seed: int) -> None
     found = differences(theirs, mine)
     if operation.path == "/task_runs/paginate":  # the real server leaves fields out there
         found = [line for line in found if "real has none" not in line]
+    assert not found, f"{operation}\n-- " + "\n-- ".join(found)
+
+
+@pytest.fixture(scope="module")
+def told(real: Server, ours: Server) -> tuple[str, list[dict[str, Any]]]:
+    """Both servers have the same events; the real one takes its time to show them."""
+    nonce = f"n{uuid.uuid4().hex}"
+    given = events(nonce)
+    mine = {"filter": {"resource": {"id_prefix": [nonce]}}, "limit": 1}
+    for server in (real, ours):
+        while server.ask("POST", "/events", given).status == 503:
+            continue
+        while (found := server.ask("POST", "/events/filter", mine)).status == 503 or (
+            found.body["total"] < len(given)
+        ):
+            continue
+    return nonce, given
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_events_are_found_alike(
+    real: Server, ours: Server, told: tuple[str, list[dict[str, Any]]], seed: int
+) -> None:
+    nonce, given = told
+    operation = Questions(seed, nonce, given).draw()
+    there, here = (server.ask("POST", operation.path, operation.body) for server in (real, ours))
+    assert here.status == there.status, f"{operation}\nreal {there}\nours {here}"
+    for answer in (there, here):
+        for event in answer.body["events"] if isinstance(answer.body, dict) else ():
+            event.pop("received")
+        if isinstance(answer.body, dict):
+            # Its page token is a server's own; that there is one is not.
+            answer.body["next_page"] = answer.body["next_page"] is not None
+    form = NormalForm().of
+    found = differences(form(there.body), form(here.body))
     assert not found, f"{operation}\n-- " + "\n-- ".join(found)

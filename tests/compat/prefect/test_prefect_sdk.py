@@ -152,6 +152,17 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "reason": True,
         "state": ["FAILED", "Failed"],
     },
+    "suspend_and_resume": {
+        "first": "Pause",
+        "suspended": ["PAUSED", "Suspended"],
+        "reschedule": True,
+        "wrong": "REJECT",
+        "right": ["ACCEPT", "SCHEDULED", "Resuming"],
+        "second": "ended",
+        "began": 2,
+        "ended": ["COMPLETED", 1, 9],
+        "history": ["Pending", "Running", "Suspended", "Resuming", "Running", "Completed"],
+    },
     "run_inputs": {
         "heard": 41,
         "keys": ["plain", "plain-two"],
