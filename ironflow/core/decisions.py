@@ -78,6 +78,7 @@ def _create(run: Run, command: c.CreateRun, s: Situation) -> Decision:
             command.kind,
             command.handler,
             command.workflow,
+            command.lanes,
         )
     ]
     effects: list[Effect] = [*done]
