@@ -66,7 +66,9 @@ async def make_job(lease: Lease, by_commands: bool, clock: Clock) -> pull.Job:
     """What is handed over. Raises `NotFound` when the database has lost a value."""
     assignment = lease.assignment
     # Our own executor gets the record itself, and fetches large values when asked.
-    steps = [] if by_commands else list(assignment.steps.values())
+    steps = []
+    if not by_commands:
+        steps = [s for key, s in assignment.steps.items() if key not in assignment.unsettled]
     values = {}
     for payload in (assignment.input, *(s.result for s in steps)):
         if payload is not None and payload.blob is not None:

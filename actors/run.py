@@ -387,9 +387,27 @@ class RunActor(StreamActor):
             run.order,
             ending.outcome if ending is not None else None,
             LocalEffects(self.environment, self.system.at(self.address), run.execution),
-            lambda: self.run,
+            self._record,
             self.unsettled,
         )
+
+    def _record(self) -> Run:
+        """The run as a body in another process may know it: an end that is on its way to the disk
+        has not happened for it.
+        """
+        run, steps = self.run, {}
+        for key in self.unsettled & run.steps.keys():
+            step = run.steps[key]
+            if step.status is StepStatus.DUE:
+                steps[key] = msgspec.structs.replace(step, status=StepStatus.RETRYING)
+            else:
+                steps[key] = msgspec.structs.replace(
+                    step, status=StepStatus.WAITING, ended_at=None, result=None, error=None
+                )
+        if not steps:
+            return run
+        still_open = {**run.open, **dict.fromkeys(steps)}
+        return msgspec.structs.replace(run, steps={**run.steps, **steps}, open=still_open)
 
     # -- after a failure --------------------------------------------------------------------------
 

@@ -120,3 +120,20 @@ def test_a_body_does_not_know_of_an_end_that_is_not_durable() -> None:
             assert story.index(end) < story.index(work), story
 
     play(main, functions=[branches], linger=1000.0)
+
+
+def test_a_body_elsewhere_is_handed_what_is_durable() -> None:
+    async def main(world: testing.World) -> None:
+        run_id = await world.start(sleeper)
+        await world.advance(59)
+        world.store.journal.delay = lambda: 3.0
+        await world.advance(2)  # the timer has rung, and the end of the nap is not durable yet
+        actor: Any = world.engine.system.cell(f"run/{run_id}").actor
+        assert actor.run.steps["nap"].status == "completed"
+        record = actor._assignment().record()
+        assert (record.steps["nap"].status, record.steps["nap"].ended_at) == ("waiting", None)
+        assert list(record.open) == ["nap"]
+        await world.advance(2)
+        assert actor._assignment().record().steps["nap"].status == "completed"
+
+    play(main, functions=[sleeper], linger=1000.0)
