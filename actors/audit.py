@@ -15,7 +15,7 @@ import msgspec
 
 from ironflow.actors.run import fold, run_row
 from ironflow.core.decisions import watch_for_cancel
-from ironflow.core.effects import ATTEMPT_TIMER, CANCEL_STEP, STEP_TIMER, TIMEOUT_TIMER
+from ironflow.core.effects import CANCEL_STEP, STEP_TIMER, TIMEOUT_TIMER
 from ironflow.core.entries import KINDS
 from ironflow.core.explain import wake_sources
 from ironflow.core.runs import Run, RunStatus, StepStatus
@@ -99,8 +99,11 @@ def timers_agree_with_stream(run: Run, picture: Picture) -> Iterator[str]:
             needed[STEP_TIMER + key] = until
     if run.deadline is not None and run.cancelling is None and run.unwinding is None:
         needed[TIMEOUT_TIMER] = run.deadline
-    if run.retry_at is not None and run.status is RunStatus.WAITING:
-        needed[ATTEMPT_TIMER] = run.retry_at
+    if run.status is RunStatus.WAITING:
+        # A retry of the function, and what a workflow's jobs wait for.
+        for source in wake_sources(run):
+            if source.kind == "timer" and source.due_at is not None:
+                needed[source.name] = source.due_at
     for name, at in needed.items():
         if name not in rows:
             yield f"needs the timer {name!r}, which is not there"

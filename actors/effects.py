@@ -67,8 +67,8 @@ class LocalEffects:
         return data
 
     def follow(self, run_id: str, after: int = -1) -> AsyncIterator[StreamedEvent]:
-        """The streamed events of a workflow."""
-        return self._environment.streams.follow(run_id, after)
+        """The streamed events of a child, which may be about to be created."""
+        return self._environment.streams.follow(run_id, after, expected=True)
 
     def serve(self, function_id: str) -> None:
         """Runs of the function that wait for a process may go on here."""

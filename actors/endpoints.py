@@ -172,6 +172,10 @@ class Endpoints:
         """The run no longer wants to be sent; its place is skipped when it comes up."""
         self._queued.pop(run_id, None)
 
+    def is_queued(self, run_id: str) -> bool:
+        """Whether the run waits to be sent."""
+        return run_id in self._queued
+
     def take_queued(self, function_id: str) -> list[str]:
         """The runs that waited to be sent; they no longer wait here."""
         waiting = [run for run in self._queue.pop(function_id, ()) if run in self._queued]

@@ -24,6 +24,7 @@ from ironflow.actors.handlers import HandlerActor
 from ironflow.actors.hosts import Hosts, Slots
 from ironflow.actors.janitor import Janitor
 from ironflow.actors.kernel import Behavior, Ensure, Ref
+from ironflow.actors.lanes import NO_LIMIT
 from ironflow.actors.outbox import Outbox, decode_row
 from ironflow.actors.pool import Pool
 from ironflow.actors.prefect.doors import Prefect
@@ -53,6 +54,7 @@ from ironflow.core.errors import (
 )
 from ironflow.core.execution import Host
 from ironflow.core.functions import Definition
+from ironflow.core.lanes import parse_lane
 from ironflow.core.patterns import validate_event_name
 from ironflow.core.prefect.lists import as_run
 from ironflow.core.prefect.runs import History
@@ -106,7 +108,7 @@ class Engine:
         self.endpoints = Endpoints(clock, self.system, self._grant, self._knows, caller)
         self.host = Hosts(host, self.fleet, self.endpoints)
         pool = Pool(capacity, lambda fid: host.spec(fid) is not None, self._grant)
-        self.pool = Slots(pool, self.fleet, self.endpoints)
+        self.pool = Slots(pool, self.fleet, self.endpoints, self._limit_of)
         self.timers = Timers(clock, self._ring)
         self.environment = Environment(
             store=store,
@@ -181,10 +183,11 @@ class Engine:
     async def _recover_runs(self) -> None:
         after: tuple[int, str] | None = None
         total = 0
+        lanes = await self.store.reader.lanes()
         while True:
             rows = await self.store.reader.unfinished(RECOVERY_PAGE, after)
             for row in rows:
-                self.pool.enqueue(row.id, row.function_id)
+                self.pool.enqueue(row.id, row.function_id, lanes.get(row.id, ()))
             total += len(rows)
             reach("recovery.runs")
             if len(rows) < RECOVERY_PAGE:
@@ -293,6 +296,13 @@ class Engine:
             caller.check(endpoint.url)
         except CallFailure as failure:
             raise InvalidInput("endpoint.url", str(failure)) from None
+
+    def _limit_of(self, lane: str) -> int:
+        """How many runs execute at once in a lane, by the function's present definition."""
+        function_id, number = parse_lane(lane)
+        spec = self.host.spec(function_id)
+        limits = spec.definition.concurrency if spec is not None else ()
+        return limits[number].limit if number < len(limits) else NO_LIMIT
 
     def _knows(self, function_id: str) -> bool:
         return self.host.spec(function_id) is not None

@@ -194,6 +194,10 @@ class Fleet:
         """The run no longer wants a worker; its place in the queue is skipped when it comes up."""
         self._order.pop(run_id, None)
 
+    def is_queued(self, run_id: str) -> bool:
+        """Whether the run waits for a worker."""
+        return run_id in self._order
+
     def take_queued(self, function_id: str) -> list[str]:
         """The runs that waited for a worker; they no longer wait here."""
         waiting = [run for run in self._queue.pop(function_id, ()) if run in self._order]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 from ironflow.actors.endpoints import Endpoints
 from ironflow.actors.fleet import Fleet
+from ironflow.actors.lanes import Lanes
 from ironflow.actors.pool import Pool
 from ironflow.core.execution import Assignment, Host, RunningStep
 from ironflow.core.functions import FunctionSpec
@@ -82,7 +83,7 @@ class Hosts:
         return self.local.running_steps(run_id)
 
     def held_up(self, function_id: str) -> str | None:
-        """Why runs of a function are not begun although there is room, if so."""
+        """Why no run of a function is begun although there may be room, if so."""
         return self.endpoints.held_up(function_id) or self.fleet.held_up(function_id)
 
 
@@ -91,8 +92,12 @@ class Slots:
     for what is sent.
     """
 
-    def __init__(self, pool: Pool, fleet: Fleet, endpoints: Endpoints) -> None:
+    def __init__(
+        self, pool: Pool, fleet: Fleet, endpoints: Endpoints, limit_of: Callable[[str], int]
+    ) -> None:
+        """`limit_of` says how many runs execute at once in a lane."""
         self.pool, self.fleet, self.endpoints = pool, fleet, endpoints
+        self.lanes = Lanes(limit_of, self._enqueue)
 
     @property
     def capacity(self) -> int:
@@ -107,15 +112,25 @@ class Slots:
     @property
     def queued(self) -> int:
         """Runs that wait for a slot."""
-        return self.pool.queued + self.fleet.queued + self.endpoints.queued
+        others = self.fleet.queued + self.endpoints.queued
+        return self.pool.queued + others + self.lanes.queued
 
     @property
     def unserved(self) -> int:
         """Runs of functions that nothing serves."""
         return self.pool.unserved
 
-    def acquire(self, run_id: str, function_id: str) -> bool:
-        """Take a slot at once if that is fair."""
+    def acquire(self, run_id: str, function_id: str, lanes: tuple[str, ...] = ()) -> bool:
+        """Take a slot, and a place in each lane, at once if that is fair."""
+        if lanes and not self.lanes.acquire(run_id, lanes):
+            return False
+        if self._acquire(run_id, function_id):
+            return True
+        if lanes and not self._is_queued(run_id):
+            self.lanes.release(run_id)
+        return False
+
+    def _acquire(self, run_id: str, function_id: str) -> bool:
         if self.fleet.serves(function_id):
             return self.fleet.acquire(run_id, function_id)
         if self.endpoints.serves(function_id):
@@ -123,13 +138,30 @@ class Slots:
         return self.pool.acquire(run_id)
 
     def release(self, run_id: str) -> None:
-        """Give back whatever the run holds."""
+        """Give back whatever the run holds; one that has its places and waits for a slot keeps
+        them.
+        """
         self.pool.release(run_id)
         self.fleet.release(run_id)
         self.endpoints.release(run_id)
+        if not self._is_queued(run_id):
+            self.lanes.release(run_id)
 
-    def enqueue(self, run_id: str, function_id: str) -> None:
-        """Wait for a slot, wherever the function is executed."""
+    def _is_queued(self, run_id: str) -> bool:
+        return (
+            self.pool.is_queued(run_id)
+            or self.fleet.is_queued(run_id)
+            or self.endpoints.is_queued(run_id)
+        )
+
+    def enqueue(self, run_id: str, function_id: str, lanes: tuple[str, ...] = ()) -> None:
+        """Wait for a place in each lane, then for a slot, wherever the function is executed."""
+        if lanes:
+            self.lanes.enqueue(run_id, function_id, lanes)
+        else:
+            self._enqueue(run_id, function_id)
+
+    def _enqueue(self, run_id: str, function_id: str) -> None:
         if self.fleet.serves(function_id):
             self.fleet.enqueue(run_id, function_id)
         elif self.endpoints.serves(function_id):
@@ -142,6 +174,7 @@ class Slots:
         self.pool.discard(run_id, function_id)
         self.fleet.discard(run_id)
         self.endpoints.discard(run_id)
+        self.lanes.discard(run_id)
 
     def position(self, run_id: str) -> int | None:
         """How many runs are before this one, None when it does not wait."""
@@ -149,7 +182,20 @@ class Slots:
             position = place.position(run_id)
             if position is not None:
                 return position
-        return None
+        lane = self.lanes.blocked(run_id)
+        return None if lane is None else lane.waiting.index(run_id)
+
+    def held_up(self, run_id: str) -> str | None:
+        """Which lane a run waits for, if it does."""
+        lane = self.lanes.blocked(run_id)
+        if lane is None:
+            return None
+        before = lane.waiting.index(run_id)
+        return (
+            f"lane {lane.name} has room for {lane.limit} and is full "
+            f"({', '.join(lane.holders[:3])}{', ...' if len(lane.holders) > 3 else ''}); "
+            f"{before} wait before this run"
+        )
 
     def serve(self, function_id: str) -> None:
         """The function can be executed from now on, or somewhere else than before."""
@@ -159,7 +205,8 @@ class Slots:
         if not self.endpoints.serves(function_id):
             waiting += self.endpoints.take_queued(function_id)
         for run_id in waiting:
-            self.enqueue(run_id, function_id)
+            self._enqueue(run_id, function_id)
+        self.lanes.refresh()
 
     def close(self) -> None:
         """Grant nothing any more: the process is draining."""

@@ -81,6 +81,10 @@ class Pool:
             if not waiting:
                 del self._unserved[function_id]
 
+    def is_queued(self, run_id: str) -> bool:
+        """Whether the run waits for a slot."""
+        return run_id in self._queued or any(run_id in runs for runs in self._unserved.values())
+
     def position(self, run_id: str) -> int | None:
         """How many runs are before this one in the queue, None when it does not wait."""
         if run_id not in self._queued:

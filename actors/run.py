@@ -7,7 +7,7 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,9 +22,18 @@ from ironflow.core import commands as c
 from ironflow.core import decisions as d
 from ironflow.core import effects as fx
 from ironflow.core import entries as e
-from ironflow.core.entries import KINDS, decode_entry, encode_entry, payloads
+from ironflow.core.entries import (
+    KINDS,
+    RunCreated,
+    RunEntry,
+    RunReopened,
+    decode_entry,
+    encode_entry,
+    payloads,
+)
 from ironflow.core.errors import IronflowError
 from ironflow.core.execution import Assignment
+from ironflow.core.lanes import lane_names
 from ironflow.core.messages import Message
 from ironflow.core.runs import Run, RunStatus, StepStatus, apply
 from ironflow.core.turns import job_timers
@@ -33,6 +42,7 @@ from ironflow.storage.ports import (
     BLOB_REFS,
     BLOBS,
     DELIVERIES,
+    RUN_LANES,
     RUNS,
     TIMERS,
     WAITERS,
@@ -236,19 +246,25 @@ class RunActor(StreamActor):
             facts["kind"] = "workflow"
             if command.parent is None and command.handler is None:
                 facts["handler"] = self.run.id
+        if definition.concurrency:
+            data = command.input.json if command.input.json is not None else command.blob
+            facts["lanes"] = lane_names(definition.id, definition.concurrency, data)
         return msgspec.structs.replace(command, **facts) if facts else command
 
     def _reserve(self, message: Message[Any]) -> None:
         """See whether the body could be run now, and take a slot for it."""
         env, situation = self.environment, self.situation
-        function_id = (
-            message.function_id if isinstance(message, c.CreateRun) else self.run.function_id
-        )
+        run = self.run
+        function_id, lanes = run.function_id, run.lanes
+        if isinstance(message, c.CreateRun) and not run.exists:
+            function_id, lanes = message.function_id, message.lanes
         spec = env.host.spec(function_id)
         # A body on its way out must be gone first: its last step may still be executing.
         leaving = env.host.is_active(self.key) and not situation.hot
         situation.code = None if spec is None or leaving else spec.definition.code
-        situation.slot = situation.code is not None and env.pool.acquire(self.key, function_id)
+        situation.slot = situation.code is not None and env.pool.acquire(
+            self.key, function_id, lanes
+        )
 
     # -- the commit -------------------------------------------------------------------------------
 
@@ -271,6 +287,8 @@ class RunActor(StreamActor):
                     blob = blobs.get(payload.blob) if isinstance(blobs, Mapping) else blobs
                     if blob is not None:
                         batch.puts.append((BLOBS, (payload.blob, len(blob), blob)))
+        if run.lanes:
+            self._note_lanes(batch, decision.entries)
         sends: list[tuple[str, str, Message[Any]]] = []
         for effect in decision.effects:
             if type(effect) is fx.StartBody:
@@ -287,6 +305,15 @@ class RunActor(StreamActor):
         if decision.entries and self.snapshot_is_due(run.version):
             self.add_snapshot(batch, run.version, _encode_state(run))
         return batch, sends
+
+    def _note_lanes(self, batch: Batch, entries: Sequence[RunEntry]) -> None:
+        """Who has not ended stands in the table of lanes."""
+        run = self.run
+        if run.is_terminal:
+            batch.deletes.append((RUN_LANES, (run.id,)))
+        elif any(type(entry) in (RunCreated, RunReopened) for entry in entries):
+            lanes = msgspec.json.encode(run.lanes).decode()
+            batch.puts.append((RUN_LANES, (run.id, lanes)))
 
     def _send(self, batch: Batch, send: c.Send, delivery: str) -> None:
         batch.puts.append((DELIVERIES, encode_row(send, delivery, self.situation.now)))
@@ -345,7 +372,7 @@ class RunActor(StreamActor):
                     env.pool.discard(run.id, run.function_id)
                     env.endings.publish(run)
                 case fx.Enqueue():
-                    env.pool.enqueue(run.id, run.function_id)
+                    env.pool.enqueue(run.id, run.function_id, run.lanes)
                 case _:
                     self._drive(effect)
         # A run whose body has gone sleeps in the journal alone: as an actor it is 6 KiB.
@@ -426,7 +453,7 @@ class RunActor(StreamActor):
             if step.event is not None and step.status is StepStatus.WAITING:
                 env.waiters.add(run.id, key, step.event, step.match)
         if run.status is RunStatus.QUEUED:
-            env.pool.enqueue(run.id, run.function_id)
+            env.pool.enqueue(run.id, run.function_id, run.lanes)
         elif run.status is RunStatus.RUNNING:
             self.system.at(self.address).post(c.ExecutionLeft(run.execution))
 
@@ -440,7 +467,7 @@ class RunActor(StreamActor):
             until = run.steps[key].until
             if until is not None:
                 env.timers.arm(self.address, fx.STEP_TIMER + key, until)
-        for timer in job_timers(run):
+        for timer in job_timers(run.workflow):
             env.timers.arm(self.address, timer.name, timer.at)
         if run.deadline is not None:
             env.timers.arm(self.address, fx.TIMEOUT_TIMER, run.deadline)

@@ -60,10 +60,13 @@ class Streams:
         """How many follow a run now."""
         return sum(len(channel.bells) for channel in self._channels.values())
 
-    async def follow(self, run_id: str, after: int = -1) -> AsyncIterator[StreamedEvent]:
+    async def follow(
+        self, run_id: str, after: int = -1, *, expected: bool = False
+    ) -> AsyncIterator[StreamedEvent]:
         """The events of a run with a sequence greater than `after`, as they come, up to its end.
 
-        Raises `NotFound` for a run that is none, or was purged.
+        Raises `NotFound` for a run that is none, or was purged; one that is `expected` is about to
+        be created.
         """
         stream = f"run/{run_id}"
         bell = asyncio.Event()
@@ -75,7 +78,7 @@ class Streams:
                 page = self._recent(channel, version)
                 if page is None:
                     page = await self._store.reader.entries(stream, version, PAGE)
-                    if not page and not version:
+                    if not page and not version and not expected:
                         raise NotFound("run", run_id)
                 for entry in page:
                     version = entry.version

@@ -89,3 +89,9 @@ async def gated(ctx: Context, length: int) -> int:
 async def passages(ctx: Context, _: Any) -> tuple[int, float]:
     """How many bodies came to the gate, and when the last one did."""
     return len(PASSAGES), max(PASSAGES, default=0.0)
+
+
+@function(id="bench-reached")
+async def reached(ctx: Context, sent: float) -> float:
+    """Seconds since a moment that the caller gives, in seconds since the epoch."""
+    return time.time() - sent

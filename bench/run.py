@@ -13,8 +13,10 @@ from typing import Any
 
 from harness import report
 from harness.catalog import scenarios
-from harness.rounds import Size, measure_all, measure_one
+from harness.rounds import Results, Size, measure_all, measure_one
 from harness.scenario import Scenario
+
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 
 
 def main() -> int:
@@ -33,11 +35,10 @@ def main() -> int:
         parser.error(f"no such scenario: {', '.join(unknown)}; there are {', '.join(known)}")
     chosen = [known[name] for name in options.scenario or known]
     if options.read:
-        data = json.loads(options.read.read_text())
-        print(show(report.read_document(data), chosen, options))
+        show(report.read_document(json.loads(options.read.read_text())), chosen, options)
         return 0
     results = measure_all(chosen, size_of(options), note)
-    print(show(results, chosen, options))
+    show(results, chosen, options)
     if options.json:
         document = report.document(results, options.durability)
         options.json.write_text(json.dumps(document, indent=1) + "\n")
@@ -66,7 +67,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--durability", choices=("full", "process"), default="full")
     parser.add_argument("--folder", type=Path, help="where databases go; default: temporary")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round to this file")
-    parser.add_argument("--markdown", action="store_true", help="print tables for the docs")
+    parser.add_argument("--markdown", action="store_true", help="print tables as Markdown")
+    parser.add_argument(
+        "--docs", action="store_true", help=f"put the tables into {DOCS.parent.name}/{DOCS.name}"
+    )
     parser.add_argument(
         "--read", type=Path, metavar="FILE", help="measure nothing, print what --json has written"
     )
@@ -95,10 +99,14 @@ def parse_parameter(text: str) -> tuple[str, Any]:
     return name, int(value) if value.lstrip("-").isdigit() else value
 
 
-def show(results: report.Results, chosen: list[Scenario], options: argparse.Namespace) -> str:
-    """The results in the form that is asked for."""
-    form = report.markdown if options.markdown else report.text
-    return form(results, chosen)
+def show(results: Results, chosen: list[Scenario], options: argparse.Namespace) -> None:
+    """Print the results in the form that is asked for, or put them into the docs."""
+    if options.docs:
+        figures = report.markdown(results, chosen)
+        DOCS.write_text(report.insert(DOCS.read_text(), figures))
+        note(f"wrote {DOCS}")
+    else:
+        print((report.markdown if options.markdown else report.text)(results, chosen))
 
 
 def note(text: str) -> None:

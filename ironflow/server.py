@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 from aiohttp import web
 
@@ -50,7 +51,7 @@ SWITCH_INTERVAL = 0.0005
 every commit.
 """
 
-COLLECT_AFTER = (20_000, 20, 20)
+COLLECT_AFTER = (20_000, 10, 10)
 """New objects before the youngest are looked at, and how many such looks before the older ones
 are."""
 
@@ -249,12 +250,21 @@ def serve(settings: Settings, modules: Sequence[str]) -> int:
     listens.
     """
     for module in modules:
-        load_module(module)
+        _mount_workflows(load_module(module))
     sys.setswitchinterval(SWITCH_INTERVAL)
     code = run_loop(_serve(settings, modules))
     if code == RELOAD:
         os.execv(sys.executable, [*command(), *sys.argv[1:]])
     return code
+
+
+def _mount_workflows(module: ModuleType) -> None:
+    """Serve the event-driven workflows of a module. They stand above this module and need pydantic:
+    who has written some has loaded what mounts them.
+    """
+    mounting = sys.modules.get("ironflow.workflows.mounting")
+    if mounting is not None:
+        mounting.mount_module(module)
 
 
 def run_loop(main: object) -> int:

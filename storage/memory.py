@@ -14,6 +14,8 @@ from itertools import islice
 from operator import attrgetter, itemgetter
 from typing import Any
 
+import msgspec
+
 from ironflow.core.errors import StorageError, StreamConflict
 from ironflow.storage import retention
 from ironflow.storage.journal import GROUP_LIMIT, Fence, GroupJournal, Row, Written
@@ -24,6 +26,7 @@ from ironflow.storage.ports import (
     EVENTS,
     FUNCTIONS,
     META,
+    RUN_LANES,
     RUNS,
     SNAPSHOTS,
     TABLES,
@@ -295,6 +298,11 @@ class MemoryReader:
     async def waiters(self) -> list[WaiterRow]:
         """See `ports.Reader`."""
         return [WaiterRow(*row) for _, row in sorted(self._rows(WAITERS).items())]
+
+    async def lanes(self) -> dict[str, tuple[str, ...]]:
+        """See `ports.Reader`."""
+        rows = self._rows(RUN_LANES).values()
+        return {run_id: tuple(msgspec.json.decode(lanes)) for run_id, lanes in rows}
 
     async def deliveries(self) -> list[Delivery]:
         """See `ports.Reader`."""

@@ -79,6 +79,7 @@ RUNS = Table(
 )  # fmt: skip
 TIMERS = Table("timers", 2, ("target", "name", "at", "version"))
 WAITERS = Table("waiters", 2, ("run_id", "step", "event", "match", "since"))
+RUN_LANES = Table("run_lanes", 1, ("run_id", "lanes"))
 DELIVERIES = Table("deliveries", 1, ("id", "target", "kind", "data", "at"))
 EVENTS = Table("events", 1, ("id", "name", "at", "source", "idempotency_key"))
 FUNCTIONS = Table("functions", 1, ("id", "version", "hash", "spec", "updated_at"))
@@ -87,7 +88,8 @@ BLOB_REFS = Table("blob_refs", 2, ("stream", "hash"))
 SNAPSHOTS = Table("snapshots", 1, ("stream", "version", "data"))
 META = Table("meta", 1, ("key", "value"))
 TABLES = (
-    RUNS, TIMERS, WAITERS, DELIVERIES, EVENTS, FUNCTIONS, BLOBS, BLOB_REFS, SNAPSHOTS, META,
+    RUNS, RUN_LANES, TIMERS, WAITERS, DELIVERIES, EVENTS, FUNCTIONS, BLOBS, BLOB_REFS, SNAPSHOTS,
+    META,
 )  # fmt: skip
 
 
@@ -342,6 +344,10 @@ class Reader(Protocol):
 
     async def waiters(self) -> list[WaiterRow]:
         """Every run that waits for an event."""
+        ...
+
+    async def lanes(self) -> dict[str, tuple[str, ...]]:
+        """The lanes of every run that has some and has not ended."""
         ...
 
     async def deliveries(self) -> list[Delivery]:

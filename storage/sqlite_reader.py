@@ -13,6 +13,8 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import msgspec
+
 from ironflow.core.errors import StorageError
 from ironflow.storage import sql
 from ironflow.storage.connection import Connection
@@ -230,6 +232,11 @@ class SqliteReader:
     async def waiters(self) -> list[WaiterRow]:
         """See `ports.Reader`."""
         return [WaiterRow(*row) for row in await self._fetch(self._scans, self._reads["waiters"])]
+
+    async def lanes(self) -> dict[str, tuple[str, ...]]:
+        """See `ports.Reader`."""
+        rows = await self._fetch(self._scans, self._reads["lanes"])
+        return {run_id: tuple(msgspec.json.decode(lanes)) for run_id, lanes in rows}
 
     async def deliveries(self) -> list[Delivery]:
         """See `ports.Reader`."""

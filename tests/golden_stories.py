@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
+import golden_workflows
+
 from ironflow import EventWait, NonRetryable, RunWait, StepError, TimerWait, WaitTimeout, testing
 from ironflow.sdk.function import Function, define
 from ironflow.storage.ports import RunFilter
@@ -25,6 +27,8 @@ class Story(NamedTuple):
     events: tuple[tuple[str, Any], ...] = ()
     orders: tuple[str, ...] = ()
     capacity: int = 1000
+    again: Callable[[testing.World, str], Awaitable[None]] | None = None
+    """What else comes from outside, again when a journal is played on."""
 
 
 async def give(value: Any = None) -> Any:
@@ -275,5 +279,11 @@ STORIES = [
     ),
     Story("late", [_made(late, "late", timeout=60, retry=1)], start("golden-late")),
     Story("scheduled", [_made(scheduled, "scheduled", cron="0 * * * *")], start_by_schedule),
+    Story(
+        "workflow",
+        golden_workflows.functions(),
+        golden_workflows.start,
+        again=golden_workflows.answer,
+    ),
     Story("listener", [_made(listener, "listener", on="golden.listened")], start_by_event),
 ]

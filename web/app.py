@@ -11,7 +11,15 @@ import msgspec
 from aiohttp import web
 
 from ironflow.actors.engine import Engine
-from ironflow.web import breakers_api, events_api, functions_api, runs_api, server_api, workers_api
+from ironflow.web import (
+    breakers_api,
+    events_api,
+    functions_api,
+    lanes_api,
+    runs_api,
+    server_api,
+    workers_api,
+)
 from ironflow.web.function_service import add_function_service
 from ironflow.web.metrics import Metrics
 from ironflow.web.openapi import describe_api
@@ -82,6 +90,7 @@ ROUTES = (
     *server_api.ROUTES,
     *workers_api.ROUTES,
     *breakers_api.ROUTES,
+    *lanes_api.ROUTES,
 )
 
 

@@ -81,9 +81,13 @@ class Selection:
 class Bell:
     """Wakes one reader: at news, and when it has written nothing for `interval` seconds."""
 
-    __slots__ = ("_future", "_interval", "_loop", "_timer", "_touched", "is_silent", "news")
+    __slots__ = (
+        "_future", "_interval", "_loop", "_timer", "_touched", "concerns", "is_silent", "news",
+    )  # fmt: skip
 
-    def __init__(self, interval: float) -> None:
+    def __init__(self, interval: float, concerns: Callable[[Entry], bool] | None = None) -> None:
+        """`concerns`: for the reader of one run, whether an entry is worth being woken for."""
+        self.concerns = concerns
         self._loop = asyncio.get_running_loop()
         self._interval = interval
         self._future: asyncio.Future[None] | None = None
@@ -250,7 +254,8 @@ class Feed:
                 if bells is not None:
                     for bell in bells:
                         bell.news.append(entry)
-                    self._waiting.update(bells)
+                        if bell.concerns is None or bell.concerns(entry):
+                            self._waiting.add(bell)
         if self._waiting and self._alarm is None:
             self._schedule()
 

@@ -13,6 +13,7 @@ from ironflow.core.clock import to_rfc3339
 from ironflow.core.entries import CancelOn, RunOptions
 from ironflow.core.errors import InvalidInput
 from ironflow.core.functions import Cron, Definition, Endpoint, Placement, Trigger
+from ironflow.core.lanes import Concurrency, concurrency_of
 from ironflow.core.retry import RetryPolicy
 from ironflow.storage.ports import FunctionRow
 from ironflow.web.connect import add_method
@@ -52,6 +53,13 @@ class CancelMessage(msgspec.Struct, frozen=True, kw_only=True):
     match: str = ""
 
 
+class ConcurrencyMessage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """How many runs execute at once, for each value at `key`."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1)]
+    key: str = ""
+
+
 class BreakerMessage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """When nothing is sent to an endpoint any more."""
 
@@ -75,7 +83,7 @@ class RegisterFunction(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     timeout_ms: Annotated[float, msgspec.Meta(ge=0)] = 0
     cancel_on: tuple[CancelMessage, ...] = ()
     labels: dict[str, str] = {}
-    concurrency: Any = None
+    concurrency: ConcurrencyMessage | None = None
     debounce: Any = None
     throttle: Any = None
     actor_key: str = ""
@@ -88,7 +96,7 @@ _MODES: dict[str | int, Placement] = {
     1: "push",
     2: "pull",
 }
-_NOT_YET = ("concurrency", "debounce", "throttle", "actor_key", "secrets")
+_NOT_YET = ("debounce", "throttle", "actor_key", "secrets")
 
 
 def definition_of(message: RegisterFunction) -> Definition:
@@ -133,7 +141,14 @@ def definition_of(message: RegisterFunction) -> Definition:
         placement=placement,
         endpoint=_endpoint(message) if placement == "push" else None,
         labels=message.labels,
+        concurrency=_limits(message.concurrency),
     )
+
+
+def _limits(message: ConcurrencyMessage | None) -> tuple[Concurrency, ...]:
+    if message is None:
+        return ()
+    return concurrency_of(Concurrency(message.limit, message.key or None))
 
 
 def _endpoint(message: RegisterFunction) -> Endpoint:

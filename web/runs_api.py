@@ -203,7 +203,7 @@ async def _explain(call: Call[Query, None], run: Run) -> Explanation:
         running=engine.host.running_steps(run.id),
         served=engine.host.spec(run.function_id) is not None,
         queue_position=engine.pool.position(run.id),
-        held_up=engine.host.held_up(run.function_id),
+        held_up=engine.pool.held_up(run.id) or engine.host.held_up(run.function_id),
     )
 
 

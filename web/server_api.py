@@ -37,10 +37,11 @@ async def get_index(call: Call[Query, None]) -> Answer:
 
 
 async def get_health(call: Call[Query, None]) -> Answer:
-    """The process answers. Clients of workflow servers want this very word and these counts."""
+    """The process answers. Clients of workflow servers want these very words and these counts."""
     engine = call.engine
-    return 200, wire.Health(
-        status="healthy",
+    status = "healthy" if engine.started else "unhealthy"
+    return (200 if engine.started else 503), wire.Health(
+        status=status,
         version=call.state.version,
         loaded_workflows=len(engine.workflows.names()),
         active_workflows=engine.pool.active,
@@ -122,7 +123,7 @@ ROUTES = (
         summary="Whether the process answers",
         tag="server",
         response=wire.Health,
-        statuses={200: "It does"},
+        statuses={200: "It does", 503: "It is starting: what was unfinished is brought back"},
     ),
     Route(
         method="GET",

@@ -58,6 +58,11 @@ class RunTail:
         self._missing = 0
         self._limit = PAGE_FIRST
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether it reads from the database."""
+        return self._is_behind
+
     async def take(self) -> Sequence[Entry] | None:
         """The next entries, empty when there may be more; None at the end."""
         if self._is_behind:

@@ -261,6 +261,22 @@ class BreakerPage(View, frozen=True):
     items: list[BreakerView]
 
 
+class LaneView(View, frozen=True):
+    """A lane: at most `limit` runs execute in it. `holders` do, `waiting` come next, in order."""
+
+    name: str
+    function_id: str
+    limit: int
+    holders: list[str]
+    waiting: list[str]
+
+
+class LanePage(View, frozen=True):
+    """Lanes, by name."""
+
+    items: list[LaneView]
+
+
 class ValueView(View, frozen=True):
     """A value that is kept out of line."""
 

@@ -8,6 +8,7 @@ import sqlite3
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from harness.rounds import Measurement, Results
@@ -151,6 +152,26 @@ def markdown(results: Results, chosen: Sequence[Scenario]) -> str:
         parts.append("\n\n".join(part for part in block if part))
     parts += [f"Left out: {side}: {reason}" for side, reason in results.left_out.items()]
     return "\n\n".join(parts)
+
+
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+"""Between these lines of a page stand the tables that `insert` replaces."""
+
+
+def insert(page: str, figures: str) -> str:
+    """The page with these figures, and the day and the machine they are of, in place of its old
+    ones. Raises `ValueError` when it has no place for them.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no {BEGIN} ... {END}")
+    facts = machine()
+    where = (
+        f"Measured on {datetime.now(UTC):%Y-%m-%d}: {facts['cores']} cores, Python "
+        f"{facts['python']}, SQLite {facts['sqlite']}, {facts['platform']}."
+    )
+    return f"{before}{begin}\n{where}\n\n{figures}\n{end}{after}"
 
 
 def document(results: Results, durability: str) -> dict[str, Any]:

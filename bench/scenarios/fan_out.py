@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from typing import cast
 
-from harness.load import connections, encode_request
+from harness.load import Connection, connections, encode_request
 from harness.processes import Meter
-from harness.scenario import Column, Figures, Scenario, Setting, Side, percentile
+from harness.scenario import Column, Figures, Role, Scenario, Setting, Side, percentile
 from servers import Served, bare_answer, ironflow
 
 MARK = b'"sent":'
@@ -24,10 +24,10 @@ Serve = Callable[[Setting], AbstractAsyncContextManager[Served]]
 class Reader(asyncio.Protocol):
     """One reader of a stream: notes how old each event is when it comes."""
 
-    def __init__(self, request: bytes, ages: list[float]) -> None:
-        self.request, self.ages = request, ages
+    def __init__(self, request: bytes) -> None:
+        self.request = request
+        self.ages: list[float] = []
         self.listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.got = 0
         self._rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -42,53 +42,67 @@ class Reader(asyncio.Protocol):
             _, mark, text = frame.partition(MARK)
             if mark:
                 self.ages.append(now - float(text[: text.index(b"}")]))
-                self.got += 1
 
 
-def side_of(name: str, role: Any, serve: Serve, stream: str, emit: str) -> Side:
+def side_of(name: str, role: Role, serve: Serve, stream: str, emit: str) -> Side:
     """A side with a stream, and a path that events are POSTed to."""
 
     async def measure(setting: Setting) -> Figures:
-        async with serve(setting) as server, connections(server.port, 1) as (sender,):
-            ages: list[float] = []
-            request = encode_request("GET", stream)
-            loop = asyncio.get_running_loop()
-            async with AsyncExitStack() as stack:
-                readers = []
-                for _ in range(setting.case["readers"]):
-                    transport, reader = await loop.create_connection(
-                        lambda: Reader(request, ages), "127.0.0.1", server.port
-                    )
-                    stack.callback(transport.close)
-                    readers.append(reader)
-                await asyncio.gather(*(reader.listening for reader in readers))
-                meter, began = Meter(*server.processes), time.perf_counter()
-                sent = 0
-                while (late := time.perf_counter() - began) < setting.seconds:
-                    body = {"name": "bench.told", "data": {"sent": time.perf_counter()}}
-                    await sender.call(encode_request("POST", emit, body))
-                    sent += 1
-                    pause = sent / setting.case["events_per_s"] - late
-                    await asyncio.sleep(max(pause, 0.0))
-                await _all_read(readers, sent)
-                return {
-                    "p50_ms": percentile(ages, 0.5) * 1e3,
-                    "p99_ms": percentile(ages, 0.99) * 1e3,
-                    "per_second": len(ages) / (time.perf_counter() - began),
-                    "cpu_us": meter.seconds() / len(ages) * 1e6,
-                    "rss_mib": sum(process.rss() for process in server.processes),
-                }
+        async with (
+            serve(setting) as server,
+            connections(server.port, 1) as (sender,),
+            _readers(server.port, setting.case["readers"], stream) as readers,
+        ):
+            meter, began = Meter(*server.processes), time.perf_counter()
+            sent = await _send(setting, sender, emit)
+            await _all_read(readers, sent)
+            spent = time.perf_counter() - began
+            ages = [age for reader in readers for age in reader.ages]
+            return {
+                "p50_ms": percentile(ages, 0.5) * 1e3,
+                "p99_ms": percentile(ages, 0.99) * 1e3,
+                "per_second": len(ages) / spent,
+                "cpu_us": meter.seconds() / len(ages) * 1e6,
+                "rss_mib": sum(process.rss() for process in server.processes),
+            }
 
     return Side(name=name, role=role, measure=measure)
+
+
+@asynccontextmanager
+async def _readers(port: int, count: int, stream: str) -> AsyncIterator[list[Reader]]:
+    """So many readers whose stream has begun."""
+    request, loop = encode_request("GET", stream), asyncio.get_running_loop()
+    with ExitStack() as stack:
+        readers: list[Reader] = []
+        while len(readers) < count:
+            transport, reader = await loop.create_connection(
+                lambda: Reader(request), "127.0.0.1", port
+            )
+            stack.callback(transport.close)
+            readers.append(reader)
+        await asyncio.gather(*(reader.listening for reader in readers))
+        yield readers
+
+
+async def _send(setting: Setting, sender: Connection, emit: str) -> int:
+    """Emit events at an even pace, each with the moment it is sent at; how many."""
+    began, sent = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - began) < setting.seconds:
+        body = {"name": "bench.told", "data": {"sent": time.perf_counter()}}
+        await sender.call(encode_request("POST", emit, body))
+        sent += 1
+        await asyncio.sleep(max(sent / setting.case["events_per_s"] - elapsed, 0.0))
+    return sent
 
 
 async def _all_read(readers: list[Reader], sent: int) -> None:
     """Wait for the last frames. Raises `RuntimeError` when some do not come, or come twice."""
     for _ in range(int(GIVE_UP_SECONDS / PAUSE)):
-        if all(reader.got >= sent for reader in readers):
+        if all(len(reader.ages) >= sent for reader in readers):
             break
         await asyncio.sleep(PAUSE)
-    wrong = [reader.got for reader in readers if reader.got != sent]
+    wrong = [len(reader.ages) for reader in readers if len(reader.ages) != sent]
     if wrong:
         raise RuntimeError(f"of {sent} events, readers got {sorted(set(wrong))}")
 

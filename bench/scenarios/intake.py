@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.load import closed_loop, connections, encode_request
 from harness.processes import Meter
-from harness.scenario import Case, Column, Figures, Scenario, Setting, Side, Target, summary
+from harness.scenario import Case, Column, Figures, Role, Scenario, Setting, Side, Target, summary
 from peers import dbos, restate
 from servers import Served, bare_answer, ironflow
 
@@ -31,7 +31,7 @@ OURS: Requests = {
 
 def side_of(
     name: str,
-    role: Any,
+    role: Role,
     serve: Serve,
     requests: Requests,
     check: Check | None = None,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 from harness.load import Connection, closed_loop, connections, encode_request
 from harness.processes import Meter
-from harness.scenario import Column, Figures, Scenario, Setting, Side, Target, percentile
+from harness.scenario import Column, Figures, Role, Scenario, Setting, Side, Target, percentile
 from servers import HEALTH_KEPT, Served, ironflow
 
 CALLERS = 128
@@ -41,7 +41,7 @@ class Face(NamedTuple):
     health: bytes
 
 
-def side_of(name: str, role: Any, serve: Serve, face: Face, **options: Any) -> Side:
+def side_of(name: str, role: Role, serve: Serve, face: Face, **options: Any) -> Side:
     """A side that sleeps."""
 
     async def measure(setting: Setting) -> Figures:

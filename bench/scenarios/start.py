@@ -11,10 +11,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyz
 from harness.processes import Process, free_port
-from harness.scenario import Case, Column, Figures, Scenario, Setting, Side, Target
+from harness.scenario import Case, Column, Figures, Role, Scenario, Setting, Side, Target
 from peers import dbos, restate
 from servers import HEALTH, HERE, READY
 
@@ -25,7 +26,7 @@ QUICK_TIMES = 1
 Make = Callable[[Setting, int], Process]
 
 
-def side_of(name: str, role: object, make: Make, request: bytes, **options: object) -> Side:
+def side_of(name: str, role: Role, make: Make, request: bytes, **options: Any) -> Side:
     """A side whose process answers `request` once it is up."""
 
     async def measure(setting: Setting) -> Figures:
@@ -46,14 +47,14 @@ def side_of(name: str, role: object, make: Make, request: bytes, **options: obje
 
     return Side(
         name=name,
-        role=role,  # type: ignore[arg-type]
+        role=role,
         measure=measure,
         cases=lambda case: case["start"] != "version",
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 
-def command_of(name: str, role: object, line: Sequence[str | Path], **options: object) -> Side:
+def command_of(name: str, role: Role, line: Sequence[str | Path], **options: Any) -> Side:
     """A side whose command says something and ends."""
 
     async def measure(setting: Setting) -> Figures:
@@ -65,10 +66,10 @@ def command_of(name: str, role: object, line: Sequence[str | Path], **options: o
 
     return Side(
         name=name,
-        role=role,  # type: ignore[arg-type]
+        role=role,
         measure=measure,
         cases=takes,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 

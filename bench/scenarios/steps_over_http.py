@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from harness.load import Connection, closed_loop, connections, encode_request
 from harness.processes import Meter
-from harness.scenario import Column, Figures, Scenario, Setting, Side, Target, summary
+from harness.scenario import Column, Figures, Role, Scenario, Setting, Side, Target, summary
 from peers import dbos, restate
 from servers import Served, bare_answer, ironflow
 
@@ -21,7 +21,7 @@ WARM_SECONDS = 0.5
 Serve = Callable[[Setting], AbstractAsyncContextManager[Served]]
 
 
-def side_of(name: str, role: Any, serve: Serve, path: str, body: object, **options: Any) -> Side:
+def side_of(name: str, role: Role, serve: Serve, path: str, body: object, **options: Any) -> Side:
     """A side that answers a POST of `body` at `path` with a chain's result."""
     request = encode_request("POST", path, body)
 

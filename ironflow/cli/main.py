@@ -39,7 +39,11 @@ VERBS = {
     "runs": Entry("runs", "runs", "List, show, watch and control runs."),
     "why": Entry("runs", "why", "Say why a run stands where it stands, and what will wake it."),
     "functions": Entry("functions", "functions", "List and show functions."),
+    "workflows": Entry("workflows", "workflows", "Draw workflows and what their runs did."),
     "workers": Entry("workers", "workers", "List the workers that run functions for the server."),
+    "lanes": Entry(
+        "lanes", "lanes", "List and show lanes: which runs execute in them, and which wait."
+    ),
     "breakers": Entry(
         "breakers", "breakers", "List, open, close and reset the circuit breakers of endpoints."
     ),

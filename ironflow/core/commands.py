@@ -57,6 +57,7 @@ class CreateRun(Message[Created], frozen=True, kw_only=True, omit_defaults=True)
     idempotency_key: str | None = None
     parent: ParentRef | None = None
     kind: RunKind = "function"
+    lanes: tuple[str, ...] = ()
     handler: str | None = None
     workflow: WorkflowState | None = None
     delivery: str | None = None

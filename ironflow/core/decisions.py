@@ -78,6 +78,7 @@ def _create(run: Run, command: c.CreateRun, s: Situation) -> Decision:
             command.kind,
             command.handler,
             command.workflow,
+            command.lanes,
         )
     ]
     effects: list[Effect] = [*done]
@@ -85,6 +86,7 @@ def _create(run: Run, command: c.CreateRun, s: Situation) -> Decision:
         effects.append(SetTimer(TIMEOUT_TIMER, s.now + int(options.timeout * SECOND)))
     for index, rule in enumerate(options.cancel_on):
         effects.extend(watch_for_cancel(index, rule, command.input, command.blob))
+    effects.extend(turns.job_timers(command.workflow))
     if s.slot and s.code is not None:
         entries.append(e.RunStarted(1, s.code))
         effects.append(StartBody())
@@ -227,7 +229,7 @@ def _retry(run: Run, command: c.RetryRun, s: Situation) -> Decision:
     for index, rule in enumerate(run.options.cancel_on):
         effects.extend(watch_for_cancel(index, rule, run.input))
     # Those of a workflow's waits were cleared at its end; its pauses are over.
-    effects.extend(timer for timer in turns.job_timers(run) if "/" in timer.name)
+    effects.extend(timer for timer in turns.job_timers(run.workflow) if "/" in timer.name)
     if s.slot and s.code is not None:
         entries.append(e.RunStarted(run.execution + 1, s.code))
         return Decision(entries, "running", [*effects, StartBody()])

@@ -88,6 +88,8 @@ class RunCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a workflow begins with, when that is not nothing: the store of the run before, or a
     context that is continued.
     """
+    lanes: tuple[str, ...] = ()
+    """Where it holds a place while it executes (`core.lanes`)."""
 
 
 class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True):

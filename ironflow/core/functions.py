@@ -10,6 +10,7 @@ import msgspec
 from ironflow.core.breaker import BreakerPolicy
 from ironflow.core.entries import RunKind, RunOptions
 from ironflow.core.expressions import Expression, compile_expression
+from ironflow.core.lanes import Concurrency
 from ironflow.core.patterns import validate_pattern
 from ironflow.core.schedules import CronSchedule
 from ironflow.core.workflow_face import WorkflowFace
@@ -68,6 +69,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     input_schema: dict[str, Any] | None = None
     placement: Placement = "embedded"
     endpoint: Endpoint | None = None
+    concurrency: tuple[Concurrency, ...] = ()
     labels: dict[str, str] = {}
     """What the labels of a worker must say, so that it is handed runs of this function."""
     kind: RunKind = "function"

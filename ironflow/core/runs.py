@@ -7,6 +7,7 @@ simulation are the same fold over the same entries. It changes the run in place,
 
 from __future__ import annotations
 
+import copy
 import sys
 from enum import StrEnum
 from typing import assert_never
@@ -78,6 +79,7 @@ class Run(msgspec.Struct, omit_defaults=True):
 
     id: str
     kind: RunKind = "function"
+    lanes: tuple[str, ...] = ()
     function_id: str = ""
     status: RunStatus = RunStatus.QUEUED
     version: int = 0
@@ -214,13 +216,14 @@ def replay(run_id: str, history: list[tuple[str, bytes, int]]) -> Run:
 
 
 def _create(run: Run, entry: e.RunCreated, at: int) -> None:
-    run.kind, run.function_id = entry.kind, entry.function_id
+    run.kind, run.function_id, run.lanes = entry.kind, entry.function_id, entry.lanes
     run.input, run.input_hash = entry.input, entry.input_hash
     run.options, run.event, run.parent = entry.options, entry.event, entry.parent
     run.idempotency_key, run.code = entry.idempotency_key, entry.code
     run.handler = entry.handler
     if entry.kind == "workflow":
-        run.workflow = entry.workflow or WorkflowState()
+        # A copy: it changes in place, and the entry may be recorded a second time.
+        run.workflow = copy.deepcopy(entry.workflow) or WorkflowState()
     run.created_at = at
     run.deadline = _deadline(run, at)
 

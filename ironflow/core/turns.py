@@ -154,10 +154,10 @@ def end_child(run: Run, command: c.ChildEnded, s: Situation) -> Decision:
     return wake(run, command.step, entries, done, s)
 
 
-def job_timers(run: Run) -> list[SetTimer]:
+def job_timers(state: WorkflowState | None) -> list[SetTimer]:
     """The timers that a workflow's jobs hold."""
     timers: list[SetTimer] = []
-    for job in run.workflow.jobs.values() if run.workflow is not None else ():
+    for job in state.jobs.values() if state is not None else ():
         if job.retry_at is not None:
             timers.append(SetTimer(job_timer(job.id), job.retry_at))
         timers.extend(

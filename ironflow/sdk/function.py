@@ -23,6 +23,7 @@ from ironflow.core.functions import (
     Trigger,
     compile_spec,
 )
+from ironflow.core.lanes import Wanted, concurrency_of
 from ironflow.core.patterns import validate_pattern
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.values import convert_input, json_schema
@@ -141,6 +142,7 @@ def function(
     cancel_on: str | CancelOn | Sequence[str | CancelOn] = (),
     compensate_on: Iterable[UnwindOutcome] = ("failed",),
     executor: Executor | None = None,
+    concurrency: Wanted | list[Wanted] | tuple[Wanted, ...] | None = None,
     description: str | None = None,
 ) -> Callable[[Callable[..., Any]], Function]: ...
 
@@ -159,6 +161,7 @@ def function(
     cancel_on: str | CancelOn | Sequence[str | CancelOn] = (),
     compensate_on: Iterable[UnwindOutcome] = ("failed",),
     executor: Executor | None = None,
+    concurrency: Wanted | list[Wanted] | tuple[Wanted, ...] | None = None,
     description: str | None = None,
 ) -> Any:
     """Make a durable function of `fn(ctx, input)` (or `fn(ctx)`), async or sync.
@@ -170,7 +173,9 @@ def function(
     parameter. `cancel_on`: events that cancel a run. `compensate_on`: the endings (`failed`,
     `cancelled`, `timed_out`) that run compensations. `executor`: where sync steps run, `thread`
     (default), `process` (they compute for long or may have to be killed; importable functions
-    only) or `loop` (they must not block). Raises `InvalidInput` naming what is wrong.
+    only) or `loop` (they must not block). `concurrency`: how many runs execute at once, or
+    `{"limit": 2, "key": "data.org_id"}` for each value of a key; several must all have room.
+    Raises `InvalidInput` naming what is wrong.
     """
     options = {k: v for k, v in locals().items() if k != "fn"}
     if fn is None:
@@ -194,6 +199,7 @@ def define(
     cancel_on: str | CancelOn | Sequence[str | CancelOn] = (),
     compensate_on: Iterable[UnwindOutcome] = ("failed",),
     executor: Executor | None = None,
+    concurrency: Wanted | list[Wanted] | tuple[Wanted, ...] | None = None,
     description: str | None = None,
 ) -> Function:
     """`function`, but what it makes is known to nobody: put it into a `Registry` of your own."""
@@ -218,6 +224,7 @@ def define(
         ),
         executor=_choice(executor, Executor, "executor") if executor is not None else None,
         input_schema=json_schema(input_type) or None,
+        concurrency=concurrency_of(concurrency),
     )
     return Function(fn, definition, input_type, takes_input)
 

@@ -109,7 +109,12 @@ class Worker:
 
         if not logging.getLogger("ironflow").handlers:
             configure_logging("text", "info")
-        asyncio.run(self._run_with_signals())
+        try:
+            import uvloop
+        except ImportError:
+            asyncio.run(self._run_with_signals())
+        else:
+            uvloop.run(self._run_with_signals())
 
     async def _run_with_signals(self) -> None:
         loop = asyncio.get_running_loop()

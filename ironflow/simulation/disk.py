@@ -18,10 +18,11 @@ import msgspec
 from ironflow.core.errors import StorageError, StorageFull
 from ironflow.storage.memory import MemoryJournal, MemoryReader, MemoryStore, Tables
 from ironflow.storage.ports import TABLES, Batch, Entry, Loaded, NewEntry, RunRow
+from ironflow.storage.relational import RELATIONAL
 
 Point = Literal["queued", "written", "synced", "answered"]
 SECTOR = 512
-_TABLES = {table.name: table for table in TABLES}
+_TABLES = {table.name: table for table in (*TABLES, *RELATIONAL)}
 
 
 class Monitor(Protocol):

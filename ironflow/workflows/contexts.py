@@ -103,12 +103,13 @@ def read(
     version = data.get("version", 0)
     if not isinstance(version, int) or not 0 <= version <= VERSION:
         raise ContextSerdeError(f"contexts of version {version!r} are not known")
-    live = _read_store(data.get("state") or data.get("state_data") or {}, graph, serializer)
+    given = data.get("state", data.get("state_data"))
+    live = _read_store({} if given is None else given, graph, serializer)
     own = data.get(OWN)
     if own is not None:
         try:
-            state = msgspec.convert(own, WorkflowState)
-        except msgspec.ValidationError as error:
+            state = msgspec.json.decode(msgspec.json.encode(own), type=WorkflowState)
+        except (msgspec.ValidationError, TypeError) as error:
             raise ContextSerdeError(f"the context's {OWN!r} cannot be read: {error}") from error
     else:
         state = _read_workers(data, graph, serializer)

@@ -61,10 +61,10 @@ class Face:
         enveloped = "value" in given or ("type" in given and "qualified_name" in given)
         if enveloped or given.get(MODEL):
             value = given.get("value", given.get("data", {}))
-            said = self._resolve(given, "start_event")
             # Clients that know no better say StartEvent, which asks for nothing.
-            vague = said is not None and issubclass(kind, said) and said.__name__ == "StartEvent"
-            if said is not None and not issubclass(said, kind) and not vague:
+            vague = given.get("type") == "StartEvent"
+            said = None if vague else self._resolve(given, "start_event")
+            if said is not None and not issubclass(said, kind):
                 raise InvalidInput("start_event", f"must be a {kind.__name__}, not {said.__name__}")
         else:
             value = given

@@ -16,6 +16,7 @@ from ironflow.core.entries import Failure
 from ironflow.core.runs import Run, RunStatus
 from ironflow.core.workflow_state import WorkflowState
 from ironflow.core.workflow_stream import StreamedEvent
+from ironflow.storage.ports import Entry
 from ironflow.workflows.codec import build_exception, decode_event, encode_event, find_class
 from ironflow.workflows.context import Context
 from ironflow.workflows.errors import (
@@ -47,6 +48,7 @@ class WorkflowHandler:
         self.ctx = ctx
         self._keeper: Keeper | None = mounted.keeper(run_id)
         self._final: Run | None = None
+        self._history: list[Entry] | None = None
         self._stop_event: Any = None
         self._sends: set[asyncio.Task[None]] = set()
         self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -65,6 +67,7 @@ class WorkflowHandler:
                 self._begun.set_result(None)
                 run = await self._runs.wait(self.run_id)
                 self._final = run
+                self._history = await self._runs.history(self.run_id)
                 return await self._outcome(run)
         except BaseException as error:
             if not self._begun.done():
@@ -207,6 +210,10 @@ class WorkflowHandler:
         """The names of the steps that execute or are to."""
         state, _ = self.snapshot()
         return sorted({job.step for job in state.jobs.values()})
+
+    def history(self) -> list[Entry] | None:
+        """The entries of the run's journal, for drawings: at its end, or while all is in memory."""
+        return self._history or self._runs.present(self.run_id)
 
     def snapshot(self) -> tuple[WorkflowState, LiveState]:
         """What is under way and the store: of a run that has ended, or whose body is in memory.

@@ -84,7 +84,7 @@ class Interpreter:
         self.state = _decode_state(_encode_state(self.record))
         self.live: LiveState
         self.router = Router(self)
-        self.seen = self.state.outside
+        self.seen = -1  # what the record holds already has not been taken in by this execution
         self.next_signal = min(self.state.inbox, default=self.state.next_signal)
         self.number_of_turns = self.state.turns
         self.ops: list[TurnOp] = []

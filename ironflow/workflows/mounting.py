@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ironflow.sdk.executor import Executor
 
 LONGEST_NAME = 200
+MOST_OUTCOMES = 1000
 
 
 class MountedWorkflow:
@@ -62,6 +63,8 @@ class MountedWorkflow:
         self.spec = FunctionSpec(
             definition=self._define(), check_input=self.check_input, workflow=Face(self)
         )
+        self.in_process = False
+        """Whether runs are awaited in this process, which then holds their outcomes as objects."""
         self.in_memory = False
         """Whether a runtime without a database serves it, which may keep objects."""
         self._keepers: weakref.WeakValueDictionary[str, Keeper] = weakref.WeakValueDictionary()
@@ -138,7 +141,7 @@ class MountedWorkflow:
         if isinstance(known, MountedWorkflow) and known.fn is type(workflow):
             return known
         mounted = MountedWorkflow(workflow)
-        mounted.in_memory = self.in_memory
+        mounted.in_memory, mounted.in_process = self.in_memory, self.in_process
         registry.add(mounted)
         return mounted
 
@@ -153,13 +156,20 @@ class MountedWorkflow:
 
     def keep_error(self, run_id: str, error: BaseException) -> None:
         """A run failed with this: whoever awaits it in this process gets the exception itself."""
-        if self.in_memory:
-            self.errors[run_id] = error
+        if self.in_process:
+            _hold(self.errors, run_id, error)
 
     def keep_result(self, run_id: str, event: Any) -> None:
         """A run ended with this stop event: whoever awaits it in this process gets the object."""
-        if self.in_memory:
-            self.results[run_id] = event
+        if self.in_process:
+            _hold(self.results, run_id, event)
+
+
+def _hold(outcomes: dict[str, Any], run_id: str, outcome: Any) -> None:
+    """Keep an outcome until it is asked for; not for ever, for perhaps nobody asks."""
+    outcomes[run_id] = outcome
+    if len(outcomes) > MOST_OUTCOMES:
+        del outcomes[next(iter(outcomes))]
 
 
 def mount(
@@ -186,7 +196,11 @@ def mount_module(module: ModuleType, registry: Registry = registry) -> list[Moun
     `workflow_name` if it was given one, else under the name in the module. Instances that a
     `WorkflowServer` of the module serves have their names from there.
     """
-    served = {id(_source(each)) for each in registry.all() if isinstance(each, MountedWorkflow)}
+    for value in vars(module).values():
+        if type(value).__module__ == "ironflow.workflows.server" and hasattr(value, "mount_into"):
+            value.mount_into(registry)
+    everything: list[Any] = list(registry.all())
+    served = {id(_source(each)) for each in everything if isinstance(each, MountedWorkflow)}
     found = []
     for name, value in vars(module).items():
         if name.startswith("_") or id(value) in served:

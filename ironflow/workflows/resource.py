@@ -102,10 +102,12 @@ class ResourceDefinition(typing.NamedTuple):
     resource: Resource | ResourceConfig
 
 
-def find_resources(fn: Callable[..., Any]) -> dict[str, tuple[Any, Resource | ResourceConfig]]:
+def find_resources(
+    fn: Callable[..., Any], hints: dict[str, Any] | None = None
+) -> dict[str, tuple[Any, Resource | ResourceConfig]]:
     """The parameters of a function that are resources."""
     try:
-        hints = typing.get_type_hints(fn, include_extras=True)
+        hints = hints or typing.get_type_hints(fn, include_extras=True)
     except (NameError, TypeError):
         hints = dict(getattr(fn, "__annotations__", {}))
     found: dict[str, tuple[Any, Resource | ResourceConfig]] = {}

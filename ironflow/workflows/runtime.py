@@ -30,7 +30,7 @@ from ironflow.core.workflow_stream import StreamedEvent
 from ironflow.sdk.executor import LINGER, Executor
 from ironflow.sdk.function import Registry
 from ironflow.storage.memory import MemoryStore
-from ironflow.storage.ports import Store
+from ironflow.storage.ports import Entry, Store
 from ironflow.storage.sqlite import open_sqlite
 from ironflow.workflows.codec import encode_event
 from ironflow.workflows.context import Context
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from ironflow.workflows.workflow import Workflow
 
 DRAIN_SECONDS = 20.0
+MOST_ENTRIES = 5000
+"""Of a run's journal that are held for a drawing."""
 STAY = 3600.0
 """Seconds that waiting bodies stay in memory where nothing is stored on disk."""
 
@@ -122,7 +124,7 @@ class Runtime:
         if known is not None and known.workflow is workflow:
             return known
         mounted = MountedWorkflow(workflow, name)
-        mounted.in_memory = self.db is None
+        mounted.in_process, mounted.in_memory = True, self.db is None
         number = 1
         while True:
             taken: Any = self.registry.get(mounted.id)
@@ -132,7 +134,7 @@ class Runtime:
                 raise InvalidInput("workflow_name", f"two workflows are named {mounted.id!r}")
             number += 1
             mounted = MountedWorkflow(workflow, f"{name or workflow.workflow_name}~{number}")
-            mounted.in_memory = True
+            mounted.in_process = mounted.in_memory = True
         self.registry.add(mounted)
         self._mounted[id(workflow)] = mounted
         if self._open:
@@ -221,6 +223,19 @@ class Runs:
         except Conflict:
             return
 
+    async def history(self, run_id: str) -> list[Entry] | None:
+        """The first entries of the run's journal, where they must be fetched now or never."""
+        if self._runtime.db is None:
+            return None
+        return await self._runtime.store.reader.entries(f"run/{run_id}", 0, MOST_ENTRIES)
+
+    def present(self, run_id: str) -> list[Entry] | None:
+        """The entries of the run's journal, if they are in memory."""
+        store = self._runtime.store
+        if not isinstance(store, MemoryStore):
+            return None
+        return store.tables.streams.get(f"run/{run_id}", [])[:MOST_ENTRIES]
+
     def body(self, run_id: str) -> Interpreter | None:
         """The execution of the run, if it is in memory."""
         found: Any = self._runtime.executor.body(run_id)
@@ -281,6 +296,14 @@ class ChildRuns(Runs):
         order = c.CancelRun(reason="cancelled by the step that started it")
         self._invocation.body.creates.append(c.Send(f"run/{run_id}", order))
         await self._invocation.body.commit_now()
+
+    async def history(self, run_id: str) -> list[Entry] | None:
+        """None: a child is drawn by its run's id."""
+        return None
+
+    def present(self, run_id: str) -> list[Entry] | None:
+        """None: a child is drawn by its run's id."""
+        return None
 
     def body(self, run_id: str) -> Interpreter | None:
         """The execution of the child, if it is in memory."""

@@ -197,7 +197,7 @@ def read_step(fn: Callable[..., Any], **options: Any) -> StepSpec:
             f"step {name!r} is a generator: return events, or write them to the stream"
         )
     hints = _hints(fn)
-    resources = find_resources(fn)
+    resources = find_resources(fn, hints)
     given = list(inspect.signature(fn).parameters.values())
     parameters = [p for p in given if p.name != "self"]
     slots: list[Slot] = []

@@ -166,9 +166,8 @@ class StateStore(Generic[S]):
             if len(keys) == 1:
                 changed: Any = value
             else:
-                changed = _copied(_child(self._seen(), top))
-                if changed is MISSING:
-                    changed = {}
+                held = _child(self._seen(), top)
+                changed = {} if held is MISSING else _copied(held)
                 _assign(changed, keys[1:], value, path)
             if self._is_done(top, changed):
                 return

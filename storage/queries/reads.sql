@@ -36,6 +36,10 @@ ORDER BY at, target, name LIMIT :limit;
 -- Every run that waits for an event.
 SELECT run_id, step, event, match, since FROM waiters ORDER BY run_id, step;
 
+-- name: lanes
+-- The lanes of runs that have not ended.
+SELECT run_id, lanes FROM run_lanes;
+
 -- name: deliveries
 -- Every message not yet consumed.
 SELECT id, target, kind, data, at FROM deliveries ORDER BY at, id;

@@ -106,6 +106,19 @@ def test_report_shows_medians_ratios_and_whether_targets_are_reached() -> None:
     assert "left out: other: no npm" in report.text(results, [scenario])
 
 
+def test_figures_replace_those_between_the_marks_of_a_page() -> None:
+    page = f"# Title\n\n{report.BEGIN}\nold\n{report.END}\n\nHow to read it.\n"
+    new = report.insert(page, "| new |")
+    assert new.startswith("# Title")
+    assert new.endswith(f"| new |\n{report.END}\n\nHow to read it.\n")
+    assert "old" not in new
+    assert report.insert(new, "| newer |").count("newer") == 1
+    with pytest.raises(ValueError, match="has no"):
+        report.insert("# Title\n", "| new |")
+    docs = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
+    assert report.BEGIN in docs.read_text()
+
+
 def test_client_waits_for_the_whole_answer_and_reads_both_forms() -> None:
     plain = b"HTTP/1.1 201 Created\r\nContent-Length: 5\r\n\r\nhello"
     chunked = (

@@ -1,5 +1,6 @@
-"""Records the golden journals that are missing: `python tests/golden/record.py`. Never touches one
-that is there; a story that was recorded by an earlier version must be played by every later one.
+"""Records the golden journals that are missing, and databases of the schema versions that are
+named: `python tests/golden/record.py [VERSION...]`. Never touches one that is there: what an
+earlier version recorded must be played by every later one.
 
 `NAME.ndjson` holds a commit a line, in order; `NAME.state.json` what its runs fold to, and how the
 run of the story ended. `schema-N.db` is a database of schema version N with all the journals in it.
@@ -148,7 +149,7 @@ def main() -> None:
         target.write_text("".join(json.dumps(line) + "\n" for line in lines))
         (HERE / f"{story.name}.state.json").write_text(json.dumps(state, indent=1) + "\n")
         print(f"recorded {story.name}: {len(lines)} commits")
-    for version in range(1, len(schema.migrations()) + 1):
+    for version in map(int, sys.argv[1:]):
         path = HERE / f"schema-{version}.db"
         if not path.exists():
             make_database(path, version)

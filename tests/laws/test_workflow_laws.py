@@ -307,7 +307,7 @@ def live(program: list[Stage], crash_at: int | None, linger: float = 2.0) -> tup
     return testing.run(main, functions=[mounted], linger=linger)  # type: ignore[list-item]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(program=stages, data=st.data())
 def test_a_crash_after_any_commit_changes_nothing(program: list[Stage], data: Any) -> None:
     calm, commits = live(program, None)
@@ -330,7 +330,7 @@ def test_each_kind_of_stage_survives_a_crash_after_each_commit(kind: str) -> Non
         assert live(program, point)[0] == calm, f"crashed at commit {point} of {commits}"
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(program=stages)
 def test_a_workflow_that_waits_names_what_wakes_it(program: list[Stage]) -> None:
     mounted = MountedWorkflow(build(program)(timeout=None), "Program")

@@ -144,7 +144,7 @@ async def test_run_answers_with_the_handler(http: Http) -> None:
             }
         },
         {"start_event": {"_data": START}},
-        {"start_event": {"data": START, "type": "StartEvent"}},
+        {"start_event": {"data": START, "type": "StartEvent", "qualified_name": "x.StartEvent"}},
         {"kwargs": START},
         {"start_event": "", "kwargs": START},
         # The debugger of old sends a bare name where a qualified one is meant: the type wins.
@@ -413,7 +413,8 @@ async def test_refused_events_change_nothing(http: Http) -> None:
     for body, word in [
         ({}, "Event data is required"),
         ({"event": None}, "Event data is required"),
-        ({"event": []}, "event"),
+        ({"event": []}, "Event data is required"),
+        ({"event": [1]}, "event"),
         ({"event": "text"}, "event"),
         ({"event": {"type": "Nothing", "value": {}}}, "Nothing"),
         ({"event": {"value": {}}}, "event"),

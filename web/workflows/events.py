@@ -25,6 +25,7 @@ SHARED_ENTRIES = 4096
 SHARED_BYTES = 16 * 1024 * 1024
 """What is kept for the next reader, over all runs."""
 
+_STREAMED = b'"op":"streamed"'
 _encode = msgspec.json.Encoder().encode
 
 Load = Callable[[Payload], Awaitable[bytes]]
@@ -50,6 +51,17 @@ _position = msgspec.json.Decoder(_Position).decode
 def first_sequence(turn: Entry) -> int:
     """The sequence of the first event of a turn, whether or not it has one."""
     return _position(turn.data).events_from
+
+
+def tells_events(entry: Entry) -> bool:
+    """Whether an entry may tell readers of public events something."""
+    kind = entry.kind
+    return (kind == TURN and _STREAMED in entry.data) or kind in ENDINGS
+
+
+def tells_steps(entry: Entry) -> bool:
+    """The same for readers of internal events."""
+    return entry.kind == TURN or entry.kind in ENDINGS
 
 
 class SharedEntry:

@@ -18,7 +18,15 @@ from ironflow.storage.ports import Entry
 from ironflow.web.feed import Bell, Feed
 from ironflow.web.stream import LIVE
 from ironflow.web.tails import RunTail
-from ironflow.web.workflows.events import ENDINGS, TURN, Renderer, Style, first_sequence
+from ironflow.web.workflows.events import (
+    ENDINGS,
+    TURN,
+    Renderer,
+    Style,
+    first_sequence,
+    tells_events,
+    tells_steps,
+)
 
 HEARTBEAT = 25.0
 """Seconds of silence after which a comment is sent (server-sent events only: a line of NDJSON is
@@ -152,7 +160,8 @@ async def stream_events(
 ) -> web.StreamResponse:
     """Answer with the events of a run. 204: the run is over and the reader has everything."""
     wanted = read_query(request)
-    stream, bell = f"run/{run_id}", Bell(heartbeat)
+    stream = f"run/{run_id}"
+    bell = Bell(heartbeat, tells_steps if wanted.style.internal else tells_events)
     response: web.StreamResponse | None = None
     try:
         # First the bell, then what is stored: an entry is in one of them at least.
@@ -182,8 +191,8 @@ async def stream_events(
                     response = await _begin(request, wanted.style)
                 await response.write(data)
                 bell.touch()
-            # A reader that catches up may find everything in memory and its socket ready.
-            await asyncio.sleep(0)
+            if tail.is_behind:
+                await asyncio.sleep(0)  # its pages may be in memory and its socket ready
     except ConnectionResetError:
         return response or web.Response(status=204)  # nobody is there to read it
     finally:

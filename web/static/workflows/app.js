@@ -258,7 +258,9 @@ export class App {
 
   toast(text, tone = "") {
     const box = h("div", { class: `toast ${tone}` }, tone === "failed" ? icon("alert") : null, text);
-    document.getElementById("toasts").append(box);
-    setTimeout(() => box.remove(), tone === "failed" ? 8000 : 3500);
+    const toasts = document.getElementById("toasts");
+    if (tone !== "failed") toasts.querySelectorAll(".toast:not(.failed)").forEach((old) => old.remove());
+    toasts.append(box);
+    setTimeout(() => box.remove(), tone === "failed" ? 8000 : 3000);
   }
 }

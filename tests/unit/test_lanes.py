@@ -1,0 +1,237 @@
+"""Lanes: never more runs at once than places, first come first served, through crashes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from engine_world import LINGERS, is_clean, play
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ironflow import function, testing
+from ironflow.actors.lanes import Lanes
+from ironflow.core.errors import Gone, InvalidInput, StorageError
+from ironflow.core.lanes import Concurrency, concurrency_of, lane_names, parse_lane
+
+
+class Gauge:
+    """How many of each key execute at once."""
+
+    def __init__(self) -> None:
+        self.active: dict[Any, int] = {}
+        self.most: dict[Any, int] = {}
+        self.order: list[Any] = []
+
+    async def work(self, key: Any, name: Any, seconds: float) -> None:
+        self.order.append(name)
+        self.active[key] = self.active.get(key, 0) + 1
+        self.most[key] = max(self.most.get(key, 0), self.active[key])
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.active[key] -= 1
+
+
+@LINGERS
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_lane_never_has_more_than_its_limit(crash: bool, linger: float) -> None:
+    gauge = Gauge()
+
+    @function(id="lanes-keyed", concurrency={"limit": 2, "key": "data.org"})
+    async def keyed(ctx: Any, data: Any) -> int:
+        for _ in range(2):
+            await ctx.step.run("work", gauge.work, data["org"], data["n"], 1)
+            await ctx.step.sleep("rest", 1)  # a run that waits holds no place
+        return data["n"]  # type: ignore[no-any-return]
+
+    async def main(world: testing.World) -> None:
+        ids = [
+            await world.start(keyed, {"org": org, "n": n}) for n in range(6) for org in ("a", "b")
+        ]
+        if crash:
+            for _ in range(3):
+                await world.advance(1.3)
+                gauge.active.clear()  # they died with the process
+                await world.crash()
+        for run_id in ids:
+            assert (await world.wait(run_id)).status == "completed"
+        assert gauge.most == {"a": 2, "b": 2}
+        assert world.engine.pool.lanes.states() == []
+        assert not world.store.tables.rows["run_lanes"]
+        is_clean(world)
+
+    play(main, functions=[keyed], linger=linger)
+
+
+def test_first_come_first_served_also_after_a_crash() -> None:
+    gauge = Gauge()
+
+    @function(id="lanes-fifo", concurrency=1)
+    async def fifo(ctx: Any, n: int) -> None:
+        await ctx.step.run("work", gauge.work, "all", n, 1)
+
+    async def main(world: testing.World) -> None:
+        ids = [await world.start(fifo, n) for n in range(6)]
+        await world.advance(2.5)
+        lane = world.engine.pool.lanes.state("lanes-fifo#0")
+        assert (lane.limit, lane.holders, lane.waiting) == (1, (ids[2],), tuple(ids[3:]))
+        assert "lane lanes-fifo#0" in (world.engine.pool.held_up(ids[4]) or "")
+        assert world.engine.pool.position(ids[5]) == 2
+        await world.crash()
+        for run_id in ids:
+            await world.wait(run_id)
+        assert gauge.order == [0, 1, 2, 2, 3, 4, 5]
+
+    play(main, functions=[fifo])
+
+
+@pytest.mark.parametrize("number", range(1, 25))
+def test_a_crash_after_any_commit_leaks_no_place(number: int) -> None:
+    gauge = Gauge()
+
+    @function(id="lanes-crash", concurrency=1)
+    async def crashing(ctx: Any, n: int) -> None:
+        await ctx.step.run("work", gauge.work, "all", n, 1)
+        await ctx.step.sleep("nap", 1)
+        await ctx.step.run("again", gauge.work, "all", n, 1)
+
+    async def main(world: testing.World) -> None:
+        world.crash_at_commit(number)
+        ids = []
+        for n in range(3):
+            key = f"k{n}"
+            try:
+                ids.append(await world.start(crashing, n, idempotency_key=key))
+            except (Gone, StorageError):
+                gauge.active.clear()
+                ids.append(await world.start(crashing, n, idempotency_key=key))
+        for run_id in ids:
+            assert (await world.wait(run_id, "1h")).status == "completed"
+        is_clean(world)
+        assert not world.store.tables.rows["run_lanes"]
+
+    play(main, functions=[crashing], linger=0)
+
+
+def test_several_limits_must_all_have_room_and_a_small_pool_starves_nobody() -> None:
+    gauge = Gauge()
+
+    @function(id="lanes-two", concurrency=[3, {"limit": 1, "key": "user"}])
+    async def two(ctx: Any, data: Any) -> None:
+        await ctx.step.run("work", gauge.work, data["user"], data["user"], 1)
+
+    @function(id="lanes-free")
+    async def free(ctx: Any) -> None:
+        await ctx.step.run("work", gauge.work, "free", "free", 1)
+
+    async def main(world: testing.World) -> None:
+        ids = [await world.start(two, {"user": n % 4}) for n in range(12)]
+        ids += [await world.start(free) for _ in range(3)]
+        for run_id in ids:
+            assert (await world.wait(run_id)).status == "completed"
+        assert {k: v for k, v in gauge.most.items() if k != "free"} == dict.fromkeys(range(4), 1)
+        is_clean(world)
+
+    play(main, functions=[two, free], capacity=2)
+
+
+def test_cancel_pause_and_retry_leave_no_place_taken() -> None:
+    gauge = Gauge()
+
+    @function(id="lanes-ops", concurrency=1, retry=1)
+    async def ops(ctx: Any, n: int) -> None:
+        await ctx.step.run("work", gauge.work, "all", n, 10)
+        if n == 0 and ctx.attempt == 1:
+            raise ValueError("once")
+
+    async def main(world: testing.World) -> None:
+        ids = [await world.start(ops, n) for n in range(5)]
+        await world.advance(1)
+        await world.cancel(ids[1])  # waits
+        await world.pause(ids[2])  # waits
+        await world.advance(15)
+        await world.cancel(ids[3])  # executes
+        await world.wait(ids[4])
+        assert (await world.state(ids[0])).status == "failed"
+        await world.resume(ids[2])
+        await world.retry(ids[0])
+        statuses = [(await world.wait(run_id)).status for run_id in ids]
+        assert statuses == ["completed", "cancelled", "completed", "cancelled", "completed"]
+        assert gauge.most == {"all": 1}
+        is_clean(world)
+
+    play(main, functions=[ops])
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        (0, "concurrency.limit"),
+        (True, "concurrency.limit"),
+        ({"key": "a"}, "concurrency.limit"),
+        ({"limit": 1, "per": "a"}, "concurrency.per"),
+        ({"limit": 1, "key": "a b"}, "concurrency.key"),
+        ("5", "concurrency"),
+        ([1] * 5, "concurrency"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(value: Any, field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        concurrency_of(value)
+    assert refused.value.field == field
+
+
+def test_names_of_lanes() -> None:
+    limits = (Concurrency(1), Concurrency(2, "event.data.org"), Concurrency(2, "a.b"))
+    names = lane_names("f", limits, b'{"org":"x:y#1","a":{"b":[1]}}')
+    assert names == ("f#0", 'f#1:"x:y#1"', "f#2:null")
+    assert [parse_lane(name) for name in names] == [("f", 0), ("f", 1), ("f", 2)]
+    assert lane_names("f", (), None) == ()
+
+
+Command = tuple[str, int, frozenset[int]]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["acquire", "enqueue", "release", "discard"]),
+            st.integers(0, 8),
+            st.frozensets(st.integers(0, 2), min_size=1),
+        ),
+        max_size=60,
+    ),
+    st.tuples(*[st.integers(1, 3)] * 3),
+)
+def test_the_index_of_lanes_keeps_its_laws(
+    commands: list[Command], limits: tuple[int, ...]
+) -> None:
+    admitted: list[str] = []
+    lanes = Lanes(lambda lane: limits[int(lane)], lambda run, _: admitted.append(run))
+    mine: dict[str, tuple[str, ...]] = {}
+    holds: set[str] = set()
+    for what, number, which in commands:
+        run = f"r{number}"
+        wanted = mine.setdefault(run, tuple(str(n) for n in sorted(which)))
+        if what == "acquire":
+            holds |= {run} if lanes.acquire(run, wanted) else set()
+        elif what == "enqueue":
+            lanes.enqueue(run, "f", wanted)
+        elif what == "release":
+            lanes.release(run)
+            holds.discard(run)
+        else:
+            lanes.discard(run)
+            holds.discard(run)
+            mine.pop(run)
+        holds |= set(admitted)
+        admitted.clear()
+        states = lanes.states()
+        assert all(len(state.holders) <= state.limit for state in states)
+        assert {run for state in states for run in state.holders} == holds
+        waiting = [run for state in states for run in state.waiting]
+        assert len(waiting) == len(set(waiting)) == lanes.queued
+        for state in states:  # nobody waits for a lane that has room
+            assert not state.waiting or len(state.holders) >= state.limit

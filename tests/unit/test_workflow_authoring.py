@@ -1,0 +1,375 @@
+"""What is said of a workflow that cannot work, when it is written and not when it runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Annotated, Any
+
+import pytest
+from pydantic import BaseModel
+
+from ironflow.workflows import Context, Resource, Workflow, catch_error, step
+from ironflow.workflows.collect import Collect, Take
+from ironflow.workflows.errors import WorkflowConfigurationError, WorkflowValidationError
+from ironflow.workflows.events import (
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StartEvent,
+    StepFailedEvent,
+    StopEvent,
+)
+
+
+class A(Event):
+    n: int = 0
+
+
+class B(Event):
+    pass
+
+
+class Needy(BaseModel):
+    name: str
+
+
+def test_events_take_declared_and_further_fields() -> None:
+    class Named(Event):
+        name: str
+        size: int = 1
+
+    event = Named(name="x", color="red")
+    assert (event.name, event.size, event.color) == ("x", 1, "red")
+    assert (event["color"], event.get("shape", "?"), "color" in event) == ("red", "?", True)
+    assert list(event.keys()) == ["color"]
+    assert list(event.items()) == [("color", "red")]
+    assert len(event) == 1
+    assert bool(Event())
+    event.weight = 3
+    assert event.model_dump() == {"name": "x", "size": 1, "_data": {"color": "red", "weight": 3}}
+    assert Named.model_validate(event.model_dump()) == event
+    with pytest.raises(AttributeError):
+        _ = event.nothing
+    with pytest.raises(ValueError, match="name"):
+        Named(size=2)
+
+
+def test_stop_events_have_a_result_or_are_one() -> None:
+    class Typed(StopEvent):
+        answer: int
+
+    assert StopEvent(result=[1]).model_dump() == {"result": [1]}
+    assert StopEvent().model_dump() == {}
+    assert StopEvent.model_validate({"result": 3}).result == 3
+    assert Typed(answer=2).model_dump() == {"answer": 2}
+    assert "answer=2" in repr(Typed(answer=2))
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: step(num_workers=0), "num_workers"),
+        (lambda: step(num_workers=True), "num_workers"),
+        (lambda: step(retry_policy=object()), "next"),
+        (lambda: step(skip_graph_checks=["wrong"]), "wrong"),
+    ],
+)
+def test_options_of_a_step_are_checked(make: Any, word: str) -> None:
+    with pytest.raises(WorkflowValidationError, match=word):
+
+        class _Bad(Workflow):
+            @make()
+            async def one(self, ev: StartEvent) -> StopEvent:
+                return StopEvent()
+
+
+def test_signatures_are_checked() -> None:
+    with pytest.raises(WorkflowValidationError, match="must take an event"):
+
+        class _NoEvent(Workflow):
+            @step
+            async def one(self, ctx: Context) -> StopEvent:
+                return StopEvent()
+
+    with pytest.raises(WorkflowValidationError, match="must say what it returns"):
+
+        class _NoReturn(Workflow):
+            @step
+            async def one(self, ev: StartEvent):  # type: ignore[no-untyped-def]
+                return StopEvent()
+
+    with pytest.raises(WorkflowValidationError, match="must return events"):
+
+        class _NotEvents(Workflow):
+            @step
+            async def one(self, ev: StartEvent) -> int:
+                return 1
+
+    with pytest.raises(WorkflowValidationError, match="is a generator"):
+
+        class _Generator(Workflow):
+            @step
+            async def one(self, ev: StartEvent) -> StopEvent:  # type: ignore[misc]
+                yield StopEvent()
+
+    with pytest.raises(WorkflowValidationError, match="needs a type"):
+
+        class _Untyped(Workflow):
+            @step
+            async def one(self, ev: StartEvent, other) -> StopEvent:  # type: ignore[no-untyped-def]
+                return StopEvent()
+
+    with pytest.raises(WorkflowValidationError, match="free function"):
+
+        @step
+        async def free(ev: StartEvent) -> StopEvent:
+            return StopEvent()
+
+    with pytest.raises(ValueError, match="at least 1"):
+        Take(0)
+
+
+def test_a_workflow_begins_and_ends_in_one_way() -> None:
+    class _NoStart(Workflow):
+        @step
+        async def one(self, ev: A) -> StopEvent:
+            return StopEvent()
+
+    class _NoStop(Workflow):
+        @step
+        async def one(self, ev: StartEvent) -> A:
+            return A()
+
+        @step
+        async def two(self, ev: A) -> None:
+            return None
+
+    class MyStart(StartEvent):
+        pass
+
+    class _TwoStarts(Workflow):
+        @step
+        async def one(self, ev: StartEvent) -> StopEvent:
+            return StopEvent()
+
+        @step
+        async def two(self, ev: MyStart) -> StopEvent:
+            return StopEvent()
+
+    for kind, word in ((_NoStart, "StartEvent"), (_NoStop, "StopEvent"), (_TwoStarts, "MyStart")):
+        with pytest.raises(WorkflowConfigurationError, match=word):
+            kind()
+    with pytest.raises(WorkflowValidationError, match="timeout"):
+        Fine(timeout=-1)
+    with pytest.raises(WorkflowValidationError, match="num_concurrent_runs"):
+        Fine(num_concurrent_runs=0)
+
+
+class Fine(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=1)
+
+
+def test_events_that_nobody_makes_or_takes() -> None:
+    class _Orphan(Workflow):
+        @step
+        async def one(self, ev: StartEvent) -> StopEvent:
+            return StopEvent()
+
+        @step
+        async def two(self, ev: A) -> StopEvent:
+            return StopEvent()
+
+    class _Waste(Workflow):
+        @step
+        async def one(self, ev: StartEvent) -> A | StopEvent:
+            return A()
+
+    class _TakesStop(Workflow):
+        @step
+        async def one(self, ev: StartEvent) -> StopEvent:
+            return StopEvent()
+
+        @step
+        async def two(self, ev: StopEvent) -> None:
+            return None
+
+    class _Circle(Workflow):
+        @step
+        async def one(self, ev: StartEvent) -> StopEvent | A:
+            return A()
+
+        @step
+        async def two(self, ev: A) -> B:
+            return B()
+
+        @step
+        async def three(self, ev: B) -> A:
+            return A()
+
+    class _Lost(Workflow):
+        @step
+        async def one(self, ev: StartEvent) -> StopEvent:
+            return StopEvent()
+
+        @step
+        async def two(self, ev: A) -> B:
+            return B()
+
+        @step
+        async def three(self, ev: B) -> A | StopEvent:
+            return A()
+
+    for kind, word in (
+        (_Orphan, "never produced: A"),
+        (_Waste, "never taken: A"),
+        (_TakesStop, "a run is over then"),
+        (_Circle, "no way leads to an end"),
+        (_Lost, "nothing leads to"),
+    ):
+        with pytest.raises(WorkflowValidationError, match=word):
+            kind()
+        kind(disable_validation=True)
+    _Circle(skip_graph_checks=["dead_end", "terminal_event"])
+    _Lost(skip_graph_checks=["reachability"])
+
+
+def test_questions_and_answers_need_no_partner() -> None:
+    class _Human(Workflow):
+        @step
+        async def ask(self, ev: StartEvent) -> InputRequiredEvent:
+            return InputRequiredEvent()
+
+        @step
+        async def answer(self, ev: HumanResponseEvent) -> StopEvent:
+            return StopEvent()
+
+    assert _Human().validate()
+    assert not Fine().validate()
+
+
+def test_lists_need_a_fan_out() -> None:
+    class _Alone(Workflow):
+        @step
+        async def one(self, ev: StartEvent) -> A:
+            return A()
+
+        @step
+        async def two(self, evs: Annotated[list[A], Collect(Take(1))]) -> StopEvent:
+            return StopEvent()
+
+    with pytest.raises(WorkflowValidationError, match="collect_events"):
+        _Alone()
+    with pytest.raises(WorkflowValidationError, match="can join one list"):
+
+        class _Two(Workflow):
+            @step
+            async def one(self, a: list[A], b: list[B]) -> StopEvent:
+                return StopEvent()
+
+
+def test_error_handlers_are_checked() -> None:
+    def build(*handlers: tuple[list[str] | None, str]) -> type[Workflow]:
+        body: dict[str, Any] = {"__module__": __name__, "one": Fine.__dict__["one"]}
+        for number, (covers, name) in enumerate(handlers):
+
+            async def handle(self: Any, ev: StepFailedEvent) -> StopEvent:
+                return StopEvent()
+
+            handle.__name__ = name or f"h{number}"
+            body[handle.__name__] = catch_error(for_steps=covers)(handle)
+        return type("_Caught", (Workflow,), body)
+
+    build((None, "a"))()
+    build((["one"], "a"), (None, "b"))()
+    for handlers, word in (
+        ([(None, "a"), (None, "b")], "only one"),
+        ([(["one"], "a"), (["one"], "b")], "two error handlers"),
+        ([(["nope"], "a")], "no step"),
+        ([(["b"], "a"), (None, "b")], "cannot be for the error handler"),
+    ):
+        with pytest.raises(WorkflowValidationError, match=word):
+            build(*handlers)()  # type: ignore[arg-type]
+    with pytest.raises(WorkflowValidationError, match="StepFailedEvent"):
+
+        class _Wrong(Workflow):
+            @catch_error
+            async def bad(self, ev: A) -> StopEvent:
+                return StopEvent()
+
+
+def test_a_state_needs_defaults_and_is_one() -> None:
+    class Good(BaseModel):
+        n: int = 0
+
+    class _Needs(Workflow):
+        @step
+        async def one(self, ctx: Context[Needy], ev: StartEvent) -> StopEvent:
+            return StopEvent()
+
+    class _TwoTypes(Workflow):
+        @step
+        async def one(self, ctx: Context[Needy], ev: StartEvent) -> A:
+            return A()
+
+        @step
+        async def two(self, ctx: Context[Good], ev: A) -> StopEvent:
+            return StopEvent()
+
+    with pytest.raises(WorkflowValidationError, match="need defaults: name"):
+        _Needs()
+    with pytest.raises(WorkflowValidationError, match="several types of state"):
+        _TwoTypes()
+
+
+def test_steps_are_inherited_and_overridden() -> None:
+    class More(Fine):
+        @step
+        async def one(self, ev: StartEvent) -> A:
+            return A()
+
+        @step
+        async def two(self, ev: A) -> StopEvent:
+            return StopEvent(result=2)
+
+    assert set(More.steps_of_class()) == {"one", "two"}
+    assert set(Fine.steps_of_class()) == {"one"}
+
+    class Freely(Workflow):
+        pass
+
+    @step(workflow=Freely)
+    async def begin(ctx: Context, ev: StartEvent) -> StopEvent:
+        return StopEvent(result="free")
+
+    assert set(Freely.steps_of_class()) == {"begin"}
+    with pytest.raises(WorkflowValidationError, match="already"):
+        step(workflow=Freely)(begin)
+
+
+def test_resources_are_found_in_signatures() -> None:
+    def make() -> str:
+        return "made"
+
+    class _With(Workflow):
+        @step
+        async def one(self, ev: StartEvent, name: Annotated[str, Resource(make)]) -> StopEvent:
+            return StopEvent(result=name)
+
+    (spec,) = _With.steps_of_class().values()
+    assert list(spec.resources) == ["name"]
+    assert [slot.name for slot in spec.slots] == ["ev"]
+
+
+def test_without_pydantic_it_says_so_in_one_line() -> None:
+    code = (
+        "import sys; sys.modules['pydantic'] = None\n"
+        "import ironflow, ironflow.server\n"
+        "try:\n    import ironflow.workflows\n"
+        "except ImportError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "ironflow.workflows needs pydantic" in done.stdout
+    assert len(done.stdout.strip().splitlines()) == 1

@@ -1,0 +1,343 @@
+"""Workflows over a journal: runs that outlive the process, cost the same however long they are, and
+can be asked why they wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ironflow import testing
+from ironflow.core.errors import Conflict, InvalidInput, NotFound
+from ironflow.core.explain import explain
+from ironflow.sdk.function import Registry
+from ironflow.workflows import Context, Workflow, catch_error, open_runtime, step
+from ironflow.workflows.errors import WorkflowRuntimeError
+from ironflow.workflows.events import (
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StartEvent,
+    StepFailedEvent,
+    StopEvent,
+)
+from ironflow.workflows.mounting import MountedWorkflow, mount
+from ironflow.workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
+
+
+class Turn(Event):
+    left: int
+
+
+class Long(Workflow):
+    """One turn after another."""
+
+    @step
+    async def begin(self, ev: StartEvent) -> Turn:
+        return Turn(left=ev.turns)
+
+    @step
+    async def turn(self, ctx: Context, ev: Turn) -> Turn | StopEvent:
+        async with ctx.store.edit_state() as state:
+            state["count"] = state.get("count", 0) + 1
+        ctx.write_event_to_stream(Event(left=ev.left))
+        return Turn(left=ev.left - 1) if ev.left else StopEvent(result=await ctx.store.get("count"))
+
+
+class Asks(Workflow):
+    entered = 0
+
+    @step
+    async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        Asks.entered += 1
+        answer = await ctx.wait_for_event(
+            HumanResponseEvent, InputRequiredEvent(), requirements={"user": "ann"}, timeout=None
+        )
+        return StopEvent(result=answer.response)
+
+
+class Fails(Workflow):
+    broken = True
+
+    @step(retry_policy=retry_policy(wait=wait_fixed(60), stop=stop_after_attempt(2)))
+    async def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        if Fails.broken:
+            raise ValueError("broken")
+        return StopEvent(result="mended")
+
+
+def world(main: Any, *workflows: Workflow, **options: Any) -> Any:
+    mounted: Any = [MountedWorkflow(workflow) for workflow in workflows]
+    return testing.run(main, functions=mounted, **options)
+
+
+# -- cost -----------------------------------------------------------------------------------------
+
+
+def test_a_long_run_costs_the_same_per_turn_at_its_end() -> None:
+    """Counted, not timed: bytes written and entries read per turn, and what is held of the run."""
+    turns = 10_000
+
+    async def main(world: testing.World) -> None:
+        await world.engine.workflows.start("Long", b'{"_data":{"turns":%d}}' % turns, run_id="r")
+        assert (await world.wait("r")).result["value"] == {"result": turns + 1}
+        entries = world.store.tables.streams["run/r"]
+        recorded = [entry for entry in entries if entry.kind == "turn.recorded"]
+        assert len(recorded) <= turns + 3  # what a step did is one commit
+        sizes = [len(entry.data) for entry in recorded]
+        early, late = sizes[100:1100], sizes[-1100:-100]
+        assert sum(late) <= sum(early) * 1.03  # numbers get a digit or two
+        run = await world.state("r")
+        assert run.workflow is not None
+        assert len(run.workflow.jobs) <= 1  # what is over is not held
+        snapshots = world.store.tables.rows["snapshots"]
+        assert len(snapshots["run/r",][2]) < 2000
+        # Waking reads the entries after the last snapshot, and no more.
+        loaded = await world.store.reader.load("run/r")
+        assert len(loaded.entries) <= len(entries) / 2
+
+    world(main, Long(timeout=None))
+
+
+# -- in process, on a file ------------------------------------------------------------------------
+
+
+async def test_a_key_finds_the_run_again(tmp_path: Path) -> None:
+    db = tmp_path / "a.db"
+    workflow = Long(timeout=None)
+    assert await workflow.run(turns=3, db=db, key="one") == 4
+    again = workflow.run(turns=3, db=db, key="one")
+    assert await again == 4
+    assert await workflow.run(turns=3, db=db, key="two") == 4
+    async with open_runtime(db) as runtime:
+        count = await runtime.engine.store.reader.count_runs()
+    assert count == {("Long", "completed"): 2}
+    with pytest.raises(WorkflowRuntimeError, match="say db="):
+        async with open_runtime():
+            workflow.run(turns=1, key="three")
+
+
+async def test_db_and_key_of_a_start_event_are_its_own() -> None:
+    class KeyStart(StartEvent):
+        key: str
+        db: str
+
+    class Keyed(Workflow):
+        @step
+        async def one(self, ev: KeyStart) -> StopEvent:
+            return StopEvent(result=[ev.key, ev.db])
+
+    assert await Keyed().run(key="k", db="d") == ["k", "d"]
+
+
+async def test_a_run_that_waits_goes_on_in_another_life(tmp_path: Path) -> None:
+    db = tmp_path / "a.db"
+    Asks.entered = 0
+    workflow = Asks(timeout=None)
+    async with open_runtime(db):
+        handler = workflow.run(key="q")
+        async for event in handler.stream_events():
+            if isinstance(event, InputRequiredEvent):
+                break
+        run_id = handler.run_id
+        handler._task.cancel()
+        await asyncio.sleep(0.05)
+    async with open_runtime(db, workflow) as runtime:
+        run = await runtime.engine.run(run_id)
+        assert run.status == "waiting"
+        later = workflow.run(key="q")
+        await asyncio.sleep(0.02)
+        await later.send_event(HumanResponseEvent(response="no", user="bob"))
+        await later.send_event(HumanResponseEvent(response="yes", user="ann"))
+        assert await later == "yes"
+        seen = [type(e).__name__ async for e in later.stream_events()]
+    assert seen == ["InputRequiredEvent", "StopEvent"]
+
+
+# -- operators ------------------------------------------------------------------------------------
+
+
+def test_a_failed_run_is_tried_again_from_its_failure() -> None:
+    async def main(world: testing.World) -> None:
+        Fails.broken = True
+        await world.engine.workflows.start("Fails", b"{}", run_id="r")
+        await world.advance("1s")
+        why = explain(await world.state("r"), world.clock.now())
+        assert "attempt 2 is due" in why.summary
+        assert "ValueError: broken" in why.summary
+        ended = await world.wait("r")
+        assert (ended.status, ended.error.kind) == ("failed", "ValueError")
+        Fails.broken = False
+        await world.retry("r")
+        assert (await world.wait("r")).result["value"] == {"result": "mended"}
+        told = [e async for e in world.engine.workflows.follow("r")]
+        assert [e.sequence for e in told] == list(range(len(told)))
+
+    world(main, Fails(timeout=None))
+
+
+def test_pause_and_resume() -> None:
+    async def main(world: testing.World) -> None:
+        await world.engine.workflows.start("Long", b'{"_data":{"turns":500}}', run_id="r")
+        await asyncio.sleep(0)
+        await world.pause("r")
+        await world.advance("1h")
+        run = await world.state("r")
+        assert run.status == "paused"
+        await world.resume("r")
+        assert (await world.wait("r")).result["value"] == {"result": 501}
+
+    world(main, Long(timeout=None))
+
+
+def test_why_names_the_event_and_the_handlers_follow_the_rules() -> None:
+    async def main(world: testing.World) -> None:
+        doors = world.engine.workflows
+        started = await doors.start("Asks", b"{}", handler_id="mine")
+        await world.advance("10s")  # longer than its body stays in memory
+        assert not world.executor.is_active(started.run_id)
+        run = await world.state(started.run_id)
+        why = explain(run, world.clock.now())
+        assert "waits for an event HumanResponseEvent with user = 'ann'" in why.summary
+        with pytest.raises(Conflict, match="already running"):
+            await doors.start("Asks", b"{}", handler_id="mine")
+        face = doors.face("Asks")
+        event = face.read_event(
+            {"type": "HumanResponseEvent", "value": {"response": "a", "user": "ann"}}
+        )
+        await doors.send(started.run_id, *event)
+        assert (await world.wait(started.run_id)).status == "completed"
+        with pytest.raises(Conflict):
+            await doors.send(started.run_id, *event)
+        again = await doors.start("Asks", b"{}", handler_id="mine")
+        assert again.run_id != started.run_id
+        assert (await doors.handler("mine")).run_id == again.run_id
+        assert [row.id for row in await doors.handlers(statuses=("waiting", "running"))] == ["mine"]
+        await doors.purge(await doors.handler("mine"))
+        with pytest.raises(NotFound):
+            await doors.handler("mine")
+        with pytest.raises(NotFound):
+            await doors.start("Nothing", b"{}")
+
+    world(main, Asks(timeout=None))
+
+
+def test_a_handler_that_goes_on_has_the_store_of_its_last_run() -> None:
+    async def main(world: testing.World) -> None:
+        doors = world.engine.workflows
+        for total in (2, 4):
+            _, run = await doors.start_and_wait("Long", b'{"_data":{"turns":1}}', handler_id="mine")
+            assert run is not None
+            assert run.workflow is not None
+            assert run.workflow.store == {"count": total}
+
+    world(main, Long(timeout=None))
+
+
+# -- what callers send ----------------------------------------------------------------------------
+
+
+class Named(StartEvent):
+    name: str
+
+
+class Face(Workflow):
+    @step
+    async def one(self, ev: Named) -> StopEvent:
+        return StopEvent(result=ev.name)
+
+
+def test_what_callers_send_is_read_or_refused_with_a_reason() -> None:
+    mounted = mount(Face(), "face", registry=Registry())
+    face = mounted.spec.workflow
+    assert face is not None
+    good: list[Any] = [
+        {"name": "x"},
+        '{"name": "x"}',
+        {"type": "Named", "value": {"name": "x"}},
+        {"__is_pydantic": True, "qualified_name": f"{__name__}.Named", "value": {"name": "x"}},
+        {"_data": {"name": "x"}},
+        {"value": {"name": "x"}, "type": "Named", "types": [], "qualified_name": "Named"},
+        {"value": {"name": "x"}, "type": "StartEvent", "qualified_name": None},
+    ]  # fmt: skip
+    for each in good:
+        assert face.read_start(each) == b'{"name":"x"}', each
+    for bad, word in (
+        (None, "name"), ("", "name"), ({}, "name"), ([], "object"), ("[]", "object"), ("{", "JSON"),
+        ({"type": "Nope", "value": {}}, "Nope"), ({"type": 3, "value": {}}, "text"),
+        ({"type": "HumanResponseEvent", "value": {}}, "must be a Named"), ({"value": []}, "list"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidInput, match=word):
+            face.read_start(bad)
+    for bad, word in (
+        ({}, "type"),
+        ([], "object"),
+        ({"type": "os.system", "value": {}}, "knows no"),
+    ):
+        with pytest.raises(InvalidInput, match=word):
+            face.read_event(bad)
+    with pytest.raises(InvalidInput, match="no step"):
+        face.check_step("two", "x.Named")
+
+
+def test_a_name_is_taken_once() -> None:
+    registry = Registry()
+    mount(Face(), "same", registry=registry)
+    with pytest.raises(InvalidInput, match="defined twice"):
+        mount(Long(), "same", registry=registry)
+    with pytest.raises(InvalidInput, match="no instance"):
+        mount(object(), registry=registry)
+    with pytest.raises(InvalidInput, match="characters"):
+        mount(Face(), "a/b", registry=registry)
+
+
+# -- changed code ---------------------------------------------------------------------------------
+
+
+def test_a_step_that_is_gone_fails_the_run_with_its_name() -> None:
+    class Renamed(Workflow):
+        @step
+        async def other(self, ev: StartEvent) -> StopEvent:
+            return StopEvent()
+
+    async def main(world: testing.World) -> None:
+        await world.engine.workflows.start("Asks", b"{}", run_id="r")
+        await world.advance("10s")
+        world.kill()
+        world.functions = Registry()
+        world.functions.add(MountedWorkflow(Renamed(timeout=None), "Asks"))
+        await world.boot()
+        event = world.engine.workflows.face("Asks").read_event(
+            {"type": "HumanResponseEvent", "value": {"response": "a", "user": "ann"}}
+        )
+        await world.engine.workflows.send("r", *event)
+        ended = await world.wait("r")
+        assert ended.status == "failed"
+        assert "no step 'ask' any more" in ended.error.message
+
+    world(main, Asks(timeout=None))
+
+
+class Caught(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> StopEvent:
+        raise LookupError("gone")
+
+    @catch_error
+    async def mend(self, ev: StepFailedEvent) -> StopEvent:
+        await asyncio.sleep(1)
+        return StopEvent(result=[type(ev.exception).__name__, str(ev.exception), ev.step_name])
+
+
+def test_a_failure_survives_a_crash_on_its_way_to_its_handler() -> None:
+    async def main(world: testing.World) -> None:
+        await world.engine.workflows.start("Caught", b"{}", run_id="r")
+        await world.advance("500ms")
+        await world.crash()
+        ended = await world.wait("r")
+        assert ended.result["value"] == {"result": ["LookupError", "gone", "one"]}
+
+    world(main, Caught(timeout=None))
