@@ -51,7 +51,7 @@ SWITCH_INTERVAL = 0.0005
 every commit.
 """
 
-COLLECT_AFTER = (20_000, 20, 20)
+COLLECT_AFTER = (20_000, 10, 10)
 """New objects before the youngest are looked at, and how many such looks before the older ones
 are."""
 

@@ -55,6 +55,8 @@ LOG_COLUMNS = ", ".join(f"{{t}}.{name}" for name in LOGS.columns[1:])
 """What makes a `LogLine`."""
 
 Values = list[Any]
+FEW = 8
+"""Prefixes that are written out: the depth of a statement is limited."""
 _SUBJECT = "json_extract(e.body, '$.resource')"
 _RELATED = "json_each(e.body, '$.related')"
 _EVERYONE = f"(SELECT value FROM {_RELATED} UNION ALL SELECT {_SUBJECT})"
@@ -232,11 +234,10 @@ def _resource(source: str, wanted: ResourceFilter, values: Values) -> str:
     if wanted.roles:
         parts.append(_among(role, wanted.roles, values))
     if wanted.in_roles:
-        pairs = []
-        for pair in wanted.in_roles:
-            values.extend(pair)
-            pairs.append(f"({resource_id} = ? AND {role} = ?)")
-        parts.append(f"({' OR '.join(pairs)})")
+        values.append(msgspec.json.encode(wanted.in_roles).decode())
+        wanted_pair = "(json_extract(p.value, '$[0]'), json_extract(p.value, '$[1]'))"
+        pair = f"({resource_id}, {role}) = {wanted_pair}"
+        parts.append(f"EXISTS (SELECT 1 FROM json_each(?) p WHERE {pair})")
     parts += [_label(source, spec, values) for spec in wanted.labels]
     return " AND ".join(parts) or "1"
 
@@ -268,7 +269,11 @@ def _among(column: str, items: Sequence[str], values: Values) -> str:
 
 
 def _starts(column: str, prefixes: Sequence[str], values: Values) -> str:
-    """A prefix as a range, which an index can serve, and exactly."""
+    """A few prefixes each as a range, which an index can serve, and exactly; many as one list."""
+    if len(prefixes) > FEW:
+        values.append(msgspec.json.encode(prefixes).decode())
+        start = f"substr({column}, 1, length(p.value)) = p.value"
+        return f"EXISTS (SELECT 1 FROM json_each(?) p WHERE {start})"
     parts = []
     for prefix in prefixes:
         values += [prefix, prefix, prefix]

@@ -280,12 +280,11 @@ def _express_tags(test: Test, place: Place, values: Values) -> str:
     # Of many flow runs few have lists of their own: each list is looked into once.
     is_indexed = place.table == "flow_runs"
     column = f"{'d' if is_indexed else place.alias}.{test.column}"
+    values.append(msgspec.json.encode(test.value).decode())
     if test.test == "has_all":
-        values += test.value
-        found = f"EXISTS (SELECT 1 FROM json_each({column}) WHERE value = ?)"
-        text = f"({' AND '.join([found] * len(test.value)) or '1'})"
+        missing = f"w.value NOT IN (SELECT value FROM json_each({column}))"
+        text = f"NOT EXISTS (SELECT 1 FROM json_each(?) w WHERE {missing})"
     else:
-        values.append(msgspec.json.encode(test.value).decode())
         among = "(SELECT value FROM json_each(?))"
         text = f"EXISTS (SELECT 1 FROM json_each({column}) WHERE value IN {among})"
     if not is_indexed:
@@ -310,11 +309,9 @@ def _express_list(column: str, negated: bool, items: tuple[Any, ...], values: Va
 
 
 def _express_prefixes(column: str, prefixes: tuple[str, ...], values: Values) -> str:
-    if not prefixes:
-        return _NOTHING
-    for prefix in prefixes:
-        values += [prefix, prefix]
-    return f"({' OR '.join([f'substr({column}, 1, length(?)) = ?'] * len(prefixes))})"
+    values.append(msgspec.json.encode(prefixes).decode())
+    start = f"substr({column}, 1, length(p.value)) = p.value"
+    return f"EXISTS (SELECT 1 FROM json_each(?) p WHERE {start})"
 
 
 def _express_search(column: str, query: TextQuery, values: Values) -> str:

@@ -35,7 +35,8 @@ async def took(world: testing.World, run_id: str) -> float:
 def is_clean(world: testing.World) -> None:
     """Nothing is left of runs that have ended."""
     rows = world.store.tables.rows
-    assert not rows["timers"]
+    # Schedules keep theirs: a world that is given no functions serves all that were ever imported.
+    assert not [key for key in rows["timers"] if not key[0].startswith("schedule/")]
     assert not rows["waiters"]
     assert not rows["deliveries"]
     assert world.engine.pool.active == world.engine.pool.queued == 0

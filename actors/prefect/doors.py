@@ -141,11 +141,8 @@ class Prefect:
         info.labels = {"prefect.flow.id": info.flow_id, **info.labels}
         parent: str | None = None
         if info.parent_task_run_id is not None:
+            # It may not be known yet: clients tell of task runs a little later than of flow runs.
             parent = await self.owner(info.parent_task_run_id)
-            if parent is None:
-                raise Conflict(
-                    f"parent_task_run_id: there is no task run {info.parent_task_run_id}"
-                )
         command = c.CreateFlowRun(
             info=info, flow_name=name, policy=policy, state=state, parent_flow_run_id=parent
         )

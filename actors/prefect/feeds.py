@@ -64,6 +64,8 @@ class Feeds:
         self.log_keeper = system.ref("prefect-logs")
 
         self.recorder: Recorder | None = None
+        self.closing = asyncio.Event()
+        """Set when the server stops: clients should go and come back later."""
 
     def start(self) -> None:
         """Wake both actors, so that what is too old goes although nobody asks for anything."""
@@ -104,5 +106,6 @@ class Feeds:
 
     def close(self) -> None:
         """Followers end: the server stops."""
+        self.closing.set()
         self.events.close()
         self.logs.close()

@@ -16,7 +16,7 @@ import msgspec
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import LATER, Envelope
 from ironflow.actors.outbox import encode_row, with_delivery
-from ironflow.actors.prefect.rows import flow_run_row, run_row, task_run_row
+from ironflow.actors.prefect.rows import flow_run_row, row_facts, run_row, task_run_row
 from ironflow.actors.prefect.sinks import MoveSink
 from ironflow.actors.stream import StreamActor
 from ironflow.core import commands as native
@@ -68,6 +68,8 @@ class HistoryActor(StreamActor):
         """What does not change of the flow run's body, once it was encoded."""
         self.body: bytes | None = None
         """The flow run's body, once it was encoded."""
+        self.facts: tuple[object, ...] | None = None
+        """What the row among all runs follows, as of the last time that it was written."""
         self.task_bodies: dict[str, bytes] = {}
         """The bodies of the task runs that the last commit has changed."""
         self.timers: dict[str, int] = {}
@@ -229,7 +231,10 @@ class HistoryActor(StreamActor):
         if run is not None and flow_changed:
             batch.puts.append((FLOW_RUNS, flow_run_row(run, self.flow_run_body())))
         if flow_changed or (run is None and self.key in tasks):
-            batch.puts.append((RUNS, run_row(history)))
+            facts = row_facts(history)
+            if facts != self.facts:
+                self.facts = facts
+                batch.puts.append((RUNS, run_row(history)))
 
     def _send(self, sends: Sequence[native.Send], batch: Batch, then: Then) -> None:
         outbox, now = self.environment.outbox, self.environment.clock.now()

@@ -33,6 +33,8 @@ class Live(Generic[T]):
         self.base = 0
         """Every item with base < seq <= last is here."""
         self.is_closed = False
+        self.followers = 0
+        """Without any, nothing is held in memory."""
         self._seqs: list[int] = []
         self._items: list[T] = []
         self._sizes: list[int] = []
@@ -42,8 +44,22 @@ class Live(Generic[T]):
     def begin(self, last: int) -> None:
         """Everything up to `last` is in the database already."""
         if last > self.last:
-            self.last = self.base = last
-            self._seqs, self._items, self._sizes, self._bytes = [], [], [], 0
+            self._let_go(last)
+
+    def attach(self) -> int:
+        """Somebody follows from now on; the `seq` that is the newest."""
+        self.followers += 1
+        return self.last
+
+    def detach(self) -> None:
+        """And follows no more."""
+        self.followers -= 1
+        if not self.followers:
+            self._let_go(self.last)
+
+    def _let_go(self, last: int) -> None:
+        self.last = self.base = last
+        self._seqs, self._items, self._sizes, self._bytes = [], [], [], 0
 
     @property
     def waiting(self) -> int:
@@ -52,6 +68,9 @@ class Live(Generic[T]):
 
     def publish(self, items: Published[T]) -> None:
         """Add items and hand them to whoever waits."""
+        if not self.followers:
+            self.last = self.base = items[-1][0]
+            return
         for seq, item, size in items:
             self._seqs.append(seq)
             self._items.append(item)

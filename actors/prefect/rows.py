@@ -83,6 +83,18 @@ def task_run_row(run: TaskRun, body: bytes) -> Row:
     )
 
 
+def row_facts(history: History) -> tuple[object, ...]:
+    """What the row among all runs must follow; the rest may wait for one of these to change."""
+    found = subject(history)
+    assert found is not None
+    progress, name, _, _ = found
+    state = progress.state
+    message = state.message if state is not None else None
+    times = progress.started_at, progress.ended_at
+    version = history.flow_run.info.flow_version if history.flow_run is not None else None
+    return name, status_of(state), *times, progress.run_count, message, version
+
+
 def run_row(history: History) -> Row:
     """The columns of `RUNS`: a flow run, or a task run that has none, among all runs."""
     found = subject(history)

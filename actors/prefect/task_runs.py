@@ -32,6 +32,7 @@ class TaskRunKeeper(HistoryActor):
     def decide_task(
         self, task: r.TaskRun, proposed: StateCreate, *, force: bool, cached: State | None = None
     ) -> tuple[r.TaskRunMoved | None, tuple[int, bytes]]:
+        """The entry that a proposal for a task run leads to, if any, and the answer to it."""
         run = self.history.flow_run
         child = task.state.state_details.child_flow_run_id if task.state is not None else None
         situation = self.situation(
@@ -58,6 +59,7 @@ class TaskRunKeeper(HistoryActor):
         return moved, answer
 
     def create_task(self, message: c.CreateTaskRun, envelope: Envelope) -> object:
+        """Create a task run, or find it by its keys. Raises `Conflict` without its flow run."""
         info, run = message.info, self.history.flow_run
         if run is None and info.flow_run_id is not None:
             self.leave_if_empty()
@@ -77,9 +79,11 @@ class TaskRunKeeper(HistoryActor):
         )
 
     def read_task(self, message: c.ReadTaskRun, envelope: Envelope) -> object:
+        """A task run as it is now."""
         return self.after_pending(envelope, self.show_task_run(self.task_run(message.id), 200))
 
     def set_task_state(self, message: c.SetTaskRunState, envelope: Envelope) -> object:
+        """Decide about a state that is proposed for a task run."""
         task = self.task_run(message.id)
         entry, answer = self.decide_task(
             task, message.state, force=message.force, cached=message.cached
@@ -96,10 +100,12 @@ class TaskRunKeeper(HistoryActor):
         return self.record([entry], envelope, lambda: reply, batch=batch)
 
     def change_task(self, message: c.ChangeTaskRun, envelope: Envelope) -> object:
+        """Rename a task run."""
         self.task_run(message.id)
         return self.record([r.TaskRunChanged(id=message.id, name=message.name)], envelope)
 
     def delete_task(self, message: c.DeleteTaskRun, envelope: Envelope) -> object:
+        """Delete a task run; one that has no flow run with its whole history."""
         self.task_run(message.id)
         if message.id == self.key:
             return self.delete()
@@ -122,6 +128,7 @@ class TaskRunKeeper(HistoryActor):
         return self.record(entries, envelope)
 
     def mirror_child(self, message: c.MirrorChild, envelope: Envelope) -> object:
+        """A task run that stands for a flow run follows it."""
         task = self.history.tasks.get(message.task_run_id)
         if task is None:
             self.leave_if_empty()
@@ -154,7 +161,7 @@ class TaskRunKeeper(HistoryActor):
         for name in TIMER_NAMES:
             env.timers.disarm(self.address, name)
         self.history, self.timers = r.History(self.key), {}
-        self.info, self.body, self.task_bodies = None, None, {}
+        self.info, self.body, self.facts, self.task_bodies = None, None, None, {}
         self.snapshot_version = 0
         self.cell.leave_when_quiet()
         return True

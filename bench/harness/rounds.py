@@ -23,7 +23,7 @@ from harness.catalog import scenarios
 from harness.scenario import Case, Figures, Role, Scenario, Setting, Side
 
 RUN = Path(__file__).resolve().parents[1] / "run.py"
-SWITCH_INTERVAL, COLLECT_AFTER = 0.0005, (20_000, 20, 20)
+SWITCH_INTERVAL, COLLECT_AFTER = 0.0005, (20_000, 10, 10)
 """Of the interpreter, as in ironflow's server, for every side that is measured in process."""
 GIVE_UP_SECONDS = 180
 LAST_WORDS = 3000

@@ -319,15 +319,25 @@ async def test_a_server_that_stops_says_goodbye(memory_api: Api) -> None:
     async with (
         connected(api, "/events/out", wanting()) as events,
         connected(api, "/logs/out", {"type": "filter", "filter": {}}) as logs,
+        connected(api, "/events/in") as sender,
     ):
         await ask(api, "/events", [make_event("last")])
         assert await receive_numbers(events, 1) == [0]
         await ask(api, "/logs/", [make_log("last")])
         assert (await logs.receive_json())["log"]["message"] == "last"
+        await sender.send_json(make_event("last", 1))
+        assert await receive_numbers(events, 1) == [1]
         api.engine.begin_drain()
-        for socket in (events, logs):
+        for socket in (events, logs, sender):
             message = await socket.receive()
             assert (message.type, message.data) == (WSMsgType.CLOSE, 1001)
+
+
+async def test_a_plain_request_to_a_socket_is_told_so(memory_api: Api) -> None:
+    for path in ("/events/in", "/events/out", "/logs/out"):
+        async with memory_api.client.get(f"/api{path}") as response:
+            assert response.status == 400
+            assert "WebSocket" in (await response.json())["detail"]
 
 
 @pytest.mark.parametrize("size", [1, 125, 126, 65_535, 65_536, 200_000])

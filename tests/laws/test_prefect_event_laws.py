@@ -243,6 +243,47 @@ def test_any_json_is_a_filter_of_events_or_faulty(relations: Relations, value: A
         relations.select(*select_events(wanted, 10))
 
 
+def many(count: int, text: str = "x") -> list[str]:
+    return [f"{text}{number}" for number in range(count)]
+
+
+HUGE = [
+    {"event": {"prefix": many(1000), "exclude_prefix": many(1000), "name": many(1000)}},
+    {"id": {"id": [f"{n:08x}-0000-4000-8000-000000000000" for n in range(1000)]}},
+    {"resource": {"id_prefix": many(1000), "labels": {"kind": [*many(500, "!"), *many(500)]}}},
+    {"resource": {"labels": {key: [f"{text}*" for text in many(1000)] for key in many(50)}}},
+    {"related": [{"role": many(1000), "id": many(1000)}] * 50},
+    {"related": {"resources_in_roles": [["a", text] for text in many(1000)]}},
+    {"any_resource": [{"id_prefix": many(9)}] * 50},
+    {"text": {"query": "a " * 100}},
+]
+
+
+@pytest.mark.parametrize("value", HUGE)
+def test_the_largest_filters_are_no_more_than_a_statement_can_be(
+    relations: Relations, value: dict[str, Any]
+) -> None:
+    relations.select(*select_events(parse(value), 10))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"event": {"prefix": many(1001)}},
+        {"related": [{"id": ["a"]}] * 51},
+        {"related": {"resources_in_roles": [["a", "b"]] * 1001}},
+        {"resource": {"labels": dict.fromkeys(many(51), "x")}},
+        {"resource": {"labels": {"kind": many(1001)}}},
+        {"text": {"query": "a" * 201}},
+        {"event": {"name": ["a" * 1001]}},
+    ],
+)
+def test_larger_filters_are_refused(value: dict[str, Any]) -> None:
+    faults: list[Fault] = []
+    parse_event_filter(value, faults)
+    assert [fault.kind in ("too_long", "string_too_long") for fault in faults] == [True]
+
+
 # -- logs -----------------------------------------------------------------------------------------
 
 lines = st.lists(

@@ -505,6 +505,26 @@ def test_before_and_after_include_the_moment_itself(
         assert sorted(row[0] for row in rows) == found
 
 
+def test_long_lists_are_no_more_than_a_statement_can_be(relations: Relations) -> None:
+    texts = [f"{number}" for number in range(20_000)]
+    lists = {"any_": texts, "not_any_": texts}
+    wanted = {
+        "name": {"any_": texts},
+        "idempotency_key": lists,
+        "tags": {"any_": texts, "all_": texts},
+        "id": {"any_": [f"{number:08x}-0000-4000-8000-000000000000" for number in range(20_000)]},
+        "state": {"name": lists, "type": {"any_": [*TYPES] * 9}},
+    }
+    fill(relations, {"flows": [], "flow_runs": [], "task_runs": []})
+    body = {
+        "flow_runs": wanted,
+        "flows": {"tags": {"all_": texts}},
+        "task_runs": {"tags": {"all_": texts}},
+    }
+    selection = parse_selection(body, BodyShape(FLOW_RUNS, EVERYTHING))
+    assert relations.select(*select_rows(selection, "{t}.id", 0)) == []
+
+
 def test_every_state_is_known() -> None:
     body = {"flow_runs": {"state": {"type": {"any_": list(STATE_TYPES)}}}}
     assert parse_selection(body, BodyShape(FLOW_RUNS, EVERYTHING)).conditions

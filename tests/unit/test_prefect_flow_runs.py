@@ -272,6 +272,20 @@ def test_a_subflow_shows_in_the_task_run_that_stands_for_it() -> None:
     play(main)
 
 
+def test_a_parent_that_is_not_known_yet_holds_nobody_up() -> None:
+    async def main(world: testing.World) -> None:
+        client = Client(world)
+        child = await client.flow_run(parent_task_run_id=TASK)
+        await client.move(child, "RUNNING")
+        await client.move(child, "COMPLETED")
+        await world.advance(1)
+        run = await client.see(child)
+        assert (run["state_type"], run["parent_task_run_id"]) == ("COMPLETED", TASK)
+        is_clean(world)
+
+    play(main)
+
+
 # -- crashes --------------------------------------------------------------------------------------
 
 

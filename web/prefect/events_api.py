@@ -125,6 +125,7 @@ async def take_events(request: web.Request, engine: Engine) -> web.StreamRespons
     """
     socket = await sockets.open_socket(request, autoping=False)
     intake = Intake(engine.feeds)
+    goodbye = asyncio.create_task(_say_goodbye(socket, engine.feeds))
     try:
         # A client without the subprotocol is one of old, which does not introduce itself.
         if socket.ws_protocol == sockets.PROTOCOL:
@@ -139,7 +140,15 @@ async def take_events(request: web.Request, engine: Engine) -> web.StreamRespons
         await sockets.close(socket, WSCloseCode.INVALID_TEXT, reason)
     except (IronflowError, TimeoutError) as error:
         await sockets.close(socket, WSCloseCode.TRY_AGAIN_LATER, str(error))
+    finally:
+        goodbye.cancel()
     return socket
+
+
+async def _say_goodbye(socket: web.WebSocketResponse, feeds: Feeds) -> None:
+    """When the server stops, send the client away; what it has sent is written first."""
+    await feeds.closing.wait()
+    await sockets.close(socket, WSCloseCode.GOING_AWAY, "the server is shutting down")
 
 
 async def _take(socket: web.WebSocketResponse, intake: Intake, engine: Engine) -> None:

@@ -22,6 +22,7 @@ from ironflow.web.prefect import (
     ui_api,
     unstored_api,
 )
+from ironflow.web.prefect.problems import say
 from ironflow.web.prefect.routing import PREFIX, add_routes
 
 ROUTES = (
@@ -59,4 +60,7 @@ async def _serve(
     serve: Callable[[web.Request, Engine], Awaitable[web.StreamResponse]],
     engine: Engine,
 ) -> web.StreamResponse:
-    return await serve(request, engine)
+    try:
+        return await serve(request, engine)
+    except web.HTTPBadRequest as error:
+        return say(400, error.text or "This is a websocket.")

@@ -177,31 +177,37 @@ class _Follower(Generic[T]):
         self, request: web.Request, socket: web.WebSocketResponse, source: Source[T]
     ) -> None:
         self.transport, self.socket, self.source = request.transport, socket, source
-        # What is committed up to here is read, what comes behind it is heard of: nothing is in
-        # both.
-        self.cursor = source.live.last
+        self.cursor = 0
 
     async def run(self, backfill: bool) -> None:
         """Send until the feed is closed or the client gone."""
-        live, source = self.source.live, self.source
-        with contextlib.suppress(ConnectionError, IronflowError):
-            if backfill:
-                async for frames in source.backfill(self.cursor):
-                    await self.send(frames)
-            while True:
-                await live.wait(self.cursor, self.take)
-                items = live.since(self.cursor)
-                if items is None:
-                    frames, self.cursor = await source.catch_up(self.cursor)
-                    await self.send(frames)
-                elif not items:
-                    return  # closed
-                else:
-                    wanted = [item.frame for _, item in items if source.is_wanted(item)]
-                    self.cursor = items[-1][0]
-                    await self.send(wanted)
-                # A socket that is always ready must not keep the loop to itself.
-                await asyncio.sleep(0)
+        live = self.source.live
+        # What is committed up to here is read, what comes behind it is heard of: nothing is in
+        # both.
+        self.cursor = live.attach()
+        try:
+            with contextlib.suppress(ConnectionError, IronflowError):
+                if backfill:
+                    async for frames in self.source.backfill(self.cursor):
+                        await self.send(frames)
+                while not live.is_closed or live.last > self.cursor:
+                    await live.wait(self.cursor, self.take)
+                    await self.send(await self.next_frames())
+                    # A socket that is always ready must not keep the loop to itself.
+                    await asyncio.sleep(0)
+        finally:
+            live.detach()
+
+    async def next_frames(self) -> list[bytes]:
+        """Messages behind the cursor, from memory, else from the database."""
+        source = self.source
+        items = source.live.since(self.cursor)
+        if items is None:
+            frames, self.cursor = await source.catch_up(self.cursor)
+            return frames
+        if items:
+            self.cursor = items[-1][0]
+        return [item.frame for _, item in items if source.is_wanted(item)]
 
     async def send(self, frames: list[bytes]) -> None:
         """Send messages, as fast as the client reads."""

@@ -17,6 +17,8 @@ LOOK_BACK = 180 * 86_400 * 1_000_000
 """How far back is looked when no `since` is given, in microseconds."""
 MAX_ITEMS = 1000
 """Values in one list of a filter."""
+MAX_PARTS = 50
+"""Filters of resources in one filter, and labels in one of those."""
 
 
 class LabelSpec(NamedTuple):
@@ -174,12 +176,18 @@ class _Reader:
         if not isinstance(found, dict):
             self.refuse(place, "dict_type", "must be an object", found)
             return ()
+        if len(found) > MAX_PARTS:
+            self.refuse(place, "too_long", f"must have at most {MAX_PARTS} labels", None)
+            return ()
         return tuple(self.label(name, wanted, (*place, name)) for name, wanted in found.items())
 
     def label(self, name: str, wanted: Any, where: Location) -> LabelSpec:
         texts = [wanted] if isinstance(wanted, str) else wanted
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             self.refuse(where, "string_type", "must be a string or a list of strings", wanted)
+            return LabelSpec(name)
+        if len(texts) > MAX_ITEMS:
+            self.refuse(where, "too_long", f"must have at most {MAX_ITEMS} items", None)
             return LabelSpec(name)
         sorted_: dict[str, list[str]] = {"": [], "*": [], "!": [], "!*": []}
         for text in texts:
@@ -197,10 +205,13 @@ class _Reader:
             return ()
         if not isinstance(found, list):
             filters = [self.resource(self.object(found, keys, place), place)]
+        elif len(found) > MAX_PARTS:
+            self.refuse(place, "too_long", f"must have at most {MAX_PARTS} filters", None)
+            return ()
         else:
             filters = [
                 self.resource(self.object(one, keys, (*place, n)), (*place, n))
-                for n, one in enumerate(found[:MAX_ITEMS])
+                for n, one in enumerate(found)
             ]
         return tuple(one for one in filters if one != ANY)
 
@@ -216,6 +227,9 @@ class _Reader:
     def pairs(self, value: dict[str, Any], where: Location) -> tuple[tuple[str, str], ...]:
         found, place = value.get("resources_in_roles"), (*where, "resources_in_roles")
         if found is None:
+            return ()
+        if isinstance(found, list) and len(found) > MAX_ITEMS:
+            self.refuse(place, "too_long", f"must have at most {MAX_ITEMS} pairs", None)
             return ()
         pairs = []
         for pair in found if isinstance(found, list) else [None]:

@@ -72,7 +72,7 @@ class Event(msgspec.Struct, frozen=True, dict=True):
             to_rfc3339(self.received).encode(),
         )
 
-    @cached_property
+    @property
     def frame(self) -> bytes:
         """The message that subscribers get."""
         return b'{"type":"event","event":%s}' % self.body

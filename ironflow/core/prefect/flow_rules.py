@@ -25,7 +25,6 @@ from ironflow.core.prefect.runs import FlowRun
 from ironflow.core.prefect.states import (
     AWAITING_RETRY,
     RESUMING,
-    SUSPENDED,
     State,
     has_persisted_data,
     micros,
@@ -196,4 +195,4 @@ def decide_flow_state(
 
 def is_suspended(state: State) -> bool:
     """Whether a paused run has no process any more, and is to be scheduled to go on."""
-    return state.name == SUSPENDED or state.state_details.pause_reschedule
+    return state.state_details.pause_reschedule

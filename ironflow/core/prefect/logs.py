@@ -52,7 +52,7 @@ class LogLine(msgspec.Struct, frozen=True, dict=True):
             orjson.dumps(self.task_run_id),
         )
 
-    @cached_property
+    @property
     def frame(self) -> bytes:
         """The message that subscribers get."""
         return b'{"type":"log","log":%s}' % self.body

@@ -27,7 +27,6 @@ TERMINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 
 AWAITING_RETRY = "AwaitingRetry"
 LATE = "Late"
-SUSPENDED = "Suspended"
 RESUMING = "Resuming"
 
 NULL = msgspec.Raw(b"null")

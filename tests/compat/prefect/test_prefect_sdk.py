@@ -14,7 +14,7 @@ import pytest
 from compat.prefect.servers import Ironflow
 from peers.prefect import client_environment
 
-SCRIPT = Path(__file__).with_name("sdk_scenarios.py")
+SCRIPT = Path(__file__).with_name("sdk") / "main.py"
 
 TASK = {
     "name": "add",
