@@ -142,7 +142,7 @@ class Soak:
                 self.samples.append(self.look(time.monotonic() - began))
 
     def look(self, second: float) -> Sample:
-        """One sample. Raises `OSError` while the server is down."""
+        """One sample. Raises `OSError` or `KeyError` while the server is down."""
         pid = self.process.popen.pid
         status = dict(
             line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
