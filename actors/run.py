@@ -132,6 +132,8 @@ class RunActor(StreamActor):
         self.situation = fx.Situation(0, max_crashes=environment.max_crashes)
         self.starting = False
         """A body is started as soon as the commit that says so is durable."""
+        self.ending: e.RunUnwinding | e.CancelRequested | None = None
+        """What the body that is being started is to be unwound for."""
         self.unsettled: set[str] = set()
         """Steps whose end is on its way to the disk: bodies must not know of it yet."""
         self.unsure: set[str] = set()
@@ -293,6 +295,9 @@ class RunActor(StreamActor):
         for effect in decision.effects:
             if type(effect) is fx.StartBody:
                 self.starting = True
+                # As of now: by the time that this is durable a cancel may be on its way, which
+                # tells the body itself once it is durable, too.
+                self.ending = run.unwinding or run.cancelling
             if type(effect) is c.Send:
                 # Named for its cause, so that it keeps its name however often it is sent.
                 # Padded: on a restart, messages of one moment are sent again in the order of their
@@ -399,7 +404,7 @@ class RunActor(StreamActor):
 
     def _assignment(self) -> Assignment:
         run = self.run
-        ending = run.unwinding or run.cancelling
+        ending = self.ending
         return Assignment(
             run.id,
             run.function_id,

@@ -123,7 +123,7 @@ class Soak:
 
     async def kill_at_random(self, began: float) -> None:
         """Until half-time."""
-        mean = max(2.0, min(45.0, self.seconds / 12))
+        mean = max(2.0, min(30.0, self.seconds / 12))
         while True:
             pause = self.rng.uniform(0.2, 2 * mean)
             if time.monotonic() + pause > began + self.seconds / 2:
