@@ -31,7 +31,7 @@ from ironflow.core.entries import (
     encode_entry,
     payloads,
 )
-from ironflow.core.errors import IronflowError
+from ironflow.core.errors import Damaged, IronflowError
 from ironflow.core.execution import Assignment
 from ironflow.core.lanes import lane_names
 from ironflow.core.messages import Message
@@ -61,11 +61,22 @@ ENDS = (e.WaitEnded, e.StepRetryDue)
 
 
 def fold(run_id: str, loaded: Loaded) -> Run:
-    """The run that a snapshot and the entries after it make."""
-    run = Run(run_id) if loaded.snapshot is None else _decode_state(loaded.snapshot.data)
+    """The run that a snapshot and the entries after it make. Raises `Damaged`."""
+    run = Run(run_id) if loaded.snapshot is None else _read_snapshot(run_id, loaded.snapshot.data)
     for entry in loaded.entries:
-        apply(run, decode_entry(entry.kind, entry.data), entry.at)
+        try:
+            change = decode_entry(entry.kind, entry.data)
+        except Damaged as damage:
+            raise Damaged(f"entry {entry.version} of run {run_id}", damage.reason) from damage
+        apply(run, change, entry.at)
     return run
+
+
+def _read_snapshot(run_id: str, data: bytes) -> Run:
+    try:
+        return _decode_state(data)
+    except e.UNREADABLE as error:
+        raise Damaged(f"the snapshot of run {run_id}", str(error)) from error
 
 
 def run_row(run: Run) -> RunRow:
