@@ -77,7 +77,7 @@ class Definition:
         """
         found = dict.fromkeys(self.events)
         for spec in self.steps.values():
-            found.update(dict.fromkeys(_mentioned(spec.fn)))
+            found.update(dict.fromkeys(mentioned(spec.fn)))
         found.update(dict.fromkeys((OURS.event, OURS.human_response, OURS.input_required)))
         return tuple(found)
 
@@ -334,24 +334,32 @@ def _names(kinds: Iterable[type]) -> str:
     return ", ".join(sorted(kind.__name__ for kind in kinds))
 
 
-def _mentioned(fn: Callable[..., Any]) -> Iterable[type]:
-    """The classes of events that a function's code names."""
-    target = inspect.unwrap(fn)
-    code = getattr(target, "__code__", None)
+def code_names(fn: Callable[..., Any]) -> set[str]:
+    """Every name that a function's code uses, in functions inside of it, too."""
+    code = getattr(inspect.unwrap(fn), "__code__", None)
     if code is None:
-        return
+        return set()
     codes, names = [code], set(code.co_freevars)
     while codes:
         inner = codes.pop()
         names.update(inner.co_names)
         codes.extend(const for const in inner.co_consts if isinstance(const, type(code)))
+    return names
+
+
+def mentioned(fn: Callable[..., Any]) -> Iterable[type]:
+    """The classes of events that a function's code names."""
+    target = inspect.unwrap(fn)
+    if not hasattr(target, "__code__"):
+        return
     scope = dict(target.__globals__)
-    for name, cell in zip(code.co_freevars, target.__closure__ or (), strict=False):
+    closure = zip(target.__code__.co_freevars, target.__closure__ or (), strict=False)
+    for name, cell in closure:
         try:
             scope[name] = cell.cell_contents
         except ValueError:
             continue  # not bound yet
-    for name in sorted(names):
+    for name in sorted(code_names(fn)):
         kind: Any = scope.get(name)
         if is_event_class(kind):
             yield kind

@@ -187,7 +187,12 @@ class Interpreter:
             event = await self.function.start_event(self.assignment.input, self.effects)
             self.emit(Started())
             self.router.route(self.router.prepare(event, None, inside=False))
-            self.commit_soon()
+            # What the journal has decides this, so it may be decided again after a crash: the first
+            # steps begin at once, and the turn that they end records it.
+            first, self.fresh = self.fresh, []
+            for job_id in first:
+                self.router.enqueue(self.state.jobs[job_id])
+            self.flush_later()
 
     async def _work(self) -> None:
         while True:

@@ -10,7 +10,7 @@ import hashlib
 import inspect
 from typing import Any
 
-from ironflow.workflows.definition import Definition
+from ironflow.workflows.definition import Definition, code_names, mentioned
 from ironflow.workflows.resource import find_resources
 from ironflow.workflows.steps import StepSpec
 from ironflow.workflows.vocabulary import (
@@ -69,6 +69,7 @@ class _Builder:
             self.nodes[OUTSIDE] = _node(OUTSIDE, "external", label="External Step")
         for spec in steps:
             self._connect(spec)
+        self._add_waits()
         for kind in self.graph.events:
             if OUTSIDE not in self.nodes:
                 break
@@ -76,6 +77,26 @@ class _Builder:
                 self._edge(kind.__name__, OUTSIDE)
             if is_human_response(kind):
                 self._edge(OUTSIDE, kind.__name__)
+
+    def _add_waits(self) -> None:
+        """What steps wait for in their code, which no signature says: answers from outside, and the
+        questions that are asked for them.
+        """
+        for spec in self.graph.steps.values():
+            if "wait_for_event" not in code_names(spec.fn):
+                continue
+            kinds = [kind for kind in mentioned(spec.fn) if kind not in spec.gives]
+            answers = [kind for kind in kinds if is_human_response(kind)]
+            for kind in answers:
+                self._add_event(kind)
+                self.nodes.setdefault(OUTSIDE, _node(OUTSIDE, "external", label="External Step"))
+                self._edge(OUTSIDE, kind.__name__)
+                self._edge(kind.__name__, spec.name, "waits for")
+            for kind in kinds if answers else ():
+                if is_input_required(kind):
+                    self._add_event(kind)
+                    self._edge(spec.name, kind.__name__, "asks")
+                    self._edge(kind.__name__, OUTSIDE)
 
     def _edge(self, source: str, target: str, label: str | None = None) -> None:
         self.edges[source, target, label] = None
