@@ -42,6 +42,7 @@ from ironflow.core import commands as c
 from ironflow.core.blockages import Blockages
 from ironflow.core.clock import Clock, Ids, derive_id
 from ironflow.core.crash_points import reach
+from ironflow.core.decisions import depends_on_input
 from ironflow.core.effects import MAX_CRASHES
 from ironflow.core.entries import Payload, pack
 from ironflow.core.errors import (
@@ -428,7 +429,12 @@ class Engine:
         `NotFound`, `Conflict`.
         """
         self.check_open()
-        return await (await self._actor(run_id)).ask(c.RetryRun(reason))
+        actor, blob = await self._actor(run_id), None
+        if actor.address.startswith("run/"):
+            run = await self.run(run_id)
+            if depends_on_input(run.options, run.input):
+                blob = await self.load_payload(run.input)
+        return await actor.ask(c.RetryRun(reason, blob))
 
     async def _actor(self, run_id: str) -> Ref:
         """Who decides about a run: its client's process moves a Prefect flow run, the engine all

@@ -112,6 +112,12 @@ def watch_for_cancel(
     return [AddWaiter(f"{CANCEL_STEP}{index}", rule.event, match)]
 
 
+def depends_on_input(options: e.RunOptions | None, payload: e.Payload) -> bool:
+    """Whether `watch_for_cancel` needs the bytes of an input that lies in the blob table."""
+    rules = options.cancel_on if options is not None else ()
+    return payload.blob is not None and any(rule.match is not None for rule in rules)
+
+
 def literal(value: object) -> str:
     """A scalar as a literal of the expression language."""
     return msgspec.json.encode(value).decode()
@@ -227,7 +233,7 @@ def _retry(run: Run, command: c.RetryRun, s: Situation) -> Decision:
     if run.options.timeout is not None:
         effects.append(SetTimer(TIMEOUT_TIMER, s.now + int(run.options.timeout * SECOND)))
     for index, rule in enumerate(run.options.cancel_on):
-        effects.extend(watch_for_cancel(index, rule, run.input))
+        effects.extend(watch_for_cancel(index, rule, run.input, command.blob))
     # Those of a workflow's waits were cleared at its end; its pauses are over.
     effects.extend(timer for timer in turns.job_timers(run.workflow) if "/" in timer.name)
     if s.slot and s.code is not None:
