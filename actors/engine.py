@@ -42,7 +42,6 @@ from ironflow.core import commands as c
 from ironflow.core.blockages import Blockages
 from ironflow.core.clock import Clock, Ids, derive_id
 from ironflow.core.crash_points import reach
-from ironflow.core.decisions import depends_on_input
 from ironflow.core.effects import MAX_CRASHES
 from ironflow.core.entries import Payload, pack
 from ironflow.core.errors import (
@@ -432,7 +431,7 @@ class Engine:
         actor, blob = await self._actor(run_id), None
         if actor.address.startswith("run/"):
             run = await self.run(run_id)
-            if depends_on_input(run.options, run.input):
+            if run.input.blob is not None and run.options.cancel_on:
                 blob = await self.load_payload(run.input)
         return await actor.ask(c.RetryRun(reason, blob))
 

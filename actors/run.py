@@ -208,7 +208,7 @@ class RunActor(StreamActor):
         )
         if isinstance(message, c.CreateRun) and not run.exists:
             message = self._complete(message)
-            if message.blob is None and d.depends_on_input(message.options, message.input):
+            if message.blob is None and d.depends_on_input(message):
                 return self._fetch_input(message)
         if kind is c.Dispatch or kind in d.MAY_START:
             self._reserve(message)

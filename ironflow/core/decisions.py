@@ -112,10 +112,12 @@ def watch_for_cancel(
     return [AddWaiter(f"{CANCEL_STEP}{index}", rule.event, match)]
 
 
-def depends_on_input(options: e.RunOptions | None, payload: e.Payload) -> bool:
-    """Whether `watch_for_cancel` needs the bytes of an input that lies in the blob table."""
-    rules = options.cancel_on if options is not None else ()
-    return payload.blob is not None and any(rule.match is not None for rule in rules)
+def depends_on_input(command: c.CreateRun) -> bool:
+    """Whether what is in an input that lies in the blob table matters here: for the events that
+    cancel the run, or for its lanes.
+    """
+    rules = command.options.cancel_on if command.options is not None else ()
+    return command.input.blob is not None and bool(rules or command.lanes)
 
 
 def literal(value: object) -> str:
