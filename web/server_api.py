@@ -26,6 +26,8 @@ async def get_index(call: Call[Query, None]) -> Answer:
         "openapi": "/openapi.json",
         "runs": "/api/v1/runs",
         "functions": "/api/v1/functions",
+        "workflows": "/workflows",
+        "debugger": "/workflows/ui",
         "events": "/api/v1/events",
         "stream": "/api/v1/stream",
         "statistics": "/api/v1/statistics",

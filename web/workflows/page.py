@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 from importlib.resources import files
@@ -61,15 +62,15 @@ class Page:
 
     async def show(self, request: web.Request) -> web.Response:
         """The page itself."""
-        return self._answer(request, "index.html")
+        return await self._answer(request, "index.html")
 
     async def serve(self, request: web.Request) -> web.Response:
         """One of its files."""
-        return self._answer(request, request.match_info["file"])
+        return await self._answer(request, request.match_info["file"])
 
-    def _answer(self, request: web.Request, name: str) -> web.Response:
-        if self._files is None:
-            self._files = load_files()
+    async def _answer(self, request: web.Request, name: str) -> web.Response:
+        if self._files is None:  # read off the loop; twice, if two ask at once, does no harm
+            self._files = await asyncio.to_thread(load_files)
         file = self._files.get(name)
         if file is None:
             raise web.HTTPNotFound
