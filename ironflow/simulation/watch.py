@@ -5,8 +5,8 @@ What breaks a law is kept as a `Finding`; the first one ends the case.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 
@@ -14,12 +14,13 @@ from ironflow.actors.audit import Finding, check_run
 from ironflow.core.entries import decode_entry
 from ironflow.core.messages import Message
 from ironflow.core.runs import Run, RunStatus, apply
+from ironflow.core.workflow_stream import StreamedEvent
 from ironflow.sdk.execution import Branch, current_branch
 from ironflow.simulation import laws
 from ironflow.storage.ports import DELIVERIES, RUNS, SNAPSHOTS, TIMERS, WAITERS, Batch, Entry, Table
 
 if TYPE_CHECKING:
-    from ironflow.core.execution import Effects
+    from ironflow.core.execution import Effects, LocalEffects
     from ironflow.simulation.process import Process
     from ironflow.simulation.story import Story
     from ironflow.storage.memory import Tables
@@ -227,6 +228,14 @@ class WatchedEffects:
     async def blob(self, digest: str) -> bytes:
         """A large value by its digest."""
         return await self._effects.blob(digest)
+
+    def follow(self, run_id: str, after: int = -1) -> AsyncIterator[StreamedEvent]:
+        """The streamed events of a child."""
+        return cast("LocalEffects", self._effects).follow(run_id, after)
+
+    def serve(self, function_id: str) -> None:
+        """The function of a child can be executed here."""
+        cast("LocalEffects", self._effects).serve(function_id)
 
     def leave(self) -> None:
         """The body is out of memory."""
