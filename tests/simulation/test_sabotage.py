@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ironflow.actors import run as run_module
+from ironflow.actors.lanes import Lanes
 from ironflow.actors.pool import Pool
 from ironflow.actors.stream import StreamActor
 from ironflow.actors.timers import Timers
@@ -112,6 +113,10 @@ def grant_without_end(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Pool, "acquire", acquire)
 
 
+def let_everybody_into_a_lane(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Lanes, "_room", lambda self, lane: 1)
+
+
 def forget_the_queue(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(decisions, "Enqueue", lambda: fx.WakeBody(None))
 
@@ -143,6 +148,7 @@ SABOTAGE: dict[Patch, set[str]] = {
     post_messages_without_rows: {"something_will_wake_it"},
     park_what_is_to_be_woken: {"something_will_wake_it", "every_run_has_ended"},
     grant_without_end: {"capacity_is_kept"},
+    let_everybody_into_a_lane: {"lanes_are_kept"},
     forget_the_queue: {"memory_agrees_with_rows", "time_goes_on"},
     change_state_behind_the_journal: {"replay_gives_the_live_state"},
     keep_rows_of_the_past: {"row_agrees_with_stream"},
