@@ -32,6 +32,12 @@ def quiet() -> Iterator[None]:
     logger.setLevel(level)
 
 
+def _reply(actor: Any, envelope: Any, reply: Any) -> None:
+    """Answer now."""
+    leave = envelope.fail if isinstance(reply, Exception) else envelope.answer
+    actor.system.loop.call_soon(leave, reply)
+
+
 def answer_before_the_commit(patch: pytest.MonkeyPatch) -> None:
     honest = StreamActor.commit
 
@@ -40,7 +46,7 @@ def answer_before_the_commit(patch: pytest.MonkeyPatch) -> None:
     ) -> None:
         honest(self, batch, None, None, then)
         if envelope is not None:
-            self.system.loop.call_soon(envelope.answer, reply)
+            _reply(self, envelope, reply)
 
     patch.setattr(StreamActor, "commit", commit)
 
@@ -55,7 +61,7 @@ def answer_repeats_at_once(patch: pytest.MonkeyPatch) -> None:
         if batch.entries or batch.puts or batch.deletes:
             honest(self, batch, envelope, reply, then)
         elif envelope is not None:
-            self.system.loop.call_soon(envelope.answer, reply)
+            _reply(self, envelope, reply)
 
     patch.setattr(StreamActor, "commit", commit)
 
