@@ -13,11 +13,13 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from ironflow.actors.prefect.audit import check_flow_run
 from ironflow.actors.run import fold, run_row
 from ironflow.core.decisions import watch_for_cancel
 from ironflow.core.effects import CANCEL_STEP, STEP_TIMER, TIMEOUT_TIMER
 from ironflow.core.entries import KINDS
 from ironflow.core.explain import wake_sources
+from ironflow.core.prefect.runs import is_ours as is_of_flow_run
 from ironflow.core.runs import Run, RunStatus, StepStatus
 from ironflow.storage.ports import (
     RUNS,
@@ -204,9 +206,15 @@ def _check_streams(picture: Picture) -> Iterator[Finding]:
                 "versions_are_gapless", stream, f"its versions are not 1 to {len(versions)}"
             )
             continue
-        if entries[0].kind not in _KINDS:
-            continue  # the history of a client's own flow, which has rules of its own
         try:
+            if is_of_flow_run(entries[0].kind):
+                found = [
+                    Finding(law, stream, m) for law, m in check_flow_run(run_id, entries, picture)
+                ]
+                yield from found
+                continue
+            if entries[0].kind not in _KINDS:
+                continue
             run = fold(run_id, Loaded(None, entries))
             found = list(check_run(run, picture))
             found += [

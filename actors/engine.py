@@ -47,6 +47,7 @@ from ironflow.core.effects import MAX_CRASHES
 from ironflow.core.entries import Payload, pack
 from ironflow.core.errors import (
     Conflict,
+    Damaged,
     Draining,
     Gone,
     IdempotencyConflict,
@@ -171,10 +172,8 @@ class Engine:
         for row in await self.store.reader.deliveries():
             try:
                 message = decode_row(row)
-            except (msgspec.DecodeError, KeyError) as error:
-                log.error(  # noqa: TRY400 - where it was found says nothing
-                    "durable message %s cannot be read and stays: %s", row.id, error
-                )
+            except Damaged as error:
+                log.error("%s; it stays", error)  # noqa: TRY400 - where it was found says nothing
                 continue
             self.environment.outbox.post(row.target, row.id, message)
             reach("recovery.messages")

@@ -14,6 +14,8 @@ import msgspec
 
 from ironflow.core.commands import DELIVERABLE, DELIVERY_KINDS, Send
 from ironflow.core.crash_points import reach
+from ironflow.core.entries import UNREADABLE
+from ironflow.core.errors import Damaged
 from ironflow.core.messages import Message
 from ironflow.storage.ports import Delivery
 
@@ -37,8 +39,14 @@ def encode_row(send: Send, delivery: str, at: int) -> Delivery:
 
 
 def decode_row(row: Delivery) -> Message[Any]:
-    """The message of a row, ready to be posted."""
-    return with_delivery(_decoders[row.kind].decode(row.data), row.id)
+    """The message of a row, ready to be posted. Raises `Damaged`."""
+    try:
+        message = _decoders[row.kind].decode(row.data)
+    except KeyError as error:
+        raise Damaged(f"durable message {row.id}", f"{row.kind!r:.50} is no kind") from error
+    except UNREADABLE as error:
+        raise Damaged(f"durable message {row.id}", str(error)) from error
+    return with_delivery(message, row.id)
 
 
 def with_delivery(message: Message[Any], delivery: str) -> Message[Any]:

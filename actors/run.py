@@ -31,7 +31,7 @@ from ironflow.core.entries import (
     encode_entry,
     payloads,
 )
-from ironflow.core.errors import IronflowError
+from ironflow.core.errors import Damaged, IronflowError
 from ironflow.core.execution import Assignment
 from ironflow.core.lanes import lane_names
 from ironflow.core.messages import Message
@@ -61,11 +61,22 @@ ENDS = (e.WaitEnded, e.StepRetryDue)
 
 
 def fold(run_id: str, loaded: Loaded) -> Run:
-    """The run that a snapshot and the entries after it make."""
-    run = Run(run_id) if loaded.snapshot is None else _decode_state(loaded.snapshot.data)
+    """The run that a snapshot and the entries after it make. Raises `Damaged`."""
+    run = Run(run_id) if loaded.snapshot is None else _read_snapshot(run_id, loaded.snapshot.data)
     for entry in loaded.entries:
-        apply(run, decode_entry(entry.kind, entry.data), entry.at)
+        try:
+            change = decode_entry(entry.kind, entry.data)
+        except Damaged as damage:
+            raise Damaged(f"entry {entry.version} of run {run_id}", damage.reason) from damage
+        apply(run, change, entry.at)
     return run
+
+
+def _read_snapshot(run_id: str, data: bytes) -> Run:
+    try:
+        return _decode_state(data)
+    except e.UNREADABLE as error:
+        raise Damaged(f"the snapshot of run {run_id}", str(error)) from error
 
 
 def run_row(run: Run) -> RunRow:
@@ -132,6 +143,8 @@ class RunActor(StreamActor):
         self.situation = fx.Situation(0, max_crashes=environment.max_crashes)
         self.starting = False
         """A body is started as soon as the commit that says so is durable."""
+        self.ending: e.RunUnwinding | e.CancelRequested | None = None
+        """What the body that is being started is to be unwound for."""
         self.unsettled: set[str] = set()
         """Steps whose end is on its way to the disk: bodies must not know of it yet."""
         self.unsure: set[str] = set()
@@ -293,6 +306,9 @@ class RunActor(StreamActor):
         for effect in decision.effects:
             if type(effect) is fx.StartBody:
                 self.starting = True
+                # As of now: by the time that this is durable a cancel may be on its way, which
+                # tells the body itself once it is durable, too.
+                self.ending = run.unwinding or run.cancelling
             if type(effect) is c.Send:
                 # Named for its cause, so that it keeps its name however often it is sent.
                 # Padded: on a restart, messages of one moment are sent again in the order of their
@@ -399,7 +415,7 @@ class RunActor(StreamActor):
 
     def _assignment(self) -> Assignment:
         run = self.run
-        ending = run.unwinding or run.cancelling
+        ending = self.ending
         return Assignment(
             run.id,
             run.function_id,

@@ -43,7 +43,7 @@ def main() -> int:
         document = report.document(results, options.durability)
         options.json.write_text(json.dumps(document, indent=1) + "\n")
         note(f"wrote {options.json}")
-    return 0
+    return 1 if results.failed else 0
 
 
 def make_parser() -> argparse.ArgumentParser:

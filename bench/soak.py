@@ -123,7 +123,7 @@ class Soak:
 
     async def kill_at_random(self, began: float) -> None:
         """Until half-time."""
-        mean = max(2.0, min(45.0, self.seconds / 12))
+        mean = max(2.0, min(30.0, self.seconds / 12))
         while True:
             pause = self.rng.uniform(0.2, 2 * mean)
             if time.monotonic() + pause > began + self.seconds / 2:
@@ -142,7 +142,7 @@ class Soak:
                 self.samples.append(self.look(time.monotonic() - began))
 
     def look(self, second: float) -> Sample:
-        """One sample. Raises `OSError` while the server is down."""
+        """One sample. Raises `OSError` or `KeyError` while the server is down."""
         pid = self.process.popen.pid
         status = dict(
             line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()

@@ -56,11 +56,24 @@ def configure_logging(log_format: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("aiohttp.server").addFilter(_hush_malformed)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _hush_malformed(record: logging.LogRecord) -> bool:
+    """Of bytes that are no HTTP their sender has been told; here they are worth a line to whoever
+    debugs, not a traceback each.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if error is None or type(error).__module__ != "aiohttp.http_exceptions":
+        return True
+    record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+    record.msg, record.args, record.exc_info = "malformed request: %s", (error,), None
+    return logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
 def _add_extra(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:

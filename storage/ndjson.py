@@ -152,7 +152,7 @@ def _lines(source: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 def _check_header(line: bytes) -> None:
     try:
         header = msgspec.json.decode(line, type=_Header)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise _Invalid(f"this is not an export of ironflow: {error}") from error
     if header.ironflow != "export":
         raise _Invalid("this is not an export of ironflow")
@@ -164,7 +164,7 @@ def _check_header(line: bytes) -> None:
 def _decode(line: bytes) -> tuple[Table | None, Any]:
     try:
         pairs = msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise _Invalid(f"no JSON object: {error}") from error
     if len(pairs) != 1:
         raise _Invalid("one row is expected, as {table: [columns]}")

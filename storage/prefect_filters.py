@@ -11,15 +11,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ironflow.core.prefect.filters import (
-    ALWAYS,
-    MAX_OFFSET,
-    RESOURCES,
-    Condition,
-    Group,
-    Selection,
-    Test,
-)
+from ironflow.core.prefect.conditions import ALWAYS, Condition, Group, Test
+from ironflow.core.prefect.filters import MAX_OFFSET, Selection
+from ironflow.core.prefect.resources import RESOURCES
 from ironflow.core.prefect.texts import TextQuery
 
 MOST_MARKS = 32

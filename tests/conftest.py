@@ -6,14 +6,20 @@ looks for new ones; what it finds becomes an `@example`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import environments
+import loop_guard
 import pytest
 from hypothesis import HealthCheck, settings
 
+TESTS = Path(__file__).parent
+GUARDED = (
+    "api/", "contract/", "laws/", "unit/test_embedded", "unit/test_engine", "unit/test_kernel",
+    "unit/test_sqlite",
+)  # fmt: skip
 CALM = [HealthCheck.too_slow]
 settings.register_profile("search", deadline=None, suppress_health_check=CALM)
 settings.register_profile(
@@ -30,6 +36,21 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, A
         (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
     ]
     return report
+
+
+@pytest.fixture(autouse=True)
+def event_loop_stays_free(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test of the API, the engine or storage in which ironflow's code blocks the event loop,
+    unless it is marked `blocks_the_loop`.
+    """
+    place = request.path.relative_to(TESTS).as_posix()
+    if not place.startswith(GUARDED) or request.node.get_closest_marker("blocks_the_loop"):
+        yield
+        return
+    with loop_guard.guarded() as found:
+        yield
+    if found:
+        pytest.fail("\n".join(dict.fromkeys(found)), pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,11 @@ unless the caller asks for all of them; views of one thing load them.
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import msgspec
+import orjson
 
 from ironflow.actors.engine import Engine
 from ironflow.actors.router import EventEmitted
@@ -200,11 +202,21 @@ def _running_view(run: Run, step: RunningStep) -> wire.StepView:
 async def entry_view(entry: Entry, values: Values) -> wire.EntryView:
     """A journal entry, with its values unwrapped."""
     data: Any = msgspec.Raw(entry.data)
+    try:
+        orjson.loads(entry.data)
+    except orjson.JSONDecodeError:
+        # Damage is shown, not spread: what cannot be read must not make the whole page unreadable.
+        data = {"$damaged": base64.b64encode(entry.data).decode()}
+        return _entry_view(entry, data)
     if any(b'"%s":{' % name.encode() in entry.data for name in _PAYLOAD_FIELDS):
         data = msgspec.json.decode(entry.data, type=dict[str, msgspec.Raw])
         for name in _PAYLOAD_FIELDS:
             if name in data:
                 data[name] = await values.show(msgspec.json.decode(data[name], type=Payload | None))
+    return _entry_view(entry, data)
+
+
+def _entry_view(entry: Entry, data: Any) -> wire.EntryView:
     return wire.EntryView(
         seq=entry.seq,
         stream=entry.stream,

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from ironflow.actors.kernel import Ensure, Envelope
-from ironflow.actors.prefect.history import CLEAN_UP_TIMER, LATE_TIMER
 from ironflow.actors.prefect.task_runs import TaskRunKeeper
 from ironflow.actors.stream import Renew
 from ironflow.core import commands as native
@@ -28,6 +27,7 @@ from ironflow.core.prefect.states import (
     begin_state,
     drop_unpersisted_data,
 )
+from ironflow.core.prefect.timers import CLEAN_UP_TIMER, LATE_TIMER, left_behind
 from ironflow.storage.ports import TIMERS, Batch
 from ironflow.storage.prefect_runs import RUN_INPUTS
 
@@ -180,7 +180,7 @@ class FlowRunActor(TaskRunKeeper):
     def _clean_up(self, batch: Batch) -> object:
         """Cancel the tasks and flows that the cancelled flow run has left behind."""
         entries, sends = list[r.FlowEntry](), list[native.Send]()
-        for task in self.left_behind():
+        for task in left_behind(self.history):
             child = task.state.state_details.child_flow_run_id if task.state is not None else None
             if child is not None:
                 message = c.CancelFlowRun(reason="The flow run that waits for it was cancelled.")

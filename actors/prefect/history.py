@@ -20,25 +20,16 @@ from ironflow.actors.prefect.rows import flow_run_row, row_facts, run_row, task_
 from ironflow.actors.prefect.sinks import MoveSink
 from ironflow.actors.stream import StreamActor
 from ironflow.core import commands as native
-from ironflow.core.clock import SECOND
 from ironflow.core.errors import NotFound
 from ironflow.core.prefect import bodies
 from ironflow.core.prefect import commands as c
 from ironflow.core.prefect import runs as r
 from ironflow.core.prefect.lists import as_run
 from ironflow.core.prefect.rules import Situation
-from ironflow.core.prefect.states import State, micros
+from ironflow.core.prefect.states import State
+from ironflow.core.prefect.timers import wanted_timers
 from ironflow.storage.ports import DELIVERIES, RUNS, TIMERS, Batch, Loaded, NewEntry
 from ironflow.storage.prefect_runs import FLOW_RUNS, RUN_STATES, TASK_RUNS
-
-LATE_AFTER = 15 * SECOND
-"""How long after its scheduled time a run that nobody has taken is late."""
-CLEAN_UP_AFTER = 10 * SECOND
-"""How long after its cancellation what a flow run left behind is cancelled, too: its process may
-still report how its tasks ended.
-"""
-LATE_TIMER, PAUSE_TIMER, CLEAN_UP_TIMER = "late", "pause", "clean_up"
-TIMER_NAMES = (LATE_TIMER, PAUSE_TIMER, CLEAN_UP_TIMER)
 
 Then = list[Callable[[], None]]
 _encode_history = msgspec.json.Encoder().encode
@@ -88,7 +79,7 @@ class HistoryActor(StreamActor):
         self.history = fold(self.key, loaded)
         if loaded.snapshot is not None:
             self.snapshot_version = loaded.snapshot.version
-        self.timers = self.wanted_timers()
+        self.timers = wanted_timers(self.history)
         if self.cell.restarts:
             self.renew_later()
 
@@ -110,10 +101,6 @@ class HistoryActor(StreamActor):
             self.leave_if_empty()
             raise NotFound("task run", task_run_id)
         return task
-
-    def left_behind(self) -> list[r.TaskRun]:
-        """The task runs that have not ended."""
-        return [task for task in self.history.tasks.values() if not task.is_terminal]
 
     def leave_if_empty(self) -> None:
         """An actor without a history need not stay in memory."""
@@ -251,22 +238,8 @@ class HistoryActor(StreamActor):
 
     # -- timers -----------------------------------------------------------------------------------
 
-    def wanted_timers(self) -> dict[str, int]:
-        """When the run must be brought on, should its client not do it."""
-        run = self.history.flow_run
-        state = None if run is None else run.state
-        if run is None or state is None:
-            return {}
-        if state.type == "SCHEDULED" and state.name == "Scheduled" and state.scheduled_at:
-            return {LATE_TIMER: state.scheduled_at + LATE_AFTER}
-        if state.type == "PAUSED" and state.state_details.pause_timeout is not None:
-            return {PAUSE_TIMER: micros(state.state_details.pause_timeout) or 0}
-        if state.type == "CANCELLED" and self.left_behind():
-            return {CLEAN_UP_TIMER: state.at + CLEAN_UP_AFTER}
-        return {}
-
     def _set_timers(self, batch: Batch, then: Then) -> None:
-        wanted, timers = self.wanted_timers(), self.environment.timers
+        wanted, timers = wanted_timers(self.history), self.environment.timers
         if wanted == self.timers:
             return
         for name, at in wanted.items():

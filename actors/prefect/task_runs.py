@@ -7,7 +7,7 @@ from __future__ import annotations
 import msgspec
 
 from ironflow.actors.kernel import Envelope
-from ironflow.actors.prefect.history import TIMER_NAMES, HistoryActor
+from ironflow.actors.prefect.history import HistoryActor
 from ironflow.core.errors import Conflict
 from ironflow.core.prefect import bodies
 from ironflow.core.prefect import commands as c
@@ -20,6 +20,7 @@ from ironflow.core.prefect.states import (
     micros,
 )
 from ironflow.core.prefect.task_rules import decide_task_state
+from ironflow.core.prefect.timers import TIMER_NAMES
 from ironflow.storage.ports import Batch
 from ironflow.storage.prefect_runs import TASK_CACHES, TASK_RUNS
 

@@ -61,10 +61,10 @@ def rows_of(results: Results, scenario: Scenario) -> list[list[str]]:
 
 
 def _ours(results: Results, scenario: Scenario, case: Case) -> Figures | None:
-    for side in scenario.sides:
-        if side.role == "ours":
-            return medians(results, scenario, case, side.name)
-    return None
+    """Of the first side of ours that took part."""
+    ours = [side.name for side in scenario.sides if side.role == "ours"]
+    found = (medians(results, scenario, case, name) for name in ours)
+    return next((figures for figures in found if figures is not None), None)
 
 
 def _ratio(scenario: Scenario, side: Side, ours: Figures | None, theirs: Figures) -> str:
@@ -133,6 +133,7 @@ def text(results: Results, chosen: Sequence[Scenario]) -> str:
         block += [f"  {line}" for line in verdicts(results, scenario)]
         parts.append("\n".join(block))
     parts += [f"left out: {side}: {reason}" for side, reason in results.left_out.items()]
+    parts += [f"FAILED: {side}: {reason}" for side, reason in results.failed.items()]
     return "\n\n".join(parts)
 
 
@@ -151,6 +152,7 @@ def markdown(results: Results, chosen: Sequence[Scenario]) -> str:
         block.append("\n".join(f"- {line}" for line in verdicts(results, scenario)))
         parts.append("\n\n".join(part for part in block if part))
     parts += [f"Left out: {side}: {reason}" for side, reason in results.left_out.items()]
+    parts += [f"Failed: {side}: {reason}" for side, reason in results.failed.items()]
     return "\n\n".join(parts)
 
 
@@ -180,6 +182,7 @@ def document(results: Results, durability: str) -> dict[str, Any]:
         "machine": machine(),
         "durability": durability,
         "left_out": results.left_out,
+        "failed": results.failed,
         "measurements": [asdict(one) for one in results.measurements],
     }
 
@@ -187,7 +190,7 @@ def document(results: Results, durability: str) -> dict[str, Any]:
 def read_document(data: dict[str, Any]) -> Results:
     """What `document` has written."""
     measurements = [Measurement(**one) for one in data["measurements"]]
-    return Results(measurements, dict(data["left_out"]))
+    return Results(measurements, dict(data["left_out"]), dict(data["failed"]))
 
 
 def machine() -> dict[str, object]:

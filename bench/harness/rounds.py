@@ -25,7 +25,7 @@ from harness.scenario import Case, Figures, Role, Scenario, Setting, Side
 RUN = Path(__file__).resolve().parents[1] / "run.py"
 SWITCH_INTERVAL, COLLECT_AFTER = 0.0005, (20_000, 10, 10)
 """Of the interpreter, as in ironflow's server, for every side that is measured in process."""
-GIVE_UP_SECONDS = 180
+GIVE_UP_SECONDS = 300
 LAST_WORDS = 3000
 """Characters that are shown of what a side said before it failed."""
 
@@ -77,12 +77,12 @@ class Results:
     measurements: list[Measurement] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     """Reasons by side, or by `scenario / side (case)` where only that one failed."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """The same for sides of ours: nothing of ours may be left out."""
 
 
 def measure_all(chosen: Sequence[Scenario], size: Size, note: Callable[[str], None]) -> Results:
-    """Every chosen scenario. Sides that cannot be prepared are left out; a side of ours that fails
-    raises `RuntimeError`.
-    """
+    """Every chosen scenario. Sides that cannot be prepared or fail are left out, with a reason."""
     results = Results()
     for scenario in chosen:
         sides = _prepared(scenario, size, results, note)
@@ -123,7 +123,7 @@ def _measure_case(
         # Each round begins with another side: none has the quiet moment after a pause for itself.
         for side in [*sides[turn % len(sides) :], *sides[: turn % len(sides)]]:
             where = f"{scenario.name} / {side.name}{describe(case)}"
-            if turn >= (side.rounds or rounds) or where in results.left_out:
+            if turn >= (side.rounds or rounds) or where in results.left_out | results.failed:
                 continue
             if side.cases is not None and not side.cases(case):
                 continue
@@ -131,10 +131,9 @@ def _measure_case(
             try:
                 figures = _spawn(scenario, side, case, size)
             except RuntimeError as error:
-                if side.role == "ours":
-                    raise
                 note(f"{where} is left out: {error}")
-                results.left_out[where] = str(error).splitlines()[-1]
+                reasons = results.failed if side.role == "ours" else results.left_out
+                reasons[where] = str(error).splitlines()[-1]
                 continue
             spent = time.perf_counter() - began
             main = scenario.columns[0].figure

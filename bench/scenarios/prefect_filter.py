@@ -29,7 +29,7 @@ Serve = Callable[[Setting], AbstractAsyncContextManager[Served]]
 
 async def fill_over_http(server: Served, count: int) -> None:
     """So many completed runs, each by a request of its own."""
-    async with connections(server.port, FILLERS) as made:
+    async with connections(server.port, min(FILLERS, count)) as made:
         flow = encode_request("POST", "/api/flows/", {"name": "bench"})
         flow_id = msgspec.json.decode(await made[0].call(flow))["id"]
         run = {"flow_id": flow_id, "state": {"type": "COMPLETED"}, "parameters": {"n": 1}}
@@ -42,7 +42,8 @@ async def fill_over_http(server: Served, count: int) -> None:
                     raise BadAnswer(answer[:500].decode(errors="replace"))
                 share -= status == 201
 
-        shares = [count // FILLERS + (number < count % FILLERS) for number in range(FILLERS)]
+        many = len(made)
+        shares = [count // many + (number < count % many) for number in range(many)]
         await asyncio.gather(*map(fill, made, shares))
 
 

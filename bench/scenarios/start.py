@@ -19,7 +19,7 @@ from harness.scenario import Case, Column, Figures, Role, Scenario, Setting, Sid
 from peers import dbos, restate
 from servers import HEALTH, HERE, READY
 
-TIMES = 5
+TIMES = 3
 """Starts in one measurement; the middle one counts. A cold one starts from nothing each time."""
 QUICK_TIMES = 1
 

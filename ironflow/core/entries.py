@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ironflow.core.errors import Damaged
 from ironflow.core.payloads import INLINE_LIMIT as INLINE_LIMIT  # noqa: PLC0414 - its old home
 from ironflow.core.payloads import NULL as NULL  # noqa: PLC0414
 from ironflow.core.payloads import Failure as Failure  # noqa: PLC0414
@@ -327,6 +328,9 @@ KINDS: dict[type, str] = {
     ChildReported: "child.reported",
 }
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises for bytes that are not what they should be."""
+
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(struct) for struct, kind in KINDS.items()
 }
@@ -339,10 +343,14 @@ def encode_entry(entry: RunEntry) -> bytes:
 
 
 def decode_entry(kind: str, data: bytes) -> RunEntry:
-    """The entry of a journal row. Raises `KeyError` for a kind that is not a run's,
-    `msgspec.DecodeError` for damage.
-    """
-    entry: RunEntry = _DECODERS[kind].decode(data)
+    """The entry of a journal row. Raises `Damaged`, also for a kind that is not a run's."""
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        raise Damaged(f"an entry {kind!r:.50}", "no entry of a run is of this kind")
+    try:
+        entry: RunEntry = decoder.decode(data)
+    except UNREADABLE as error:
+        raise Damaged(f"an entry {kind!r}", str(error)) from error
     return entry
 
 

@@ -130,6 +130,16 @@ class StorageFull(StorageError):
     status = 507
 
 
+class Damaged(StorageError):
+    """Something in the database cannot be read; `what` names it."""
+
+    code = "damaged"
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what, self.reason = what, reason
+        super().__init__(f"{what} cannot be read: {reason}")
+
+
 class DatabaseInUse(StorageError):
     """Another ironflow process has this database open."""
 

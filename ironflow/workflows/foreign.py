@@ -13,6 +13,8 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
+
 from ironflow.core.errors import InvalidInput
 from ironflow.workflows.definition import Definition
 from ironflow.workflows.errors import WorkflowValidationError
@@ -64,20 +66,12 @@ def _steps(source: Any) -> Iterable[tuple[str, StepSpec]]:
         if getattr(config, "role", "step") == "catch_error":
             options["handles"] = tuple(getattr(config, "catch_error_for_steps", None) or ())
             options["max_recoveries"] = getattr(config, "catch_error_max_recoveries", 1)
-        spec = read_step(fn, **options)
         resources = {
             each.name: (getattr(each, "type_annotation", object), _Wrapped(each.resource))
             for each in getattr(config, "resources", ())
         }
-        if resources:
-            import msgspec
-
-            spec = msgspec.structs.replace(
-                spec,
-                resources=resources,
-                slots=tuple(slot for slot in spec.slots if slot.name not in resources),
-            )
-        yield name, spec
+        spec = read_step(fn, resources, **options)
+        yield name, msgspec.structs.replace(spec, resources=resources)
 
 
 class _Wrapped:

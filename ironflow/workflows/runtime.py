@@ -74,21 +74,23 @@ class Runtime:
         self._open = False
         self._mounted: dict[int, MountedWorkflow] = {}
 
-    @asynccontextmanager
-    async def held(self) -> AsyncIterator[Runtime]:
-        """Open it for as long as somebody needs it. Raises `StorageError`, for instance
-        `DatabaseInUse`.
+    def held(self) -> Held:
+        """Keep it open for as long as somebody needs it: `async with runtime.held()`. Raises
+        `StorageError`, for instance `DatabaseInUse`.
         """
-        self.users += 1
-        try:
-            async with self._lock:
-                if not self._open:
-                    await self._start()
-            yield self
-        finally:
-            self.users -= 1
-            if not self.users and self.db is not None:
-                await self._close()
+        return Held(self)
+
+    async def open(self) -> None:
+        """Start the engine, if it does not run."""
+        async with self._lock:
+            if not self._open:
+                await self._start()
+
+    async def leave(self) -> None:
+        """One user less: a file is closed when there is none."""
+        self.users -= 1
+        if not self.users and self.db is not None:
+            await self._close()
 
     async def _close(self) -> None:
         """Close the file, unless somebody has come meanwhile."""
@@ -140,6 +142,27 @@ class Runtime:
         if self._open:
             self.engine.pool.serve(mounted.id)
         return mounted
+
+
+class Held:
+    """Somebody's need of a runtime. Not a generator: those that a reader abandons in the middle are
+    closed by the loop at any time, this one with them.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def __aenter__(self) -> Runtime:
+        self._runtime.users += 1
+        try:
+            await self._runtime.open()
+        except BaseException:
+            self._runtime.users -= 1
+            raise
+        return self._runtime
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runtime.leave()
 
 
 @asynccontextmanager

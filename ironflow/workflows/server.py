@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from ironflow.core.errors import ConfigError, IronflowError
+from ironflow.core.errors import ConfigError, InvalidInput, IronflowError
 from ironflow.modules import load_module
 from ironflow.sdk.function import Registry
 from ironflow.server import Server, run_loop, stop_on_signals
@@ -91,6 +91,8 @@ class WorkflowServer:
         send although no step declares them. Raises `InvalidInput` for a name that is taken or is
         none, and what is wrong with the workflow.
         """
+        if name in self.entries:
+            raise InvalidInput("name", f"a workflow is called {name!r} already")
         events = tuple(additional_events or ())
         mount(workflow, name, events, registry=self.registry)
         self.entries[name] = (workflow, events)

@@ -6,7 +6,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
@@ -189,8 +189,10 @@ def is_free(fn: Callable[..., Any]) -> bool:
     return not scope or scope.endswith("<locals>")
 
 
-def read_step(fn: Callable[..., Any], **options: Any) -> StepSpec:
-    """The step that a function's signature describes. Raises `WorkflowValidationError`."""
+def read_step(fn: Callable[..., Any], foreign: Container[str] = (), **options: Any) -> StepSpec:
+    """The step that a function's signature describes; `foreign` are parameters that are resources
+    of another making. Raises `WorkflowValidationError`.
+    """
     name = fn.__name__
     if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
         raise WorkflowValidationError(
@@ -204,10 +206,8 @@ def read_step(fn: Callable[..., Any], **options: Any) -> StepSpec:
     context, state_type = None, None
     for parameter in parameters:
         hint = hints.get(parameter.name)
-        if parameter.name in resources or parameter.kind in (
-            parameter.VAR_KEYWORD,
-            parameter.VAR_POSITIONAL,
-        ):
+        variable = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if variable or parameter.name in resources or parameter.name in foreign:
             continue
         if _is_context(hint):
             context = parameter.name

@@ -4,6 +4,7 @@ and in the end the rows say what the journal says.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections import Counter
@@ -13,9 +14,14 @@ import pytest
 from api.conftest import Api
 from yarl import URL
 
+from ironflow.actors.audit import check_store
 from ironflow.core.clock import derive_id
 from ironflow.core.prefect import bodies
 from ironflow.core.prefect.states import STATE_TYPES
+from ironflow.storage.picture import picture_of
+from ironflow.storage.ports import RUNS, TIMERS, Batch
+from ironflow.storage.prefect_runs import FLOW_RUNS, RUN_STATES
+from ironflow.storage.sqlite import SqliteStore
 
 MOMENTS = [
     "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2026-11-25T00:00:00+23:59",
@@ -162,6 +168,41 @@ async def test_nonsense_is_answered(api: Api, seed: int) -> None:
     assert statuses[201] > 20
     assert statuses[422] > 50
     await say_the_same(api)
+    if isinstance(api.engine.store, SqliteStore):
+        assert await asyncio.to_thread(audit, api) == []
+
+
+def audit(api: Api) -> list[str]:
+    with picture_of(api.engine.store.reader._path) as picture:  # type: ignore[attr-defined]
+        return [finding.law for finding in check_store(picture)]
+
+
+async def ask(api: Api, path: str, body: Any) -> Any:
+    async with api.client.post(f"/api{path}", json=body) as response:
+        return await response.json()
+
+
+async def test_an_audit_finds_what_does_not_agree(api: Api) -> None:
+    if not isinstance(api.engine.store, SqliteStore):
+        return  # there is no file to look into
+    flow = await ask(api, "/flows/", {"name": "f"})
+    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
+    run = (await ask(api, "/flow_runs/", {"flow_id": flow["id"], "state": state}))["id"]
+    task = {"flow_run_id": run, "task_key": "k", "dynamic_key": "0"}
+    await ask(api, "/task_runs/", task)
+    assert await asyncio.to_thread(audit, api) == []
+    store = api.engine.store
+    (known,) = await store.reader.select(f"SELECT {', '.join(FLOW_RUNS.columns)} FROM flow_runs")
+    wrong = (*known[:-1], b"{}")
+    states = await store.reader.select("SELECT stream, version FROM run_states LIMIT 1")
+    deletes = [(TIMERS, (f"flow_run/{run}", "late")), (RUN_STATES, states[0]), (RUNS, (run,))]
+    await store.journal.commit(Batch([], [(FLOW_RUNS, wrong)], deletes))
+    assert await asyncio.to_thread(audit, api) == [
+        "row_agrees_with_stream",
+        "bodies_agree_with_stream",
+        "states_agree_with_stream",
+        "timers_agree_with_stream",
+    ]
 
 
 async def say_the_same(api: Api) -> None:

@@ -23,6 +23,7 @@ def test_scenario_measures_ours_and_its_ceiling(name: str, tmp_path: Path) -> No
     scenario = scenarios()[name]
     size = Size(quick=True, folder=tmp_path, roles=("ours", "ceiling"))
     results = measure_all([scenario], size, print)
+    assert results.failed == {}
     if results.left_out and not os.environ.get("CI"):
         pytest.skip(f"cannot be measured here: {results.left_out}")
     assert results.left_out == {}
@@ -64,6 +65,7 @@ def judged(results: list[tuple[str, Case, float]], *targets: Target) -> tuple[Re
     )
     document = {
         "left_out": {"other": "no npm"},
+        "failed": {"made / ironflow (at_once 2)": "it fell over"},
         "measurements": [
             {
                 "scenario": "made",
@@ -104,6 +106,7 @@ def test_report_shows_medians_ratios_and_whether_targets_are_reached() -> None:
     ]
     assert "| 1 | peer | 100 | 2.99 |" in report.markdown(results, [scenario])
     assert "left out: other: no npm" in report.text(results, [scenario])
+    assert "FAILED: made / ironflow (at_once 2): it fell over" in report.text(results, [scenario])
 
 
 def test_figures_replace_those_between_the_marks_of_a_page() -> None:

@@ -17,8 +17,9 @@ from ironflow.core.clock import from_datetime
 from ironflow.core.prefect.event_filters import EventFilter, parse_event_filter
 from ironflow.core.prefect.events import Event, decode_event, decode_events
 from ironflow.core.prefect.faults import Fault, InvalidRequest
-from ironflow.core.prefect.filters import LOGS, BodyShape, parse_selection
+from ironflow.core.prefect.filters import BodyShape, parse_selection
 from ironflow.core.prefect.logs import LogLine, is_wanted
+from ironflow.core.prefect.resources import LOGS
 from ironflow.core.prefect.texts import parse_text_query
 from ironflow.storage.ports import Batch
 from ironflow.storage.prefect_events import (

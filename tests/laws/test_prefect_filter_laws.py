@@ -13,14 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ironflow.core.prefect.faults import InvalidRequest, Refusal
-from ironflow.core.prefect.filters import (
-    FLOW_RUNS,
-    FLOWS,
-    STATE_TYPES,
-    TASK_RUNS,
-    BodyShape,
-    parse_selection,
-)
+from ironflow.core.prefect.filters import BodyShape, parse_selection
+from ironflow.core.prefect.resources import FLOW_RUNS, FLOWS, STATE_TYPES, TASK_RUNS
 from ironflow.storage.prefect_filters import count_rows, select_rows
 from ironflow.storage.prefect_runs import FLOW_RUNS as FLOW_RUN_TABLE
 from ironflow.storage.prefect_runs import FLOWS as FLOW_TABLE

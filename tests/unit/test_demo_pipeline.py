@@ -26,6 +26,7 @@ def wanted(tmp_path: Path) -> Wanted:
     return Wanted(str(tmp_path), root=str(root))
 
 
+@pytest.mark.blocks_the_loop  # it looks into files itself
 def test_surveys_retries_and_reports(wanted: Wanted) -> None:
     async def main(world: testing.World) -> str:
         ended = await world.run(survey, wanted)

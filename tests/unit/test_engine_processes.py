@@ -39,7 +39,7 @@ def run(call: dict[str, Any], of: Any = in_process) -> testing.Ended:
         is_clean(world)
         return ended
 
-    ended: testing.Ended = play(main)
+    ended: testing.Ended = play(main, functions=[of])
     return ended
 
 
@@ -249,7 +249,7 @@ def test_a_cancel_kills_the_process_and_the_record_shows_it(
         assert (await world.wait(run_id)).status == "cancelled"
         await gone(again)
 
-    play(main)
+    play(main, functions=[of])
 
 
 def test_a_crash_of_the_server_leaves_no_process(tmp_path: Path) -> None:

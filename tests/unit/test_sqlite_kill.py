@@ -39,6 +39,7 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+@pytest.mark.blocks_the_loop  # it checks the file with a tool of the command line
 @pytest.mark.parametrize("durability", ["full", "process"])
 async def test_what_was_acknowledged_survives_kill(tmp_path: Path, durability: str) -> None:
     path = tmp_path / "iron.db"

@@ -33,6 +33,7 @@ from ironflow.storage.ports import (
 from ironflow.storage.schema import migrations
 from ironflow.storage.sqlite import SqliteStore, open_sqlite
 
+pytestmark = pytest.mark.blocks_the_loop  # tools of the command line, called beside a store
 DIGEST = hashlib.sha256(b"blob").hexdigest()
 
 

@@ -16,6 +16,7 @@ from ironflow.core.blockages import MAX_FUNCTIONS, Blockage, Blockages
 from ironflow.core.clock import SystemClock
 from ironflow.sdk.watchdog import STARVED, Watchdog
 
+pytestmark = pytest.mark.blocks_the_loop
 THRESHOLD = 0.02
 Work = Callable[[], Awaitable[object]]
 

@@ -22,6 +22,7 @@ class Http:
 
     def __init__(self, server: WorkflowServer, session: ClientSession) -> None:
         self.server, self.session = server, session
+        self.opened: list[ClientResponse] = []
 
     async def ask(
         self, method: str, path: str, body: Any = None, **options: Any
@@ -51,7 +52,10 @@ class Http:
 
     async def stream(self, handler_id: str, query: str = "", **options: Any) -> ClientResponse:
         """The answer of a stream; its body is not read."""
-        return await self.session.get(f"{self.server.url}/events/{handler_id}{query}", **options)
+        url = f"{self.server.url}/events/{handler_id}{query}"
+        response = await self.session.get(url, **options)
+        self.opened.append(response)
+        return response
 
     async def events(self, handler_id: str, query: str = "", **options: Any) -> list[Any]:
         """Every event as (id, envelope), to the end of the stream."""
@@ -93,9 +97,12 @@ class serving:  # noqa: N801 - used as a function
     async def __aenter__(self) -> Http:
         await self.server.start()
         self.session = ClientSession()
-        return Http(self.server, self.session)
+        self.http = Http(self.server, self.session)
+        return self.http
 
     async def __aexit__(self, *facts: object) -> None:
+        for response in self.http.opened:
+            response.close()
         await self.session.close()
         await self.server.stop()
 

@@ -23,7 +23,7 @@ from ironflow.core.prefect.event_filters import (
 )
 from ironflow.core.prefect.events import Event, decode_event, decode_events
 from ironflow.core.prefect.faults import Fault, InvalidRequest, Refusal
-from ironflow.core.prefect.filters import parse_integer
+from ironflow.core.prefect.scalars import parse_integer
 from ironflow.storage.prefect_events import (
     count_events,
     count_events_by,

@@ -8,7 +8,8 @@ import msgspec
 
 from ironflow.core.errors import NotFound
 from ironflow.core.prefect.commands import ChangeFlowRun
-from ironflow.core.prefect.filters import FLOW_RUNS, BodyShape, parse_selection
+from ironflow.core.prefect.filters import BodyShape, parse_selection
+from ironflow.core.prefect.resources import FLOW_RUNS
 from ironflow.core.prefect.runs import Labels
 from ironflow.core.prefect.states import StateCreate
 from ironflow.web.prefect import answers

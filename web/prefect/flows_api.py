@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ironflow.core.errors import NotFound
-from ironflow.core.prefect.filters import FLOWS, BodyShape, parse_selection
+from ironflow.core.prefect.filters import BodyShape, parse_selection
+from ironflow.core.prefect.resources import FLOWS
 from ironflow.web.prefect import answers
 from ironflow.web.prefect.requests import FlowCreate, FlowUpdate
 from ironflow.web.prefect.routing import Answer, Call, Route

@@ -13,19 +13,11 @@ from aiohttp import web
 from ironflow.actors.engine import Engine
 from ironflow.core.clock import to_datetime
 from ironflow.core.errors import NotFound
+from ironflow.core.prefect.conditions import ALWAYS, Condition, Test, combine
 from ironflow.core.prefect.faults import Fault
-from ironflow.core.prefect.filters import (
-    ALWAYS,
-    LOGS,
-    BodyShape,
-    Condition,
-    Selection,
-    Test,
-    combine,
-    parse_filter,
-    parse_selection,
-)
+from ironflow.core.prefect.filters import BodyShape, Selection, parse_filter, parse_selection
 from ironflow.core.prefect.logs import LogLine, decode_logs, is_wanted
+from ironflow.core.prefect.resources import LOGS
 from ironflow.storage.prefect_events import LOG_COLUMNS
 from ironflow.storage.prefect_filters import select_rows
 from ironflow.web.prefect import sockets

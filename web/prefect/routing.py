@@ -24,7 +24,7 @@ from ironflow.core.prefect.faults import (
     find_fault,
     parse_leniently,
 )
-from ironflow.core.prefect.filters import parse_uuid
+from ironflow.core.prefect.scalars import parse_uuid
 from ironflow.core.values import MAX_DEPTH
 from ironflow.web.prefect.problems import respond, say, say_unexpected
 from ironflow.web.queries import is_too_deep

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ironflow.core.prefect.filters import TASK_RUNS, BodyShape, parse_selection
+from ironflow.core.prefect.filters import BodyShape, parse_selection
+from ironflow.core.prefect.resources import TASK_RUNS
 from ironflow.core.prefect.states import StateCreate
 from ironflow.web.prefect import answers
 from ironflow.web.prefect.requests import SetState, TaskRunCreate, TaskRunUpdate

@@ -10,15 +10,9 @@ from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.errors import InvalidInput, NotFound
 from ironflow.core.prefect import bodies
 from ironflow.core.prefect.faults import Fault, InvalidRequest, Refusal
-from ironflow.core.prefect.filters import (
-    FLOW_RUNS,
-    STATE_TYPES,
-    TASK_RUNS,
-    BodyShape,
-    parse_moment,
-    parse_selection,
-    parse_uuid,
-)
+from ironflow.core.prefect.filters import BodyShape, parse_selection
+from ironflow.core.prefect.resources import FLOW_RUNS, STATE_TYPES, TASK_RUNS
+from ironflow.core.prefect.scalars import parse_moment, parse_uuid
 from ironflow.core.prefect.schemas import Mismatch, find_mismatches
 from ironflow.storage.prefect_filters import select_rows, where_rows
 from ironflow.web.prefect.routing import Answer, Call, Route

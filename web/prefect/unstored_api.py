@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from ironflow.core.prefect.faults import InvalidRequest, Refusal
-from ironflow.core.prefect.filters import DEPLOYMENTS, BodyShape, parse_page, parse_selection
+from ironflow.core.prefect.filters import BodyShape, parse_page, parse_selection
+from ironflow.core.prefect.resources import DEPLOYMENTS
 from ironflow.web.prefect.routing import Answer, Call, Handle, Route
 
 _EVERYTHING = ("flows", "flow_runs", "task_runs", "deployments", "work_pools", "work_pool_queues")

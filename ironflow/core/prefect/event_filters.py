@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from ironflow.core.prefect.events import RESOURCE_ID, RESOURCE_ROLE, Event, Labels
 from ironflow.core.prefect.faults import Fault, Location
-from ironflow.core.prefect.filters import MAX_LIKE, MAX_QUERY, parse_moment, parse_uuid
+from ironflow.core.prefect.filters import MAX_LIKE, MAX_QUERY
+from ironflow.core.prefect.scalars import parse_moment, parse_uuid
 from ironflow.core.prefect.texts import TextQuery, parse_text_query
 
 LOOK_BACK = 180 * 86_400 * 1_000_000

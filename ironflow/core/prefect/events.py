@@ -21,8 +21,8 @@ from ironflow.core.prefect.faults import (
     find_fault,
     parse_leniently,
 )
-from ironflow.core.prefect.filters import parse_uuid
 from ironflow.core.prefect.packets import make_packet
+from ironflow.core.prefect.scalars import parse_uuid
 
 RESOURCE_ID = "prefect.resource.id"
 RESOURCE_ROLE = "prefect.resource.role"

@@ -11,9 +11,10 @@ import msgspec
 import orjson
 
 from ironflow.core.clock import from_datetime, to_rfc3339
+from ironflow.core.prefect.conditions import Condition, Group, Test
 from ironflow.core.prefect.faults import Fault, InvalidRequest, find_fault, parse_leniently
-from ironflow.core.prefect.filters import Condition, Group, Test, parse_uuid
 from ironflow.core.prefect.packets import make_packet
+from ironflow.core.prefect.scalars import parse_uuid
 
 MAX_LOGS = 10_000
 """Lines in one request."""

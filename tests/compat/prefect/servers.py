@@ -20,6 +20,8 @@ from harness.processes import free_port
 from peers.prefect import QUIET, migrated_database, server_environment, server_line
 
 START_LIMIT = 90.0
+MOVERS = ("SCHEDULER", "LATE_RUNS", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "FOREMAN")
+"""Services of the real server that move runs without being asked."""
 
 
 class Answer(NamedTuple):
@@ -151,7 +153,9 @@ class RealPrefect(Server):
         home.mkdir(exist_ok=True)
         shutil.copy(migrated_database(python), home / "prefect.db")
         self.line = server_line(python, self.port)
-        self.environment = server_environment(home) | settings
+        # Services that move runs in their own time would make answers depend on the machine's.
+        idle = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in MOVERS}
+        self.environment = server_environment(home) | idle | settings
 
 
 def openapi_of(python: Path) -> dict[str, Any]:

@@ -296,3 +296,25 @@ def test_invalid_requests(world: World, row: tuple[str, str, Any, int]) -> None:
     else:
         said = answer.body.get("detail", answer.body.get("exception_message"))
         assert isinstance(said, str)
+
+
+@pytest.mark.parametrize(
+    ("version", "status"), [("0.7.9", 400), ("abc", 400), ("0.8.0", 200), ("99.0.0", 200)]
+)
+def test_clients_of_other_versions(ours: Server, version: str, status: int) -> None:
+    assert ours.ask("GET", "/hello", X_PREFECT_API_VERSION=version).status == status
+
+
+@pytest.mark.parametrize(("asked", "right"), [("/flows", "/flows/"), ("/events/", "/events")])
+def test_the_other_spelling_is_a_redirect(ours: Server, asked: str, right: str) -> None:
+    answer = ours.ask("POST", asked, {})
+    assert answer.status == 307
+    assert answer.headers["location"].endswith(f"/api{right}")
+
+
+def test_what_the_client_reads_before_its_first_write(ours: Server) -> None:
+    version = ours.ask("GET", "/admin/version").body
+    assert version.split(".")[0] == "3"
+    token = ours.ask("GET", f"/csrf-token?client={uuid.uuid4()}")
+    assert token.status == 422
+    assert "CSRF protection is disabled." in token.body["detail"]

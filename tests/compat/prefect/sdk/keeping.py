@@ -180,7 +180,7 @@ async def transactions() -> Any:
         async def look() -> bool:
             return (await client.read_task_run(lost.id)).state_name == "RolledBack"
 
-        await settled(look, 3)
+        await settled(look)
         [done] = await task_runs_of(client, run_id, 1)
         return {
             "undone": undone,

@@ -1,0 +1,170 @@
+"""Drawings of workflows and of what runs did; and the guide's own example."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+from click.testing import CliRunner
+
+from ironflow.cli.main import program
+from ironflow.core.entries import decode_entry
+from ironflow.workflows import Context, Workflow, step
+from ironflow.workflows.diagrams import place, to_html, to_svg
+from ironflow.workflows.drawing import (
+    draw_all_possible_flows,
+    draw_all_possible_flows_mermaid,
+    draw_most_recent_execution,
+    draw_most_recent_execution_mermaid,
+    execution_diagram,
+    workflow_diagram,
+)
+from ironflow.workflows.events import (
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StartEvent,
+    StopEvent,
+)
+from ironflow.workflows.retry_policy import retry_policy, stop_after_attempt, wait_none
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+class Part(Event):
+    n: int
+
+
+class Done(Event):
+    n: int
+
+
+class Mapped(Workflow):
+    @step
+    async def split(self, ev: StartEvent) -> list[Part] | InputRequiredEvent:
+        return [Part(n=n) for n in range(3)]
+
+    @step(retry_policy=retry_policy(wait=wait_none(), stop=stop_after_attempt(2)))
+    async def work(self, ctx: Context, ev: Part) -> Done:
+        if ev.n == 1 and not ctx.retry_info().retry_number:
+            raise ValueError("again")
+        return Done(n=ev.n)
+
+    @step
+    async def join(self, evs: list[Done]) -> StopEvent:
+        return StopEvent(result=len(evs))
+
+    @step
+    async def told(self, ev: HumanResponseEvent) -> StopEvent:
+        return StopEvent()
+
+
+def boxes(svg: str) -> list[str]:
+    root = ET.fromstring(svg)
+    space = {"s": "http://www.w3.org/2000/svg"}
+    return [g.attrib["data-id"] for g in root.findall(".//s:g", space)]
+
+
+def test_all_ways_through_a_workflow(tmp_path: Path) -> None:
+    diagram = workflow_diagram(Mapped())
+    arrows = {(edge.source, edge.target) for edge in diagram.edges}
+    assert {
+        ("StartEvent", "split"), ("split", "Part"), ("Part", "work"), ("work", "Done"),
+        ("Done", "join"), ("join", "StopEvent"), ("split", "InputRequiredEvent"),
+        ("InputRequiredEvent", "external_step"), ("external_step", "HumanResponseEvent"),
+        ("HumanResponseEvent", "told"), ("told", "StopEvent"),
+    } == arrows  # fmt: skip
+    assert sorted(boxes(to_svg(diagram))) == sorted(node.id for node in diagram.nodes)
+    places = place(diagram)
+    assert len(set(places.values())) == len(diagram.nodes)  # none lies on another
+    page = draw_all_possible_flows(Mapped(), str(tmp_path / "all.html"))
+    assert (tmp_path / "all.html").read_text() == page
+    assert not re.search(r"(src|href)=|url\(http|@import|<script", page)  # nothing is loaded
+    assert draw_all_possible_flows(Mapped(), str(tmp_path / "all.svg")).startswith("<svg")
+    text = draw_all_possible_flows_mermaid(Mapped(), None, max_label_length=8)
+    assert text.startswith("flowchart LR")
+    assert '"InputRe…"' in text
+
+
+async def test_what_a_run_did(tmp_path: Path) -> None:
+    handler = Mapped().run()
+    assert await handler == 3
+    entries = [decode_entry(e.kind, e.data) for e in handler.history() or []]
+    diagram = execution_diagram("Run", entries)
+    labels = [node.label for node in diagram.nodes]
+    assert sorted(labels) == [
+        "StartEvent",
+        "StopEvent",
+        "join",
+        "split",
+        "work",
+        "work",
+        "work (x2)",
+    ]
+    join = next(node.id for node in diagram.nodes if node.label == "join")
+    assert len([e for e in diagram.edges if e.target == join]) == 3
+    page = draw_most_recent_execution(handler, str(tmp_path / "run.html"))
+    assert "work (x2)" in page
+    assert "work (x2)" in draw_most_recent_execution_mermaid(handler, None)
+
+
+async def test_a_run_that_failed() -> None:
+    class Bad(Workflow):
+        @step
+        async def one(self, ev: StartEvent) -> StopEvent:
+            raise ValueError("<why>")
+
+    handler = Bad().run()
+    with pytest.raises(ValueError, match="why"):
+        await handler
+    entries = [decode_entry(e.kind, e.data) for e in handler.history() or []]
+    page = to_html(execution_diagram("Run", entries))
+    assert "ValueError: &lt;why&gt;" in page
+    assert "<why>" not in page
+
+
+MODULE = """
+from ironflow.workflows import Workflow, step
+from ironflow.workflows.events import StartEvent, StopEvent
+
+class Greet(Workflow):
+    @step
+    async def hello(self, ev: StartEvent) -> StopEvent:
+        return StopEvent(result="hello")
+"""
+
+
+def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "drawn_module.py").write_text(MODULE)
+
+    def run(*line: str) -> Any:
+        return CliRunner().invoke(program, ["workflows", "draw", *line])
+
+    assert run("drawn_module.py").output.startswith("flowchart LR")
+    assert run("drawn_module.py", "Greet", "--format", "svg").output.startswith("<svg")
+    done = run("drawn_module.py", "Greet", "-o", "out.html")
+    assert done.output == "out.html: 3 nodes, 2 edges\n"
+    assert (tmp_path / "out.html").read_text().startswith("<!doctype html>")
+    assert '"nodes":[' in run("drawn_module.py", "--json").output.replace(" ", "")
+    wrong = run("drawn_module.py", "Nope")
+    assert wrong.exception is not None
+    assert "it has Greet" in str(wrong.exception)
+    assert "give a module" in str(run().exception)
+    assert "cannot be written" in str(run("drawn_module.py", "-o", "no/where.svg").exception)
+
+
+async def test_the_guides_first_example_runs(tmp_path: Path, capsys: Any) -> None:
+    text = (DOCS / "workflows.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    code = code.replace("letters.db", str(tmp_path / "letters.db"))
+    code = code.replace("asyncio.run(main())", "")
+    space: dict[str, Any] = {"__name__": "letters"}
+    exec(code, space)
+    await asyncio.wait_for(space["main"](), 30)
+    await asyncio.wait_for(space["main"](), 30)  # the same key: the same run, with its result
+    assert capsys.readouterr().out == "Dear Ada\n" * 2
