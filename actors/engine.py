@@ -431,7 +431,12 @@ class Engine:
         `NotFound`, `Conflict`.
         """
         self.check_open()
-        return await (await self._actor(run_id)).ask(c.RetryRun(reason))
+        actor, blob = await self._actor(run_id), None
+        if actor.address.startswith("run/"):
+            run = await self.run(run_id)
+            if run.input.blob is not None and run.options.cancel_on:
+                blob = await self.load_payload(run.input)
+        return await actor.ask(c.RetryRun(reason, blob))
 
     async def _actor(self, run_id: str) -> Ref:
         """Who decides about a run: its client's process moves a Prefect flow run, the engine all

@@ -7,6 +7,7 @@ here.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -31,7 +32,7 @@ from ironflow.core.entries import (
     encode_entry,
     payloads,
 )
-from ironflow.core.errors import Damaged, IronflowError
+from ironflow.core.errors import Damaged, IronflowError, StorageError
 from ironflow.core.execution import Assignment
 from ironflow.core.lanes import lane_names
 from ironflow.core.messages import Message
@@ -52,9 +53,13 @@ from ironflow.storage.ports import (
     RunRow,
 )
 
+log = logging.getLogger("ironflow.runs")
 _encode_state = msgspec.json.Encoder().encode
 _decode_state = msgspec.json.Decoder(Run).decode
 
+
+FETCH_AGAIN = 1.0
+"""Seconds until an input that could not be read is read again."""
 
 ENDS = (e.WaitEnded, e.StepRetryDue)
 """Entries by which a wait ends that a body may be in."""
@@ -203,6 +208,8 @@ class RunActor(StreamActor):
         )
         if isinstance(message, c.CreateRun) and not run.exists:
             message = self._complete(message)
+            if message.blob is None and d.depends_on_input(message):
+                return self._fetch_input(message)
         if kind is c.Dispatch or kind in d.MAY_START:
             self._reserve(message)
         before = row_facts(run)
@@ -263,6 +270,22 @@ class RunActor(StreamActor):
             data = command.input.json if command.input.json is not None else command.blob
             facts["lanes"] = lane_names(definition.id, definition.concurrency, data)
         return msgspec.structs.replace(command, **facts) if facts else command
+
+    async def _fetch_input(self, command: c.CreateRun) -> None:
+        """A durable message refers to a large input: the event that cancels the run depends on what
+        is in it.
+        """
+        me = self.system.at(self.address)
+        try:
+            blob = await self.environment.store.reader.blob(command.input.blob or "")
+        except StorageError as error:
+            log.warning("the input of run %s cannot be read now: %s", self.key, error)
+            self.system.later(FETCH_AGAIN, me, command)
+            return
+        if blob is None:
+            log.error("the input of run %s is lost; it is not created", self.key)
+            return
+        me.post(msgspec.structs.replace(command, blob=blob))
 
     def _reserve(self, message: Message[Any]) -> None:
         """See whether the body could be run now, and take a slot for it."""

@@ -45,12 +45,14 @@ OLDEST_EVENTS = (
     "SELECT received_at, id, occurred_at, resource_id, body FROM prefect_events "
     "ORDER BY seq LIMIT ?"
 )
-OLD_LOGS = (
-    "SELECT seq FROM logs l WHERE l.at < :cutoff AND l.created_at < :cutoff AND "
-    "(l.flow_run_id IS NULL OR NOT EXISTS (SELECT 1 FROM flow_runs r WHERE r.id = l.flow_run_id)) "
-    "ORDER BY l.at LIMIT :limit"
+SWEEP_LOGS = (
+    "SELECT l.seq, l.created_at, "
+    "l.flow_run_id IS NULL OR NOT EXISTS (SELECT 1 FROM flow_runs r WHERE r.id = l.flow_run_id) "
+    "FROM logs l WHERE l.seq > ? ORDER BY l.seq LIMIT ?"
 )
-"""A line may be young although what it tells of is old."""
+"""Lines behind a `seq`, as (seq, created_at, whether its run is not here)."""
+SWEPT_LOGS = "prefect_logs_swept"
+"""Under this name `meta` has the `seq` up to which lines were looked at."""
 LOG_COLUMNS = ", ".join(f"{{t}}.{name}" for name in LOGS.columns[1:])
 """What makes a `LogLine`."""
 

@@ -24,6 +24,11 @@ class Tail:
         self._page: list[Entry] = []
         self._limit = PAGE_FIRST
 
+    @property
+    def is_level(self) -> bool:
+        """Whether everything that is committed has been read."""
+        return not self._page and self.cursor >= self.feed.end
+
     async def read(self) -> bytes | None:
         """The next frames, empty when nothing of what was looked at is wanted; None at the end."""
         feed = self.feed
@@ -90,6 +95,11 @@ class RunTail:
         if not page:
             self._catch_up()
         return page
+
+    @property
+    def is_level(self) -> bool:
+        """Whether everything that is committed has been read."""
+        return not self._is_behind and not self.bell.news
 
     async def read(self) -> bytes | None:
         """The next frames; None at the end."""

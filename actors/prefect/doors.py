@@ -61,7 +61,7 @@ class Prefect:
                 "flow_run",
                 partial(FlowRunActor, environment, sink),
                 bound=10_000,
-                idle_after=15.0,
+                idle_after=5.0,
             )
         )
         self.system.register(Behavior("flow", partial(FlowActor, environment), bound=10_000))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import takewhile
 from typing import Any
 
 from ironflow.actors.environment import Environment
@@ -17,14 +18,14 @@ from ironflow.core.clock import SECOND
 from ironflow.core.errors import StorageError
 from ironflow.core.messages import Message
 from ironflow.core.prefect.logs import LogLine
-from ironflow.storage.ports import Batch
-from ironflow.storage.prefect_events import LAST_LOG, LOGS, OLD_LOGS, put_log
+from ironflow.storage.ports import META, Batch
+from ironflow.storage.prefect_events import LAST_LOG, LOGS, SWEEP_LOGS, SWEPT_LOGS, put_log
 
 log = logging.getLogger("ironflow.prefect.logs")
 
 CLEAN_UP_EVERY = 3600.0
 """Seconds between two rounds of deleting what is too old."""
-DELETED_AT_ONCE = 500
+SWEPT_AT_ONCE = 2000
 
 
 class StoreLogs(Message[None], frozen=True):
@@ -42,7 +43,7 @@ class LogKeeper(Actor):
 
     def __init__(self, environment: Environment, live: Live[LogLine], keep: float) -> None:
         self.environment, self.live, self.keep = environment, live, keep
-        self.seq = 0
+        self.seq = self.swept = 0
         self.alarm: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -50,7 +51,9 @@ class LogKeeper(Actor):
         store = self.environment.store
         await store.journal.flush()  # a life before this one may have left something on its way
         rows = await store.reader.select(LAST_LOG, (), quick=True)
-        self.seq = max(self.live.last, rows[0][0])
+        self.swept = int(await store.reader.meta(SWEPT_LOGS) or 0)
+        # Behind what was looked at, too: the newest lines may be deleted.
+        self.seq = max(self.live.last, rows[0][0], self.swept)
         self.live.begin(self.seq)
         if self.keep:
             self._later(0.0)
@@ -84,20 +87,25 @@ class LogKeeper(Actor):
         return LATER
 
     async def _delete_old(self) -> int:
-        """A piece at a time, so that lines that come in meanwhile need not wait."""
+        """Look at each line once, when it is old enough: one whose run is here goes with its run. A
+        piece at a time, so that lines that come in meanwhile need not wait.
+        """
         store, batch = self.environment.store, Batch([], [], [])
         cutoff = self.environment.clock.now() - int(self.keep * SECOND)
-        rows = []
+        old: list[tuple[Any, ...]] = []
         try:
-            query = {"cutoff": cutoff, "limit": DELETED_AT_ONCE}
-            rows = await store.reader.select(OLD_LOGS, query)
-            if rows:
-                batch.deletes.extend((LOGS, (seq,)) for (seq,) in rows)
+            rows = await store.reader.select(SWEEP_LOGS, (self.swept, SWEPT_AT_ONCE))
+            old = list(takewhile(lambda row: row[1] < cutoff, rows))
+            if old:
+                batch.deletes.extend((LOGS, (seq,)) for seq, _, is_loose in old if is_loose)
+                batch.puts.append((META, (SWEPT_LOGS, str(old[-1][0]))))
                 await store.journal.commit(batch)
+                self.swept = old[-1][0]
         except StorageError as error:
             log.warning("old log lines could not be deleted now: %s", error)
-        self._later(0.0 if len(rows) == DELETED_AT_ONCE else CLEAN_UP_EVERY)
-        return len(rows)
+            old = []
+        self._later(0.0 if len(old) == SWEPT_AT_ONCE else CLEAN_UP_EVERY)
+        return len(batch.deletes)
 
     def _later(self, seconds: float) -> None:
         self.stop()

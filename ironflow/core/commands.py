@@ -227,9 +227,13 @@ class ResumeRun(Message[str], frozen=True):
 
 
 class RetryRun(Message[str], frozen=True):
-    """Try a failed or cancelled run again from where it failed. Answers the status."""
+    """Try a failed or cancelled run again from where it failed. Answers the status.
+
+    `blob` is its input, when that lies in the blob table and an event that cancels depends on it.
+    """
 
     reason: str = ""
+    blob: bytes | None = None
 
 
 class TimerFired(Message[None], frozen=True):

@@ -112,6 +112,14 @@ def watch_for_cancel(
     return [AddWaiter(f"{CANCEL_STEP}{index}", rule.event, match)]
 
 
+def depends_on_input(command: c.CreateRun) -> bool:
+    """Whether what is in an input that lies in the blob table matters here: for the events that
+    cancel the run, or for its lanes.
+    """
+    rules = command.options.cancel_on if command.options is not None else ()
+    return command.input.blob is not None and bool(rules or command.lanes)
+
+
 def literal(value: object) -> str:
     """A scalar as a literal of the expression language."""
     return msgspec.json.encode(value).decode()
@@ -227,7 +235,7 @@ def _retry(run: Run, command: c.RetryRun, s: Situation) -> Decision:
     if run.options.timeout is not None:
         effects.append(SetTimer(TIMEOUT_TIMER, s.now + int(run.options.timeout * SECOND)))
     for index, rule in enumerate(run.options.cancel_on):
-        effects.extend(watch_for_cancel(index, rule, run.input))
+        effects.extend(watch_for_cancel(index, rule, run.input, command.blob))
     # Those of a workflow's waits were cleared at its end; its pauses are over.
     effects.extend(timer for timer in turns.job_timers(run.workflow) if "/" in timer.name)
     if s.slot and s.code is not None:

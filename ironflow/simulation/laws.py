@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ironflow.core import commands as c
 from ironflow.core import entries as e
+from ironflow.core.lanes import parse_lane
 from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus
 from ironflow.storage.ports import DELIVERIES, RUNS, TIMERS, WAITERS, Delivery, Entry
 
@@ -172,6 +173,15 @@ def memory_agrees_with_rows(world: World, runs: dict[str, Run]) -> Iterator[str]
     for message in messages:
         if not env.outbox.has(message.target, message.id):
             yield f"message {message.id} to {message.target} is not on its way"
+
+
+def lanes_are_kept(running: dict[str, set[str]], world: World) -> Iterator[str]:
+    """Never more runs in a lane than its limit, at no commit."""
+    for lane, runs in running.items():
+        function_id, number = parse_lane(lane)
+        spec = world.engine.host.spec(function_id)
+        if spec is not None and len(runs) > spec.definition.concurrency[number].limit:
+            yield f"lane {lane} holds {sorted(runs)}"
 
 
 # -- at the end -----------------------------------------------------------------------------------

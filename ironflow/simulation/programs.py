@@ -77,7 +77,12 @@ def functions() -> Registry:
     retry = {"max_attempts": 20, "initial_delay": 1, "factor": 1}
     options: dict[str, dict[str, Any]] = {
         PROGRAM: {"fn": _program, "retry": retry, "cancel_on": "sim.cancel-all"},
-        SAGA: {"fn": _saga, "retry": 1, "compensate_on": ["failed", "cancelled", "timed_out"]},
+        SAGA: {
+            "fn": _saga,
+            "retry": 1,
+            "compensate_on": ["failed", "cancelled", "timed_out"],
+            "concurrency": [2, {"limit": 1, "key": "data.steps"}],
+        },
         HASTY: {"fn": _hasty, "retry": 1, "timeout": 60},
         LISTENER: {"fn": _listener, "on": {"event": TICK, "if": "event.data.n % 3 == 0"}},
         HOURLY: {"fn": _hourly, "cron": "7 * * * *"},

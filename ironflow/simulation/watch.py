@@ -13,7 +13,7 @@ import msgspec
 from ironflow.actors.audit import Finding, check_run
 from ironflow.core.entries import decode_entry
 from ironflow.core.messages import Message
-from ironflow.core.runs import Run, apply
+from ironflow.core.runs import Run, RunStatus, apply
 from ironflow.sdk.execution import Branch, current_branch
 from ironflow.simulation import laws
 from ironflow.storage.ports import DELIVERIES, RUNS, SNAPSHOTS, TIMERS, WAITERS, Batch, Entry, Table
@@ -65,6 +65,8 @@ class Watch:
         self.acknowledged: dict[str, int] = {}
         self.executing: set[tuple[str, str]] = set()
         self.commits = self.entries = self.calls = self.rests = 0
+        self.lanes: dict[str, set[str]] = {}
+        """The runs that execute, by lane."""
         self._heads: dict[str, int] = {}
         self._last_seq = 0
         self._live: dict[tuple[str, int], bytes] = {}
@@ -104,6 +106,7 @@ class Watch:
             self.story.enter(now, entry)
             self._enter(entry)
         tables = self.world.store.tables
+        self.find("lanes_are_kept", "", laws.lanes_are_kept(self.lanes, self.world))
         picture = TablesPicture(tables)
         for batch in batches:
             for table, row in batch.puts:
@@ -132,6 +135,11 @@ class Watch:
         for law in laws.CHANGE_LAWS:
             self.find(law.__name__, stream, law(run, change))
         apply(run, change, entry.at)
+        for lane in run.lanes:
+            if run.status is RunStatus.RUNNING:
+                self.lanes.setdefault(lane, set()).add(run_id)
+            else:
+                self.lanes.get(lane, set()).discard(run_id)
         live = self._live.pop((stream, entry.version), None)
         if live is not None:
             found = laws.replay_gives_the_live_state(live, _encode(run))

@@ -236,6 +236,12 @@ async def test_old_events_and_logs_of_no_run_go(api: Api, monkeypatch: pytest.Mo
     assert await api.engine.feeds.log_keeper.ask(DeleteOldLogs()) == 2
     _, left, _ = await ask(api, "POST", "/logs/filter")
     assert [one["flow_run_id"] for one in left] == [run["id"]]
+    # Nothing is looked at twice, and what comes later is looked at, too.
+    assert await api.engine.feeds.log_keeper.ask(DeleteOldLogs()) == 0
+    await ask(api, "POST", "/logs/", lines[:2])
+    later = now + 3 * week
+    monkeypatch.setattr(type(api.engine.clock), "now", lambda clock: later)
+    assert await api.engine.feeds.log_keeper.ask(DeleteOldLogs()) == 2
     await ask(api, "DELETE", f"/flow_runs/{run['id']}")
     assert (await ask(api, "POST", "/logs/filter"))[1] == []
 

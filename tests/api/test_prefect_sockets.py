@@ -185,6 +185,21 @@ async def test_what_cannot_be_kept_gets_no_pong(serve: Serve) -> None:
         assert await numbers(api, "early") == [1]
 
 
+async def test_a_defect_gives_no_pong(
+    memory_api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def break_down(events: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(memory_api.engine.feeds, "accept", break_down)
+    async with connected(memory_api, "/events/in") as socket:
+        await socket.send_json(make_event("lost"))
+        await socket.ping(b"?")
+        message = await socket.receive()
+        assert (message.type, message.data) == (WSMsgType.CLOSE, 1011)
+    assert "could not be taken" in caplog.text
+
+
 async def test_events_before_a_bad_one_are_kept(api: Api) -> None:
     async with connected(api, "/events/in") as socket:
         await socket.send_json(make_event("good", 1))

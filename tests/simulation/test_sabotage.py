@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ironflow.actors import run as run_module
+from ironflow.actors.lanes import Lanes
 from ironflow.actors.pool import Pool
 from ironflow.actors.stream import StreamActor
 from ironflow.actors.timers import Timers
@@ -31,6 +32,12 @@ def quiet() -> Iterator[None]:
     logger.setLevel(level)
 
 
+def _reply(actor: Any, envelope: Any, reply: Any) -> None:
+    """Answer now."""
+    leave = envelope.fail if isinstance(reply, Exception) else envelope.answer
+    actor.system.loop.call_soon(leave, reply)
+
+
 def answer_before_the_commit(patch: pytest.MonkeyPatch) -> None:
     honest = StreamActor.commit
 
@@ -39,7 +46,7 @@ def answer_before_the_commit(patch: pytest.MonkeyPatch) -> None:
     ) -> None:
         honest(self, batch, None, None, then)
         if envelope is not None:
-            self.system.loop.call_soon(envelope.answer, reply)
+            _reply(self, envelope, reply)
 
     patch.setattr(StreamActor, "commit", commit)
 
@@ -54,7 +61,7 @@ def answer_repeats_at_once(patch: pytest.MonkeyPatch) -> None:
         if batch.entries or batch.puts or batch.deletes:
             honest(self, batch, envelope, reply, then)
         elif envelope is not None:
-            self.system.loop.call_soon(envelope.answer, reply)
+            _reply(self, envelope, reply)
 
     patch.setattr(StreamActor, "commit", commit)
 
@@ -112,6 +119,10 @@ def grant_without_end(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Pool, "acquire", acquire)
 
 
+def let_everybody_into_a_lane(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Lanes, "_room", lambda self, lane: 1)
+
+
 def forget_the_queue(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(decisions, "Enqueue", lambda: fx.WakeBody(None))
 
@@ -143,6 +154,7 @@ SABOTAGE: dict[Patch, set[str]] = {
     post_messages_without_rows: {"something_will_wake_it"},
     park_what_is_to_be_woken: {"something_will_wake_it", "every_run_has_ended"},
     grant_without_end: {"capacity_is_kept"},
+    let_everybody_into_a_lane: {"lanes_are_kept"},
     forget_the_queue: {"memory_agrees_with_rows", "time_goes_on"},
     change_state_behind_the_journal: {"replay_gives_the_live_state"},
     keep_rows_of_the_past: {"row_agrees_with_stream"},

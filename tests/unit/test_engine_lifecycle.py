@@ -383,6 +383,33 @@ def test_a_run_with_a_large_input_is_cancelled_by_its_event() -> None:
     play(main, functions=[large])
 
 
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_large_input_matters_to_runs_that_events_start_and_to_retries(crash: bool) -> None:
+    rule = CancelOn("order.cancelled", "data.order_id")
+
+    @function(id="life-cancel-large-2", cancel_on=[rule], on="order.placed", retry=False)
+    async def large(ctx: Any, data: dict[str, Any]) -> None:
+        await ctx.step.sleep("nap", 1000)
+
+    async def main(world: testing.World) -> None:
+        data = {"order_id": 5, "text": "x" * 100_000}
+        (run_id,) = (await world.emit("order.placed", data)).run_ids
+        await world.advance(5)
+        for _ in range(2):
+            if crash:
+                await world.crash()
+            await world.emit("order.cancelled", {"order_id": 4})
+            await world.emit("order.cancelled", {"order_id": 5})
+            assert (await world.wait(run_id)).status == "cancelled"
+            await world.retry(run_id)
+            await world.advance(5)
+        await world.cancel(run_id)
+        await world.advance(5)
+        is_clean(world)
+
+    play(main, functions=[large])
+
+
 # -- pause and resume -----------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,6 +35,8 @@ from ironflow.storage.prefect_events import (
 from ironflow.web.prefect import sockets
 from ironflow.web.prefect.routing import Answer, Call, Route
 from ironflow.web.queries import is_too_deep
+
+log = logging.getLogger("ironflow.web.prefect")
 
 PAGE = 50
 MOST = 200
@@ -105,7 +108,7 @@ class Intake:
             while self.pending:
                 batch, self.pending = self.pending[:BATCH], self.pending[BATCH:]
                 await self.feeds.accept(batch)
-        except (IronflowError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - whoever settles is told, and gives no pong
             self.error = error
         finally:
             self._task = None
@@ -140,6 +143,9 @@ async def take_events(request: web.Request, engine: Engine) -> web.StreamRespons
         await sockets.close(socket, WSCloseCode.INVALID_TEXT, reason)
     except (IronflowError, TimeoutError) as error:
         await sockets.close(socket, WSCloseCode.TRY_AGAIN_LATER, str(error))
+    except Exception:
+        log.exception("events of a client could not be taken")
+        await sockets.close(socket, WSCloseCode.INTERNAL_ERROR, "something went wrong here")
     finally:
         goodbye.cancel()
     return socket
