@@ -313,7 +313,7 @@ class Endpoints:
             job = await make_job(lease, endpoint.reports == "commands", self.clock)
             by_commands = endpoint.reports == "commands"
             callback = self.callback if by_commands else None
-            values = await _large_values(assignment) if by_commands and callback is None else {}
+            values = await _large_values(assignment) if by_commands else {}
             body = push.invocation(job, callback, values)
             reply = await caller.call(endpoint.url, body, endpoint.timeout)
             if reply.status != 200:

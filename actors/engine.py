@@ -24,6 +24,7 @@ from ironflow.actors.handlers import HandlerActor
 from ironflow.actors.hosts import Hosts, Slots
 from ironflow.actors.janitor import Janitor
 from ironflow.actors.kernel import Behavior, Ensure, Ref
+from ironflow.actors.keyring import Keyring
 from ironflow.actors.lanes import NO_LIMIT
 from ironflow.actors.outbox import Outbox, decode_row
 from ironflow.actors.pool import Pool
@@ -145,6 +146,7 @@ class Engine:
         self.system.register(
             Behavior("worker", partial(WorkerActor, self.fleet, clock), idle_after=None)
         )
+        self.keyring = Keyring(store, clock, ids)
         self.router = self.system.ref("router")
         self.workflows = Workflows(self)
         """The doors of event-driven workflows."""
@@ -164,6 +166,7 @@ class Engine:
     async def start(self) -> None:
         """Register the host's functions and bring back what is unfinished."""
         await self.system.start([self.router, self.system.ref("janitor")])
+        await self.keyring.start()
         await self._find_remote_functions()
         await self.register([spec.definition for spec in self.host.local.specs()])
         for row in await self.store.reader.deliveries():

@@ -24,6 +24,7 @@ from aiohttp import web
 
 from ironflow import VERSION
 from ironflow.actors.engine import Engine
+from ironflow.actors.keyring import Keyring
 from ironflow.core.clock import SECOND, Clock, Ids, SystemClock
 from ironflow.core.errors import ConfigError, Draining
 from ironflow.launch import command
@@ -95,7 +96,6 @@ class Server:
         stays open.
         """
         settings = self.settings
-        check_address(settings)
         self.store = await open_store(settings, self.clock, self.on_fatal)
         try:
             self.executor = Executor(
@@ -123,6 +123,7 @@ class Server:
             )
             self.executor.lookup = self.engine.host.spec
             self.engine.endpoints.callback = settings.public_url.rstrip("/") or None
+            await self._prepare_keys()
             # Listen first: a port that is taken must not let runs begin.
             await self._listen()
             if settings.blocked_after:
@@ -135,6 +136,14 @@ class Server:
         except BaseException:
             await self.stop(grace=0.0)
             raise
+
+    async def _prepare_keys(self) -> None:
+        """Know the keys before anybody is listened to; make the first one if it is asked for."""
+        settings, keyring = self.settings, self.engine.keyring
+        await keyring.start()
+        if settings.bootstrap_key_file and not keyring.is_needed:
+            await make_first_key(keyring, settings.bootstrap_key_file)
+        check_address(settings, keys=keyring.is_needed)
 
     async def _listen(self) -> None:
         settings = self.settings
@@ -199,8 +208,25 @@ def make_caller(settings: Settings, clock: Clock) -> HttpCaller:
     return HttpCaller(clock, allowance, settings.signing_key or None)
 
 
-def check_address(settings: Settings) -> None:
-    """Refuse to offer an API without keys beyond this machine, unless told to. Raises
+async def make_first_key(keyring: Keyring, path: str) -> None:
+    """An admin's key in a file that only its owner reads. Raises `ConfigError` for a file that is
+    there already or cannot be made; then there is no key.
+    """
+    try:
+        # The file first: a key that nobody has would lock everybody out.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise ConfigError(f"bootstrap_key_file: cannot make {path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "w") as file:
+        _, secret = await keyring.create("bootstrap", "admin")
+        file.write(secret + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    log.info("an admin's key is in %s", path)
+
+
+def check_address(settings: Settings, *, keys: bool) -> None:
+    """Refuse to offer an API that asks for no keys beyond this machine, unless told to. Raises
     `ConfigError`.
     """
     host = settings.host
@@ -208,10 +234,11 @@ def check_address(settings: Settings) -> None:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = False
-    if not loopback and not settings.insecure:
+    if not (loopback or keys or settings.insecure):
         raise ConfigError(
             f"host: {host} can be reached from other machines and the API asks for no key; "
-            "listen on 127.0.0.1, or accept that with --insecure"
+            "listen on 127.0.0.1, make a key first (ironflow keys create, or "
+            "--bootstrap-key-file), or accept that with --insecure"
         )
 
 
@@ -297,7 +324,7 @@ async def _serve(settings: Settings, modules: Sequence[str]) -> int:
     )
     if modules and not functions:
         log.warning("the given modules define no functions")
-    if settings.insecure:
+    if settings.insecure and not server.engine.keyring.is_needed:
         log.warning("anyone who can reach %s can use it: there are no keys", server.url)
     watcher = asyncio.create_task(_watch(modules, stop)) if settings.dev else None
     await stop.wait()

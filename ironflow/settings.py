@@ -55,6 +55,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     insecure: Annotated[
         bool, Doc(description="listen beyond loopback although the API asks for no key")
     ] = False
+    bootstrap_key_file: Annotated[
+        str, Doc(description="file that an admin's key is written to, when there is none yet")
+    ] = ""
     concurrency: Annotated[int, Doc(ge=1, description="runs that execute at once")] = 1000
     max_crashes: Annotated[
         int, Doc(ge=1, description="times a run may take the process down before it is paused")

@@ -25,6 +25,7 @@ from ironflow.storage.ports import (
     DELIVERIES,
     EVENTS,
     FUNCTIONS,
+    KEYS,
     META,
     RUN_LANES,
     RUNS,
@@ -298,6 +299,10 @@ class MemoryReader:
     async def waiters(self) -> list[WaiterRow]:
         """See `ports.Reader`."""
         return [WaiterRow(*row) for _, row in sorted(self._rows(WAITERS).items())]
+
+    async def keys(self) -> list[str]:
+        """See `ports.Reader`."""
+        return [key_id for key_id, _ in self._rows(KEYS).values()]
 
     async def lanes(self) -> dict[str, tuple[str, ...]]:
         """See `ports.Reader`."""

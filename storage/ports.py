@@ -86,10 +86,11 @@ FUNCTIONS = Table("functions", 1, ("id", "version", "hash", "spec", "updated_at"
 BLOBS = Table("blobs", 1, ("hash", "size", "data"), ("size", "data"))
 BLOB_REFS = Table("blob_refs", 2, ("stream", "hash"))
 SNAPSHOTS = Table("snapshots", 1, ("stream", "version", "data"))
+KEYS = Table("keys", 1, ("id", "created_at"))
 META = Table("meta", 1, ("key", "value"))
 TABLES = (
     RUNS, RUN_LANES, TIMERS, WAITERS, DELIVERIES, EVENTS, FUNCTIONS, BLOBS, BLOB_REFS, SNAPSHOTS,
-    META,
+    KEYS, META,
 )  # fmt: skip
 
 
@@ -344,6 +345,10 @@ class Reader(Protocol):
 
     async def waiters(self) -> list[WaiterRow]:
         """Every run that waits for an event."""
+        ...
+
+    async def keys(self) -> list[str]:
+        """The ids of every key of the API."""
         ...
 
     async def lanes(self) -> dict[str, tuple[str, ...]]:

@@ -233,6 +233,10 @@ class SqliteReader:
         """See `ports.Reader`."""
         return [WaiterRow(*row) for row in await self._fetch(self._scans, self._reads["waiters"])]
 
+    async def keys(self) -> list[str]:
+        """See `ports.Reader`."""
+        return [key_id for (key_id,) in await self._fetch(self._scans, self._reads["keys"])]
+
     async def lanes(self) -> dict[str, tuple[str, ...]]:
         """See `ports.Reader`."""
         rows = await self._fetch(self._scans, self._reads["lanes"])

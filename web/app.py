@@ -15,11 +15,13 @@ from ironflow.web import (
     breakers_api,
     events_api,
     functions_api,
+    keys_api,
     lanes_api,
     runs_api,
     server_api,
     workers_api,
 )
+from ironflow.web.access import make_access_middleware
 from ironflow.web.function_service import add_function_service
 from ironflow.web.metrics import Metrics
 from ironflow.web.openapi import describe_api
@@ -91,6 +93,7 @@ ROUTES = (
     *workers_api.ROUTES,
     *breakers_api.ROUTES,
     *lanes_api.ROUTES,
+    *keys_api.ROUTES,
 )
 
 
@@ -117,6 +120,7 @@ def make_app(
             origins.answer_preflights,
             problems,
             make_prefect_middleware(),
+            make_access_middleware(engine),
         ],
     )
     app[STATE] = State(engine, version, started_at, JournalWatch(engine))

@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import web
 
 from ironflow.actors.engine import Engine
+from ironflow.core.access import right_for
 from ironflow.core.clock import SECOND
 from ironflow.web.queries import BodyDecoder, Query, QueryDecoder
 from ironflow.web.readiness import JournalWatch
@@ -96,7 +97,9 @@ class Route:
     def refusals(self) -> list[int]:
         """Every status that comes with a problem, but for those of defects."""
         shape = {422} if self.handle is not None else set()
-        if self.method != "GET":
+        if right_for(self.method, self.path) is not None:
+            shape |= {401, 403}
+        elif self.method != "GET":
             shape |= {403}
         if self.request is not None:
             shape |= {400, 413}

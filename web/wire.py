@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from ironflow.core.access import Role
 from ironflow.core.entries import RunKind
 from ironflow.core.pull import Job
 from ironflow.core.remote import Answer, Report
@@ -259,6 +260,46 @@ class BreakerPage(View, frozen=True):
     """Circuit breakers, by key."""
 
     items: list[BreakerView]
+
+
+class CreateKeyRequest(Request, frozen=True):
+    """A key to be made; `expires_in` is a duration such as `90d`."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    role: Role = "developer"
+    expires_in: str | float | None = None
+
+
+class RotateKeyRequest(Request, frozen=True):
+    """`grace`: how long the old key stays good."""
+
+    grace: str | float = "24h"
+
+
+class KeyView(View, frozen=True):
+    """A key, without what opens anything: `shown` is its beginning."""
+
+    id: str
+    name: str
+    role: Role
+    shown: str
+    status: str
+    created_at: str
+    expires_at: str | None
+    reason: str
+
+
+class NewKeyView(View, frozen=True):
+    """A key that was just made, and its secret, which is shown this once."""
+
+    key: KeyView
+    secret: str
+
+
+class KeyPage(View, frozen=True):
+    """Keys, newest first."""
+
+    items: list[KeyView]
 
 
 class LaneView(View, frozen=True):

@@ -85,10 +85,12 @@ def measure_all(chosen: Sequence[Scenario], size: Size, note: Callable[[str], No
     """Every chosen scenario. Sides that cannot be prepared or fail are left out, with a reason."""
     results = Results()
     for scenario in chosen:
+        began = time.perf_counter()
         sides = _prepared(scenario, size, results, note)
         for case in scenario.cases_for(quick=size.quick):
             if sides and size.has(case):
                 _measure_case(scenario, case, sides, size, results, note)
+        note(f"{scenario.name}: {time.perf_counter() - began:.0f} s in all")
     return results
 
 

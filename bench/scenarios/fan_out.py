@@ -130,6 +130,7 @@ SCENARIOS = (
         ),
         cases=({"readers": 200, "events_per_s": 10}, {"readers": 200, "events_per_s": 50}),
         quick=({"readers": 5, "events_per_s": 20},),
+        rounds=2,
         notes="The bare server stores nothing and writes the frame to each reader at once. Neither "
         "Restate nor DBOS streams to readers over HTTP.",
     ),

@@ -107,6 +107,7 @@ SCENARIOS = (
         ),
         cases=({"what": "invoke", "at_once": 64}, {"what": "emit", "at_once": 64}),
         quick=({"what": "invoke", "at_once": 8}, {"what": "emit", "at_once": 8}),
+        rounds=2,
         targets=(Target(figure="per_second", at_least=2500, case={"what": "invoke"}),),
         notes="What is invoked has no step and is executed by the same process meanwhile. Neither "
         "Restate nor DBOS has events that are stored for themselves.",

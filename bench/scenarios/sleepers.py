@@ -120,7 +120,7 @@ async def _until_woken(
 
 
 OURS = "/api/v1/functions/bench-{}/invoke"
-CALM, STORM = 20, 0
+CALM, STORM = 30, 0
 MANY = 50_000
 
 SCENARIOS = (

@@ -9,6 +9,7 @@ and what to do.
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -105,7 +106,7 @@ class Client:
         target = self._target(API + path, query)
         try:
             connection.request(
-                "GET", target, headers={**_HEADERS, **headers, "Connection": "close"}
+                "GET", target, headers={**_headers(), **headers, "Connection": "close"}
             )
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
@@ -129,7 +130,7 @@ class Client:
     def _exchange(
         self, method: str, path: str, query: Query | None, body: bytes | None, wait: float
     ) -> tuple[int, str, bytes]:
-        headers = dict(_HEADERS)
+        headers = _headers()
         if body is not None:
             headers["Content-Type"] = "application/json"
         target = self._target(path, query)
@@ -205,6 +206,14 @@ def connect(url: str) -> Client:
 
 
 _HEADERS = {"Accept": "application/json", "User-Agent": f"ironflow-cli/{VERSION}"}
+
+
+def _headers() -> dict[str, str]:
+    """What goes with every request; the key comes from the environment, not from a command line
+    that others can see.
+    """
+    key = os.environ.get("IRONFLOW_API_KEY")
+    return {**_HEADERS, **({"Authorization": f"Bearer {key}"} if key else {})}
 
 
 def decode(body: bytes, kind: type[T]) -> T:

@@ -217,7 +217,7 @@ def _address(settings: Settings) -> Iterator[Finding]:
     from ironflow.server import check_address
 
     try:
-        check_address(settings)
+        check_address(settings, keys=bool(settings.bootstrap_key_file))
     except ConfigError as error:
         yield Finding(
             "address", "broken", error.message, "set host to 127.0.0.1, or insecure to true"

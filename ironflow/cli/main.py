@@ -41,6 +41,7 @@ VERBS = {
     "functions": Entry("functions", "functions", "List and show functions."),
     "workflows": Entry("workflows", "workflows", "Draw workflows and what their runs did."),
     "workers": Entry("workers", "workers", "List the workers that run functions for the server."),
+    "keys": Entry("keys", "keys", "List, make, revoke and rotate the keys of the API."),
     "lanes": Entry(
         "lanes", "lanes", "List and show lanes: which runs execute in them, and which wait."
     ),

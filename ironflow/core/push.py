@@ -40,9 +40,9 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lease_token: str
     record: Any = msgspec.UNSET
     callback: str | msgspec.UnsetType = msgspec.UNSET
-    """Where an endpoint with our executor may report while it works, and fetch large values."""
+    """Where an endpoint with our executor may report while it works."""
     values: dict[str, msgspec.Raw] = {}
-    """Large values of the record by their digests, for one that has no `callback`."""
+    """Large values of the record by their digests."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

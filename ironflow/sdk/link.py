@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from collections import deque
 from typing import Any, TypeVar
@@ -78,6 +79,9 @@ class Link:
         """
         data = None if body is None else (body if isinstance(body, bytes) else _encode(body))
         headers = {} if data is None else {"Content-Type": "application/json"}
+        key = os.environ.get("IRONFLOW_API_KEY")
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
         timeout = aiohttp.ClientTimeout(total=seconds)
         try:
             async with self._session.request(

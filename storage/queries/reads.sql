@@ -36,6 +36,10 @@ ORDER BY at, target, name LIMIT :limit;
 -- Every run that waits for an event.
 SELECT run_id, step, event, match, since FROM waiters ORDER BY run_id, step;
 
+-- name: keys
+-- Every key of the API.
+SELECT id FROM keys ORDER BY created_at, id;
+
 -- name: lanes
 -- The lanes of runs that have not ended.
 SELECT run_id, lanes FROM run_lanes;

@@ -15,7 +15,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from ironflow.actors.keyring import Keyring
 from ironflow.actors.prefect.live import Live, Published
+from ironflow.core.access import Right
 from ironflow.core.errors import IronflowError
 from ironflow.core.prefect.faults import Fault
 from ironflow.web.stream import LIVE
@@ -100,11 +102,21 @@ async def close(socket: web.WebSocketResponse, code: int, reason: str) -> Closed
     return Closed(reason)
 
 
-async def shake_hands(socket: web.WebSocketResponse) -> None:
-    """Let the client introduce itself. Raises `Closed`."""
+async def shake_hands(socket: web.WebSocketResponse, keyring: Keyring, right: Right) -> None:
+    """Let the client introduce itself, with a key that is good for `right` where keys are needed.
+    Raises `Closed`.
+    """
     message = await _receive(socket)
     if message.get("type") != "auth":
         raise await close(socket, WSCloseCode.POLICY_VIOLATION, "Expected 'auth' message")
+    if keyring.is_needed:
+        token = message.get("token")
+        try:
+            keyring.check(token if isinstance(token, str) else None, right)
+        except IronflowError as error:
+            raise await close(
+                socket, WSCloseCode.POLICY_VIOLATION, f"Auth required: {error.message}"
+            ) from error
     await socket.send_str(AUTH_SUCCESS)
 
 

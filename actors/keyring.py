@@ -1,0 +1,136 @@
+"""The keys of a server. In memory by their hashes, so that a request costs one look-up; every
+change is committed before it is answered.
+
+A server without keys asks for none (and listens on this machine only). The first key is made while
+that is so; from then on every request needs one.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ironflow.core.access import (
+    KINDS,
+    RIGHTS,
+    SHOWN,
+    Key,
+    KeyCreated,
+    KeyEntry,
+    KeyExpires,
+    PermissionDenied,
+    Right,
+    Role,
+    Unauthenticated,
+    hash_secret,
+    new_secret,
+)
+from ironflow.core.clock import SECOND, Clock, Ids
+from ironflow.core.errors import Conflict, InvalidInput, NotFound
+from ironflow.storage.ports import KEYS, Batch, NewEntry
+
+if TYPE_CHECKING:
+    from ironflow.storage.ports import Store
+
+_TYPES = {kind: struct for struct, kind in KINDS.items()}
+
+
+class Keyring:
+    """Every key that was ever made here."""
+
+    def __init__(self, store: Store, clock: Clock, ids: Ids) -> None:
+        self._store, self._clock, self._ids = store, clock, ids
+        self._keys: dict[str, Key] = {}
+        self._by_hash: dict[str, Key] = {}
+
+    async def start(self) -> None:
+        """Load the keys."""
+        for key_id in await self._store.reader.keys():
+            key = Key(key_id)
+            for entry in await self._store.reader.entries(f"key/{key_id}"):
+                key.apply(msgspec.json.decode(entry.data, type=_TYPES[entry.kind]), entry.at)
+            self._keep(key)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether requests must have a key: one was made here, whatever became of it."""
+        return bool(self._keys)
+
+    def all(self) -> list[Key]:
+        """Every key, newest first."""
+        return sorted(self._keys.values(), key=lambda key: (key.created_at, key.id), reverse=True)
+
+    def check(self, secret: str | None, right: Right) -> Key:
+        """The key, if it is good for `right`. Raises `Unauthenticated`, `PermissionDenied`."""
+        if not secret:
+            raise Unauthenticated("a key is needed: Authorization: Bearer ifkey_...")
+        digest = hash_secret(secret)
+        key = self._by_hash.get(digest)
+        if key is None or not hmac.compare_digest(key.hash, digest):
+            raise Unauthenticated("the key is unknown")
+        if not key.is_good(self._clock.now()):
+            why = key.reason or "it was good for a while only"
+            raise Unauthenticated(f"key {key.shown}... has ended: {why}")
+        if right not in RIGHTS[key.role]:
+            raise PermissionDenied(f"a key of role {key.role} may not do this: it takes {right!r}")
+        return key
+
+    async def create(
+        self, name: str, role: Role, *, lifetime: float | None = None, replaces: str | None = None
+    ) -> tuple[Key, str]:
+        """A new key, and the secret that is shown this once. `lifetime` in seconds. The first one
+        must be an admin's. Raises `InvalidInput`.
+        """
+        if not self._keys and role != "admin":
+            raise InvalidInput("role", "the first key must be an admin's: others are made with it")
+        secret, now = new_secret(), self._clock.now()
+        expires_at = None if lifetime is None else now + int(lifetime * SECOND)
+        key = Key(self._ids.new())
+        entry = KeyCreated(name, role, secret[:SHOWN], hash_secret(secret), expires_at, replaces)
+        await self._record(key, entry, now)
+        return key, secret
+
+    async def revoke(self, key_id: str, reason: str = "revoked", grace: float = 0.0) -> Key:
+        """Refuse a key from now on, or after `grace` seconds. Raises `NotFound`, `Conflict` for the
+        last admin's key that is good for ever.
+        """
+        key, now = self.get(key_id), self._clock.now()
+        others = (k for k in self._keys.values() if k is not key and k.role == "admin")
+        if key.role == "admin" and not any(k.expires_at is None for k in others):
+            raise Conflict("this is the last admin's key: make another one first")
+        await self._record(key, KeyExpires(now + int(grace * SECOND), reason), now)
+        return key
+
+    async def rotate(self, key_id: str, grace: float) -> tuple[Key, str]:
+        """A new key like this one, which stays good for `grace` seconds. Raises `NotFound`,
+        `Conflict` when it has ended already.
+        """
+        old, now = self.get(key_id), self._clock.now()
+        if not old.is_good(now):
+            raise Conflict(f"key {old.shown}... has ended; make a new one")
+        lifetime = None if old.expires_at is None else (old.expires_at - old.created_at) / SECOND
+        made, secret = await self.create(old.name, old.role, lifetime=lifetime, replaces=old.id)
+        await self._record(old, KeyExpires(now + int(grace * SECOND), "rotated"), now)
+        return made, secret
+
+    def get(self, key_id: str) -> Key:
+        """One key. Raises `NotFound`."""
+        key = self._keys.get(key_id)
+        if key is None:
+            raise NotFound("key", key_id)
+        return key
+
+    async def _record(self, key: Key, entry: KeyEntry, now: int) -> None:
+        """Commit first: a key that opens something, or no longer does, is on the disk."""
+        stream, data = f"key/{key.id}", msgspec.json.encode(entry)
+        batch = Batch([NewEntry(stream, key.version + 1, now, KINDS[type(entry)], data)], [], [])
+        if isinstance(entry, KeyCreated):
+            batch.puts.append((KEYS, (key.id, now)))
+        await self._store.journal.commit(batch)
+        key.apply(entry, now)
+        self._keep(key)
+
+    def _keep(self, key: Key) -> None:
+        self._keys[key.id] = self._by_hash[key.hash] = key

@@ -1,0 +1,116 @@
+"""`ironflow keys ...`."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from ironflow.cli import moments
+from ironflow.cli.client import connect, decode, segment
+from ironflow.cli.options import VerbGroup, json_option, server_option
+from ironflow.cli.output import Column, print_body, print_items, print_table
+from ironflow.core.access import ROLES
+from ironflow.web.wire import KeyPage, KeyView, NewKeyView
+
+
+@click.group(cls=VerbGroup)
+def keys() -> None:
+    """List, make, revoke and rotate the keys of the API.
+
+    Once there is a key every request needs one; verbs take it from
+    IRONFLOW_API_KEY.
+
+    Examples:
+      ironflow keys create ops --role admin
+      ironflow keys ls
+    """
+
+
+@keys.command("create")
+@click.argument("name")
+@click.option("--role", type=click.Choice(ROLES), default="developer", show_default=True,
+              help="What it may do: a viewer reads, a worker executes, a developer also starts and "
+                   "steers runs, an admin also makes keys.")  # fmt: skip
+@click.option("--expires", metavar="DURATION", help="How long it is good, such as 90d.")
+@server_option
+@json_option
+def create_key(*, name: str, role: str, expires: str | None, server: str, as_json: bool) -> None:
+    """Make a key called NAME. It is shown this once.
+
+    Example:
+      ironflow keys create ci --role developer --expires 90d
+    """
+    body = connect(server).post("/keys", {"name": name, "role": role, "expires_in": expires})
+    if as_json:
+        print_body(body)
+        return
+    print(decode(body, NewKeyView).secret)
+
+
+@keys.command("ls")
+@server_option
+@json_option
+def list_keys(*, server: str, as_json: bool) -> None:
+    """List every key, newest first. Keys themselves are known to nobody.
+
+    Example:
+      ironflow keys ls --json | jq -r 'select(.status == "active").id'
+    """
+    page = decode(connect(server).get("/keys"), KeyPage)
+    if as_json:
+        print_items([msgspec.json.encode(key) for key in page.items])
+        return
+    rows = [
+        [key.id, key.name, key.role, key.status, f"{key.shown}...", moments.ago(key.created_at),
+         moments.full(key.expires_at) if key.expires_at else "", key.reason]
+        for key in page.items
+    ]  # fmt: skip
+    columns = [
+        Column("id"),
+        Column("name", wide=True),
+        Column("role"),
+        Column("status"),
+        Column("key"),
+        Column("created"),
+        Column("good until"),
+        Column("reason", note=True),
+    ]
+    empty = "no keys: nobody is asked for one; make the first with `ironflow keys create NAME`"
+    print_table(columns, rows, empty=empty)
+
+
+@keys.command("revoke")
+@click.argument("key")
+@server_option
+@json_option
+def revoke_key(*, key: str, server: str, as_json: bool) -> None:
+    """Refuse KEY (its id) from now on.
+
+    Example:
+      ironflow keys revoke 01a213de-eea2-74dd-ae25-0faa026fc594
+    """
+    body = connect(server).request("DELETE", f"/keys/{segment(key)}", None, None, 0.0)
+    if as_json:
+        print_body(body)
+        return
+    view = decode(body, KeyView)
+    print(f"{view.name} ({view.shown}...) is {view.status}")
+
+
+@keys.command("rotate")
+@click.argument("key")
+@click.option("--grace", default="24h", show_default=True, metavar="DURATION",
+              help="How long the old one stays good, at most 7d.")  # fmt: skip
+@server_option
+@json_option
+def rotate_key(*, key: str, grace: str, server: str, as_json: bool) -> None:
+    """Replace KEY (its id) by a new one, which is shown this once.
+
+    Example:
+      ironflow keys rotate 01a213de-eea2-74dd-ae25-0faa026fc594 --grace 1h
+    """
+    body = connect(server).post(f"/keys/{segment(key)}/rotate", {"grace": grace})
+    if as_json:
+        print_body(body)
+        return
+    print(decode(body, NewKeyView).secret)
