@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 TESTS = Path(__file__).parent
 GUARDED = (
     "api/", "contract/", "laws/", "unit/test_embedded", "unit/test_engine", "unit/test_kernel",
-    "unit/test_sqlite",
+    "unit/test_sqlite", "workflow_server/test_h", "workflow_server/test_server",
 )  # fmt: skip
 CALM = [HealthCheck.too_slow]
 settings.register_profile("search", deadline=None, suppress_health_check=CALM)

@@ -124,7 +124,7 @@ class WorkflowServer:
         """
         if self._server is not None:
             raise RuntimeError(f"the server is started already: {self.url}")
-        settings = self._read_settings(host, port)
+        settings = await asyncio.to_thread(self._read_settings, host, port)
         server = Server(settings, self.registry, page_at_root=True)
         await server.start()
         self._server = server
