@@ -34,6 +34,7 @@ from ironflow.web.views import (
     run_summary,
     run_view,
     step_views,
+    workflow_steps,
 )
 
 Status = Literal["queued", "running", "waiting", "paused", "completed", "failed", "cancelled"]
@@ -107,6 +108,8 @@ async def list_steps(call: Call[FullQuery, None]) -> Answer:
     # Before the record is read: a step that ends in between is then in both, not in neither.
     running = call.engine.host.running_steps(run_id)
     run = await call.engine.run(run_id)
+    if run.kind == "workflow":
+        run.steps = await workflow_steps(call.engine, run_id)
     if run.kind == "flow":
         running = tasks_running(await call.engine.flow_run(run_id))
     values = Values(call.engine, full=call.query.full)

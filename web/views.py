@@ -18,17 +18,19 @@ from ironflow.actors.run import run_row
 from ironflow.actors.system import ActorStatistics
 from ironflow.core.blockages import Blockage
 from ironflow.core.clock import SECOND, to_rfc3339
-from ironflow.core.entries import Failure, Payload
+from ironflow.core.entries import Failure, Payload, decode_entry
 from ironflow.core.errors import InvalidInput
 from ironflow.core.execution import RunningStep
 from ironflow.core.functions import Definition
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.runs import Run, Step, StepStatus
+from ironflow.core.workflow_steps import StepHistory
 from ironflow.storage.ports import Entry, EventRow, FunctionRow, RunRow
 from ironflow.web import wire
 
 FULL_LIMIT = 32 * 1024 * 1024
 """Bytes of large values in one list; past it they are shown by name even if all were asked for."""
+ENTRIES_AT_ONCE = 1000
 _PAYLOAD_FIELDS = ("input", "result")
 COMPENSATIONS = "@compensate/"
 """The scope of compensations (the same on the executor's side)."""
@@ -152,6 +154,16 @@ async def step_views(run: Run, running: list[RunningStep], values: Values) -> li
         views.append(await _step_view(step, now, values))
     views.extend(_running_view(run, step) for step in executing.values())
     return views
+
+
+async def workflow_steps(engine: Engine, run_id: str) -> dict[str, Step]:
+    """The steps of a workflow's run, read from its journal; of a long run the newest."""
+    history, after = StepHistory(), 0
+    while page := await engine.store.reader.entries(f"run/{run_id}", after, ENTRIES_AT_ONCE):
+        for entry in page:
+            history.add(decode_entry(entry.kind, entry.data), entry.at)
+        after = page[-1].version
+    return history.steps
 
 
 async def _step_view(step: Step, now: RunningStep | None, values: Values) -> wire.StepView:

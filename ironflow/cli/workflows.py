@@ -108,9 +108,8 @@ def _find(module: str, name: str | None) -> Any:
 
 def _entries(server: str, run_id: str) -> list[Any]:
     """The journal of a run, read from a server. Raises `NotFound` for one that is no workflow's."""
-    from ironflow.core.entries import KINDS, NULL, RunCompleted
+    from ironflow.core.entries import NULL, RunCompleted, decode_entry
 
-    kinds = {kind: struct for struct, kind in KINDS.items()}
     client, after = connect(server), 0
     entries: list[Any] = []
     while len(entries) < MOST_ENTRIES:
@@ -120,7 +119,7 @@ def _entries(server: str, run_id: str) -> list[Any]:
             if view["kind"] == "run.completed":
                 entries.append(RunCompleted(NULL))
             elif view["kind"] in DRAWN:
-                entries.append(msgspec.convert(view["data"], kinds[view["kind"]]))
+                entries.append(decode_entry(view["kind"], msgspec.json.encode(view["data"])))
         after = page.get("next_version")
         if after is None:
             break

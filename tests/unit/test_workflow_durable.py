@@ -14,6 +14,7 @@ from ironflow import testing
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
 from ironflow.core.explain import explain
 from ironflow.sdk.function import Registry
+from ironflow.web.views import workflow_steps
 from ironflow.workflows import Context, Workflow, catch_error, open_runtime, step
 from ironflow.workflows.errors import WorkflowRuntimeError
 from ironflow.workflows.events import (
@@ -235,6 +236,26 @@ def test_a_handler_that_goes_on_has_the_store_of_its_last_run() -> None:
             assert run.workflow.store == {"count": total}
 
     world(main, Long(timeout=None))
+
+
+def test_steps_of_a_run_are_told_from_its_journal() -> None:
+    async def main(world: testing.World) -> None:
+        async def steps() -> dict[str, tuple[str, int]]:
+            found = await workflow_steps(world.engine, "r")
+            return {key: (step.status.value, step.attempt) for key, step in found.items()}
+
+        Fails.broken = True
+        await world.engine.workflows.start("Fails", b"{}", run_id="r")
+        await world.advance("1s")
+        assert await steps() == {"one#0": ("retrying", 2)}
+        await world.wait("r")
+        assert await steps() == {"one#0": ("failed", 2)}
+        Fails.broken = False
+        await world.retry("r")
+        await world.wait("r")
+        assert await steps() == {"one#0": ("completed", 2)}
+
+    world(main, Fails(timeout=None))
 
 
 # -- what callers send ----------------------------------------------------------------------------
