@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +43,7 @@ from ironflow.sdk.context import Context, current_run_id
 from ironflow.sdk.execution import COMPENSATIONS, Branch, Execution, Place, current_branch
 from ironflow.sdk.failures import describe_failure, is_cancelled
 from ironflow.sdk.function import Function, Registry
+from ironflow.sdk.threads import contain, run_in_thread, run_on_own_loop
 
 if TYPE_CHECKING:
     from ironflow.sdk.processes import ProcessPool
@@ -355,7 +355,7 @@ class Executor:
         if function.is_async:
             return await function.fn(context, *extra)
         blocking = BlockingContext(context, self.loop)
-        result = await self._in_thread(partial(function.fn, blocking, *extra))
+        result = await run_in_thread(self.loop, partial(function.fn, blocking, *extra))
         return await result if inspect.isawaitable(result) else result
 
     # -- calls of user code -----------------------------------------------------------------------
@@ -400,7 +400,7 @@ class Executor:
             if where is None or where == "loop" or mocked:
                 return await fn(*args, **kwargs)
             if where == "thread":
-                fn = partial(_run_on_own_loop, fn)
+                fn = partial(run_on_own_loop, fn)
         elif where is None:
             where = body.function.definition.executor
         if where == "loop":
@@ -409,7 +409,7 @@ class Executor:
             return await self._call_in_process(body, place, fn, args, kwargs)
         else:
             context = copy_context()
-            work = partial(context.run, fn, *args, **kwargs)
+            work = partial(context.run, contain, fn, *args, **kwargs)
             result = await self.loop.run_in_executor(self._threads, work)
         return await result if inspect.isawaitable(result) else result
 
@@ -448,7 +448,7 @@ class Executor:
         """A thread cannot be cancelled: the branch is told, and ends at its next durable
         operation.
         """
-        thread = self.loop.create_task(self._in_thread(work))
+        thread = self.loop.create_task(run_in_thread(self.loop, work))
         try:
             return await asyncio.shield(thread)
         except asyncio.CancelledError:
@@ -458,41 +458,6 @@ class Executor:
             if thread.done() and not thread.cancelled():
                 thread.exception()
             raise
-
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        """Run something that blocks in a thread of its own: a pool could be exhausted by bodies
-        that wait.
-        """
-        future: asyncio.Future[Any] = self.loop.create_future()
-        context = copy_context()
-        virtual: Any = self.loop if hasattr(self.loop, "hold") else None
-        if virtual is not None:
-            virtual.hold()
-
-        def settle(result: Any, error: BaseException | None) -> None:
-            if virtual is not None:
-                virtual.release()
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        def main() -> None:
-            result: Any = None
-            error: BaseException | None = None
-            try:
-                result = context.run(work)
-            except StopIteration as raised:  # a future cannot carry it
-                error = RuntimeError(f"raised {raised!r}")
-            except BaseException as raised:  # noqa: BLE001 - travels to the loop
-                error = raised
-            if not self.loop.is_closed():
-                self.loop.call_soon_threadsafe(settle, result, error)
-
-        threading.Thread(target=main, name="ironflow-body", daemon=True).start()
-        return await future
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -525,11 +490,6 @@ class Executor:
             if late:
                 await asyncio.wait(late, timeout=1.0)
         self._close_pools()
-
-
-def _run_on_own_loop(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run an async function to its end in this thread."""
-    return asyncio.run(fn(*args, **kwargs))
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:

@@ -29,6 +29,7 @@ from ironflow.core.errors import InvalidInput, NonRetryable, NotSerializable, St
 from ironflow.modules import loaded_files
 from ironflow.sdk import process_worker
 from ironflow.sdk.process_worker import Answer, Done, Raised, Setup, Unfit
+from ironflow.sdk.threads import contain
 
 IDLE_SECONDS = 60.0
 """How long a process without work is kept."""
@@ -207,7 +208,7 @@ class Worker(threading.Thread):
                 return
             result, error = None, None
             try:
-                result = self._perform(job)
+                result = contain(self._perform, job)
             except BaseException as raised:  # noqa: BLE001 - travels to the loop
                 error = raised
             self._report(self, job, result, error)

@@ -357,3 +357,19 @@ def test_a_mocked_step_needs_no_process() -> None:
 )
 def test_how_a_process_ended_in_words(code: int, words: str) -> None:
     assert words in describe_exit(code)
+
+
+@pytest.mark.parametrize("where", ["process", "thread", "loop"])
+def test_a_step_that_raises_stop_iteration_fails_and_does_not_hang(where: Any) -> None:
+    @function(id="stops", retry=1)
+    async def stops(ctx: Context) -> None:
+        await ctx.step.run("stop", steps.stop_iteration, executor=where)
+
+    async def main(world: testing.World) -> None:
+        ended = await world.run(stops)
+        assert ended.status == "failed"
+        error = ended.steps["stop"].error
+        assert error is not None
+        assert "StopIteration" in f"{error.kind}: {error.message}"
+
+    play(main, functions=[stops])
