@@ -76,11 +76,13 @@ class Context(Generic[S]):
         if self._invocation is None and self._handler is not None:
             self._handler.send_event(message, step)  # type: ignore[unused-awaitable]
             return
-        self._step("send_event").send(message, step)
+        invocation = self._step("send_event")
+        invocation.on_loop(invocation.send, message, step)
 
     def write_event_to_stream(self, ev: Any) -> None:
         """Tell the readers of the run's stream; durable, in order, and at once."""
-        self._step("write_event_to_stream").write(ev)
+        invocation = self._step("write_event_to_stream")
+        invocation.on_loop(invocation.write, ev)
 
     def collect_events(
         self, ev: Any, expected: list[type], buffer_id: str | None = None
@@ -88,7 +90,8 @@ class Context(Generic[S]):
         """Keep `ev` until one event of each class in `expected` is there, then return them in that
         order; None before. Buffers are of the step and of `buffer_id`.
         """
-        return self._step("collect_events").collect(ev, expected, buffer_id)
+        invocation = self._step("collect_events")
+        return invocation.on_loop(invocation.collect, ev, expected, buffer_id)
 
     async def wait_for_event(
         self,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, cast
@@ -74,6 +75,7 @@ class Interpreter:
         self.executor, self.function, self.assignment = executor, function, assignment
         self.workflow, self.definition = function.workflow, function.graph
         self.loop, self.clock = executor.loop, executor.clock
+        self.thread = threading.get_ident()
         # Workflows are executed in the process of the engine and nowhere else.
         self.effects = cast(LocalEffects, assignment.effects)
         self.keep = function.keeper(assignment.run_id)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from contextvars import ContextVar, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -42,6 +44,8 @@ from ironflow.workflows.vocabulary import is_event, wire_name
 
 if TYPE_CHECKING:
     from ironflow.workflows.interpreter import Interpreter
+
+R = TypeVar("R")
 
 current_invocation: ContextVar[Invocation | None] = ContextVar(
     "ironflow_workflow_step", default=None
@@ -118,6 +122,21 @@ class Invocation:
             arguments[slot.name] = found
             left.remove(found)
         return arguments
+
+    def on_loop(self, call: Callable[..., R], *arguments: Any) -> R:
+        """Make a call on the loop, where the run's state lives: a sync step asks from a thread."""
+        if threading.get_ident() == self.body.thread:
+            return call(*arguments)
+        future: Future[R] = Future()
+
+        def make() -> None:
+            try:
+                future.set_result(call(*arguments))
+            except BaseException as error:  # noqa: BLE001 - raised in the thread that asked
+                future.set_exception(error)
+
+        self.loop.call_soon_threadsafe(make)
+        return future.result()
 
     # -- effects ----------------------------------------------------------------------------------
 

@@ -100,6 +100,32 @@ class Blocking(Workflow):
         return StopEvent(result=threading.current_thread() is threading.main_thread())
 
 
+class ManyThreads(Workflow):
+    @step
+    async def split(self, ev: StartEvent) -> list[Part]:
+        return [Part(n=n) for n in range(8)]
+
+    @step(num_workers=8)
+    def work(self, ctx: Context, ev: Part) -> Done:
+        with pytest.raises(WorkflowRuntimeError, match="no step"):
+            ctx.send_event(Part(n=1), step="nope")
+        for n in range(50):
+            ctx.write_event_to_stream(Part(n=ev.n * 100 + n))
+        return Done(n=ev.n)
+
+    @step
+    async def join(self, evs: list[Done]) -> StopEvent:
+        return StopEvent(result=len(evs))
+
+
+async def test_threads_tell_the_run_what_they_did_on_its_loop() -> None:
+    handler = ManyThreads().run()
+    told = [e.n async for e in handler.stream_events() if isinstance(e, Part)]
+    assert await handler == 8
+    for n in range(8):
+        assert [k for k in told if k // 100 == n] == [n * 100 + k for k in range(50)]
+
+
 async def test_sync_steps_run_in_a_thread() -> None:
     handler = Blocking().run()
     assert [type(e) async for e in handler.stream_events()] == [Note, StopEvent]
