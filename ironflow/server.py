@@ -343,8 +343,7 @@ def calm_collector() -> None:
     The engine makes thousands of objects a second and next to no cycles; by default the collector
     walks through all live runs again and again, for 8 % of the CPU of a step at 256 runs at once.
     """
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # and no look at it now: that would be 20 ms in which the first request waits
     gc.set_threshold(*COLLECT_AFTER)
 
 

@@ -7,6 +7,9 @@ for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, partial
+
 import msgspec
 from aiohttp import web
 
@@ -37,7 +40,8 @@ from ironflow.web.workflows.origins import Origins
 
 BODY_LIMIT = 16 * 1024 * 1024
 """Bytes of a request body."""
-OPENAPI = web.AppKey("openapi", bytes)
+OPENAPI = web.AppKey[Callable[[], bytes]]("openapi")
+"""Describes the API when it is first asked for: 10 ms that no start need wait for."""
 
 ELSEWHERE = (
     Route(
@@ -124,9 +128,8 @@ def make_app(
         ],
     )
     app[STATE] = State(engine, version, started_at, JournalWatch(engine))
-    app[OPENAPI] = msgspec.json.encode(
-        describe_api([*ROUTES, *ELSEWHERE, *described.ROUTES], version)
-    )
+    description: Callable[[], bytes] = cache(partial(_describe, version))
+    app[OPENAPI] = description
     app.on_response_prepare.append(note_prepared)
     add_routes(app, [route for route in ROUTES if not (page_at_root and route.path == "/")])
     add_function_service(app)
@@ -138,5 +141,9 @@ def make_app(
     return app
 
 
+def _describe(version: str) -> bytes:
+    return msgspec.json.encode(describe_api([*ROUTES, *ELSEWHERE, *described.ROUTES], version))
+
+
 async def _serve_openapi(request: web.Request) -> web.StreamResponse:
-    return web.Response(body=request.app[OPENAPI], content_type="application/json")
+    return web.Response(body=request.app[OPENAPI](), content_type="application/json")
