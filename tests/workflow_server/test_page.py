@@ -24,6 +24,7 @@ DESK = {"width": 1280, "height": 720}
 PHONE = {"width": 390, "height": 844}
 PATIENCE = 20_000
 """Milliseconds; a wait ends the moment it can."""
+expect.set_options(timeout=PATIENCE)
 
 
 def find_chromium() -> str:
@@ -386,6 +387,7 @@ def test_everything_by_keyboard(desk: Desk) -> None:
     press("Escape")
     expect(page.locator("#shortcuts")).to_be_hidden()
     press("n")
+    expect(page.locator("#start .key")).to_be_focused()
     page.keyboard.type("name")
     press("Tab")
     page.keyboard.type("she")

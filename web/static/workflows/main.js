@@ -62,10 +62,16 @@ for (const button of find("panes").children) button.addEventListener("click", ()
 
 // -- the keyboard ---------------------------------------------------------------------------------
 
+/** Now, for who types on at once; and again when what was hidden is shown. */
+function soon(act) {
+  act();
+  requestAnimationFrame(act);
+}
+
 const KEYS = {
   n: () => {
     app.showPane("start");
-    requestAnimationFrame(() => side.focusForm());
+    soon(() => side.focusForm());
   },
   g: () => app.show("graph"),
   c: () => app.show("compare"),
@@ -80,7 +86,7 @@ const KEYS = {
   "?": () => find("shortcuts").showModal(),
   "/": () => {
     app.showTab("events");
-    requestAnimationFrame(() => find("event-filter")?.focus());
+    soon(() => find("event-filter")?.focus());
   },
 };
 
