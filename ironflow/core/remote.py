@@ -17,6 +17,7 @@ from ironflow.core.clock import Clock
 from ironflow.core.decisions import decide
 from ironflow.core.effects import Situation
 from ironflow.core.errors import InvalidInput
+from ironflow.core.execution import Assignment, Effects
 from ironflow.core.messages import Message
 from ironflow.core.pull import Job
 from ironflow.core.runs import OPEN, Run, Step, apply
@@ -154,6 +155,27 @@ class Shadow:
 
     def __init__(self, run: Run, clock: Clock) -> None:
         self.run, self._clock = run, clock
+
+    def assignment(self, execution: int, effects: Effects) -> Assignment:
+        """An execution of the body over this copy."""
+        run = self.run
+        ending = run.unwinding or run.cancelling
+        return Assignment(
+            run.id,
+            run.function_id,
+            execution,
+            run.attempt,
+            run.input,
+            run.options,
+            run.created_at,
+            run.event,
+            run.parent.depth if run.parent is not None else 0,
+            run.steps,
+            run.order,
+            ending.outcome if ending is not None else None,
+            effects,
+            lambda: run,
+        )
 
     def follow(self, command: Message[Any]) -> Any:
         """The server records this command, now or before; what it answers."""

@@ -24,7 +24,6 @@ import msgspec
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock, Ids, SystemClock
 from ironflow.core.errors import ConfigError, NotFound
-from ironflow.core.execution import Assignment
 from ironflow.core.messages import Message
 from ironflow.core.push import Invocation
 from ironflow.core.remote import Report, Shadow, encode_report
@@ -147,25 +146,7 @@ class Endpoint:
         executor.is_remote = True
         shadow = Shadow(run, self._clock)
         effects = _Collected(self, invocation, shadow)
-        ending = run.unwinding or run.cancelling
-        executor.start(
-            Assignment(
-                run.id,
-                run.function_id,
-                invocation.execution_seq,
-                run.attempt,
-                run.input,
-                run.options,
-                run.created_at,
-                run.event,
-                run.parent.depth if run.parent is not None else 0,
-                run.steps,
-                run.order,
-                ending.outcome if ending is not None else None,
-                effects,
-                lambda: run,
-            )
-        )
+        executor.start(shadow.assignment(invocation.execution_seq, effects))
         task = executor.task(run.id)
         try:
             if task is not None:

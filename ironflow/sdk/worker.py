@@ -28,7 +28,6 @@ import msgspec
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock, Ids, SystemClock
 from ironflow.core.errors import ConfigError, Gone, IronflowError
-from ironflow.core.execution import Assignment
 from ironflow.core.functions import Definition
 from ironflow.core.remote import RecordedJob, Shadow, Signals, encode_report
 from ironflow.sdk.executor import STEP_THREADS, Executor
@@ -274,26 +273,8 @@ class Worker:
         run = job.record
         shadow = Shadow(run, self._clock)
         effects = RemoteEffects(self._link, job.job_id, job.execution_seq, job.lease_token, shadow)
-        ending = run.unwinding or run.cancelling
         self._jobs[job.job_id] = held = _Held(job, shadow, effects)
-        self._executor.start(
-            Assignment(
-                run.id,
-                run.function_id,
-                job.execution_seq,
-                run.attempt,
-                run.input,
-                run.options,
-                run.created_at,
-                run.event,
-                run.parent.depth if run.parent is not None else 0,
-                run.steps,
-                run.order,
-                ending.outcome if ending is not None else None,
-                effects,
-                lambda: run,
-            )
-        )
+        self._executor.start(shadow.assignment(job.execution_seq, effects))
         task = self._executor.task(run.id)
         if task is None:
             self._end(held)
