@@ -127,6 +127,12 @@ class Executor:
         # on.
         work = self._execute(execution)
         execution.task = self.loop.create_task(work, context=self._context.copy())
+        execution.task.add_done_callback(lambda _: self._ended(execution))
+
+    def _ended(self, body: Body) -> None:
+        """A task that is cancelled before its first turn never comes to say that it leaves."""
+        if self._bodies.get(body.run_id) is body:
+            self._leave(body)
 
     def attach(
         self,

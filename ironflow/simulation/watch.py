@@ -237,9 +237,9 @@ class WatchedEffects:
         """The function of a child can be executed here."""
         cast("LocalEffects", self._effects).serve(function_id)
 
-    def leave(self) -> None:
+    def leave(self, lost: str | None = None) -> None:
         """The body is out of memory."""
-        self._effects.leave()
+        self._effects.leave(lost)
 
 
 def _key(branch: Branch, name: str) -> str:

@@ -22,6 +22,7 @@ from ironflow import (
     function,
     testing,
 )
+from ironflow.core.clock import derive_id
 from ironflow.core.errors import Conflict, IdempotencyConflict, InvalidInput, NotFound
 from ironflow.core.runs import StepStatus
 
@@ -408,6 +409,29 @@ def test_a_large_input_matters_to_runs_that_events_start_and_to_retries(crash: b
         is_clean(world)
 
     play(main, functions=[large])
+
+
+def test_a_cancel_in_the_commit_in_which_the_run_starts() -> None:
+    @function(id="life-cancel-at-once")
+    async def forever(ctx: Any) -> None:
+        await ctx.step.sleep("long", 1e6)
+
+    async def main(world: testing.World) -> None:
+        world.store.journal.delay = lambda: 1.0
+        first = asyncio.ensure_future(world.emit("keeps.the.disk.busy"))
+        await world.advance(0.1)
+        started = asyncio.ensure_future(world.engine.invoke(forever.id, idempotency_key="one"))
+        await world.advance(0.1)
+        run_id = derive_id("invoke", forever.id, "one")
+        cancelled = asyncio.ensure_future(world.cancel(run_id))  # the same commit as the start
+        assert (await started).run_id == run_id
+        await asyncio.gather(first, cancelled)
+        ended = await world.wait(run_id, "1d")
+        assert ended.status == "cancelled"
+        await world.advance(10)
+        is_clean(world)
+
+    play(main, functions=[forever])
 
 
 # -- pause and resume -----------------------------------------------------------------------------
