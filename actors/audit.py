@@ -18,6 +18,7 @@ from ironflow.actors.run import fold, run_row
 from ironflow.core.decisions import watch_for_cancel
 from ironflow.core.effects import CANCEL_STEP, STEP_TIMER, TIMEOUT_TIMER
 from ironflow.core.entries import KINDS
+from ironflow.core.errors import Damaged
 from ironflow.core.explain import wake_sources
 from ironflow.core.prefect.runs import is_ours as is_of_flow_run
 from ironflow.core.runs import Run, RunStatus, StepStatus
@@ -221,7 +222,7 @@ def _check_streams(picture: Picture) -> Iterator[Finding]:
                 Finding("snapshot_agrees_with_stream", stream, message)
                 for message in check_snapshot(run_id, entries, run, picture)
             ]
-        except (msgspec.DecodeError, KeyError, IndexError, TypeError) as error:
+        except (Damaged, msgspec.DecodeError, KeyError, IndexError, TypeError) as error:
             text = f"cannot be read: {type(error).__name__}: {error}"
             yield Finding("entries_can_be_read", stream, text)
         else:

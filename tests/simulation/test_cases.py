@@ -13,7 +13,7 @@ import pytest
 
 from ironflow.simulation.case import Report, play, shrink
 
-SEEDS = int(os.environ.get("IRONFLOW_TEST_SIM_SEEDS", "2000"))
+SEEDS = int(os.environ.get("IRONFLOW_TEST_SIM_SEEDS", "1600"))
 FIRST = int(os.environ.get("IRONFLOW_TEST_SIM_FROM", "0"))
 PARTS = 16
 
