@@ -120,7 +120,7 @@ def acknowledged_report_is_durable(run: Run, command: object, directive: object)
             if command.key not in run.steps:
                 yield f"the wait of step {command.key!r} was acknowledged and is not there"
         case c.EndExecution() if directive == "go":
-            if not run.is_terminal and run.retry_at is None and run.execution == command.execution:
+            if run.status is RunStatus.RUNNING and run.execution == command.execution:
                 yield f"the end of execution {command.execution} was acknowledged and is not there"
         case _:
             pass
