@@ -148,6 +148,8 @@ class RunActor(StreamActor):
         self.situation = fx.Situation(0, max_crashes=environment.max_crashes)
         self.starting = False
         """A body is started as soon as the commit that says so is durable."""
+        self.vacating = 0
+        """Commits on their way that say that the run no longer executes."""
         self.ending: e.RunUnwinding | e.CancelRequested | None = None
         """What the body that is being started is to be unwound for."""
         self.unsettled: set[str] = set()
@@ -212,7 +214,7 @@ class RunActor(StreamActor):
                 return self._fetch_input(message)
         if kind is c.Dispatch or kind in d.MAY_START:
             self._reserve(message)
-        before = row_facts(run)
+        before, executed = row_facts(run), run.status is RunStatus.RUNNING
         try:
             decision = d.decide(run, message, situation)
         except Exception as error:  # noqa: BLE001 - raised again there
@@ -222,13 +224,16 @@ class RunActor(StreamActor):
             batch.puts.append((RUNS, msgspec.structs.astuple(run_row(run))))
             if run.handler is not None:
                 batch.puts.append((HANDLERS, handler_row(run)))
-        if run.status is not RunStatus.RUNNING:
-            env.pool.release(run.id)
         ends = [entry.key for entry in decision.entries if isinstance(entry, ENDS)]
         self.unsettled.update(ends)
         then: Callable[[], None] | None = None
-        if decision.effects or ends or kind is c.ExecutionLeft:
-            then = partial(self._act, decision.effects, sends, ends)
+        vacates = executed and run.status is not RunStatus.RUNNING
+        if vacates:
+            self.vacating += 1
+        else:
+            self._release()
+        if decision.effects or ends or vacates or kind is c.ExecutionLeft:
+            then = partial(self._act, decision.effects, sends, ends, vacates)
         if batch.entries or batch.puts or batch.deletes or self.uncommitted:
             # Also without a change of its own an answer may rest on one that is on its way: it
             # leaves when that is durable.
@@ -240,14 +245,21 @@ class RunActor(StreamActor):
 
     def _refuse(self, error: Exception, envelope: Envelope) -> object:
         """The decision is no. It leaves when the changes are durable that it may rest on."""
-        if self.run.status is not RunStatus.RUNNING:
-            self.environment.pool.release(self.run.id)
+        self._release()
         if not self.run.exists:
             self.cell.leave_when_quiet()
         if not self.uncommitted or not isinstance(error, IronflowError):
             raise error
         self.commit(Batch([], [], []), envelope, error)
         return LATER
+
+    def _release(self) -> None:
+        """Give back a slot that was reserved for a decision which did not use it, or that the run
+        has left. The latter once that is durable: a commit that is refused must not find somebody
+        else in its place.
+        """
+        if self.run.status is not RunStatus.RUNNING and not self.vacating:
+            self.environment.pool.release(self.run.id)
 
     # -- before the decision ----------------------------------------------------------------------
 
@@ -391,8 +403,12 @@ class RunActor(StreamActor):
         effects: list[fx.Effect],
         sends: list[tuple[str, str, Message[Any]]],
         ends: list[str],
+        vacates: bool,
     ) -> None:
         run, env = self.run, self.environment
+        if vacates:
+            self.vacating -= 1
+            self._release()
         if ends:
             self.unsettled.difference_update(ends)
         for send in sends:

@@ -151,7 +151,7 @@ def test_a_scheduled_run_that_nobody_takes_is_late(crash: bool) -> None:
         assert (await client.move(run_id, "PENDING"))["status"] == "ACCEPT"
         assert (await client.move(run_id, "RUNNING"))["status"] == "ACCEPT"
 
-    play(main)
+    play(main, functions=[])
 
 
 def test_a_run_that_is_taken_in_time_is_not_late() -> None:
@@ -164,7 +164,7 @@ def test_a_run_that_is_taken_in_time_is_not_late() -> None:
         assert await client.names(run_id) == ["Scheduled", "Pending"]
         is_clean(world)
 
-    play(main)
+    play(main, functions=[])
 
 
 @pytest.mark.parametrize("crash", [False, True])
@@ -184,7 +184,7 @@ def test_a_pause_that_nobody_ends_fails_the_run(crash: bool) -> None:
         assert (await world.wait(run_id)).status == "failed"
         is_clean(world)
 
-    play(main)
+    play(main, functions=[])
 
 
 def test_a_pause_that_is_ended_in_time() -> None:
@@ -216,7 +216,7 @@ def test_a_pause_that_is_ended_in_time() -> None:
         again = read(await client.ask(lambda doors: doors.resume_flow_run(run_id)))
         assert (again["status"], again["state"]) == ("ABORT", None)
 
-    play(main)
+    play(main, functions=[])
 
 
 @pytest.mark.parametrize("crash", [0.0, 5.0, 10.0, None])
@@ -243,7 +243,7 @@ def test_what_a_cancelled_run_leaves_behind_is_cancelled(crash: float | None) ->
         await world.advance(60)
         is_clean(world)
 
-    play(main)
+    play(main, functions=[])
 
 
 def test_a_subflow_shows_in_the_task_run_that_stands_for_it() -> None:
@@ -269,7 +269,7 @@ def test_a_subflow_shows_in_the_task_run_that_stands_for_it() -> None:
         assert (row.parent_id, row.kind, row.status) == (parent, "flow", "completed")
         is_clean(world)
 
-    play(main)
+    play(main, functions=[])
 
 
 def test_a_parent_that_is_not_known_yet_holds_nobody_up() -> None:
@@ -283,7 +283,7 @@ def test_a_parent_that_is_not_known_yet_holds_nobody_up() -> None:
         assert (run["state_type"], run["parent_task_run_id"]) == ("COMPLETED", TASK)
         is_clean(world)
 
-    play(main)
+    play(main, functions=[])
 
 
 # -- crashes --------------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ def test_a_crash_at_any_commit_loses_nothing_and_doubles_nothing(number: int) ->
             assert await client.see(id_) == live
         is_clean(world)
 
-    play(main)
+    play(main, functions=[])
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -358,7 +358,7 @@ def test_reports_survive_a_crash_and_are_right_in_the_end(number: int) -> None:
         rows = await world.store.reader.select("SELECT id FROM run_states WHERE owner = ?", (TASK,))
         assert sorted(id_ for (id_,) in rows) == sorted(event.id for event in told)
 
-    play(main)
+    play(main, functions=[])
 
 
 def test_reports_without_a_flow_run_and_of_one_that_is_gone() -> None:
@@ -379,7 +379,7 @@ def test_reports_without_a_flow_run_and_of_one_that_is_gone() -> None:
         nonsense = msgspec.structs.replace(report(gone, None, "RUNNING", now), payload=b'{"a":1}')
         await client.ask(lambda d: d.recorder.record([nonsense]))
 
-    play(main)
+    play(main, functions=[])
 
 
 def test_a_long_run_is_read_from_its_snapshot() -> None:
@@ -401,7 +401,7 @@ def test_a_long_run_is_read_from_its_snapshot() -> None:
         assert after.keys == before.keys
         assert (await world.state(run_id)).status == "completed"
 
-    play(main)
+    play(main, functions=[])
 
 
 # -- among all runs -------------------------------------------------------------------------------
@@ -427,7 +427,7 @@ def test_the_verbs_of_all_runs() -> None:
         waiting = await client.flow_run(create("SCHEDULED"))
         assert await world.engine.cancel(waiting) == "cancelled"
 
-    play(main)
+    play(main, functions=[])
 
 
 @function(id="prefect-neighbour")
@@ -486,7 +486,7 @@ def test_deleting_a_run_leaves_nothing_of_it() -> None:
         with pytest.raises(NotFound):
             await world.engine.prefect.set_flow_run_state(run_id, create("RUNNING"))
 
-    play(main)
+    play(main, functions=[])
 
 
 def test_retention_takes_all_of_a_run() -> None:
@@ -502,7 +502,7 @@ def test_retention_takes_all_of_a_run() -> None:
         assert left["run_states"] == 1
         assert (await client.see(goes_on))["state_type"] == "PENDING"
 
-    play(main)
+    play(main, functions=[])
 
 
 def test_deleting_a_flow_takes_its_runs_along() -> None:
@@ -521,7 +521,7 @@ def test_deleting_a_flow_takes_its_runs_along() -> None:
         found = read(await world.engine.prefect.create_flow("nightly", [], {}))
         assert (found["id"], found["tags"]) == (again["id"], ["new"])
 
-    play(main)
+    play(main, functions=[])
 
 
 def test_a_disk_that_is_full_refuses_and_loses_nothing() -> None:
@@ -538,7 +538,7 @@ def test_a_disk_that_is_full_refuses_and_loses_nothing() -> None:
         await client.move(run_id, "RUNNING")
         assert await client.names(run_id) == ["Pending", "Running"]
 
-    play(main)
+    play(main, functions=[])
 
 
 def test_every_move_is_an_event() -> None:
@@ -558,4 +558,4 @@ def test_every_move_is_an_event() -> None:
         roles = [resource["prefect.resource.role"] for resource in told[2]["related"]]
         assert roles == ["flow", "tag"]
 
-    play(main)
+    play(main, functions=[])
