@@ -5,6 +5,7 @@ looks for new ones; what it finds becomes an `@example`.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -51,6 +52,18 @@ def event_loop_stays_free(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
     if found:
         pytest.fail("\n".join(dict.fromkeys(found)), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command that a test calls in its own process sets up logging for good; later tests look for
+    records that it would then drop.
+    """
+    loggers = logging.getLogger(), logging.getLogger("ironflow")
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

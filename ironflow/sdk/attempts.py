@@ -48,20 +48,18 @@ async def attempt_step(execution: Execution, place: Place, policy: RetryPolicy, 
         await _fail(execution, place, policy, attempt, started, failed)
         attempt += 1
     payload, blob = pack(data)
-    execution.obey(
-        await execution.report(
-            c.RecordStep(
-                execution=execution.number,
-                key=place.key,
-                name=place.name,
-                pos=place.pos,
-                kind=place.kind,
-                result=payload,
-                scope=place.scope,
-                attempt=attempt,
-                started_at=started,
-                blob=blob,
-            )
+    await execution.record(
+        c.RecordStep(
+            execution=execution.number,
+            key=place.key,
+            name=place.name,
+            pos=place.pos,
+            kind=place.kind,
+            result=payload,
+            scope=place.scope,
+            attempt=attempt,
+            started_at=started,
+            blob=blob,
         )
     )
     return value

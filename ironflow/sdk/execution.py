@@ -123,7 +123,11 @@ class Execution:
         self.compensations: list[Compensation] = []
         self.values: list[c.RecordStep] = []
         self._reporting_values = asyncio.Lock()
+        self._recording = 0
+        """Results of steps that are on their way to the journal."""
         self.unwinding = assignment.unwinding is not None
+        self.concluding = False
+        """The body has returned or raised; what is left is to report that, and to compensate."""
         self.compensating = False
         self.leaving = False
         self.signalled = False
@@ -254,6 +258,24 @@ class Execution:
             self.leaving = self.signalled = True
             raise Suspended from stale
 
+    async def record(self, command: c.RecordStep) -> None:
+        """Report the result of a step.
+
+        The body is given it even if the run is to be unwound meanwhile: the line behind the step
+        may be the one that says how to undo it. The next durable operation ends the body.
+        """
+        self._recording += 1
+        try:
+            directive = await self.report(command)
+            if directive == "unwind":
+                self.unwind()
+            else:
+                self.obey(directive)
+        finally:
+            self._recording -= 1
+            if self.unwinding and not self._recording:
+                self.loop.call_soon(self._end_later)
+
     async def report_values(self) -> None:
         """Report recorded values (`ctx.now()` and the like), before anything that may rest on
         them.
@@ -363,13 +385,23 @@ class Execution:
         self.unwinding = True
         self._interrupt(Unwound)
         if self.function.is_async:
-            if self.task is not None and self.active > 0:
-                self.task.cancel()
+            if not self._recording:
+                self._end_task()
             return
         # A body in a thread cannot be interrupted: it is told at its next durable operation. A
         # process that it waits for can.
         for call in list(self.killable):
             call.cancel()
+
+    def _end_task(self) -> None:
+        """Cancel what the body does that is not durable."""
+        if self.function.is_async and self.task is not None and self.active > 0:
+            self.task.cancel()
+
+    def _end_later(self) -> None:
+        """The same, unless the body has come to its end by itself."""
+        if not (self.concluding or self.leaving):
+            self._end_task()
 
     def _interrupt(self, signal: type[BaseException]) -> None:
         for group in dict.fromkeys(self.waits.values()):

@@ -249,6 +249,7 @@ class Executor:
         """The body of a function, up to its end and that of its compensations."""
         current_branch.set(Branch(body, ""))
         end = await self._run_body(body)
+        body.concluding = True
         while end is not None:
             end = await self._conclude(body, end)
 

@@ -221,6 +221,7 @@ class _Case:
             if all(run.is_terminal for run in self.process.watch.runs.values()) and not self.tasks:
                 break
             await self._tick(1)
+        await self.process.wait_until_up()
         await asyncio.sleep(130)  # for what is on its way, and for actors to be dropped
 
     # -- requests ---------------------------------------------------------------------------------

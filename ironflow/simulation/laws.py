@@ -157,9 +157,11 @@ def memory_agrees_with_rows(world: World, runs: dict[str, Run]) -> Iterator[str]
         if run is None:
             continue
         waits = pool.position(run.id) is not None or env.host.spec(run.function_id) is None
-        if run.status is RunStatus.QUEUED and not waits:
+        # A run that was paused and resumed is queued anew when the last step of its old body ends.
+        leaving = world.executor.is_active(run.id)
+        if run.status is RunStatus.QUEUED and not (waits or leaving):
             yield f"run {run.id} is queued and not in the queue"
-        if run.status is RunStatus.RUNNING and not (waits or world.executor.is_active(run.id)):
+        if run.status is RunStatus.RUNNING and not (waits or leaving):
             yield f"run {run.id} is running and nothing executes it (row {row[2]})"
     due = timers.pending()
     for target, name, at, _ in tables.rows[TIMERS.name].values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -96,7 +97,9 @@ class Process(World):
         self._next = self.crashes.pop() if self.crashes else None
         self.executor = _WatchedExecutor(self.functions, self.clock, self.ids, linger=self.linger)
         self.executor.watch = self.watch
-        self.executor.intercept = self._intercept
+        # What a body of this life still does after its end is nothing to the next one.
+        executing: set[tuple[str, str]] = set()
+        self.executor.intercept = partial(self._watch_call, executing)
         system = System(self.clock, self.ids, order=self._order)
         self.engine = Engine(
             self.store, self.executor, self.clock, self.ids, system=system, **self._engine_options
@@ -198,23 +201,25 @@ class Process(World):
             with suppress(Gone):
                 self.engine.system.at(target).post(TimerFired(name))
 
-    async def _intercept(
-        self, function_id: str, name: str, fn: Callable[..., Any]
+    async def _watch_call(
+        self,
+        executing: set[tuple[str, str]],
+        function_id: str,
+        name: str,
+        fn: Callable[..., Any],
     ) -> Callable[..., Any]:
-        watch, life = self.watch, self.lives
-        place = watch.called(name)
-        fn = await super()._intercept(function_id, name, fn)
+        place = self.watch.called(name, executing)
+        fn = await self._intercept(function_id, name, fn)
         if place is None:
             return fn
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            watch.executing.add(place)
+            executing.add(place)
             try:
                 result = fn(*args, **kwargs)
                 return await result if asyncio.iscoroutine(result) else result
             finally:
-                if life == self.lives:
-                    watch.executing.discard(place)
+                executing.discard(place)
 
         return call
 

@@ -64,7 +64,6 @@ class Watch:
         self.runs: dict[str, Run] = {}
         self.findings: list[Finding] = []
         self.acknowledged: dict[str, int] = {}
-        self.executing: set[tuple[str, str]] = set()
         self.commits = self.entries = self.calls = self.rests = 0
         self.lanes: dict[str, set[str]] = {}
         """The runs that execute, by lane."""
@@ -162,7 +161,6 @@ class Watch:
     def died(self) -> None:
         """The process is gone; what it had promised must still be there."""
         self._live.clear()
-        self.executing.clear()
         self._is_dirty = True
         self.unsettle()
         tables = self.world.store.tables
@@ -192,8 +190,10 @@ class Watch:
 
     # -- bodies -----------------------------------------------------------------------------------
 
-    def called(self, name: str) -> tuple[str, str] | None:
-        """The function of the step `name` is called by the branch that asks: its run and key."""
+    def called(self, name: str, executing: set[tuple[str, str]]) -> tuple[str, str] | None:
+        """The function of the step `name` is called by the branch that asks: its run and key.
+        `executing` is what is under way in the life of that branch.
+        """
         self.calls += 1
         branch = current_branch.get()
         if branch is None:
@@ -204,7 +204,7 @@ class Watch:
         if run is not None:
             found = laws.finished_step_never_runs_again(run, key)
             self.find("finished_step_never_runs_again", subject, found)
-        found = laws.one_execution_at_a_time(self.executing, run_id, key)
+        found = laws.one_execution_at_a_time(executing, run_id, key)
         self.find("one_execution_at_a_time", subject, found)
         return run_id, key
 

@@ -283,6 +283,49 @@ def test_a_failure_that_is_handled_undoes_nothing_and_a_retried_run_can_be_undon
     play(main, functions=[again], linger=linger)
 
 
+@LINGERS
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("turns", range(8))
+def test_a_cancel_at_any_turn_around_a_steps_end_undoes_that_step(
+    turns: int, parallel: bool, linger: float
+) -> None:
+    undone: list[str] = []
+
+    @function(id="saga-cancelled", compensate_on=["cancelled"])
+    async def cancelled(ctx: Any) -> None:
+        async def book(name: str) -> None:
+            await ctx.step.run(name, asyncio.sleep, 1)
+            ctx.step.compensate(name, undone.append, name)
+            await asyncio.sleep(3600)  # nothing durable: only a cancel ends it
+
+        if parallel:
+            await ctx.step.map("all", book, ["a"])
+        else:
+            await book("a")
+
+    async def main(world: testing.World) -> None:
+        run_id = await world.start(cancelled)
+
+        async def cancel() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await world.cancel(run_id)
+
+        asked: list[asyncio.Task[None]] = []
+        world.loop.call_later(1, lambda: asked.append(world.loop.create_task(cancel())))
+        ended = await world.wait(run_id, 1800)
+        await asyncio.gather(*asked)
+        assert ended.status == "cancelled"
+        completed = any(s.name == "a" and s.kind == "run" for s in ended.steps.values())
+        assert undone == (["a"] if completed else [])
+        reached.add(completed)
+        is_clean(world)
+
+    reached: set[bool] = set()
+    play(main, functions=[cancelled], linger=linger)
+    assert reached == {True} or turns < 4
+
+
 # -- emit -----------------------------------------------------------------------------------------
 
 
