@@ -130,6 +130,8 @@ def _dispatch(run: Run, command: c.Dispatch, s: Situation) -> Decision:
         return _recover(run, s)
     if run.status is not RunStatus.QUEUED or s.code is None:
         return Decision([])
+    if not s.slot:  # given back meanwhile, by a decision that had no use for it
+        return Decision([], None, [Enqueue()])
     entries, effects = begin(run, s)
     return Decision(entries, None, effects)
 

@@ -50,6 +50,12 @@ def test_every_law_holds_in_every_disaster(part: int) -> None:
     assert entries > 20 * SEEDS / PARTS
 
 
+@pytest.mark.parametrize("seed", [1643, 1723, 1890, 1984, 2073, 3848])
+def test_what_was_found_once_stays_mended(seed: int) -> None:
+    report = play(seed)
+    assert report.ok, tell(report)
+
+
 def test_a_month_of_disasters() -> None:
     report = play(FIRST + 1, days=30)
     assert report.ok, tell(report)
