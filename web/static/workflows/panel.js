@@ -198,8 +198,12 @@ export class Panel {
     const key = `${run.id} ${run.isOver} ${about?.graph.name}`;
     if (this.sendKey === key) return;
     this.sendKey = key;
-    if (run.isOver || !about) {
+    if (run.isOver) {
       replace(this.send, h("p", { class: "empty" }, "This run has ended: it takes no more events."));
+      return;
+    }
+    if (!about) {
+      replace(this.send, h("p", { class: "empty" }, "Reading what the workflow takes …"));
       return;
     }
     const isStart = (title) => title === about.schema.start?.title || title === about.schema.stop?.title;
