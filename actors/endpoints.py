@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from ironflow.actors.jobs import (
     report,
     take_command,
 )
+from ironflow.actors.waiting_rows import WaitingRows
 from ironflow.core import commands as c
 from ironflow.core import push
 from ironflow.core.breaker import Breaker, BreakerStatus
@@ -76,8 +76,8 @@ class Endpoints:
         """Runs that are being sent or were granted to be, and their functions."""
         self._busy: dict[str, int] = {}
         """How many of them each function has."""
-        self._queue: dict[str, deque[str]] = {}
-        self._queued: dict[str, str] = {}
+        self._rows: WaitingRows[str] = WaitingRows()
+        """By function."""
         self._chores: set[asyncio.Task[Any]] = set()
         self.callback: str | None = None
         """Where endpoints may report while they work."""
@@ -137,19 +137,23 @@ class Endpoints:
     @property
     def queued(self) -> int:
         """Runs that wait to be sent."""
-        return len(self._queued)
+        return len(self._rows)
 
     def acquire(self, run_id: str, function_id: str) -> bool:
         """Take a slot at once if one is free and nobody waits for it."""
         if run_id in self._holders:
             return True
-        if self._head(function_id) is not None or self._room(function_id) < 1:
+        if self._rows.has(function_id) or self._room(function_id) < 1:
             return False
         self._hold(run_id, function_id)
         return True
 
-    def release(self, run_id: str) -> None:
-        """The run does not execute, or no longer."""
+    def release(self, run_id: str, waits: bool = False) -> None:
+        """The run does not execute, or no longer; `waits`: it still wants to, from its old
+        place.
+        """
+        if not waits:
+            self._rows.settle(run_id)
         self.close_lease(run_id)
         function_id = self._holders.pop(run_id, None)
         if function_id is not None:
@@ -162,34 +166,26 @@ class Endpoints:
 
     def enqueue(self, run_id: str, function_id: str) -> None:
         """Wait to be sent. Waiting twice is waiting once."""
-        if run_id in self._queued or run_id in self._holders:
+        if run_id in self._holders:
             return
-        self._queued[run_id] = function_id
-        self._queue.setdefault(function_id, deque()).append(run_id)
+        self._rows.join(run_id, function_id)
         self._pump(function_id)
 
     def discard(self, run_id: str) -> None:
-        """The run no longer wants to be sent; its place is skipped when it comes up."""
-        self._queued.pop(run_id, None)
+        """The run no longer wants to be sent."""
+        self._rows.leave(run_id)
 
     def is_queued(self, run_id: str) -> bool:
         """Whether the run waits to be sent."""
-        return run_id in self._queued
+        return run_id in self._rows
 
     def take_queued(self, function_id: str) -> list[str]:
         """The runs that waited to be sent; they no longer wait here."""
-        waiting = [run for run in self._queue.pop(function_id, ()) if run in self._queued]
-        for run_id in waiting:
-            del self._queued[run_id]
-        return waiting
+        return self._rows.clear(function_id)
 
     def position(self, run_id: str) -> int | None:
         """How many runs of its function are before this one, None when it does not wait."""
-        function_id = self._queued.get(run_id)
-        if function_id is None:
-            return None
-        waiting = [run for run in self._queue[function_id] if run in self._queued]
-        return waiting.index(run_id)
+        return self._rows.before(run_id)
 
     def close(self) -> None:
         """Send nothing any more: the process is draining."""
@@ -207,19 +203,9 @@ class Endpoints:
             return 1 - busy  # one probe
         return endpoint.concurrency - busy
 
-    def _head(self, function_id: str) -> str | None:
-        queue = self._queue.get(function_id)
-        while queue:
-            if queue[0] in self._queued:
-                return queue[0]
-            queue.popleft()
-        self._queue.pop(function_id, None)
-        return None
-
     def _pump(self, function_id: str) -> None:
-        while self._room(function_id) > 0 and (run_id := self._head(function_id)) is not None:
-            self._queue[function_id].popleft()
-            del self._queued[run_id]
+        while self._rows.has(function_id) and self._room(function_id) > 0:
+            run_id = self._rows.take(function_id)
             self._hold(run_id, function_id)
             self._grant(run_id)
 
@@ -235,6 +221,7 @@ class Endpoints:
 
     def start(self, assignment: Assignment) -> None:
         """Send an execution."""
+        self._rows.settle(assignment.run_id)
         endpoint = self.endpoint(assignment.function_id)
         if endpoint is None or self.caller is None or self.closed:
             assignment.effects.leave()

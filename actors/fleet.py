@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from ironflow.actors.jobs import Lease, new_lease
+from ironflow.actors.waiting_rows import WaitingRows
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock
 from ironflow.core.errors import IronflowError, Suspended
@@ -108,10 +108,8 @@ class Fleet:
         """By run id: a run has one execution at a time."""
         self._reserved: dict[str, str] = {}
         """Run id to worker id, from the grant until the job is made."""
-        self._queue: dict[str, deque[str]] = {}
-        self._order: dict[str, int] = {}
-        """Run id to its place among all that wait, whatever their function."""
-        self._places = 0
+        self._rows: WaitingRows[str] = WaitingRows()
+        """By function."""
         self._chores: set[asyncio.Task[None]] = set()
         self.closed = False
         """Draining: nothing is handed out any more."""
@@ -147,7 +145,7 @@ class Fleet:
     @property
     def queued(self) -> int:
         """Runs that wait for a worker."""
-        return len(self._order)
+        return len(self._rows)
 
     def serves(self, function_id: str) -> bool:
         """Whether runs of this function belong to workers."""
@@ -161,7 +159,7 @@ class Fleet:
         """Choose a worker at once, if one asks for work now and nobody waits for it."""
         if self.holds(run_id):
             return True
-        if self.closed or self._queue.get(function_id):
+        if self.closed or self._rows.has(function_id):
             return False
         worker = self._idle_worker(function_id)
         if worker is None:
@@ -169,8 +167,12 @@ class Fleet:
         self._reserve(run_id, worker)
         return True
 
-    def release(self, run_id: str) -> None:
-        """The run does not execute, or no longer."""
+    def release(self, run_id: str, waits: bool = False) -> None:
+        """The run does not execute, or no longer; `waits`: it still wants to, from its old
+        place.
+        """
+        if not waits:
+            self._rows.settle(run_id)
         worker_id = self._reserved.pop(run_id, None)
         if worker_id is not None and (worker := self.workers.get(worker_id)) is not None:
             worker.credit += 1
@@ -179,36 +181,28 @@ class Fleet:
 
     def enqueue(self, run_id: str, function_id: str) -> None:
         """Wait for a worker. Waiting twice is waiting once."""
-        if run_id in self._order or self.holds(run_id):
+        if self.holds(run_id):
             return
+        self._rows.join(run_id, function_id)
         worker = self._idle_worker(function_id)
-        if worker is not None and not self.closed and not self._queue.get(function_id):
-            self._reserve(run_id, worker)
-            self._grant(run_id)
-            return
-        self._places += 1
-        self._order[run_id] = self._places
-        self._queue.setdefault(function_id, deque()).append(run_id)
+        if worker is not None:
+            self.pump(worker)
 
     def discard(self, run_id: str) -> None:
-        """The run no longer wants a worker; its place in the queue is skipped when it comes up."""
-        self._order.pop(run_id, None)
+        """The run no longer wants a worker."""
+        self._rows.leave(run_id)
 
     def is_queued(self, run_id: str) -> bool:
         """Whether the run waits for a worker."""
-        return run_id in self._order
+        return run_id in self._rows
 
     def take_queued(self, function_id: str) -> list[str]:
         """The runs that waited for a worker; they no longer wait here."""
-        waiting = [run for run in self._queue.pop(function_id, ()) if run in self._order]
-        for run_id in waiting:
-            del self._order[run_id]
-        return waiting
+        return self._rows.clear(function_id)
 
     def position(self, run_id: str) -> int | None:
-        """How many runs are before this one, None when it does not wait."""
-        place = self._order.get(run_id)
-        return None if place is None else sum(1 for other in self._order.values() if other < place)
+        """How many runs of its function are before this one, None when it does not wait."""
+        return self._rows.before(run_id)
 
     def close(self) -> None:
         """Hand out nothing any more: the process is draining."""
@@ -220,27 +214,16 @@ class Fleet:
         """Grant runs to a worker that asks for work, those that wait longest first."""
         while worker.credit > 0 and not self.closed:
             heads = [
-                (self._order[run_id], function_id)
+                (head, function_id)
                 for function_id in worker.functions
-                if (run_id := self._head(function_id)) is not None
+                if (head := self._rows.first(function_id)) is not None
                 and worker.takes(self._specs[function_id])
             ]
             if not heads:
                 return
-            run_id = self._queue[min(heads)[1]].popleft()
-            del self._order[run_id]
+            run_id = self._rows.take(min(heads)[1])
             self._reserve(run_id, worker)
             self._grant(run_id)
-
-    def _head(self, function_id: str) -> str | None:
-        queue = self._queue.get(function_id)
-        while queue:
-            if queue[0] in self._order:
-                return queue[0]
-            queue.popleft()
-        if queue is not None:
-            del self._queue[function_id]
-        return None
 
     def _idle_worker(self, function_id: str) -> Worker | None:
         """Of those that ask for work now, the one with the most room."""
@@ -266,6 +249,7 @@ class Fleet:
 
     def start(self, assignment: Assignment) -> None:
         """Hand an execution to the worker that was chosen for it."""
+        self._rows.settle(assignment.run_id)
         worker = self.workers.get(self._reserved.pop(assignment.run_id, ""))
         if worker is None or self.closed:
             assignment.effects.leave()

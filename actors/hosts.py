@@ -137,13 +137,13 @@ class Slots:
             return self.endpoints.acquire(run_id, function_id)
         return self.pool.acquire(run_id)
 
-    def release(self, run_id: str) -> None:
+    def release(self, run_id: str, waits: bool = False) -> None:
         """Give back whatever the run holds; one that has its places and waits for a slot keeps
-        them.
+        them. `waits`: it had no use for its slot just now and will ask for one again.
         """
-        self.pool.release(run_id)
-        self.fleet.release(run_id)
-        self.endpoints.release(run_id)
+        self.pool.release(run_id, waits)
+        self.fleet.release(run_id, waits)
+        self.endpoints.release(run_id, waits)
         if not self._is_queued(run_id):
             self.lanes.release(run_id)
 

@@ -6,11 +6,14 @@ those of functions that nothing here serves wait until something does.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
+
+from ironflow.actors.waiting_rows import WaitingRows
 
 Grant = Callable[[str], None]
 Serves = Callable[[str], bool]
+ROW = ""
+"""Here all wait in one row."""
 
 
 class Pool:
@@ -22,8 +25,7 @@ class Pool:
         self.capacity = capacity
         self._serves, self._grant = serves, grant
         self._holders: set[str] = set()
-        self._queue: deque[str] = deque()
-        self._queued: set[str] = set()
+        self._rows: WaitingRows[str] = WaitingRows()
         self._unserved: dict[str, dict[str, None]] = {}
         self._closed = False
 
@@ -35,7 +37,7 @@ class Pool:
     @property
     def queued(self) -> int:
         """Runs that wait for a slot."""
-        return len(self._queued)
+        return len(self._rows)
 
     @property
     def unserved(self) -> int:
@@ -46,16 +48,20 @@ class Pool:
         """Take a slot at once if one is free and nobody waits for it. A holder may ask again."""
         if run_id in self._holders:
             return True
-        if self._closed or self._queued or len(self._holders) >= self.capacity:
+        if self._closed or self._rows or len(self._holders) >= self.capacity:
             return False
         self._holders.add(run_id)
         return True
 
-    def release(self, run_id: str) -> None:
-        """Give the slot back, if the run holds one, to whoever waits longest."""
+    def release(self, run_id: str, waits: bool = False) -> None:
+        """Give the slot back, if the run holds one, to whoever waits longest; `waits`: the run
+        still wants one, from its old place.
+        """
+        if not waits:
+            self._rows.settle(run_id)
         if run_id in self._holders:
             self._holders.discard(run_id)
-            if self._queued:
+            if self._rows:
                 self._pump()
 
     def enqueue(self, run_id: str, function_id: str) -> None:
@@ -67,14 +73,12 @@ class Pool:
         if not self._serves(function_id):
             self._unserved.setdefault(function_id, {})[run_id] = None
             return
-        if run_id not in self._queued:
-            self._queued.add(run_id)
-            self._queue.append(run_id)
-            self._pump()
+        self._rows.join(run_id, ROW)
+        self._pump()
 
     def discard(self, run_id: str, function_id: str) -> None:
         """The run no longer wants a slot."""
-        self._queued.discard(run_id)  # its place in the deque is skipped when it comes up
+        self._rows.leave(run_id)
         waiting = self._unserved.get(function_id)
         if waiting is not None:
             waiting.pop(run_id, None)
@@ -83,13 +87,11 @@ class Pool:
 
     def is_queued(self, run_id: str) -> bool:
         """Whether the run waits for a slot."""
-        return run_id in self._queued or any(run_id in runs for runs in self._unserved.values())
+        return run_id in self._rows or any(run_id in runs for runs in self._unserved.values())
 
     def position(self, run_id: str) -> int | None:
         """How many runs are before this one in the queue, None when it does not wait."""
-        if run_id not in self._queued:
-            return None
-        return sum(1 for other in self._before(run_id))
+        return self._rows.before(run_id)
 
     def serve(self, function_id: str) -> None:
         """The function can be executed here from now on."""
@@ -104,19 +106,8 @@ class Pool:
         """Grant nothing any more: the process is draining."""
         self._closed = True
 
-    def _before(self, run_id: str) -> list[str]:
-        before = []
-        for other in self._queue:
-            if other == run_id:
-                break
-            if other in self._queued:
-                before.append(other)
-        return before
-
     def _pump(self) -> None:
-        while self._queue and len(self._holders) < self.capacity and not self._closed:
-            run_id = self._queue.popleft()
-            if run_id in self._queued:
-                self._queued.discard(run_id)
-                self._holders.add(run_id)
-                self._grant(run_id)
+        while self._rows and len(self._holders) < self.capacity and not self._closed:
+            run_id = self._rows.take(ROW)
+            self._holders.add(run_id)
+            self._grant(run_id)

@@ -259,7 +259,8 @@ class RunActor(StreamActor):
         else in its place.
         """
         if self.run.status is not RunStatus.RUNNING and not self.vacating:
-            self.environment.pool.release(self.run.id)
+            queued = self.run.status is RunStatus.QUEUED
+            self.environment.pool.release(self.run.id, queued)
 
     # -- before the decision ----------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from ironflow import function, testing
 from ironflow.actors import jobs as reports
 from ironflow.actors.worker import Heartbeat, PollDropped, PollJobs, RegisterWorker
 from ironflow.core import pull
+from ironflow.core.commands import ExecutionLeft
 from ironflow.core.entries import CancelOn, RunOptions
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
 from ironflow.core.functions import Definition, Trigger
@@ -434,3 +435,32 @@ def test_names_of_steps_are_found_in_their_ids(own: str, name: str) -> None:
     for text in (own, f"{own}/x", f"@{own}%2F"):
         assert pull.step_id(run_id, pull.step_key(run_id, f"{run_id}:{text}")) == f"r:{text}"
         assert "/" not in pull.step_key(run_id, text)
+
+
+def test_a_run_that_gives_back_its_grant_keeps_its_place() -> None:
+    async def main(world: testing.World) -> None:
+        worker = await ready(world)
+        first, second = [await world.start("remote", n) for n in range(2)]
+        fleet, actor = world.engine.fleet, world.engine.system.ref("run", first)
+        # Between the grant and its dispatch another message is decided about, with no use for it.
+        grants: list[str] = []
+        fleet._grant, grant = grants.append, fleet._grant
+        poll = asyncio.create_task(worker.poll(available=1, wait=20))
+        await world.advance(1)
+        assert grants == [first]
+        fleet._grant = grant
+        await actor.ask(ExecutionLeft(0))
+        # The slot went to whoever was next; the first one stands before all that came later.
+        assert world.engine.pool.position(first) == 0
+        grant(first)
+        (job,) = await poll
+        assert job.run_id == second
+        third = await world.start("remote", 3)
+        assert [world.engine.pool.position(run) for run in (first, third)] == [0, 1]
+        jobs = [job, *await worker.poll()]
+        assert [job.run_id for job in jobs] == [second, first, third]
+        for one in jobs:
+            await worker.report(one, "completed")
+        is_clean(world)
+
+    remote(main)
