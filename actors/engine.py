@@ -55,7 +55,7 @@ from ironflow.core.errors import (
     NotFound,
 )
 from ironflow.core.execution import Host
-from ironflow.core.functions import Definition
+from ironflow.core.functions import Definition, check_policies
 from ironflow.core.lanes import parse_lane
 from ironflow.core.patterns import validate_event_name
 from ironflow.core.prefect.lists import as_run
@@ -278,6 +278,7 @@ class Engine:
             raise Conflict(f"function {definition.id} is executed by the server itself")
         if definition.placement == "embedded":
             raise InvalidInput("placement", "must be pull or push")
+        definition = check_policies(definition)
         if definition.placement == "push":
             self._check_endpoint(definition)
         before = {row.id for row in await self.store.reader.functions()}

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from ironflow.core.errors import RunError as RunError
     from ironflow.core.errors import StepError as StepError
     from ironflow.core.errors import WaitTimeout as WaitTimeout
+    from ironflow.core.flow_control import Batch as Batch
+    from ironflow.core.flow_control import Concurrency as Concurrency
+    from ironflow.core.flow_control import Debounce as Debounce
+    from ironflow.core.flow_control import Fairness as Fairness
+    from ironflow.core.flow_control import FlowControl as FlowControl
+    from ironflow.core.flow_control import RateLimit as RateLimit
+    from ironflow.core.flow_control import Singleton as Singleton
+    from ironflow.core.flow_control import Throttle as Throttle
     from ironflow.core.functions import Trigger as Trigger
     from ironflow.core.retry import RetryPolicy as RetryPolicy
     from ironflow.embedded import run as run
@@ -38,21 +46,29 @@ if TYPE_CHECKING:
     from ironflow.sdk.worker import Worker as Worker
 
 _HOMES = {
+    "Batch": "core.flow_control",
     "BlockingContext": "sdk.blocking",
     "CancelOn": "core.entries",
+    "Concurrency": "core.flow_control",
     "Context": "sdk.context",
+    "Debounce": "core.flow_control",
     "Endpoint": "sdk.push",
     "Event": "sdk.waits",
     "EventWait": "sdk.waits",
+    "Fairness": "core.flow_control",
+    "FlowControl": "core.flow_control",
     "Function": "sdk.function",
     "InvokeError": "core.errors",
     "IronflowError": "core.errors",
     "NonRetryable": "core.errors",
     "Outcome": "sdk.waits",
+    "RateLimit": "core.flow_control",
     "RetryPolicy": "core.retry",
     "RunError": "core.errors",
     "RunWait": "sdk.waits",
+    "Singleton": "core.flow_control",
     "StepError": "core.errors",
+    "Throttle": "core.flow_control",
     "TimerWait": "sdk.waits",
     "Trigger": "core.functions",
     "WaitTimeout": "core.errors",

@@ -44,7 +44,7 @@ STATUSES: dict[str, int] = {
     "unimplemented": 501,
     "internal": 500,
 }
-OPAQUE = frozenset({"data", "input", "output", "metadata", "labels", "dataValue"})
+OPAQUE = frozenset({"data", "input", "output", "metadata", "labels", "dataValue", "weights"})
 """Fields with a user's own JSON, whose keys are not ours to rename."""
 
 _SNAKE = re.compile(r"_([a-z0-9])")

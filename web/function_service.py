@@ -12,8 +12,18 @@ from ironflow.core.breaker import BreakerPolicy
 from ironflow.core.clock import to_rfc3339
 from ironflow.core.entries import CancelOn, RunOptions
 from ironflow.core.errors import InvalidInput
+from ironflow.core.flow_control import (
+    Batch,
+    Concurrency,
+    Debounce,
+    Fairness,
+    FlowControl,
+    RateLimit,
+    Singleton,
+    SingletonMode,
+    Throttle,
+)
 from ironflow.core.functions import Cron, Definition, Endpoint, Placement, Trigger
-from ironflow.core.lanes import Concurrency, concurrency_of
 from ironflow.core.retry import RetryPolicy
 from ironflow.storage.ports import FunctionRow
 from ironflow.web.connect import add_method
@@ -60,6 +70,46 @@ class ConcurrencyMessage(msgspec.Struct, frozen=True, kw_only=True, rename="came
     key: str = ""
 
 
+class WindowMessage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """How many runs begin (throttle) or are made (rate limit) in any period, for each value at
+    `key`.
+    """
+
+    limit: int
+    period_ms: float
+    key: str = ""
+
+
+class DebounceMessage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """How long it must be quiet before the last event makes a run."""
+
+    period_ms: float
+    key: str = ""
+    max_wait_ms: float = 0
+
+
+class FairnessMessage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Between which values runs are begun in turns."""
+
+    key: str
+    weights: dict[str, float] = {}
+
+
+class BatchMessage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """How many events make one run, and how long they are waited for."""
+
+    size: int
+    wait_ms: float
+    key: str = ""
+
+
+class SingletonMessage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One run at a time, for each value at `key`."""
+
+    key: str = ""
+    mode: SingletonMode = "skip"
+
+
 class BreakerMessage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """When nothing is sent to an endpoint any more."""
 
@@ -84,8 +134,13 @@ class RegisterFunction(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     cancel_on: tuple[CancelMessage, ...] = ()
     labels: dict[str, str] = {}
     concurrency: ConcurrencyMessage | None = None
-    debounce: Any = None
-    throttle: Any = None
+    debounce: DebounceMessage | None = None
+    throttle: WindowMessage | None = None
+    priority: int | str = 0
+    fairness: FairnessMessage | None = None
+    rate_limit: WindowMessage | None = None
+    batch: BatchMessage | None = None
+    singleton: SingletonMessage | None = None
     actor_key: str = ""
     secrets: tuple[str, ...] = ()
 
@@ -96,7 +151,7 @@ _MODES: dict[str | int, Placement] = {
     1: "push",
     2: "pull",
 }
-_NOT_YET = ("debounce", "throttle", "actor_key", "secrets")
+_NOT_YET = ("actor_key", "secrets")
 
 
 def definition_of(message: RegisterFunction) -> Definition:
@@ -142,13 +197,38 @@ def definition_of(message: RegisterFunction) -> Definition:
         endpoint=_endpoint(message) if placement == "push" else None,
         labels=message.labels,
         concurrency=_limits(message.concurrency),
+        flow_control=_flow_control(message),
     )
 
 
 def _limits(message: ConcurrencyMessage | None) -> tuple[Concurrency, ...]:
-    if message is None:
-        return ()
-    return concurrency_of(Concurrency(message.limit, message.key or None))
+    return () if message is None else (Concurrency(message.limit, message.key or None),)
+
+
+def _flow_control(message: RegisterFunction) -> FlowControl:
+    fair, limit, throttle = message.fairness, message.rate_limit, message.throttle
+    debounce, batch, single = message.debounce, message.batch, message.singleton
+    return FlowControl(
+        priority=message.priority,
+        fairness=Fairness(fair.key, fair.weights) if fair is not None else None,
+        rate_limit=RateLimit(*_window(limit)) if limit is not None else None,
+        throttle=Throttle(*_window(throttle)) if throttle is not None else None,
+        debounce=Debounce(
+            debounce.period_ms / 1000,
+            debounce.key or None,
+            debounce.max_wait_ms / 1000 if debounce.max_wait_ms else None,
+        )
+        if debounce is not None
+        else None,
+        batch=Batch(batch.size, batch.wait_ms / 1000, batch.key or None)
+        if batch is not None
+        else None,
+        singleton=Singleton(single.key or None, single.mode) if single is not None else None,
+    )
+
+
+def _window(message: WindowMessage) -> tuple[int, float, str | None]:
+    return message.limit, message.period_ms / 1000, message.key or None
 
 
 def _endpoint(message: RegisterFunction) -> Endpoint:
@@ -196,12 +276,48 @@ def function_message(row: FunctionRow, definition: Definition) -> dict[str, Any]
         "cancelOn": [{"event": c.event, "match": c.match or ""} for c in options.cancel_on],
         "metadata": {CODE_HASH: definition.code},
         "updatedAt": to_rfc3339(row.updated_at),
+        **_policies_message(definition),
     }
+
+
+def _policies_message(definition: Definition) -> dict[str, Any]:
+    """Flow control, as it is registered; a policy that a function does not have is left out."""
+    control, shown = definition.flow_control, dict[str, Any]()
+    if definition.concurrency:
+        first = definition.concurrency[0]
+        shown["concurrency"] = {"limit": first.limit, "key": first.key or ""}
+    if control.priority:
+        shown["priority"] = control.priority
+    if control.fairness is not None:
+        shown["fairness"] = msgspec.structs.asdict(control.fairness)
+    for name, window in (("rateLimit", control.rate_limit), ("throttle", control.throttle)):
+        if window is not None:
+            period = round(window.period * 1000)
+            shown[name] = {"limit": window.limit, "periodMs": period, "key": window.key or ""}
+    if control.debounce is not None:
+        wait = control.debounce.max_wait
+        shown["debounce"] = {
+            "periodMs": round(control.debounce.period * 1000),
+            "key": control.debounce.key or "",
+            "maxWaitMs": round(wait * 1000) if wait is not None else 0,
+        }
+    if control.batch is not None:
+        batch = control.batch
+        wait_ms = round(batch.wait * 1000)
+        shown["batch"] = {"size": batch.size, "waitMs": wait_ms, "key": batch.key or ""}
+    if control.singleton is not None:
+        single = control.singleton
+        shown["singleton"] = {"key": single.key or "", "mode": single.mode}
+    return shown
 
 
 async def register_function(state: State, message: RegisterFunction) -> Mapping[str, Any]:
     """Register a function; an identical definition changes nothing."""
-    row, created = await state.engine.register_remote(definition_of(message))
+    try:
+        row, created = await state.engine.register_remote(definition_of(message))
+    except InvalidInput as error:
+        # In this form policies are fields of the registration itself.
+        raise InvalidInput(error.field.removeprefix("flow_control."), error.reason) from None
     _, definition = await state.engine.function(row.id)
     return {"function": function_message(row, definition), "created": created}
 

@@ -281,6 +281,7 @@ def function_view(engine: Engine, row: FunctionRow, definition: Definition) -> w
         timeout=definition.options.timeout,
         retry=_retry_view(definition.options.retry),
         input_schema=definition.input_schema,
+        flow_control=definition.policies,
         served=spec is not None,
         updated_at=to_rfc3339(row.updated_at),
     )

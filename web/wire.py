@@ -11,6 +11,7 @@ import msgspec
 
 from ironflow.core.access import Role
 from ironflow.core.entries import RunKind
+from ironflow.core.flow_control import FlowControl
 from ironflow.core.pull import Job
 from ironflow.core.remote import Answer, Report
 
@@ -142,6 +143,7 @@ class FunctionView(View, frozen=True):
     timeout: float | None
     retry: RetryView
     input_schema: dict[str, Any] | None
+    flow_control: FlowControl
     served: bool
     updated_at: str
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
+import msgspec
 
 from ironflow.cli import moments
 from ironflow.cli.client import Page, connect, decode, segment
 from ironflow.cli.options import VerbGroup, json_option, server_option
 from ironflow.cli.output import Column, pretty, print_body, print_fields, print_items, print_table
 from ironflow.core.durations import format_duration
+from ironflow.core.flow_control import FlowControl
 from ironflow.web.wire import FunctionView, RetryView, TriggerView
 
 
@@ -86,6 +90,7 @@ def show_function(*, function: str, server: str, as_json: bool) -> None:
              if view.next_run_at else ""),
             ("timeout", "" if view.timeout is None else format_duration(view.timeout)),
             ("retry", _retry(view.retry)),
+            ("flow control", "\n".join(_policies(view.flow_control))),
             ("input", "" if view.input_schema is None else pretty(view.input_schema)),
         ]
     )  # fmt: skip
@@ -100,6 +105,28 @@ def _starts(function: FunctionView) -> str:
 
 def _trigger(trigger: TriggerView) -> str:
     return trigger.event + (f" if {trigger.expression}" if trigger.expression else "")
+
+
+def _policies(control: FlowControl) -> Iterator[str]:
+    """A line a policy, such as `throttle  limit 3, period 1s, key data.org`."""
+    for limit in control.concurrency:
+        yield "concurrency  " + _fields(limit)
+    if control.priority:
+        yield f"priority  {control.priority}"
+    for name in ("fairness", "rate_limit", "throttle", "debounce", "batch", "singleton"):
+        policy = getattr(control, name)
+        if policy is not None:
+            yield f"{name}  {_fields(policy)}"
+
+
+def _fields(policy: msgspec.Struct) -> str:
+    shown = []
+    for name, value in msgspec.structs.asdict(policy).items():
+        if value is None or value == {}:
+            continue
+        text = format_duration(value) if name in ("period", "wait", "max_wait") else value
+        shown.append(f"{name} {text}")
+    return ", ".join(shown)
 
 
 def _retry(retry: RetryView) -> str:

@@ -38,6 +38,10 @@ from ironflow.core.regex import RegexError, compile_regex
 Bindings = Mapping[str, object]
 Run = Callable[[Bindings], object]
 
+EVENT_VARIABLES = frozenset({"event", "data"})
+"""What an expression on an event may speak of: the whole event, and `data`, short for `event.data`.
+"""
+
 MISSING: Final = object()
 """What a path answers by default when there is nothing at its place."""
 

@@ -9,14 +9,18 @@ import msgspec
 
 from ironflow.core.breaker import BreakerPolicy
 from ironflow.core.entries import RunKind, RunOptions
-from ironflow.core.expressions import Expression, compile_expression
-from ironflow.core.lanes import Concurrency
+from ironflow.core.errors import InvalidInput
+from ironflow.core.expressions import EVENT_VARIABLES, Expression, compile_expression
+from ironflow.core.flow_control import (
+    NONE,
+    Concurrency,
+    FlowControl,
+    concurrency_of,
+    flow_control_of,
+)
 from ironflow.core.patterns import validate_pattern
 from ironflow.core.schedules import CronSchedule
 from ironflow.core.workflow_face import WorkflowFace
-
-EVENT_VARIABLES = frozenset({"event", "data"})
-"""What a filter expression may speak of: the whole event, and `data`, short for `event.data`."""
 
 Executor = Literal["loop", "thread", "process"]
 EXECUTORS: tuple[Executor, ...] = get_args(Executor)
@@ -70,9 +74,32 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     placement: Placement = "embedded"
     endpoint: Endpoint | None = None
     concurrency: tuple[Concurrency, ...] = ()
+    """How many runs execute at once; in what is stored it stands beside `flow_control`."""
+    flow_control: FlowControl = NONE
     labels: dict[str, str] = {}
     """What the labels of a worker must say, so that it is handed runs of this function."""
     kind: RunKind = "function"
+
+    @property
+    def policies(self) -> FlowControl:
+        """All of its flow control, in one object."""
+        return msgspec.structs.replace(self.flow_control, concurrency=self.concurrency)
+
+
+def check_policies(definition: Definition) -> Definition:
+    """The definition with its flow control in the form in which it is stored. Raises `InvalidInput`
+    naming what is wrong.
+    """
+    control = flow_control_of(definition.flow_control)
+    limits = concurrency_of(definition.concurrency)
+    if limits and control.concurrency:
+        raise InvalidInput("concurrency", "is given twice, here and in flow_control")
+    rest = msgspec.structs.replace(control, concurrency=())
+    return msgspec.structs.replace(
+        definition,
+        concurrency=limits or control.concurrency,
+        flow_control=NONE if rest == NONE else rest,
+    )
 
 
 class FunctionSpec(msgspec.Struct, kw_only=True):

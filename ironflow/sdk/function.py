@@ -15,15 +15,16 @@ from ironflow.core.durations import parse_duration
 from ironflow.core.entries import CancelOn, RunOptions, UnwindOutcome
 from ironflow.core.errors import InvalidInput
 from ironflow.core.expressions import compile_path
+from ironflow.core.flow_control import Wanted, WantedLimits, concurrency_of, flow_control_of
 from ironflow.core.functions import (
     Cron,
     Definition,
     Executor,
     FunctionSpec,
     Trigger,
+    check_policies,
     compile_spec,
 )
-from ironflow.core.lanes import Wanted, concurrency_of
 from ironflow.core.patterns import validate_pattern
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.values import convert_input, json_schema
@@ -142,7 +143,8 @@ def function(
     cancel_on: str | CancelOn | Sequence[str | CancelOn] = (),
     compensate_on: Iterable[UnwindOutcome] = ("failed",),
     executor: Executor | None = None,
-    concurrency: Wanted | list[Wanted] | tuple[Wanted, ...] | None = None,
+    concurrency: WantedLimits = None,
+    flow_control: Wanted = None,
     description: str | None = None,
 ) -> Callable[[Callable[..., Any]], Function]: ...
 
@@ -161,7 +163,8 @@ def function(
     cancel_on: str | CancelOn | Sequence[str | CancelOn] = (),
     compensate_on: Iterable[UnwindOutcome] = ("failed",),
     executor: Executor | None = None,
-    concurrency: Wanted | list[Wanted] | tuple[Wanted, ...] | None = None,
+    concurrency: WantedLimits = None,
+    flow_control: Wanted = None,
     description: str | None = None,
 ) -> Any:
     """Make a durable function of `fn(ctx, input)` (or `fn(ctx)`), async or sync.
@@ -175,6 +178,8 @@ def function(
     (default), `process` (they compute for long or may have to be killed; importable functions
     only) or `loop` (they must not block). `concurrency`: how many runs execute at once, or
     `{"limit": 2, "key": "data.org_id"}` for each value of a key; several must all have room.
+    `flow_control`: every policy by which runs begin, `concurrency` among them
+    (`ironflow.FlowControl`, or a mapping of its fields).
     Raises `InvalidInput` naming what is wrong.
     """
     options = {k: v for k, v in locals().items() if k != "fn"}
@@ -199,7 +204,8 @@ def define(
     cancel_on: str | CancelOn | Sequence[str | CancelOn] = (),
     compensate_on: Iterable[UnwindOutcome] = ("failed",),
     executor: Executor | None = None,
-    concurrency: Wanted | list[Wanted] | tuple[Wanted, ...] | None = None,
+    concurrency: WantedLimits = None,
+    flow_control: Wanted = None,
     description: str | None = None,
 ) -> Function:
     """`function`, but what it makes is known to nobody: put it into a `Registry` of your own."""
@@ -225,8 +231,9 @@ def define(
         executor=_choice(executor, Executor, "executor") if executor is not None else None,
         input_schema=json_schema(input_type) or None,
         concurrency=concurrency_of(concurrency),
+        flow_control=flow_control_of(flow_control),
     )
-    return Function(fn, definition, input_type, takes_input)
+    return Function(fn, check_policies(definition), input_type, takes_input)
 
 
 def _check_id(function_id: str) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from ironflow import function, testing
 from ironflow.actors.lanes import Lanes
 from ironflow.core.errors import Gone, InvalidInput, StorageError
-from ironflow.core.lanes import Concurrency, concurrency_of, lane_names, parse_lane
+from ironflow.core.flow_control import Concurrency, concurrency_of
+from ironflow.core.lanes import lane_names, parse_lane
 
 
 class Gauge:
