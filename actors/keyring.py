@@ -1,8 +1,9 @@
 """The keys of a server. In memory by their hashes, so that a request costs one look-up; every
 change is committed before it is answered.
 
-A server without keys asks for none (and listens on this machine only). The first key is made while
-that is so; from then on every request needs one.
+Whether a request needs a key: always, never, or (`demand` None) once somebody has made one. The key
+that a server makes at its first start does not count for that: it is there to be used where keys
+are needed.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class Keyring:
         self._store, self._clock, self._ids = store, clock, ids
         self._keys: dict[str, Key] = {}
         self._by_hash: dict[str, Key] = {}
+        self._has_own = False
+        """A key was made that is not the server's own first one."""
+        self.demand: bool | None = None
+        """Whether requests need a key; None: once one was made here, whatever became of it."""
 
     async def start(self) -> None:
         """Load the keys."""
@@ -55,8 +60,13 @@ class Keyring:
 
     @property
     def is_needed(self) -> bool:
-        """Whether requests must have a key: one was made here, whatever became of it."""
-        return bool(self._keys)
+        """Whether requests must have a key."""
+        return self._has_own if self.demand is None else self.demand
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no key was ever made."""
+        return not self._keys
 
     def all(self) -> list[Key]:
         """Every key, newest first."""
@@ -78,17 +88,25 @@ class Keyring:
         return key
 
     async def create(
-        self, name: str, role: Role, *, lifetime: float | None = None, replaces: str | None = None
+        self,
+        name: str,
+        role: Role,
+        *,
+        lifetime: float | None = None,
+        replaces: str | None = None,
+        bootstrap: bool = False,
     ) -> tuple[Key, str]:
-        """A new key, and the secret that is shown this once. `lifetime` in seconds. The first one
-        must be an admin's. Raises `InvalidInput`.
+        """A new key, and the secret that is shown this once. `lifetime` in seconds. One that makes
+        keys necessary must be an admin's. Raises `InvalidInput`.
         """
-        if not self._keys and role != "admin":
+        if not self.is_needed and not bootstrap and role != "admin":
             raise InvalidInput("role", "the first key must be an admin's: others are made with it")
         secret, now = new_secret(), self._clock.now()
         expires_at = None if lifetime is None else now + int(lifetime * SECOND)
         key = Key(self._ids.new())
-        entry = KeyCreated(name, role, secret[:SHOWN], hash_secret(secret), expires_at, replaces)
+        entry = KeyCreated(
+            name, role, secret[:SHOWN], hash_secret(secret), expires_at, replaces, bootstrap
+        )
         await self._record(key, entry, now)
         return key, secret
 
@@ -111,7 +129,9 @@ class Keyring:
         if not old.is_good(now):
             raise Conflict(f"key {old.shown}... has ended; make a new one")
         lifetime = None if old.expires_at is None else (old.expires_at - old.created_at) / SECOND
-        made, secret = await self.create(old.name, old.role, lifetime=lifetime, replaces=old.id)
+        made, secret = await self.create(
+            old.name, old.role, lifetime=lifetime, replaces=old.id, bootstrap=old.bootstrap
+        )
         await self._record(old, KeyExpires(now + int(grace * SECOND), "rotated"), now)
         return made, secret
 
@@ -134,3 +154,4 @@ class Keyring:
 
     def _keep(self, key: Key) -> None:
         self._keys[key.id] = self._by_hash[key.hash] = key
+        self._has_own = self._has_own or not key.bootstrap

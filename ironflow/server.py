@@ -11,22 +11,24 @@ import asyncio
 import contextlib
 import errno
 import gc
-import ipaddress
 import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 
 from aiohttp import web
 
 from ironflow import VERSION
 from ironflow.actors.engine import Engine
-from ironflow.actors.keyring import Keyring
+from ironflow.core.access import DEFAULT_ENVIRONMENT
 from ironflow.core.clock import SECOND, Clock, Ids, SystemClock
 from ironflow.core.errors import ConfigError, Draining
+from ironflow.discovery import is_loopback, publish, withdraw
+from ironflow.first_start import prepare_keys
 from ironflow.launch import command
 from ironflow.modules import Watch, load_module
 from ironflow.sdk.executor import Executor
@@ -68,9 +70,12 @@ class Server:
         on_fatal: Callable[[str], None] | None = None,
         *,
         page_at_root: bool = False,
+        announce_key: bool = False,
     ) -> None:
-        """`page_at_root`: `/` shows the workflow debugger."""
-        self.page_at_root = page_at_root
+        """`page_at_root`: `/` shows the workflow debugger. `announce_key`: the first start makes an
+        admin's key and says it on stderr.
+        """
+        self.page_at_root, self.announce_key = page_at_root, announce_key
         self.settings, self.functions = settings, functions
         self.clock = clock or SystemClock()
         self.ids = Ids(self.clock)
@@ -123,7 +128,7 @@ class Server:
             )
             self.executor.lookup = self.engine.host.spec
             self.engine.endpoints.callback = settings.public_url.rstrip("/") or None
-            await self._prepare_keys()
+            await prepare_keys(settings, self.engine.keyring, announce=self.announce_key)
             # Listen first: a port that is taken must not let runs begin.
             await self._listen()
             if settings.blocked_after:
@@ -136,14 +141,6 @@ class Server:
         except BaseException:
             await self.stop(grace=0.0)
             raise
-
-    async def _prepare_keys(self) -> None:
-        """Know the keys before anybody is listened to; make the first one if it is asked for."""
-        settings, keyring = self.settings, self.engine.keyring
-        await keyring.start()
-        if settings.bootstrap_key_file and not keyring.is_needed:
-            await make_first_key(keyring, settings.bootstrap_key_file)
-        check_address(settings, keys=keyring.is_needed)
 
     async def _listen(self) -> None:
         settings = self.settings
@@ -206,40 +203,6 @@ def make_caller(settings: Settings, clock: Clock) -> HttpCaller:
     except ValueError as error:
         raise ConfigError(f"push_networks: {error}") from error
     return HttpCaller(clock, allowance, settings.signing_key or None)
-
-
-async def make_first_key(keyring: Keyring, path: str) -> None:
-    """An admin's key in a file that only its owner reads. Raises `ConfigError` for a file that is
-    there already or cannot be made; then there is no key.
-    """
-    try:
-        # The file first: a key that nobody has would lock everybody out.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise ConfigError(f"bootstrap_key_file: cannot make {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "w") as file:
-        _, secret = await keyring.create("bootstrap", "admin")
-        file.write(secret + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    log.info("an admin's key is in %s", path)
-
-
-def check_address(settings: Settings, *, keys: bool) -> None:
-    """Refuse to offer an API that asks for no keys beyond this machine, unless told to. Raises
-    `ConfigError`.
-    """
-    host = settings.host
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not (loopback or keys or settings.insecure):
-        raise ConfigError(
-            f"host: {host} can be reached from other machines and the API asks for no key; "
-            "listen on 127.0.0.1, make a key first (ironflow keys create, or "
-            "--bootstrap-key-file), or accept that with --insecure"
-        )
 
 
 async def open_store(settings: Settings, clock: Clock, on_fatal: Callable[[str], None]) -> Store:
@@ -306,12 +269,12 @@ def run_loop(main: object) -> int:
 
 async def _serve(settings: Settings, modules: Sequence[str]) -> int:
     began = time.perf_counter()
-    server = Server(settings)
+    server = Server(settings, announce_key=True)
     await server.start()
     calm_collector()
     stop = asyncio.Event()
     stop_on_signals(stop)
-    functions = len(server.functions)
+    functions, folder = len(server.functions), _publish(server)
     log.info(
         "ironflow %s serves %d function%s on %s (%s, durability %s, ready in %.2f s)",
         VERSION,
@@ -328,6 +291,8 @@ async def _serve(settings: Settings, modules: Sequence[str]) -> int:
         log.warning("anyone who can reach %s can use it: there are no keys", server.url)
     watcher = asyncio.create_task(_watch(modules, stop)) if settings.dev else None
     await stop.wait()
+    if folder is not None:
+        withdraw(folder)
     log.info("draining: running steps get up to %g s", settings.drain_timeout)
     await server.stop()
     log.info("stopped")
@@ -335,6 +300,23 @@ async def _serve(settings: Settings, modules: Sequence[str]) -> int:
     if watcher is not None and not changed:
         watcher.cancel()
     return RELOAD if changed else 0
+
+
+def _publish(server: Server) -> Path | None:
+    """Let tools in this folder find the server; where that is said. Only one whose API is open to
+    this machine, and to no other, says so.
+    """
+    settings = server.settings
+    if not settings.discovery or not is_loopback(settings.host):
+        return None
+    folder = Path.cwd()
+    try:
+        if publish(folder, server.url, DEFAULT_ENVIRONMENT):
+            return folder
+        log.info("another server is the one that tools find from %s", folder)
+    except OSError as error:
+        log.info("tools do not find this server by themselves: %s", error)
+    return None
 
 
 def calm_collector() -> None:

@@ -26,6 +26,7 @@ NOT_SETTINGS = frozenset(
         "IRONFLOW_API_KEY",
         "IRONFLOW_CRASH_POINT",
         "IRONFLOW_ENV",
+        "IRONFLOW_NO_DISCOVERY",
     }
 )
 """Names of the same prefix that clients and the launcher read."""
@@ -51,12 +52,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Doc(description="least severe line to log")
     ] = "info"
-    dev: Annotated[bool, Doc(description="development: start again when a module changes")] = False
+    dev: Annotated[
+        bool, Doc(description="development: start again when a module changes, ask for no keys")
+    ] = False
+    auth: Annotated[
+        Literal["auto", "required"],
+        Doc(
+            description="whether requests need a key: `required`, or `auto`: beyond loopback, and "
+            "once a key was made"
+        ),
+    ] = "auto"
+    discovery: Annotated[
+        bool, Doc(description="tell tools in this folder where the server is, on loopback")
+    ] = True
     insecure: Annotated[
         bool, Doc(description="listen beyond loopback although the API asks for no key")
     ] = False
     bootstrap_key_file: Annotated[
-        str, Doc(description="file that an admin's key is written to, when there is none yet")
+        str, Doc(description="file for the admin's key that the first start makes")
     ] = ""
     concurrency: Annotated[int, Doc(ge=1, description="runs that execute at once")] = 1000
     max_crashes: Annotated[

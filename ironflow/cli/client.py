@@ -9,7 +9,6 @@ and what to do.
 from __future__ import annotations
 
 import http.client
-import os
 import socket
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ import msgspec
 
 from ironflow import VERSION
 from ironflow.cli.failures import Refused, Unreachable, Wrong
+from ironflow.discovery import credentials
 from ironflow.web.wire import Problem
 
 API = "/api/v1"
@@ -55,6 +55,7 @@ class Client:
         self._host, self._port = parts.hostname, port
         self._is_secure = parts.scheme == "https"
         self._prefix = parts.path.rstrip("/")
+        self._headers = _make_headers(self.url)
         self._connection: http.client.HTTPConnection | None = None
 
     # -- requests ---------------------------------------------------------------------------------
@@ -106,7 +107,7 @@ class Client:
         target = self._target(API + path, query)
         try:
             connection.request(
-                "GET", target, headers={**_headers(), **headers, "Connection": "close"}
+                "GET", target, headers={**self._headers, **headers, "Connection": "close"}
             )
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
@@ -130,7 +131,7 @@ class Client:
     def _exchange(
         self, method: str, path: str, query: Query | None, body: bytes | None, wait: float
     ) -> tuple[int, str, bytes]:
-        headers = _headers()
+        headers = dict(self._headers)
         if body is not None:
             headers["Content-Type"] = "application/json"
         target = self._target(path, query)
@@ -205,15 +206,17 @@ def connect(url: str) -> Client:
     return client
 
 
-_HEADERS = {"Accept": "application/json", "User-Agent": f"ironflow-cli/{VERSION}"}
-
-
-def _headers() -> dict[str, str]:
+def _make_headers(url: str) -> dict[str, str]:
     """What goes with every request; the key comes from the environment, not from a command line
     that others can see.
     """
-    key = os.environ.get("IRONFLOW_API_KEY")
-    return {**_HEADERS, **({"Authorization": f"Bearer {key}"} if key else {})}
+    headers = {"Accept": "application/json", "User-Agent": f"ironflow-cli/{VERSION}"}
+    found = credentials(url)
+    if found.api_key:
+        headers["Authorization"] = f"Bearer {found.api_key}"
+    if found.environment:
+        headers["X-Ironflow-Environment"] = found.environment
+    return headers
 
 
 def decode(body: bytes, kind: type[T]) -> T:

@@ -214,10 +214,10 @@ def _cache() -> Iterator[Finding]:
 
 
 def _address(settings: Settings) -> Iterator[Finding]:
-    from ironflow.server import check_address
+    from ironflow.first_start import check_address
 
     try:
-        check_address(settings, keys=bool(settings.bootstrap_key_file))
+        check_address(settings, keys=True)
     except ConfigError as error:
         yield Finding(
             "address", "broken", error.message, "set host to 127.0.0.1, or insecure to true"

@@ -12,8 +12,7 @@ import click
 
 from ironflow.core.durations import parse_duration
 from ironflow.core.errors import InvalidInput
-
-DEFAULT_SERVER = "http://127.0.0.1:4200"
+from ironflow.discovery import DEFAULT_URL, URL, locate
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -102,11 +101,11 @@ def server_option(command: F) -> F:
     """`--server`: which server to ask."""
     return click.option(
         "--server",
-        envvar="IRONFLOW_SERVER_URL",
-        default=DEFAULT_SERVER,
+        envvar=URL,
+        default=lambda: locate().url,
         metavar="URL",
-        show_default=True,
-        help="Server to ask; also IRONFLOW_SERVER_URL.",
+        show_default=DEFAULT_URL,
+        help="Server to ask; also IRONFLOW_SERVER_URL. Else the one that runs in this folder.",
     )(command)
 
 

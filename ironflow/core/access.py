@@ -18,6 +18,7 @@ from ironflow.core.errors import IronflowError
 Role = Literal["admin", "developer", "worker", "viewer"]
 Right = Literal["read", "work", "operate", "administer"]
 ROLES: tuple[Role, ...] = get_args(Role)
+DEFAULT_ENVIRONMENT = "env_default"
 PREFIX = "ifkey_"
 SHOWN = 14
 """Characters of a key that lists show: enough to tell keys apart."""
@@ -54,6 +55,8 @@ class KeyCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     expires_at: int | None = None
     replaces: str | None = None
     """The id of the key that was rotated."""
+    bootstrap: bool = False
+    """Made by the server itself at its first start."""
 
 
 class KeyExpires(msgspec.Struct, frozen=True):
@@ -79,6 +82,7 @@ class Key(msgspec.Struct):
     expires_at: int | None = None
     reason: str = ""
     """Why it ended early."""
+    bootstrap: bool = False
     version: int = 0
 
     def apply(self, entry: KeyEntry, at: int) -> None:
@@ -88,6 +92,7 @@ class Key(msgspec.Struct):
             case KeyCreated():
                 self.name, self.role, self.shown = entry.name, entry.role, entry.shown
                 self.hash, self.created_at, self.expires_at = entry.hash, at, entry.expires_at
+                self.bootstrap = entry.bootstrap
             case KeyExpires():
                 known = self.expires_at
                 self.expires_at = entry.at if known is None else min(known, entry.at)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 from collections import deque
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ import msgspec
 from ironflow.core.errors import Gone, InvalidInput, IronflowError, StaleExecution
 from ironflow.core.messages import Message
 from ironflow.core.remote import Answer, Report, Shadow, encode_report
+from ironflow.discovery import credentials
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -65,6 +65,7 @@ class Link:
     ) -> None:
         """Reports go to the worker's own path unless `reports_path` says otherwise."""
         self.url, self.worker_id, self._session = url.rstrip("/"), worker_id, session
+        self._credentials = credentials(self.url)
         self._reports_path = reports_path or self.path("commands")
         self._waiting: deque[tuple[bytes, asyncio.Future[Answer]]] = deque()
         self._sender: asyncio.Task[None] | None = None
@@ -79,9 +80,10 @@ class Link:
         """
         data = None if body is None else (body if isinstance(body, bytes) else _encode(body))
         headers = {} if data is None else {"Content-Type": "application/json"}
-        key = os.environ.get("IRONFLOW_API_KEY")
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
+        if self._credentials.api_key:
+            headers["Authorization"] = f"Bearer {self._credentials.api_key}"
+        if self._credentials.environment:
+            headers["X-Ironflow-Environment-ID"] = self._credentials.environment
         timeout = aiohttp.ClientTimeout(total=seconds)
         try:
             async with self._session.request(

@@ -29,6 +29,7 @@ from ironflow.core.push import Invocation
 from ironflow.core.remote import Report, Shadow, encode_report
 from ironflow.core.runs import Run
 from ironflow.core.signatures import HEADER, TOLERANCE, BadSignature, verify
+from ironflow.discovery import locate
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Function, Registry
 
@@ -255,7 +256,7 @@ class Endpoint:
 
         from ironflow.sdk.link import Link, Refused
 
-        server = server_url or os.environ.get("IRONFLOW_SERVER_URL") or "http://127.0.0.1:4200"
+        server = server_url or locate().url
         where = {"url": url, "timeout": timeout, "concurrency": concurrency, "reports": "commands"}
         async with aiohttp.ClientSession() as session:
             link = Link(server, "", session)

@@ -30,6 +30,7 @@ from ironflow.core.clock import Clock, Ids, SystemClock
 from ironflow.core.errors import ConfigError, Gone, IronflowError
 from ironflow.core.functions import Definition
 from ironflow.core.remote import RecordedJob, Shadow, Signals, encode_report
+from ironflow.discovery import locate
 from ironflow.sdk.executor import STEP_THREADS, Executor
 from ironflow.sdk.function import Function, Registry, registry
 from ironflow.sdk.link import FIRST_PAUSE, LONGEST_PAUSE, Link, Refused, RemoteEffects
@@ -77,10 +78,11 @@ class Worker:
         step_threads: int = STEP_THREADS,
         clock: Clock | None = None,
     ) -> None:
-        """`server_url` is IRONFLOW_SERVER_URL or this machine when it is not given; times are in
+        """`server_url`: where none is given, IRONFLOW_SERVER_URL, else the server that runs in
+        this folder or one above (see `ironflow.discovery`), else this machine. Times are in
         seconds. Raises `ConfigError`.
         """
-        url = server_url or os.environ.get("IRONFLOW_SERVER_URL") or "http://127.0.0.1:4200"
+        url = server_url or locate().url
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"server_url: {url!r} is not a URL like http://127.0.0.1:4200")
         if concurrency < 1:

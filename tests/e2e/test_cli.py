@@ -500,7 +500,8 @@ def test_doctor(place: Place, bare: Place) -> None:
         hang_up = threading.Thread(target=lambda: [other.accept()[0].close() for _ in range(2)])
         hang_up.start()
         port = str(other.getsockname()[1])
-        sick = findings(bare, "--port", port, "--db", "torn.db", "--host", "0.0.0.0", code=1)
+        here = ("--port", port, "--db", "torn.db", "--host", "0.0.0.0", "--dev")
+        sick = findings(bare, *here, code=1)
         hang_up.join()
     assert "not ironflow" in sick["port"]["text"]
     broken = {name for name, item in sick.items() if item["status"] == "broken"}
