@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 import msgspec
 
@@ -183,20 +184,27 @@ class Engine:
         self.started = True
 
     async def _recover_runs(self) -> None:
+        lanes = await self.store.reader.lanes()
+        # Those that were running first: their bodies may still be alive, with a worker or behind
+        # an endpoint, so nobody else may get their places in lanes.
+        total = await self._requeue("running", lanes) + await self._requeue("queued", lanes)
+        if total:
+            log.info("%d unfinished runs go on", total)
+
+    async def _requeue(
+        self, status: Literal["queued", "running"], lanes: Mapping[str, tuple[str, ...]]
+    ) -> int:
         after: tuple[int, str] | None = None
         total = 0
-        lanes = await self.store.reader.lanes()
         while True:
-            rows = await self.store.reader.unfinished(RECOVERY_PAGE, after)
+            rows = await self.store.reader.unfinished(status, RECOVERY_PAGE, after)
             for row in rows:
                 self.pool.enqueue(row.id, row.function_id, lanes.get(row.id, ()))
             total += len(rows)
             reach("recovery.runs")
             if len(rows) < RECOVERY_PAGE:
-                break
+                return total
             after = (rows[-1].created_at, rows[-1].id)
-        if total:
-            log.info("%d unfinished runs go on", total)
 
     def begin_drain(self) -> None:
         """Take nothing new: later requests that create work are refused with `Draining`."""

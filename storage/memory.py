@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import islice
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -242,13 +242,16 @@ class MemoryReader:
         return sorted(found, key=_created, reverse=True)[:limit]
 
     async def unfinished(
-        self, limit: int = 1000, after: tuple[int, str] | None = None
+        self,
+        status: Literal["queued", "running"],
+        limit: int = 1000,
+        after: tuple[int, str] | None = None,
     ) -> list[RunRow]:
         """See `ports.Reader`."""
         found = [
             run
             for run in map(_run, self._rows(RUNS).values())
-            if run.status in ("queued", "running")
+            if run.status == status
             and run.kind != "flow"
             and (after is None or _created(run) > after)
         ]

@@ -8,7 +8,7 @@ else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -317,10 +317,13 @@ class Reader(Protocol):
         ...
 
     async def unfinished(
-        self, limit: int = 1000, after: tuple[int, str] | None = None
+        self,
+        status: Literal["queued", "running"],
+        limit: int = 1000,
+        after: tuple[int, str] | None = None,
     ) -> list[RunRow]:
-        """Runs that are queued or running and that this process executes (not those of a client's
-        own process, kind `flow`), oldest first by (created_at, id), strictly after that key."""
+        """Runs of this status that this process executes (not those of a client's own process, kind
+        `flow`), oldest first by (created_at, id), strictly after that key."""
         ...
 
     async def count_runs(self) -> dict[tuple[str, str], int]:

@@ -11,7 +11,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -174,14 +174,15 @@ class SqliteReader:
         return _unite(base, branches, "created_at DESC, id DESC"), values
 
     async def unfinished(
-        self, limit: int = 1000, after: tuple[int, str] | None = None
+        self,
+        status: Literal["queued", "running"],
+        limit: int = 1000,
+        after: tuple[int, str] | None = None,
     ) -> list[RunRow]:
         """See `ports.Reader`."""
         at, id_ = after or (-(2**63), "")
-        base = self._reads["unfinished"].replace("{columns}", _RUN_COLUMNS)
-        parts = [f"SELECT * FROM ({base.format(status=s)})" for s in ("'queued'", "'running'")]
-        query = f"{' UNION ALL '.join(parts)} ORDER BY created_at, id LIMIT :limit"
-        values = {"limit": limit, "after_at": at, "after_id": id_}
+        query = self._reads["unfinished"].replace("{columns}", _RUN_COLUMNS)
+        values = {"status": status, "limit": limit, "after_at": at, "after_id": id_}
         return [RunRow(*row) for row in await self._fetch(self._scans, query, values)]
 
     async def count_runs(self) -> dict[tuple[str, str], int]:

@@ -7,8 +7,8 @@ SELECT {columns} FROM runs WHERE id = ?;
 SELECT {columns} FROM runs WHERE {where} ORDER BY created_at DESC, id DESC LIMIT :limit;
 
 -- name: unfinished
--- Runs of one status, oldest first; the caller unites queued and running. A flow is executed elsewhere.
-SELECT {columns} FROM runs WHERE status = {status} AND kind <> 'flow' AND (created_at, id) > (:after_at, :after_id)
+-- Runs of one status, oldest first. A flow is executed elsewhere.
+SELECT {columns} FROM runs WHERE status = :status AND kind <> 'flow' AND (created_at, id) > (:after_at, :after_id)
 ORDER BY created_at, id LIMIT :limit;
 
 -- name: count_runs

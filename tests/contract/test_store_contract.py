@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -498,15 +498,14 @@ async def test_pages_of_runs_hold_what_matches_newest_first(store: Store, where:
     assert found == wanted
 
 
-async def test_unfinished_runs_come_oldest_first_in_pages(store: Store) -> None:
-    runs = [
-        run
-        for run in await put_runs(store)
-        if run.status in {"queued", "running"} and run.kind != "flow"
-    ]
+@pytest.mark.parametrize("status", ["queued", "running"])
+async def test_unfinished_runs_come_oldest_first_in_pages(
+    store: Store, status: Literal["queued", "running"]
+) -> None:
+    runs = [run for run in await put_runs(store) if run.status == status and run.kind != "flow"]
     found: list[RunRow] = []
     after = None
-    while page := await store.reader.unfinished(limit=10, after=after):
+    while page := await store.reader.unfinished(status, limit=10, after=after):
         found += page
         after = page[-1].created_at, page[-1].id
     assert found == runs

@@ -114,7 +114,8 @@ async def power(ctx: Context, number: int) -> str:
 async def recover(db: Path) -> None:
     """Start an engine on what is left: every run must end."""
     async with embedded.open_engine(db, functions=[power]) as engine:
-        rows = await engine.store.reader.unfinished()
+        reader = engine.store.reader
+        rows = await reader.unfinished("queued") + await reader.unfinished("running")
         waiting = [row.id for row in await engine.store.reader.runs(WAITING, 10_000)]
         for run_id in {*waiting, *(row.id for row in rows)}:
             run = await engine.wait(run_id, 30.0)

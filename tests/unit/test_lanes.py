@@ -88,6 +88,30 @@ def test_first_come_first_served_also_after_a_crash() -> None:
     play(main, functions=[fifo])
 
 
+def test_who_was_executing_before_a_crash_comes_before_an_older_run() -> None:
+    """Its body may still be alive, in a worker: the place is not free for another."""
+
+    @function(id="lanes-recovered", concurrency=1)
+    async def recovered(ctx: Any, seconds: float) -> None:
+        await ctx.step.sleep("nap", seconds)
+        await ctx.step.run("work", asyncio.sleep, 100)
+
+    async def main(world: testing.World) -> None:
+        older = await world.start(recovered, 3)
+        younger = await world.start(recovered, 1)
+        await world.advance(4)
+        states = [(await world.state(run)).status for run in (older, younger)]
+        assert states == ["queued", "running"]
+        await world.crash()
+        await world.advance(1)
+        (lane,) = world.engine.pool.lanes.states()
+        assert (lane.holders, lane.waiting) == ((younger,), (older,))
+        for run_id in (older, younger):
+            assert (await world.wait(run_id)).status == "completed"
+
+    play(main, functions=[recovered])
+
+
 @pytest.mark.parametrize("number", range(1, 25))
 def test_a_crash_after_any_commit_leaks_no_place(number: int) -> None:
     gauge = Gauge()
