@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ironflow.core import commands as c
+from ironflow.core.breaker import BreakerPolicy
 from ironflow.core.clock import Clock, Ids, SystemClock
 from ironflow.core.errors import ConfigError, NotFound
 from ironflow.core.messages import Message
@@ -248,16 +249,25 @@ class Endpoint:
         *,
         timeout: float = 10.0,
         concurrency: int = 10,
+        breaker: BreakerPolicy | None = None,
     ) -> None:
-        """Tell the server that these functions are at `url`. Once a deployment is enough. Raises
-        `ConfigError` when the server refuses them, `Gone` when nothing answers.
+        """Tell the server that these functions are at `url`. Once a deployment is enough. `timeout`
+        in seconds of one call, `concurrency` calls at once, `breaker` when nothing is sent any
+        more. Raises `ConfigError` when the server refuses them, `Gone` when nothing answers.
         """
         import aiohttp
 
         from ironflow.sdk.link import Link, Refused
 
         server = server_url or locate().url
-        where = {"url": url, "timeout": timeout, "concurrency": concurrency, "reports": "commands"}
+        where: dict[str, Any] = {
+            "url": url,
+            "timeout": timeout,
+            "concurrency": concurrency,
+            "reports": "commands",
+        }
+        if breaker is not None:
+            where["breaker"] = msgspec.to_builtins(breaker)
         async with aiohttp.ClientSession() as session:
             link = Link(server, "", session)
             for function in self._registry.all():
