@@ -86,8 +86,8 @@ class Cell:
 
     # -- messages ---------------------------------------------------------------------------------
 
-    def deliver(self, envelope: Envelope) -> None:
-        """Put an envelope into the mailbox."""
+    def deliver(self, envelope: Envelope, *, at_once: bool = False) -> None:
+        """Put an envelope into the mailbox; `at_once`: it may be handled before this returns."""
         if self.state is _STOPPED:
             raise Gone(f"{self.address} has stopped")
         box = self.box
@@ -96,7 +96,10 @@ class Cell:
         box.append(envelope)
         if not self._queued:
             self._queued = True
-            self.system.enqueue(self)
+            if at_once:
+                self.system.give_turn(self)
+            else:
+                self.system.enqueue(self)
 
     def run(self) -> None:
         """Take a turn: start the actor if need be, and handle what waits."""

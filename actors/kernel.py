@@ -158,18 +158,24 @@ class Ref:
         self.system.cell(self.address).deliver(Envelope(message, None, trusted=True))
 
     async def ask(
-        self, message: Message[R], timeout: float | None = 30.0, *, trusted: bool = False
+        self,
+        message: Message[R],
+        timeout: float | None = 30.0,
+        *,
+        trusted: bool = False,
+        at_once: bool = False,
     ) -> R:
-        """Send a message and wait for its answer, at most `timeout` seconds.
+        """Send a message and wait for its answer, at most `timeout` seconds. With `at_once` the
+        actor handles it in this very turn of the loop, if nothing else waits for one.
 
         Raises the actor's refusal, `Overloaded`, `TimeoutError`, or `Gone` when it crashed or
         stopped. The message may still be handled after a time-out or when the asker is cancelled.
         """
         system = self.system
         reply: asyncio.Future[R] = system.loop.create_future()
-        system.cell(self.address).deliver(Envelope(message, reply, trusted))
+        system.cell(self.address).deliver(Envelope(message, reply, trusted), at_once=at_once)
         alarm = None
-        if timeout is not None:
+        if timeout is not None and not reply.done():
             # Half the price of asyncio.timeout, and no cancellation to tell from one of the caller.
             alarm = system.loop.call_later(timeout, _expire, reply, self.address, timeout)
         try:

@@ -158,15 +158,9 @@ class RunActor(StreamActor):
         """Steps whose waiters are in memory but perhaps not yet in the database."""
 
     def start_at_once(self) -> bool:
-        """A run whose id was just made up has no stream to read.
-
-        That is a fifth of what an invocation costs, and a trip to a thread before its commit. If it
-        had one after all, the fence of the first version would refuse the commit.
-        """
-        fresh = self.environment.fresh
-        if self.key not in fresh:
+        """A run whose id was just made up has no stream to read."""
+        if not self.is_fresh():
             return False
-        fresh.discard(self.key)
         self.run = Run(self.key)
         return True
 

@@ -43,6 +43,19 @@ class StreamActor(Actor):
         """The name of the stream: the actor's address, unless a subclass says otherwise."""
         return self.address
 
+    def is_fresh(self) -> bool:
+        """Whether the id was made up for what is to begin now, so that there is no stream to read.
+
+        True once: that is a fifth of what an invocation costs, and a trip to a thread before its
+        commit. If there were a stream after all, the fence of the first version would refuse the
+        commit.
+        """
+        fresh = self.environment.fresh
+        if self.key not in fresh:
+            return False
+        fresh.discard(self.key)
+        return True
+
     def renew_later(self) -> None:
         """Ask for `Renew` after a pause that grows with the number of restarts."""
         pause = min(RENEW_FIRST * 2.0 ** min(self.cell.restarts, 10), RENEW_LAST)

@@ -194,6 +194,22 @@ class System:
             self._turning = True
             self.loop.call_soon(self._turn, context=self._context)
 
+    def give_turn(self, cell: Cell) -> None:
+        """Give a cell a turn here and now if no other waits for one, else soon: whoever asks a lone
+        actor need not wait for another round of the loop.
+        """
+        if self._turning or self._order is not None:
+            self.enqueue(cell)
+            return
+        self._turning = True
+        try:
+            self._context.run(cell.run)
+        finally:
+            if self._ready:
+                self.loop.call_soon(self._turn, context=self._context)
+            else:
+                self._turning = False
+
     def forget(self, cell: Cell) -> None:
         """Let go of a cell that is closed."""
         if self._cells.get(cell.address) is cell:

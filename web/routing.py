@@ -18,6 +18,7 @@ from ironflow.core.access import right_for
 from ironflow.core.clock import SECOND
 from ironflow.web.queries import BodyDecoder, Query, QueryDecoder
 from ironflow.web.readiness import JournalWatch
+from ironflow.web.whole import Whole, read_whole
 from ironflow.web.wire import View
 
 Q = TypeVar("Q", bound=Query)
@@ -129,14 +130,14 @@ def _dispatch(
 
     async def dispatch(request: web.Request) -> web.StreamResponse:
         query = queries.decode(request)
-        body = bodies.decode(await request.read()) if bodies is not None else None
+        body = bodies.decode(await read_whole(request)) if bodies is not None else None
         call = Call(request, request.app[STATE], query, body)
         status, view = await handle(call)
-        return web.Response(
-            body=_encode(view) if view is not None else None,
-            status=status,
-            content_type="application/json" if view is not None else None,
-            headers=call.headers,
-        )
+        if view is None:
+            return web.Response(status=status, headers=call.headers)
+        response = Whole(_encode(view), status)
+        if call.headers:
+            response.headers.update(call.headers)
+        return response
 
     return dispatch

@@ -73,7 +73,16 @@ class Prefect:
             raise Draining("the server is shutting down and takes no new work")
 
     async def _ask(self, flow_run_id: str, message: Message[R]) -> R:
-        return await self.system.ref("flow_run", flow_run_id).ask(message)
+        return await self.system.ref("flow_run", flow_run_id).ask(message, at_once=True)
+
+    async def _ask_fresh(self, run_id: str, message: Message[R]) -> R:
+        """Ask the actor of a run whose id was just made up: nothing has to be read for it."""
+        fresh = self.engine.environment.fresh
+        fresh.add(run_id)
+        try:
+            return await self._ask(run_id, message)
+        finally:
+            fresh.discard(run_id)  # if its actor was never made
 
     # -- flows ------------------------------------------------------------------------------------
 
@@ -133,10 +142,8 @@ class Prefect:
         name = await self.flow_name(info.flow_id)
         if name is None:
             raise Conflict(f"flow_id: there is no flow {info.flow_id}")
-        if info.idempotency_key is None:
-            info.id = self.ids.new()
-        else:
-            info.id = derive_id("flow_run", info.flow_id, info.idempotency_key)
+        key = info.idempotency_key
+        info.id = self.ids.new() if key is None else derive_id("flow_run", info.flow_id, key)
         info.name = info.name or make_name(self.ids.rng)
         info.labels = {"prefect.flow.id": info.flow_id, **info.labels}
         parent: str | None = None
@@ -146,7 +153,7 @@ class Prefect:
         command = c.CreateFlowRun(
             info=info, flow_name=name, policy=policy, state=state, parent_flow_run_id=parent
         )
-        return await self._ask(info.id, command)
+        return await (self._ask_fresh if key is None else self._ask)(info.id, command)
 
     async def read_flow_run(self, flow_run_id: str) -> bytes:
         """A flow run's body. Raises `NotFound`."""

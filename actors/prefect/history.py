@@ -70,6 +70,13 @@ class HistoryActor(StreamActor):
         """See `StreamActor`."""
         return f"run/{self.key}"
 
+    def start_at_once(self) -> bool:
+        """A run whose id was just made up has no stream to read."""
+        if not self.is_fresh():
+            return False
+        self.history = r.History(self.key)
+        return True
+
     async def start(self) -> None:
         """Fold the stream."""
         loaded = await self.environment.store.reader.load(self.stream)

@@ -9,6 +9,7 @@ import hashlib
 import random
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 
 SECOND = 1_000_000
@@ -66,7 +67,14 @@ def _format(high: int, low: int) -> str:
 
 def to_rfc3339(at: int) -> str:
     """A moment as RFC 3339 text in UTC with microseconds and `Z`."""
-    return (_EPOCH + timedelta(microseconds=at)).isoformat(timespec="microseconds")[:-6] + "Z"
+    seconds, rest = divmod(at, SECOND)
+    return f"{_second(seconds)}.{rest:06d}Z"
+
+
+@lru_cache(256)
+def _second(seconds: int) -> str:
+    """A whole second as text without a zone. Most moments are of the last few."""
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat()[:-6]
 
 
 def from_datetime(moment: datetime) -> int:

@@ -28,6 +28,7 @@ from ironflow.core.prefect.scalars import parse_uuid
 from ironflow.core.values import MAX_DEPTH
 from ironflow.web.prefect.problems import respond, say, say_unexpected
 from ironflow.web.queries import is_too_deep
+from ironflow.web.whole import Whole, read_whole
 
 Q = TypeVar("Q")
 B = TypeVar("B")
@@ -138,7 +139,7 @@ def _dispatch(
                 path[name] = parse_uuid(path[name]) or path[name]
             raw, body = b"", None
             if bodies is not None:
-                raw = await request.read()
+                raw = await read_whole(request)
                 body = bodies.decode(raw)
             query = queries.decode(request) if queries is not None else None
             result = await handle(Call(request, engine, path, query, body, raw))
@@ -151,7 +152,7 @@ def _dispatch(
             return web.Response(status=204)
         if not isinstance(value, bytes):
             value = _encode(value)
-        return web.Response(body=value, status=status, content_type="application/json")
+        return Whole(value, status)
 
     return dispatch
 

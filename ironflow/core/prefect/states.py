@@ -120,7 +120,7 @@ def begin_state(proposed: StateCreate, id: str, now: int) -> State:
     moment = to_datetime(now)
     if proposed.type == "SCHEDULED" and details.scheduled_time is None:
         details.scheduled_time = moment
-    return State(
+    state = State(
         id=id,
         type=proposed.type,
         name=proposed.name or default_name(proposed.type),
@@ -129,6 +129,8 @@ def begin_state(proposed: StateCreate, id: str, now: int) -> State:
         data=proposed.data,
         state_details=details,
     )
+    state.at = now  # known here, and dear to work out
+    return state
 
 
 class _Result(msgspec.Struct):

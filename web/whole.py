@@ -1,0 +1,82 @@
+"""Whole requests and answers: bodies that are all there, read and written in one piece.
+
+Most are a few hundred bytes of JSON. aiohttp reads a body as a stream and puts the head of a
+response together from parts that may each be anything; here a head is five lines of text.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import SERVER_SOFTWARE
+
+JSON = "application/json"
+LONG = 64 * 1024
+"""Bytes of a body that is not copied behind its head."""
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
+class Whole(web.Response):
+    """A response that is all there: `body` and its `content_type`.
+
+    On the wire it is what `web.Response` would be (tests/api/test_whole.py compares them, because
+    what is skipped here has names with an underscore). Where more is asked for than a body over
+    HTTP/1.1 on a connection that stays open, be it a header that somebody has added, it leaves
+    everything to `web.Response`.
+    """
+
+    def __init__(self, body: bytes, status: int = 200, content_type: str = JSON) -> None:
+        super().__init__(body=body, status=status, content_type=content_type)
+        self._whole = body
+
+    async def _start(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        if (
+            request.version != HttpVersion11
+            or not request.keep_alive
+            or request.method == hdrs.METH_HEAD
+            or self._body is not self._whole
+        ):
+            return await super()._start(request)
+        self._req = request
+        writer = self._payload_writer = request._payload_writer
+        await request._prepare_hook(self)
+        body, headers = self._whole, self._headers
+        if len(headers) != 1 or self._cookies or self._compression or self._keep_alive is False:
+            headers[hdrs.CONTENT_LENGTH] = str(len(body))
+            await self._prepare_headers()
+            await self._write_headers()
+            return writer
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has hung up")
+        status = self._status
+        head = (
+            f"HTTP/1.1 {status} {_PHRASES[status]}\r\n"
+            f"Content-Type: {headers[hdrs.CONTENT_TYPE]}\r\nContent-Length: {len(body)}\r\n"
+            f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
+        ).encode()
+        if len(body) < LONG:
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body))
+        self._keep_alive = self._eof_sent = True
+        self._body_length = len(head) + len(body)
+        self._req = self._payload_writer = None
+        # A client that asks and does not read is waited for.
+        await writer.drain()
+        return writer
+
+
+async def read_whole(request: web.Request) -> bytes:
+    """The body of a request, which nobody has read before. Raises `HTTPRequestEntityTooLarge`."""
+    content = request.content
+    if not content.is_eof():
+        return await request.read()
+    body = content.read_nowait()
+    if 0 < request.client_max_size < len(body):
+        raise web.HTTPRequestEntityTooLarge(request.client_max_size)
+    return body
