@@ -24,6 +24,7 @@ from ironflow.actors.jobs import (
     report,
     take_command,
 )
+from ironflow.actors.lines import Ticket
 from ironflow.actors.waiting_rows import WaitingRows
 from ironflow.core import commands as c
 from ironflow.core import push
@@ -128,6 +129,12 @@ class Endpoints:
         self.system.loop.call_soon(self._pump, key.partition("|")[0])
 
     # -- slots ------------------------------------------------------------------------------------
+
+    def order_by(
+        self, ticket_of: Callable[[str], Ticket | None], weight_of: Callable[[str, str], float]
+    ) -> None:
+        """See `WaitingRows`."""
+        self._rows.order_by(ticket_of, weight_of)
 
     @property
     def active(self) -> int:

@@ -26,7 +26,7 @@ from ironflow.actors.hosts import Hosts, Slots
 from ironflow.actors.janitor import Janitor
 from ironflow.actors.kernel import Behavior, Ensure, Ref
 from ironflow.actors.keyring import Keyring
-from ironflow.actors.lanes import NO_LIMIT
+from ironflow.actors.lines import Ticket
 from ironflow.actors.outbox import Outbox, decode_row
 from ironflow.actors.pool import Pool
 from ironflow.actors.prefect.doors import Prefect
@@ -38,6 +38,7 @@ from ironflow.actors.run import RunActor, fold
 from ironflow.actors.schedule import ScheduleActor
 from ironflow.actors.system import System
 from ironflow.actors.timers import Timers
+from ironflow.actors.windows import Start
 from ironflow.actors.worker import WorkerActor
 from ironflow.actors.workflows import Workflows
 from ironflow.core import commands as c
@@ -57,7 +58,7 @@ from ironflow.core.errors import (
 )
 from ironflow.core.execution import Host
 from ironflow.core.functions import Definition, check_policies
-from ironflow.core.lanes import parse_lane
+from ironflow.core.lanes import Policies, lanes_of
 from ironflow.core.patterns import validate_event_name
 from ironflow.core.prefect.lists import as_run
 from ironflow.core.prefect.runs import History
@@ -68,8 +69,10 @@ from ironflow.storage.ports import (
     FUNCTIONS,
     Batch,
     FunctionRow,
+    LaneRow,
     NewEntry,
     RetentionRule,
+    RunRow,
     Store,
 )
 
@@ -111,7 +114,9 @@ class Engine:
         self.endpoints = Endpoints(clock, self.system, self._grant, self._knows, caller)
         self.host = Hosts(host, self.fleet, self.endpoints)
         pool = Pool(capacity, lambda fid: host.spec(fid) is not None, self._grant)
-        self.pool = Slots(pool, self.fleet, self.endpoints, self._limit_of)
+        self.pool = Slots(
+            pool, self.fleet, self.endpoints, self._policies_of, clock, self.system.call_later
+        )
         self.timers = Timers(clock, self._ring)
         self.environment = Environment(
             store=store,
@@ -184,7 +189,9 @@ class Engine:
         self.started = True
 
     async def _recover_runs(self) -> None:
-        lanes = await self.store.reader.lanes()
+        reader = self.store.reader
+        self.pool.windows.load(map(Start._make, await reader.starts()))
+        lanes = await reader.lanes()
         # Those that were running first: their bodies may still be alive, with a worker or behind
         # an endpoint, so nobody else may get their places in lanes.
         total = await self._requeue("running", lanes) + await self._requeue("queued", lanes)
@@ -192,19 +199,27 @@ class Engine:
             log.info("%d unfinished runs go on", total)
 
     async def _requeue(
-        self, status: Literal["queued", "running"], lanes: Mapping[str, tuple[str, ...]]
+        self, status: Literal["queued", "running"], lanes: Mapping[str, LaneRow]
     ) -> int:
         after: tuple[int, str] | None = None
         total = 0
+        ranked: list[Ticket] = []
         while True:
             rows = await self.store.reader.unfinished(status, RECOVERY_PAGE, after)
             for row in rows:
-                self.pool.enqueue(row.id, row.function_id, lanes.get(row.id, ()))
+                ticket = _ticket(row, lanes.get(row.id))
+                if row.id in lanes:
+                    ranked.append(ticket)
+                else:
+                    self.pool.enqueue(ticket)
             total += len(rows)
             reach("recovery.runs")
             if len(rows) < RECOVERY_PAGE:
-                return total
+                break
             after = (rows[-1].created_at, rows[-1].id)
+        for ticket in sorted(ranked, key=lambda each: each.age):
+            self.pool.enqueue(ticket)
+        return total
 
     def begin_drain(self) -> None:
         """Take nothing new: later requests that create work are refused with `Draining`."""
@@ -216,6 +231,7 @@ class Engine:
         """Stop every actor; whatever they had appended is committed."""
         self.begin_drain()
         self.timers.stop()
+        self.pool.windows.stop()
         await self.endpoints.stop()
         await self.system.stop()
         await self.store.journal.flush()
@@ -308,12 +324,9 @@ class Engine:
         except CallFailure as failure:
             raise InvalidInput("endpoint.url", str(failure)) from None
 
-    def _limit_of(self, lane: str) -> int:
-        """How many runs execute at once in a lane, by the function's present definition."""
-        function_id, number = parse_lane(lane)
+    def _policies_of(self, function_id: str) -> Policies | None:
         spec = self.host.spec(function_id)
-        limits = spec.definition.concurrency if spec is not None else ()
-        return limits[number].limit if number < len(limits) else NO_LIMIT
+        return spec.policies if spec is not None else None
 
     def _knows(self, function_id: str) -> bool:
         return self.host.spec(function_id) is not None
@@ -540,6 +553,14 @@ class Engine:
             raise Gone("the server is starting")
         if self.draining:
             raise Draining("the server is shutting down and takes no new work")
+
+
+def _ticket(row: RunRow, lane: LaneRow | None) -> Ticket:
+    """What a run that is not over asks for; one that waits has waited since its row was written."""
+    if lane is None:
+        return Ticket(row.id, row.function_id, row.updated_at)
+    lanes = lanes_of(lane.lanes, row.started_at is not None)
+    return Ticket(row.id, row.function_id, row.updated_at, lanes, lane.priority, lane.share)
 
 
 def _digest(data: bytes) -> str:

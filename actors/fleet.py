@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from ironflow.actors.jobs import Lease, new_lease
+from ironflow.actors.lines import Ticket
 from ironflow.actors.waiting_rows import WaitingRows
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock
@@ -136,6 +137,12 @@ class Fleet:
         return f"no worker that takes function {function_id!r} is connected"
 
     # -- slots ------------------------------------------------------------------------------------
+
+    def order_by(
+        self, ticket_of: Callable[[str], Ticket | None], weight_of: Callable[[str, str], float]
+    ) -> None:
+        """See `WaitingRows`."""
+        self._rows.order_by(ticket_of, weight_of)
 
     @property
     def active(self) -> int:

@@ -7,10 +7,15 @@ from collections.abc import Set as AbstractSet
 
 from ironflow.actors.endpoints import Endpoints
 from ironflow.actors.fleet import Fleet
-from ironflow.actors.lanes import Lanes
+from ironflow.actors.lanes import NO_LIMIT, Lanes, LaneState
+from ironflow.actors.lines import Ticket
 from ironflow.actors.pool import Pool
+from ironflow.actors.windows import Later, Windows
+from ironflow.core.clock import SECOND, Clock, to_rfc3339
+from ironflow.core.durations import format_duration
 from ironflow.core.execution import Assignment, Host, RunningStep
 from ironflow.core.functions import FunctionSpec
+from ironflow.core.lanes import Policies, is_throttle, is_windowed, parse_lane
 from ironflow.core.runs import Step
 from ironflow.core.workflow_state import WorkflowState
 
@@ -93,11 +98,38 @@ class Slots:
     """
 
     def __init__(
-        self, pool: Pool, fleet: Fleet, endpoints: Endpoints, limit_of: Callable[[str], int]
+        self,
+        pool: Pool,
+        fleet: Fleet,
+        endpoints: Endpoints,
+        policies_of: Callable[[str], Policies | None],
+        clock: Clock,
+        later: Later,
     ) -> None:
-        """`limit_of` says how many runs execute at once in a lane."""
+        """`policies_of` is asked for the flow control of a function, as it is now; `later` calls
+        something after a number of seconds.
+        """
         self.pool, self.fleet, self.endpoints = pool, fleet, endpoints
-        self.lanes = Lanes(limit_of, self._enqueue)
+        self._policies_of = policies_of
+        self.windows = Windows(self._terms, clock, later)
+        """What counts for throttles and rate limits."""
+        self.lanes = Lanes(
+            lambda lane: self._terms(lane)[0], self._weight_of, self._enqueue, self.windows
+        )
+        self._ordered: dict[str, Ticket] = {}
+        """Of runs that wait for a slot and whose function has an order of its own."""
+        for place in (pool, fleet, endpoints):
+            place.order_by(self._ordered.get, self._weight_of)
+
+    def _terms(self, lane: str) -> tuple[int, int]:
+        """Limit and period of a lane, by the function's present definition."""
+        function_id, which = parse_lane(lane)
+        policies = self._policies_of(function_id)
+        return (policies.terms(which) if policies is not None else None) or (NO_LIMIT, 0)
+
+    def _weight_of(self, function_id: str, share: str) -> float:
+        policies = self._policies_of(function_id)
+        return 1.0 if policies is None else policies.weight(share)
 
     @property
     def capacity(self) -> int:
@@ -145,6 +177,7 @@ class Slots:
         self.fleet.release(run_id, waits)
         self.endpoints.release(run_id, waits)
         if not self._is_queued(run_id):
+            self._ordered.pop(run_id, None)
             self.lanes.release(run_id)
 
     def _is_queued(self, run_id: str) -> bool:
@@ -154,14 +187,21 @@ class Slots:
             or self.endpoints.is_queued(run_id)
         )
 
-    def enqueue(self, run_id: str, function_id: str, lanes: tuple[str, ...] = ()) -> None:
+    def enqueue(self, ticket: Ticket) -> None:
         """Wait for a place in each lane, then for a slot, wherever the function is executed."""
-        if lanes:
-            self.lanes.enqueue(run_id, function_id, lanes)
+        if ticket.lanes:
+            self.lanes.enqueue(ticket)
         else:
-            self._enqueue(run_id, function_id)
+            self._enqueue(ticket)
 
-    def _enqueue(self, run_id: str, function_id: str) -> None:
+    def _enqueue(self, ticket: Ticket) -> None:
+        run_id, function_id = ticket.run_id, ticket.function_id
+        policies = self._policies_of(function_id)
+        if policies is not None and policies.orders and not self._is_queued(run_id):
+            self._ordered[run_id] = ticket
+        self._wait(run_id, function_id)
+
+    def _wait(self, run_id: str, function_id: str) -> None:
         if self.fleet.serves(function_id):
             self.fleet.enqueue(run_id, function_id)
         elif self.endpoints.serves(function_id):
@@ -174,6 +214,7 @@ class Slots:
         self.pool.discard(run_id, function_id)
         self.fleet.discard(run_id)
         self.endpoints.discard(run_id)
+        self._ordered.pop(run_id, None)
         self.lanes.discard(run_id)
 
     def position(self, run_id: str) -> int | None:
@@ -183,18 +224,17 @@ class Slots:
             if position is not None:
                 return position
         lane = self.lanes.blocked(run_id)
-        return None if lane is None else lane.waiting.index(run_id)
+        return None if lane is None else lane.position(run_id)
 
     def held_up(self, run_id: str) -> str | None:
-        """Which lane a run waits for, if it does."""
+        """Which lane a run waits for and why, if it does."""
         lane = self.lanes.blocked(run_id)
         if lane is None:
             return None
-        before = lane.waiting.index(run_id)
-        return (
-            f"lane {lane.name} has room for {lane.limit} and is full "
-            f"({', '.join(lane.holders[:3])}{', ...' if len(lane.holders) > 3 else ''}); "
-            f"{before} wait before this run"
+        place = lane.position(run_id)
+        ticket = lane.waiting[place]
+        return f"{describe(lane, self._terms(lane.name)[1])}; {place} wait before this run" + (
+            f" (its priority is {ticket.priority})" if ticket.priority else ""
         )
 
     def serve(self, function_id: str) -> None:
@@ -205,7 +245,7 @@ class Slots:
         if not self.endpoints.serves(function_id):
             waiting += self.endpoints.take_queued(function_id)
         for run_id in waiting:
-            self._enqueue(run_id, function_id)
+            self._wait(run_id, function_id)
         self.lanes.refresh()
 
     def close(self) -> None:
@@ -213,3 +253,19 @@ class Slots:
         self.pool.close()
         self.fleet.close()
         self.endpoints.close()
+
+
+def describe(lane: LaneState, period: int) -> str:
+    """Why a lane lets nobody in just now; `period` in microseconds."""
+    names = ", ".join(lane.holders[:3]) + (", ..." if len(lane.holders) > 3 else "")
+    if not is_windowed(lane.name):
+        return f"lane {lane.name} has room for {lane.limit} and is full ({names})"
+    opens = (
+        f"the next may at {to_rfc3339(lane.opens_at)}"
+        if lane.opens_at is not None
+        else f"those that were let in have not begun yet ({names})"
+    )
+    return (
+        f"lane {lane.name} lets {lane.limit} {'begin' if is_throttle(lane.name) else 'be made'} in "
+        f"{format_duration(period / SECOND)}; {opens}"
+    )

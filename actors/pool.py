@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ironflow.actors.lines import Ticket
 from ironflow.actors.waiting_rows import WaitingRows
 
 Grant = Callable[[str], None]
@@ -28,6 +29,12 @@ class Pool:
         self._rows: WaitingRows[str] = WaitingRows()
         self._unserved: dict[str, dict[str, None]] = {}
         self._closed = False
+
+    def order_by(
+        self, ticket_of: Callable[[str], Ticket | None], weight_of: Callable[[str, str], float]
+    ) -> None:
+        """See `WaitingRows`."""
+        self._rows.order_by(ticket_of, weight_of)
 
     @property
     def active(self) -> int:

@@ -17,24 +17,29 @@ import msgspec
 from ironflow.actors.effects import LocalEffects
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import LATER, Ensure, Envelope
+from ironflow.actors.lines import Ticket
 from ironflow.actors.outbox import encode_row, with_delivery
 from ironflow.actors.stream import Renew, StreamActor
+from ironflow.actors.windows import Start
 from ironflow.core import commands as c
 from ironflow.core import decisions as d
 from ironflow.core import effects as fx
 from ironflow.core import entries as e
+from ironflow.core.clock import SECOND, to_rfc3339
+from ironflow.core.durations import format_duration
 from ironflow.core.entries import (
     KINDS,
     RunCreated,
     RunEntry,
     RunReopened,
+    RunStarted,
     decode_entry,
     encode_entry,
     payloads,
 )
 from ironflow.core.errors import Damaged, IronflowError, StorageError
 from ironflow.core.execution import Assignment
-from ironflow.core.lanes import lane_names
+from ironflow.core.lanes import Rank, is_throttle, lanes_of
 from ironflow.core.messages import Message
 from ironflow.core.runs import Run, RunStatus, StepStatus, apply
 from ironflow.core.turns import job_timers
@@ -45,6 +50,7 @@ from ironflow.storage.ports import (
     DELIVERIES,
     RUN_LANES,
     RUNS,
+    STARTS,
     TIMERS,
     WAITERS,
     Batch,
@@ -60,6 +66,9 @@ _decode_state = msgspec.json.Decoder(Run).decode
 
 FETCH_AGAIN = 1.0
 """Seconds until an input that could not be read is read again."""
+
+RATE_RETRY = SECOND
+"""Microseconds after which a rate limit is asked again whose runs are still being made."""
 
 ENDS = (e.WaitEnded, e.StepRetryDue)
 """Entries by which a wait ends that a body may be in."""
@@ -148,6 +157,12 @@ class RunActor(StreamActor):
         self.situation = fx.Situation(0, max_crashes=environment.max_crashes)
         self.starting = False
         """A body is started as soon as the commit that says so is durable."""
+        self.queued_at = 0
+        """When the run began to wait for its turn, as this actor has seen it."""
+        self.counts: list[Start] = []
+        """What the decision that is being made adds to throttles and rate limits."""
+        self.uncounted: list[Start] = []
+        """What is on its way to the disk and will count."""
         self.vacating = 0
         """Commits on their way that say that the run no longer executes."""
         self.ending: e.RunUnwinding | e.CancelRequested | None = None
@@ -183,6 +198,7 @@ class RunActor(StreamActor):
         """Forget waiters that were not committed; a new life adds those that were."""
         for step in self.unsure:
             self.environment.waiters.remove(self.key, step)
+        self._uncount([*self.uncounted, *self.counts])
 
     def receive(self, message: Message[Any], envelope: Envelope) -> object:
         """Decide, commit, and answer after the commit."""
@@ -193,7 +209,7 @@ class RunActor(StreamActor):
             self._renew()
             return None
         run, env, situation = self.run, self.environment, self.situation
-        situation.now = env.clock.now()
+        situation.now, situation.barred = env.clock.now(), None
         # A recorded step is by far the most frequent message; what it cannot depend on is not
         # asked.
         situation.hot = (
@@ -203,10 +219,12 @@ class RunActor(StreamActor):
             or env.host.is_hot(run.id, run.execution)
         )
         if isinstance(message, c.CreateRun) and not run.exists:
-            message = self._complete(message)
-            if message.blob is None and d.depends_on_input(message):
+            if message.blob is None and self._depends_on_input(message):
                 return self._fetch_input(message)
-        if kind is c.Dispatch or kind in d.MAY_START:
+            message = self._complete(message)
+        if situation.barred is not None:
+            situation.slot = False
+        elif kind is c.Dispatch or kind in d.MAY_START:
             self._reserve(message)
         before, executed = row_facts(run), run.status is RunStatus.RUNNING
         try:
@@ -221,13 +239,15 @@ class RunActor(StreamActor):
         ends = [entry.key for entry in decision.entries if isinstance(entry, ENDS)]
         self.unsettled.update(ends)
         then: Callable[[], None] | None = None
+        counts, self.counts = self.counts, []
+        self.uncounted.extend(counts)
         vacates = executed and run.status is not RunStatus.RUNNING
         if vacates:
             self.vacating += 1
         else:
             self._release()
-        if decision.effects or ends or vacates or kind is c.ExecutionLeft:
-            then = partial(self._act, decision.effects, sends, ends, vacates)
+        if decision.effects or ends or vacates or counts or kind is c.ExecutionLeft:
+            then = partial(self._act, decision.effects, sends, ends, vacates, counts)
         if batch.entries or batch.puts or batch.deletes or self.uncommitted:
             # Also without a change of its own an answer may rest on one that is on its way: it
             # leaves when that is durable.
@@ -239,6 +259,8 @@ class RunActor(StreamActor):
 
     def _refuse(self, error: Exception, envelope: Envelope) -> object:
         """The decision is no. It leaves when the changes are durable that it may rest on."""
+        self._uncount(self.counts)
+        self.counts = []
         self._release()
         if not self.run.exists:
             self.cell.leave_when_quiet()
@@ -273,10 +295,43 @@ class RunActor(StreamActor):
             facts["kind"] = "workflow"
             if command.parent is None and command.handler is None:
                 facts["handler"] = self.run.id
-        if definition.concurrency:
+        if spec.policies is not None:
             data = command.input.json if command.input.json is not None else command.blob
-            facts["lanes"] = lane_names(definition.id, definition.concurrency, data)
+            rank = spec.policies.rank(data, command.event)
+            facts |= {"lanes": rank.lanes, "priority": rank.priority, "share": rank.share}
+            self._admit(definition.id, rank)
         return msgspec.structs.replace(command, **facts) if facts else command
+
+    def _depends_on_input(self, command: c.CreateRun) -> bool:
+        """Whether what is in an input that lies in the blob table matters here: for the events that
+        cancel the run, or for its place among others.
+        """
+        spec = self.environment.host.spec(command.function_id)
+        options = command.options
+        if options is None and spec is not None:
+            options = spec.definition.options
+        rules = options.cancel_on if options is not None else ()
+        ranked = spec is not None and spec.policies is not None and spec.policies.reads_input
+        return command.input.blob is not None and bool(rules or ranked)
+
+    def _admit(self, function_id: str, rank: Rank) -> None:
+        """See whether flow control lets the run be made, and let it count."""
+        situation, windows = self.situation, self.environment.pool.windows
+        if rank.unresolved is not None:
+            reason = f"the input has no value at {rank.unresolved!r}, the key of the throttle"
+            situation.barred = fx.Barred(reason)
+        elif rank.rate is not None and windows.room(rank.rate) < 1:
+            opens_at = windows.opens_at(rank.rate) or situation.now + RATE_RETRY
+            limit, period = windows.terms(rank.rate)
+            reason = (
+                f"skipped: the rate limit of {function_id} ({limit} in "
+                f"{format_duration(period / SECOND)}, {rank.rate}) is used up until "
+                f"{to_rfc3339(opens_at)}"
+            )
+            situation.barred = fx.Barred(reason, opens_at)
+        elif rank.rate is not None:
+            windows.reserve(rank.rate, self.key)
+            self.counts.append(Start(rank.rate, situation.now, self.key))
 
     async def _fetch_input(self, command: c.CreateRun) -> None:
         """A durable message refers to a large input: the event that cancels the run depends on what
@@ -301,6 +356,7 @@ class RunActor(StreamActor):
         function_id, lanes = run.function_id, run.lanes
         if isinstance(message, c.CreateRun) and not run.exists:
             function_id, lanes = message.function_id, message.lanes
+        lanes = lanes_of(lanes, run.started_at is not None)
         spec = env.host.spec(function_id)
         # A body on its way out must be gone first: its last step may still be executing.
         leaving = env.host.is_active(self.key) and not situation.hot
@@ -319,7 +375,12 @@ class RunActor(StreamActor):
         """
         run, stream, now = self.run, self.address, self.situation.now
         batch = Batch([], [], [])
+        if decision.entries and run.status is not RunStatus.QUEUED:
+            self.queued_at = now
         for entry in decision.entries:
+            if type(entry) is RunStarted and run.started_at is None:
+                throttles = filter(is_throttle, run.lanes)
+                self.counts.extend(Start(lane, now, run.id) for lane in throttles)
             apply(run, entry, now)
             batch.entries.append(
                 NewEntry(stream, run.version, now, KINDS[type(entry)], encode_entry(entry))
@@ -330,8 +391,12 @@ class RunActor(StreamActor):
                     blob = blobs.get(payload.blob) if isinstance(blobs, Mapping) else blobs
                     if blob is not None:
                         batch.puts.append((BLOBS, (payload.blob, len(blob), blob)))
-        if run.lanes:
+        if run.lanes or run.priority or run.share is not None:
             self._note_lanes(batch, decision.entries)
+        for start in self.counts:
+            batch.puts.append((STARTS, start))
+        if self.counts:
+            batch.deletes.extend((STARTS, old) for old in self.environment.pool.windows.take_over())
         sends: list[tuple[str, str, Message[Any]]] = []
         for effect in decision.effects:
             if type(effect) is fx.StartBody:
@@ -359,7 +424,7 @@ class RunActor(StreamActor):
             batch.deletes.append((RUN_LANES, (run.id,)))
         elif any(type(entry) in (RunCreated, RunReopened) for entry in entries):
             lanes = msgspec.json.encode(run.lanes).decode()
-            batch.puts.append((RUN_LANES, (run.id, lanes)))
+            batch.puts.append((RUN_LANES, (run.id, lanes, run.priority, run.share)))
 
     def _send(self, batch: Batch, send: c.Send, delivery: str) -> None:
         batch.puts.append((DELIVERIES, encode_row(send, delivery, self.situation.now)))
@@ -399,8 +464,10 @@ class RunActor(StreamActor):
         sends: list[tuple[str, str, Message[Any]]],
         ends: list[str],
         vacates: bool,
+        counts: list[Start],
     ) -> None:
         run, env = self.run, self.environment
+        self._count(counts)
         if vacates:
             self.vacating -= 1
             self._release()
@@ -422,12 +489,42 @@ class RunActor(StreamActor):
                     env.pool.discard(run.id, run.function_id)
                     env.endings.publish(run)
                 case fx.Enqueue():
-                    env.pool.enqueue(run.id, run.function_id, run.lanes)
+                    self._enqueue()
                 case _:
                     self._drive(effect)
         # A run whose body has gone sleeps in the journal alone: as an actor it is 6 KiB.
         if run.is_terminal or (run.status is RunStatus.WAITING and not env.host.is_active(run.id)):
             self.cell.leave_when_quiet()
+
+    def _count(self, counts: list[Start]) -> None:
+        """What counts for a throttle or a rate limit is durable."""
+        lanes, windows = self.environment.pool.lanes, self.environment.pool.windows
+        del self.uncounted[: len(counts)]
+        for lane, at, run_id in counts:
+            if is_throttle(lane):
+                lanes.begin(run_id, at)
+            else:
+                windows.begin(lane, run_id, at)
+
+    def _uncount(self, counts: list[Start]) -> None:
+        """It has not come to that. A place in a throttle is given back with the others."""
+        for lane, _, run_id in counts:
+            if not is_throttle(lane):
+                self.environment.pool.windows.free(lane, run_id)
+
+    def _enqueue(self) -> None:
+        """Wait for a turn; a run that gives back what it was granted keeps its place."""
+        run = self.run
+        self.environment.pool.enqueue(
+            Ticket(
+                run.id,
+                run.function_id,
+                self.queued_at or run.updated_at,
+                lanes_of(run.lanes, run.started_at is not None),
+                run.priority,
+                run.share,
+            )
+        )
 
     def _drive(self, effect: fx.Effect) -> None:
         """What the body is told."""
@@ -503,7 +600,7 @@ class RunActor(StreamActor):
             if step.event is not None and step.status is StepStatus.WAITING:
                 env.waiters.add(run.id, key, step.event, step.match)
         if run.status is RunStatus.QUEUED:
-            env.pool.enqueue(run.id, run.function_id, run.lanes)
+            self._enqueue()
         elif run.status is RunStatus.RUNNING:
             self.system.at(self.address).post(c.ExecutionLeft(run.execution))
 

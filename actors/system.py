@@ -185,6 +185,10 @@ class System:
         """Send a message to an actor after a while; nothing durable. Cancel through the handle."""
         return self.loop.call_later(seconds, self._post, ref, message)
 
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call something after a while, in the context of nobody; nothing durable."""
+        return self.loop.call_later(seconds, callback, context=self._context)
+
     # -- for the kernel ---------------------------------------------------------------------------
 
     def enqueue(self, cell: Cell) -> None:

@@ -3,13 +3,19 @@
 Whoever hands out slots keeps one: the pool of this process, the fleet of workers, the endpoints. A
 run that is taken out of its row keeps its place until the grant was used: one that had no use for
 it just then (its cancel came first, say) and still wants a slot stands where it stood.
+
+Places are in the order of arrival. Where a function has a priority or a fair key, its places are
+given to its runs by those: whoever waits longest for it holds a place for the best of them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
+
+from ironflow.actors import lines
+from ironflow.actors.lines import Ticket
 
 Row = TypeVar("Row", bound=Hashable)
 Entry = tuple[int, str]
@@ -81,6 +87,20 @@ class WaitingRows(Generic[Row]):
         self._taken: dict[str, int] = {}
         """Places of runs that were granted a slot and may give it back."""
         self._last = 0
+        self._ticket_of: Callable[[str], Ticket | None] = lambda run_id: None
+        self._weight_of: Callable[[str, str], float] = lambda function_id, share: 1.0
+        self._orders: dict[tuple[Row, str], lines.Row] = {}
+        """Runs of functions with an order of their own, by row and function."""
+
+    def order_by(
+        self,
+        ticket_of: Callable[[str], Ticket | None],
+        weight_of: Callable[[str, str], float],
+    ) -> None:
+        """`ticket_of` is asked for the rank of a run whose function has an order of its own,
+        `weight_of` what a share of a function weighs.
+        """
+        self._ticket_of, self._weight_of = ticket_of, weight_of
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -115,8 +135,12 @@ class WaitingRows(Generic[Row]):
         return None if line is None else line.first
 
     def take(self, row: Row) -> str:
-        """Who waits longest in a row, and no longer does. Raises `KeyError` for an empty row."""
+        """Who is next in a row, and no longer waits. Raises `KeyError` for an empty row."""
         place, run_id = self._lines[row].first
+        order = self._order_of(run_id, row)
+        if order is not None and (best := order.take().run_id) != run_id:
+            self._exchange(run_id, best)
+            run_id = best
         self._remove(run_id)
         self._taken[run_id] = place
         return run_id
@@ -141,6 +165,8 @@ class WaitingRows(Generic[Row]):
         runs = [] if line is None else [run_id for _, run_id in line.all()]
         for run_id in runs:
             del self._waiting[run_id]
+        for key in [key for key in self._orders if key[0] == row]:
+            del self._orders[key]
         return runs
 
     def members(self, row: Row) -> list[str]:
@@ -149,8 +175,12 @@ class WaitingRows(Generic[Row]):
         return [] if line is None else [run_id for _, run_id in line.all()]
 
     def before(self, run_id: str) -> int | None:
-        """How many runs of its row are before this one, None when it does not wait."""
+        """How many runs of its row (of its function, if that has an order of its own) are before
+        this one, None when it does not wait.
+        """
         found = self._waiting.get(run_id)
+        if found is not None and (order := self._order_of(run_id, found[1])) is not None:
+            return next(n for n, ticket in enumerate(order) if ticket.run_id == run_id)
         return None if found is None else self._lines[found[1]].before((found[0], run_id))
 
     def _insert(self, run_id: str, place: int, row: Row) -> None:
@@ -159,9 +189,37 @@ class WaitingRows(Generic[Row]):
             line = self._lines[row] = Line()
         line.add((place, run_id))
         self._waiting[run_id] = (place, row)
+        ticket = self._ticket_of(run_id)
+        if ticket is not None:
+            function_id = ticket.function_id
+            order = self._orders.get((row, function_id))
+            if order is None:
+                order = lines.Row(lambda share: self._weight_of(function_id, share))
+                self._orders[row, function_id] = order
+            order.add(ticket)
+
+    def _order_of(self, run_id: str, row: Row) -> lines.Row | None:
+        ticket = self._ticket_of(run_id)
+        order = self._orders.get((row, ticket.function_id)) if ticket is not None else None
+        return order if order is not None and run_id in order else None
+
+    def _exchange(self, first: str, second: str) -> None:
+        """Let two runs of one row have each other's place."""
+        (place, row), (other, _) = self._waiting[first], self._waiting[second]
+        line = self._lines[row]
+        for entry in ((place, first), (other, second)):
+            line.remove(entry)
+        for entry in ((other, first), (place, second)):
+            line.add(entry)
+        self._waiting[first], self._waiting[second] = (other, row), (place, row)
 
     def _remove(self, run_id: str) -> int:
         place, row = self._waiting.pop(run_id)
+        ticket = self._ticket_of(run_id)
+        if ticket is not None and (order := self._orders.get((row, ticket.function_id))):
+            order.discard(run_id)
+        if ticket is not None and not self._orders.get((row, ticket.function_id)):
+            self._orders.pop((row, ticket.function_id), None)
         line = self._lines[row]
         line.remove((place, run_id))
         if not line:

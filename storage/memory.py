@@ -30,6 +30,7 @@ from ironflow.storage.ports import (
     RUN_LANES,
     RUNS,
     SNAPSHOTS,
+    STARTS,
     TABLES,
     TIMERS,
     WAITERS,
@@ -39,6 +40,7 @@ from ironflow.storage.ports import (
     EventFilter,
     EventRow,
     FunctionRow,
+    LaneRow,
     Loaded,
     RetentionRule,
     Retired,
@@ -307,10 +309,17 @@ class MemoryReader:
         """See `ports.Reader`."""
         return [key_id for key_id, _ in self._rows(KEYS).values()]
 
-    async def lanes(self) -> dict[str, tuple[str, ...]]:
+    async def lanes(self) -> dict[str, LaneRow]:
         """See `ports.Reader`."""
         rows = self._rows(RUN_LANES).values()
-        return {run_id: tuple(msgspec.json.decode(lanes)) for run_id, lanes in rows}
+        return {
+            run_id: LaneRow(tuple(msgspec.json.decode(lanes)), *rank)
+            for run_id, lanes, *rank in rows
+        }
+
+    async def starts(self) -> list[tuple[str, int, str]]:
+        """See `ports.Reader`."""
+        return [(lane, at, run_id) for lane, at, run_id in self._rows(STARTS).values()]
 
     async def deliveries(self) -> list[Delivery]:
         """See `ports.Reader`."""

@@ -79,7 +79,8 @@ RUNS = Table(
 )  # fmt: skip
 TIMERS = Table("timers", 2, ("target", "name", "at", "version"))
 WAITERS = Table("waiters", 2, ("run_id", "step", "event", "match", "since"))
-RUN_LANES = Table("run_lanes", 1, ("run_id", "lanes"))
+RUN_LANES = Table("run_lanes", 1, ("run_id", "lanes", "priority", "share"))
+STARTS = Table("starts", 3, ("lane", "at", "run_id"))
 DELIVERIES = Table("deliveries", 1, ("id", "target", "kind", "data", "at"))
 EVENTS = Table("events", 1, ("id", "name", "at", "source", "idempotency_key"))
 FUNCTIONS = Table("functions", 1, ("id", "version", "hash", "spec", "updated_at"))
@@ -89,9 +90,17 @@ SNAPSHOTS = Table("snapshots", 1, ("stream", "version", "data"))
 KEYS = Table("keys", 1, ("id", "created_at"))
 META = Table("meta", 1, ("key", "value"))
 TABLES = (
-    RUNS, RUN_LANES, TIMERS, WAITERS, DELIVERIES, EVENTS, FUNCTIONS, BLOBS, BLOB_REFS, SNAPSHOTS,
-    KEYS, META,
+    RUNS, RUN_LANES, STARTS, TIMERS, WAITERS, DELIVERIES, EVENTS, FUNCTIONS, BLOBS, BLOB_REFS,
+    SNAPSHOTS, KEYS, META,
 )  # fmt: skip
+
+
+class LaneRow(NamedTuple):
+    """Where a run needs places, and its rank among those that wait."""
+
+    lanes: tuple[str, ...] = ()
+    priority: int = 0
+    share: str | None = None
 
 
 class RunRow(msgspec.Struct, frozen=True):
@@ -354,8 +363,12 @@ class Reader(Protocol):
         """The ids of every key of the API."""
         ...
 
-    async def lanes(self) -> dict[str, tuple[str, ...]]:
-        """The lanes of every run that has some and has not ended."""
+    async def lanes(self) -> dict[str, LaneRow]:
+        """The lanes and the rank of every run that has some and has not ended."""
+        ...
+
+    async def starts(self) -> list[tuple[str, int, str]]:
+        """What counts for throttles and rate limits: lane, moment, run id."""
         ...
 
     async def deliveries(self) -> list[Delivery]:

@@ -26,6 +26,7 @@ from ironflow.storage.ports import (
     EventFilter,
     EventRow,
     FunctionRow,
+    LaneRow,
     Loaded,
     RunFilter,
     RunRow,
@@ -238,10 +239,17 @@ class SqliteReader:
         """See `ports.Reader`."""
         return [key_id for (key_id,) in await self._fetch(self._scans, self._reads["keys"])]
 
-    async def lanes(self) -> dict[str, tuple[str, ...]]:
+    async def lanes(self) -> dict[str, LaneRow]:
         """See `ports.Reader`."""
         rows = await self._fetch(self._scans, self._reads["lanes"])
-        return {run_id: tuple(msgspec.json.decode(lanes)) for run_id, lanes in rows}
+        return {
+            run_id: LaneRow(tuple(msgspec.json.decode(lanes)), *rank)
+            for run_id, lanes, *rank in rows
+        }
+
+    async def starts(self) -> list[tuple[str, int, str]]:
+        """See `ports.Reader`."""
+        return await self._fetch(self._scans, self._reads["starts"])
 
     async def deliveries(self) -> list[Delivery]:
         """See `ports.Reader`."""

@@ -2,41 +2,67 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from ironflow.actors.hosts import Slots, describe
 from ironflow.actors.lanes import LaneState
+from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.errors import NotFound
-from ironflow.core.lanes import parse_lane
+from ironflow.core.lanes import RATE, THROTTLE, parse_lane
 from ironflow.web import wire
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Route
 
+MOST_LISTED = 1000
+"""Runs of a lane, those in it and those that wait."""
+_POLICIES: dict[str, Literal["throttle", "rate_limit"]] = {THROTTLE: "throttle", RATE: "rate_limit"}
 
-def lane_view(lane: LaneState) -> wire.LaneView:
+
+def lane_view(slots: Slots, lane: LaneState) -> wire.LaneView:
     """A lane on the wire."""
+    function_id, which = parse_lane(lane.name)
+    limit, period = slots.windows.terms(lane.name)
     return wire.LaneView(
         name=lane.name,
-        function_id=parse_lane(lane.name)[0],
-        limit=lane.limit,
-        holders=list(lane.holders),
-        waiting=list(lane.waiting),
+        function_id=function_id,
+        policy=_POLICIES.get(which, "concurrency"),
+        limit=limit,
+        period=period / SECOND if period else None,
+        held=len(lane.holders),
+        queued=len(lane.waiting),
+        holders=list(lane.holders[:MOST_LISTED]),
+        waiting=[ticket.run_id for ticket in lane.waiting[:MOST_LISTED]],
+        line=[
+            wire.WaitingView(
+                run_id=ticket.run_id,
+                since=to_rfc3339(ticket.came),
+                priority=ticket.priority,
+                share=ticket.share,
+            )
+            for ticket in lane.waiting[:MOST_LISTED]
+        ],
+        reason=describe(lane, period) if lane.waiting or lane.opens_at is not None else None,
+        opens_at=to_rfc3339(lane.opens_at) if lane.opens_at is not None else None,
     )
 
 
 async def list_lanes(call: Call[Query, None]) -> Answer:
     """Every lane in which anybody executes or waits."""
-    return 200, wire.LanePage(items=[lane_view(lane) for lane in call.engine.pool.lanes.states()])
+    slots = call.engine.pool
+    return 200, wire.LanePage(items=[lane_view(slots, lane) for lane in slots.lanes.states()])
 
 
 async def get_lane(call: Call[Query, None]) -> Answer:
     """One lane; one that nobody is in exists if its function has it."""
     name = call.path["name"]
     try:
-        function_id, number = parse_lane(name)
+        function_id, which = parse_lane(name)
     except ValueError:
         raise NotFound("lane", name) from None
-    spec = call.engine.host.spec(function_id)
-    if spec is None or number >= len(spec.definition.concurrency):
+    spec, slots = call.engine.host.spec(function_id), call.engine.pool
+    if spec is None or spec.policies is None or spec.policies.terms(which) is None:
         raise NotFound("lane", name)
-    return 200, lane_view(call.engine.pool.lanes.state(name))
+    return 200, lane_view(slots, slots.lanes.state(name))
 
 
 ROUTES = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 
 import msgspec
@@ -383,6 +383,7 @@ class Metrics(Collector):
                 "Runs that wait for a slot or for a process that serves their function.",
                 pool.queued + pool.unserved,
             ),
+            _by_policy(pool.lanes.waiting_by_policy()),
             _gauge("ironflow_slots", "Bodies that may execute at once.", pool.capacity),
             _gauge("ironflow_timers", "Timers in memory.", len(timers)),
             _gauge("ironflow_waiters", "Waits for events.", len(engine.environment.waiters)),
@@ -413,6 +414,17 @@ def _add(family: HistogramMetricFamily, labels: Sequence[str], histogram: Histog
 
 def _gauge(name: str, about: str, value: float) -> Metric:
     return GaugeMetricFamily(name, about, value=value)
+
+
+def _by_policy(waiting: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(
+        "ironflow_lane_waiting_runs",
+        "Runs that flow control lets wait, by the policy of the lane that they wait in.",
+        labels=["policy"],
+    )
+    for policy, runs in waiting.items():
+        family.add_metric([policy], runs)
+    return family
 
 
 def _counter(name: str, about: str, value: float) -> Metric:

@@ -58,6 +58,8 @@ class CreateRun(Message[Created], frozen=True, kw_only=True, omit_defaults=True)
     parent: ParentRef | None = None
     kind: RunKind = "function"
     lanes: tuple[str, ...] = ()
+    priority: int = 0
+    share: str | None = None
     handler: str | None = None
     workflow: WorkflowState | None = None
     delivery: str | None = None

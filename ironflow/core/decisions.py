@@ -23,6 +23,7 @@ from ironflow.core.effects import (
     STEP_TIMER,
     TIMEOUT_TIMER,
     AddWaiter,
+    Barred,
     CancelBody,
     ClearTimer,
     Consume,
@@ -36,11 +37,14 @@ from ironflow.core.effects import (
     StartBody,
 )
 from ironflow.core.entries import CancelOn, Failure, RunEntry
-from ironflow.core.errors import Conflict, IdempotencyConflict, NotFound
+from ironflow.core.errors import Conflict, IdempotencyConflict, NotFound, RateLimited
 from ironflow.core.expressions import compile_path
 from ironflow.core.messages import Message
-from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus
+from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus, apply
 from ironflow.core.waking import begin, wake
+
+UNRESOLVED = "THROTTLE_KEY_UNRESOLVED"
+"""What a run fails with whose input has no value at the key of its throttle."""
 
 
 def decide(run: Run, command: Message[Any], situation: Situation) -> Decision:
@@ -79,9 +83,13 @@ def _create(run: Run, command: c.CreateRun, s: Situation) -> Decision:
             command.handler,
             command.workflow,
             command.lanes,
+            command.priority,
+            command.share,
         )
     ]
     effects: list[Effect] = [*done]
+    if s.barred is not None:
+        return _skip(run, command, entries[0], s, s.barred)
     if options.timeout is not None:
         effects.append(SetTimer(TIMEOUT_TIMER, s.now + int(options.timeout * SECOND)))
     for index, rule in enumerate(options.cancel_on):
@@ -93,6 +101,28 @@ def _create(run: Run, command: c.CreateRun, s: Situation) -> Decision:
         return Decision(entries, c.Created(run.id, True, "running"), effects)
     effects.append(Enqueue())
     return Decision(entries, c.Created(run.id, True, "queued"), effects)
+
+
+def _skip(
+    run: Run, command: c.CreateRun, created: RunEntry, s: Situation, barred: Barred
+) -> Decision:
+    """Flow control forbids the run. Who asks for it himself is refused; of what an event, a
+    schedule or a parent wanted, there is a run that says why it came to nothing.
+    """
+    last: RunEntry
+    if barred.until is None:
+        last = e.RunFailed(Failure(UNRESOLVED, barred.reason, UNRESOLVED, retryable=False))
+    elif command.delivery is None:
+        raise RateLimited(barred.reason, max((barred.until - s.now) / SECOND, 0.0))
+    else:
+        last = e.RunCancelled(barred.reason)
+    made = Run(run.id)
+    apply(made, created, s.now)
+    decision = finish(made, last)
+    done: list[Effect] = [Consume(command.delivery)] if command.delivery else []
+    status = "cancelled" if barred.until is not None else "failed"
+    reply = c.Created(run.id, True, status)
+    return Decision([created, *decision.entries], reply, [*done, *decision.effects])
 
 
 def watch_for_cancel(
@@ -110,14 +140,6 @@ def watch_for_cancel(
             return []  # nothing to compare with: such a rule can never match
         match = f"event.{rule.match.removeprefix('$.').removeprefix('event.')} == {literal(value)}"
     return [AddWaiter(f"{CANCEL_STEP}{index}", rule.event, match)]
-
-
-def depends_on_input(command: c.CreateRun) -> bool:
-    """Whether what is in an input that lies in the blob table matters here: for the events that
-    cancel the run, or for its lanes.
-    """
-    rules = command.options.cancel_on if command.options is not None else ()
-    return command.input.blob is not None and bool(rules or command.lanes)
 
 
 def literal(value: object) -> str:

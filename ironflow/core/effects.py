@@ -36,6 +36,15 @@ def split_job_timer(name: str) -> tuple[int, str | None]:
     return int(job) if job.isdecimal() else -1, wait if slash else None
 
 
+class Barred(msgspec.Struct, frozen=True):
+    """Why a run must not be made: a rate limit, until `until`; None for a key that its throttle
+    cannot do without.
+    """
+
+    reason: str
+    until: int | None = None
+
+
 class Situation(msgspec.Struct):
     """What the decision may depend on beside the run: the time, and what the process can offer."""
 
@@ -49,6 +58,8 @@ class Situation(msgspec.Struct):
     function.
     """
     max_crashes: int = MAX_CRASHES
+    barred: Barred | None = None
+    """Why the run that is to be created must not be."""
 
 
 class SetTimer(msgspec.Struct, frozen=True):

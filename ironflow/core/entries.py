@@ -91,6 +91,10 @@ class RunCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     """
     lanes: tuple[str, ...] = ()
     """Where it holds a place while it executes (`core.lanes`)."""
+    priority: int = 0
+    """Of the runs of its function that wait, the higher ones begin first."""
+    share: str | None = None
+    """The value of the fair key: those who wait begin in turns between the values."""
 
 
 class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -99,6 +99,17 @@ class Overloaded(IronflowError):
         super().__init__(f"{what} is full; try again in {retry_after:g} s")
 
 
+class RateLimited(IronflowError):
+    """A function's rate limit is used up; try again after `retry_after` seconds."""
+
+    code = "rate_limited"
+    status = 429
+
+    def __init__(self, reason: str, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(reason)
+
+
 class Gone(IronflowError):
     """The actor stopped or crashed before it answered."""
 

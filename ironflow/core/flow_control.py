@@ -172,7 +172,7 @@ WantedLimit = int | Concurrency | Mapping[str, Any]
 WantedLimits = WantedLimit | list[WantedLimit] | tuple[WantedLimit, ...] | None
 Wanted = FlowControl | Mapping[str, Any] | None
 
-UNBUILT = ("priority", "fairness", "rate_limit", "throttle", "debounce", "batch", "singleton")
+UNBUILT = ("debounce", "batch", "singleton")
 """Policies that are refused: who asks for one counts on it."""
 
 

@@ -18,6 +18,7 @@ from ironflow.core.flow_control import (
     concurrency_of,
     flow_control_of,
 )
+from ironflow.core.lanes import Policies
 from ironflow.core.patterns import validate_pattern
 from ironflow.core.schedules import CronSchedule
 from ironflow.core.workflow_face import WorkflowFace
@@ -110,6 +111,8 @@ class FunctionSpec(msgspec.Struct, kw_only=True):
     """Raises `InvalidInput` for JSON that the function's declared input type refuses."""
     filters: list[tuple[Trigger, Expression | None]] = []
     schedule: CronSchedule | None = None
+    policies: Policies | None = None
+    """Its flow control, compiled; None if it has none."""
     workflow: WorkflowFace | None = None
     """What can be asked of an event-driven workflow beside its runs."""
 
@@ -130,8 +133,13 @@ def compile_spec(definition: Definition, check_input: Callable[[bytes], object])
     schedule = None
     if definition.cron is not None:
         schedule = CronSchedule(definition.cron.expression, definition.cron.timezone)
+    policies = Policies(definition.id, definition.policies)
     return FunctionSpec(
-        definition=definition, check_input=check_input, filters=filters, schedule=schedule
+        definition=definition,
+        check_input=check_input,
+        filters=filters,
+        schedule=schedule,
+        policies=None if policies.is_none else policies,
     )
 
 

@@ -80,6 +80,8 @@ class Run(msgspec.Struct, omit_defaults=True):
     id: str
     kind: RunKind = "function"
     lanes: tuple[str, ...] = ()
+    priority: int = 0
+    share: str | None = None
     function_id: str = ""
     status: RunStatus = RunStatus.QUEUED
     version: int = 0
@@ -217,6 +219,7 @@ def replay(run_id: str, history: list[tuple[str, bytes, int]]) -> Run:
 
 def _create(run: Run, entry: e.RunCreated, at: int) -> None:
     run.kind, run.function_id, run.lanes = entry.kind, entry.function_id, entry.lanes
+    run.priority, run.share = entry.priority, entry.share
     run.input, run.input_hash = entry.input, entry.input_hash
     run.options, run.event, run.parent = entry.options, entry.event, entry.parent
     run.idempotency_key, run.code = entry.idempotency_key, entry.code

@@ -180,10 +180,27 @@ def memory_agrees_with_rows(world: World, runs: dict[str, Run]) -> Iterator[str]
 def lanes_are_kept(running: dict[str, set[str]], world: World) -> Iterator[str]:
     """Never more runs in a lane than its limit, at no commit."""
     for lane, runs in running.items():
-        function_id, number = parse_lane(lane)
+        function_id, which = parse_lane(lane)
         spec = world.engine.host.spec(function_id)
-        if spec is not None and len(runs) > spec.definition.concurrency[number].limit:
+        terms = spec.policies.terms(which) if spec is not None and spec.policies else None
+        if terms is not None and len(runs) > terms[0]:
             yield f"lane {lane} holds {sorted(runs)}"
+
+
+def throttles_are_kept(starts: dict[str, list[int]], world: World) -> Iterator[str]:
+    """Never more first starts than a throttle allows, in no stretch of time as long as its
+    period.
+    """
+    for lane, moments in starts.items():
+        function_id, which = parse_lane(lane)
+        spec = world.engine.host.spec(function_id)
+        terms = spec.policies.terms(which) if spec is not None and spec.policies else None
+        if terms is None:
+            continue
+        limit, period = terms
+        first = moments[-limit - 1] if len(moments) > limit else None
+        if first is not None and moments[-1] - first < period:
+            yield f"lane {lane} let {limit + 1} begin in {moments[-1] - first} us"
 
 
 # -- at the end -----------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import msgspec
 
 from ironflow.actors.audit import Finding, check_run
-from ironflow.core.entries import decode_entry
+from ironflow.core.entries import RunStarted, decode_entry
+from ironflow.core.lanes import is_throttle
 from ironflow.core.messages import Message
 from ironflow.core.runs import Run, RunStatus, apply
 from ironflow.core.workflow_stream import StreamedEvent
@@ -66,6 +67,8 @@ class Watch:
         self.acknowledged: dict[str, int] = {}
         self.commits = self.entries = self.calls = self.rests = 0
         self.lanes: dict[str, set[str]] = {}
+        self.starts: dict[str, list[int]] = {}
+        """When runs of each throttle's lane began for the first time."""
         """The runs that execute, by lane."""
         self._heads: dict[str, int] = {}
         self._last_seq = 0
@@ -107,6 +110,7 @@ class Watch:
             self._enter(entry)
         tables = self.world.store.tables
         self.find("lanes_are_kept", "", laws.lanes_are_kept(self.lanes, self.world))
+        self.find("throttles_are_kept", "", laws.throttles_are_kept(self.starts, self.world))
         picture = TablesPicture(tables)
         for batch in batches:
             for table, row in batch.puts:
@@ -134,9 +138,13 @@ class Watch:
         change = decode_entry(entry.kind, entry.data)
         for law in laws.CHANGE_LAWS:
             self.find(law.__name__, stream, law(run, change))
+        began = run.started_at is not None
         apply(run, change, entry.at)
         for lane in run.lanes:
-            if run.status is RunStatus.RUNNING:
+            if is_throttle(lane):
+                if isinstance(change, RunStarted) and not began:
+                    self.starts.setdefault(lane, []).append(entry.at)
+            elif run.status is RunStatus.RUNNING:
                 self.lanes.setdefault(lane, set()).add(run_id)
             else:
                 self.lanes.get(lane, set()).discard(run_id)

@@ -42,7 +42,11 @@ SELECT id FROM keys ORDER BY created_at, id;
 
 -- name: lanes
 -- The lanes of runs that have not ended.
-SELECT run_id, lanes FROM run_lanes;
+SELECT run_id, lanes, priority, share FROM run_lanes;
+
+-- name: starts
+-- What counts for throttles and rate limits.
+SELECT lane, at, run_id FROM starts;
 
 -- name: deliveries
 -- Every message not yet consumed.

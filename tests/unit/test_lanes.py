@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 from engine_world import LINGERS, is_clean, play
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ironflow import function, testing
-from ironflow.actors.lanes import Lanes
 from ironflow.core.errors import Gone, InvalidInput, StorageError
 from ironflow.core.flow_control import Concurrency, concurrency_of
-from ironflow.core.lanes import lane_names, parse_lane
+from ironflow.core.functions import Definition, compile_spec
+from ironflow.core.lanes import parse_lane
 
 
 class Gauge:
@@ -77,7 +75,8 @@ def test_first_come_first_served_also_after_a_crash() -> None:
         ids = [await world.start(fifo, n) for n in range(6)]
         await world.advance(2.5)
         lane = world.engine.pool.lanes.state("lanes-fifo#0")
-        assert (lane.limit, lane.holders, lane.waiting) == (1, (ids[2],), tuple(ids[3:]))
+        assert (lane.limit, lane.holders) == (1, (ids[2],))
+        assert [ticket.run_id for ticket in lane.waiting] == ids[3:]
         assert "lane lanes-fifo#0" in (world.engine.pool.held_up(ids[4]) or "")
         assert world.engine.pool.position(ids[5]) == 2
         await world.crash()
@@ -105,7 +104,8 @@ def test_who_was_executing_before_a_crash_comes_before_an_older_run() -> None:
         await world.crash()
         await world.advance(1)
         (lane,) = world.engine.pool.lanes.states()
-        assert (lane.holders, lane.waiting) == ((younger,), (older,))
+        assert lane.holders == (younger,)
+        assert [ticket.run_id for ticket in lane.waiting] == [older]
         for run_id in (older, younger):
             assert (await world.wait(run_id)).status == "completed"
 
@@ -210,53 +210,10 @@ def test_limits_that_make_no_sense_are_refused(value: Any, field: str) -> None:
 
 def test_names_of_lanes() -> None:
     limits = (Concurrency(1), Concurrency(2, "event.data.org"), Concurrency(2, "a.b"))
-    names = lane_names("f", limits, b'{"org":"x:y#1","a":{"b":[1]}}')
+    definition = Definition(id="f", name="f", code="c", concurrency=limits)
+    policies = compile_spec(definition, lambda data: None).policies
+    assert policies is not None
+    names = policies.rank(b'{"org":"x:y#1","a":{"b":[1]}}').lanes
     assert names == ("f#0", 'f#1:"x:y#1"', "f#2:null")
-    assert [parse_lane(name) for name in names] == [("f", 0), ("f", 1), ("f", 2)]
-    assert lane_names("f", (), None) == ()
-
-
-Command = tuple[str, int, frozenset[int]]
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["acquire", "enqueue", "release", "discard"]),
-            st.integers(0, 8),
-            st.frozensets(st.integers(0, 2), min_size=1),
-        ),
-        max_size=60,
-    ),
-    st.tuples(*[st.integers(1, 3)] * 3),
-)
-def test_the_index_of_lanes_keeps_its_laws(
-    commands: list[Command], limits: tuple[int, ...]
-) -> None:
-    admitted: list[str] = []
-    lanes = Lanes(lambda lane: limits[int(lane)], lambda run, _: admitted.append(run))
-    mine: dict[str, tuple[str, ...]] = {}
-    holds: set[str] = set()
-    for what, number, which in commands:
-        run = f"r{number}"
-        wanted = mine.setdefault(run, tuple(str(n) for n in sorted(which)))
-        if what == "acquire":
-            holds |= {run} if lanes.acquire(run, wanted) else set()
-        elif what == "enqueue":
-            lanes.enqueue(run, "f", wanted)
-        elif what == "release":
-            lanes.release(run)
-            holds.discard(run)
-        else:
-            lanes.discard(run)
-            holds.discard(run)
-            mine.pop(run)
-        holds |= set(admitted)
-        admitted.clear()
-        states = lanes.states()
-        assert all(len(state.holders) <= state.limit for state in states)
-        assert {run for state in states for run in state.holders} == holds
-        waiting = [run for state in states for run in state.waiting]
-        assert len(waiting) == len(set(waiting)) == lanes.queued
-        for state in states:  # nobody waits for a lane that has room
-            assert not state.waiting or len(state.holders) >= state.limit
+    assert [parse_lane(name) for name in names] == [("f", "0"), ("f", "1"), ("f", "2")]
+    assert policies.rank(None).lanes == ("f#0", "f#1:null", "f#2:null")
