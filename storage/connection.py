@@ -20,8 +20,8 @@ T = TypeVar("T")
 SYNCHRONOUS = {"full": "FULL", "process": "NORMAL"}
 """`full` survives a power loss, `process` the death of the process (or kill -9) only."""
 
-# 16 MiB of log. Larger checkpoints are fewer, and each makes a commit wait for a second file.
 CHECKPOINT_PAGES = 4000
+"""Some 16 MiB of log (see `storage.wal`). Larger checkpoints are fewer, and each takes longer."""
 
 
 class Connection(aiosqlite.Connection):
@@ -108,8 +108,8 @@ def set_up_writer(connection: sqlite3.Connection, path: str, durability: str) ->
     if mode != "wal":
         raise StorageError(f"{path}: the file system does not support SQLite's write-ahead log")
     connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-    connection.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_PAGES * 4096}")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_PAGES * 5120}")
     connection.execute("PRAGMA cache_size = -8000")
 
 

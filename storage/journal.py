@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -101,6 +102,9 @@ class GroupJournal(ABC):
         self._busy = False
         self._doomed = 0
         self._began = 0.0
+        self._asked = -math.inf
+        self._delay = 0.0
+        """How long the loop took to come round to the group; infinite if another commit kept it."""
         self._listeners: tuple[Listener, ...] = ()
         self._observers: list[Callable[[int, float], None]] = []
         self._settled = 0
@@ -126,6 +130,7 @@ class GroupJournal(ABC):
         self._waiting.append(Append(batch, done))
         if not self._busy:
             self._busy = True
+            self._asked = time.perf_counter()
             asyncio.get_running_loop().call_soon(self._next)
 
     async def commit(self, batch: Batch) -> None:
@@ -244,6 +249,7 @@ class GroupJournal(ABC):
         self._busy = True
         self._group = group = [waiting.popleft() for _ in range(count)]
         self._began = time.perf_counter()
+        self._delay, self._asked = self._began - self._asked, -math.inf
         if self._doomed:
             self._doomed -= sum(append.error is not None for append in group)
             group = [append for append in group if append.error is None]

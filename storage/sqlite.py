@@ -31,6 +31,7 @@ from ironflow.storage.sqlite_errors import translate
 from ironflow.storage.sqlite_reader import SqliteReader
 from ironflow.storage.sqlite_retention import SqliteRetention
 from ironflow.storage.sqlite_writer import SqliteJournal, read_last_seq
+from ironflow.storage.wal import WriteAheadLog
 
 
 class SqliteStore:
@@ -95,7 +96,15 @@ async def open_sqlite(
         opened += [await connect(opening.open_reader), await connect(opening.open_reader)]
         reader = SqliteReader(name, durability, opened[1], opened[2], on_fatal)
         last_seq = await writer.call(read_last_seq)
-        journal = SqliteJournal(writer, name, last_seq, group_limit=group_limit, on_fatal=on_fatal)
+        journal = SqliteJournal(
+            writer,
+            name,
+            last_seq,
+            group_limit=group_limit,
+            on_fatal=on_fatal,
+            log=opening.log(),
+            busy_timeout=busy_timeout,
+        )
     except BaseException as error:
         for connection in reversed(opened):
             await connection.close()
@@ -115,6 +124,7 @@ class _Opening:
         self.path, self.durability, self.now = path, durability, now
         self.busy_timeout, self.max_pages = busy_timeout, max_pages
         self._lock: ProcessLock | None = None
+        self._log: WriteAheadLog | None = None
 
     def open_writer(self) -> sqlite3.Connection:
         """Lock, check, migrate; only then is the file touched."""
@@ -132,6 +142,7 @@ class _Opening:
             migrate(connection, self.path, self.now)
             if self.max_pages is not None:
                 connection.execute(f"PRAGMA max_page_count = {self.max_pages}")
+            self._log = WriteAheadLog(self.path, synced=self.durability == "full")
         except BaseException:
             connection.close()
             raise
@@ -142,6 +153,12 @@ class _Opening:
         connection = open_connection(self.path, mode="ro", busy_timeout=self.busy_timeout)
         set_up_reader(connection)
         return connection
+
+    def log(self) -> WriteAheadLog:
+        """The log, which is there once the writer is open."""
+        if self._log is None:
+            raise StorageError(f"{self.path} is not open")
+        return self._log
 
     def locked(self) -> ProcessLock:
         """The lock, which is held once the writer is open."""

@@ -1,5 +1,5 @@
 """The journal on SQLite: what is planned on the loop, and written by one function in the
-connection's thread.
+connection's thread, or on the spot when that is quicker (`storage.pace`).
 
 Rows are prepared on the loop, where it costs the same Python as anywhere, so that the thread has to
 ask for the interpreter lock only between statements. The plan is optimistic: if a statement or a
@@ -10,7 +10,9 @@ behind a savepoint.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
@@ -20,8 +22,12 @@ from ironflow.core.errors import StorageError, StorageFull, StreamConflict
 from ironflow.storage import sql, statements
 from ironflow.storage.connection import Connection
 from ironflow.storage.journal import GROUP_LIMIT, Fence, GroupJournal, Row, Written
+from ironflow.storage.pace import Pace
 from ironflow.storage.ports import Batch, Table
 from ironflow.storage.sqlite_errors import Broken, Meaning, meaning, translate
+from ironflow.storage.wal import Chore, WriteAheadLog, pages_of
+
+log = logging.getLogger("ironflow.storage")
 
 MOST_HEADS = 16384
 """Streams whose newest version is kept in memory; of others it is looked up."""
@@ -46,6 +52,17 @@ class Plan:
         self.unknown: dict[str, int] = {}
         self.doubtful = False
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one statement, which is a transaction of its own."""
+        return not (self.changes or self.unknown) and 0 < len(self.rows) <= statements.MOST_ROWS
+
+    def pages(self) -> int:
+        """About how many pages of the database it changes."""
+        size = sum([len(row[5]) for row in self.rows])
+        changes = [(table, len(rows)) for table, rows in self.changes.values()]
+        return pages_of(len(self.rows), size, changes)
+
 
 class SqliteJournal(GroupJournal):
     """See `ports.Journal`. `on_fatal` is told once when the database can no longer be written."""
@@ -58,16 +75,50 @@ class SqliteJournal(GroupJournal):
         *,
         group_limit: int = GROUP_LIMIT,
         on_fatal: Callable[[StorageError], None] | None = None,
+        log: WriteAheadLog,
+        busy_timeout: float = 5.0,
     ) -> None:
+        """`busy_timeout`: seconds that the connection waits for a lock of another program."""
         super().__init__(last_seq, group_limit)
         self._connection, self._on_fatal = connection, on_fatal
         self._loop = asyncio.get_running_loop()
-        self._writer = Writer(path)
+        self._writer = Writer(path, busy_timeout)
+        self._log = log
+        self.pace = Pace()
         self._heads: dict[str, int] = {}
+
+    def _next(self) -> None:
+        chore = self._log.chore()
+        if chore is None:
+            super()._next()
+        else:
+            self._busy = True
+            self._connection.submit(lambda: self._tend(chore))
+
+    def _tend(self, chore: Chore) -> None:
+        """In the thread: something for the log. What keeps it from that, commits will tell."""
+        try:
+            chore(self._connection.raw)
+        except (sqlite3.Error, OSError, StorageError) as error:
+            log.warning("the log of %s: %s", self._writer.path, error)
+        self._loop.call_soon_threadsafe(self._next)
 
     def _write(self, batches: list[Batch]) -> None:
         plan = self._plan(batches)
+        if self.pace.is_short(len(batches), self._delay) and self._commit_here(plan):
+            return
         self._connection.submit(lambda: self._commit(plan))
+
+    def _commit_here(self, plan: Plan) -> bool:
+        """Commit on the loop, which nothing else uses the connection meanwhile; False: not now."""
+        began = time.perf_counter()
+        outcome = self._writer.write_at_once(self._connection.raw, plan)
+        if outcome is None:
+            return False
+        self.pace.on_loop += 1
+        # Later, so that nobody is told before those whose commit has just returned.
+        self._loop.call_soon(self._returned, plan, outcome, time.perf_counter() - began)
+        return True
 
     def _plan(self, batches: list[Batch]) -> Plan:
         plan = Plan(batches, self._last_seq)
@@ -91,14 +142,18 @@ class SqliteJournal(GroupJournal):
 
     def _commit(self, plan: Plan) -> None:
         """In the thread: write, then report to the loop."""
+        began = time.perf_counter()
         try:
             outcome = self._writer.write(self._connection.raw, plan)
         except Exception as error:  # noqa: BLE001 - handed to the loop, whatever it is
             self._loop.call_soon_threadsafe(self._failed, error)
         else:
-            self._loop.call_soon_threadsafe(self._returned, plan, outcome)
+            seconds = time.perf_counter() - began
+            self._loop.call_soon_threadsafe(self._returned, plan, outcome, seconds)
 
-    def _returned(self, plan: Plan, outcome: Written) -> None:
+    def _returned(self, plan: Plan, outcome: Written, seconds: float) -> None:
+        self.pace.note(len(plan.batches), seconds)
+        self._log.grow(plan.pages())
         heads = self._heads
         if outcome.errors or plan.doubtful:
             heads.clear()
@@ -123,18 +178,22 @@ class SqliteJournal(GroupJournal):
 
     def _do(self, job: Callable[[sqlite3.Connection], Any]) -> None:
         """In the thread: the job in a transaction of its own."""
-        result, failure = None, None
+        result, failure, changed = None, None, 0
         try:
-            result = self._writer.transaction(self._connection.raw, job)
+            connection = self._connection.raw
+            changed = connection.total_changes
+            result = self._writer.transaction(connection, job)
+            changed = connection.total_changes - changed
         except Exception as error:  # noqa: BLE001 - handed to whoever awaits the job
-            failure = error
+            failure, changed = error, 0
             if isinstance(error, _BatchFaultError):
                 failure = StorageError(f"{self._writer.path}: {error}")
-        self._loop.call_soon_threadsafe(self._done, result, failure)
+        self._loop.call_soon_threadsafe(self._done, result, failure, changed)
 
-    def _done(self, result: Any, error: Exception | None) -> None:
+    def _done(self, result: Any, error: Exception | None, changed: int) -> None:
         # The job may have removed streams.
         self._heads.clear()
+        self._log.grow(changed)
         self._performed(result, error)
         self._report(error)
 
@@ -142,36 +201,56 @@ class SqliteJournal(GroupJournal):
 class Writer:
     """The thread's side: everything here blocks."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, busy_timeout: float) -> None:
+        self.path, self.busy_timeout = path, busy_timeout
+        self._is_patient = True
+
+    def write_at_once(self, connection: sqlite3.Connection, plan: Plan) -> Written | None:
+        """Commit the plan if nothing stands in the way; None: nothing was written, and `write`
+        finds out why."""
+        if plan.doubtful:
+            return None
+        self._be_patient(connection, False)
+        try:
+            _attempt(connection, partial(_put_plan, plan=plan), plan.is_plain)
+        except Exception:  # noqa: BLE001 - `write` meets it again, and knows what it means
+            _roll_back(connection)
+            return None
+        return Written(plan.rows, {})
+
+    def _be_patient(self, connection: sqlite3.Connection, wanted: bool) -> None:
+        """Whether to wait for a lock that another program holds."""
+        if wanted is not self._is_patient:
+            milliseconds = round(self.busy_timeout * 1000) if wanted else 0
+            connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
+            self._is_patient = wanted
 
     def write(self, connection: sqlite3.Connection, plan: Plan) -> Written:
         """Commit the plan, or each of its batches that can be. Raises `StorageError` when none
         can."""
         if not plan.doubtful:
             try:
-                self.transaction(connection, partial(_put_plan, plan=plan))
+                self.transaction(connection, partial(_put_plan, plan=plan), plan.is_plain)
                 return Written(plan.rows, {})
             except _BatchFaultError:
                 plan.doubtful = True
         return self.transaction(connection, partial(self._one_by_one, plan=plan))
 
-    def transaction(self, connection: sqlite3.Connection, work: Callable[..., T]) -> T:
-        """Do `work(connection)` in a transaction and return its result.
+    def transaction(
+        self, connection: sqlite3.Connection, work: Callable[..., T], is_plain: bool = False
+    ) -> T:
+        """Do `work(connection)` in a transaction and return its result; `is_plain` work is one
+        statement.
 
         Raises `_BatchFaultError` when a statement or value is at fault, else what `translate` makes
         of the error.
         """
         tries = 0
+        self._be_patient(connection, True)
         while True:
             tries += 1
             try:
-                connection.execute("BEGIN IMMEDIATE")
-                result = work(connection)
-                reach("commit.before")
-                connection.execute("COMMIT")
-                reach("commit.after")
-                return result
+                return _attempt(connection, work, is_plain)
             except Exception as error:
                 _roll_back(connection)
                 if not isinstance(error, (sqlite3.Error, *_FAULTS)):
@@ -223,6 +302,19 @@ class _BatchFaultError(Exception):
 
 # Errors of binding a value; those of SQLite itself are `sqlite3.Error`.
 _FAULTS = (OverflowError, UnicodeError, ValueError)
+
+
+def _attempt(connection: sqlite3.Connection, work: Callable[..., T], is_plain: bool) -> T:
+    if is_plain:
+        reach("commit.before")
+        result = work(connection)
+    else:
+        connection.execute("BEGIN IMMEDIATE")
+        result = work(connection)
+        reach("commit.before")
+        connection.execute("COMMIT")
+    reach("commit.after")
+    return result
 
 
 def collect(batch: Batch, changes: Changes) -> None:

@@ -16,7 +16,7 @@ from ironflow.core.errors import ConfigError
 VARIABLE: Final = "IRONFLOW_CRASH_POINT"
 
 POINTS: Final[dict[str, str]] = {
-    "commit.before": "a group of batches is written in its transaction and not committed",
+    "commit.before": "a group of batches is in its transaction, or about to be, not committed",
     "commit.after": "a group is committed, and nobody knows it yet",
     "answer.before": "an actor's change is durable, its answer has not left",
     "answer.after": "the answer has left, what follows from the change has not begun",

@@ -74,8 +74,13 @@ async def live(folder: str, purpose: str) -> None:
             rules = [RetentionRule(kind=kind, max_count=4) for kind in ("completed", "events")]
             await engine.store.retire(rules, engine.clock.now(), dry_run=False)
         else:
-            states = ("queued", "running", "waiting")
+            # On a slow machine lives are short: runs that were in several of them without getting
+            # anywhere have been paused, and go on when they are told to.
+            states = ("queued", "running", "waiting", "paused")
             while rows := await engine.store.reader.runs(RunFilter(statuses=states), 1000):
+                for row in rows:
+                    if row.status == "paused":
+                        await engine.resume(row.id)
                 for row in rows:
                     await engine.wait(row.id, 30.0)
 

@@ -1,0 +1,114 @@
+"""The write-ahead log of a database: how long it is, when it is folded into the database (a
+checkpoint), and room made ahead of it.
+
+SQLite by itself makes a checkpoint within the commit that finds the log too long. Here it is a
+chore of its own between two commits, so that no commit takes ten times as long as the others. And a
+commit that lengthens the file makes the file system write its own journal as well and takes twice
+as long as one that writes over what is there; so the file gets its length in a few steps, long
+before it is needed. What is behind the end of the log means nothing to SQLite, whatever it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Callable
+
+from ironflow.storage import connection as settings
+from ironflow.storage.ports import Table
+
+log = logging.getLogger("ironflow.storage")
+
+PAGE = 4096
+FRAME = PAGE + 24
+"""Bytes of a page in the log."""
+FIRST_ROOM = 256
+"""Pages of the first step; each makes the file twice as long."""
+EARLY = 48
+"""Pages before the end of the room at which more is made, and that must be written before any
+is.
+"""
+
+Chore = Callable[[sqlite3.Connection], None]
+
+
+def pages_of(rows: int, size: int, changes: list[tuple[Table, int]]) -> int:
+    """About how many pages a commit writes: `rows` of the journal with `size` bytes, and rows of
+    other tables, each of which stands in several trees; rows that come together share pages.
+    """
+    pages = 2 + min(rows, 64) // 4 + size // PAGE
+    for table, count in changes:
+        pages += (1 + len(table.columns) // 4) * (1 + min(count, 64) // 4)
+    return pages
+
+
+class WriteAheadLog:
+    """The log of one database while this process writes it. The writing thread does the chores."""
+
+    def __init__(self, path: str, *, synced: bool) -> None:
+        """Looks at the file. `synced`: every commit waits for the disk, so that room is worth its
+        price.
+        """
+        self.path = f"{path}-wal"
+        self.pages = _size(self.path) // FRAME
+        """How long it is, about."""
+        self._due = settings.CHECKPOINT_PAGES
+        self._most_room = settings.CHECKPOINT_PAGES * 9 // 8  # a checkpoint may be a little late
+        self._room = 0 if synced else self._most_room
+        self._in_use = self.pages + EARLY
+
+    def grow(self, pages: int) -> None:
+        """A commit wrote so many pages."""
+        self.pages += pages
+
+    def chore(self) -> Chore | None:
+        """What is to be done before the next commit."""
+        if self.pages >= self._due:
+            return self._checkpoint
+        room = self._room
+        if self.pages >= max(self._in_use, room - EARLY) and room < self._most_room:
+            return self._make_room
+        return None
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Fold the log into the database as far as its readers allow."""
+        _, length, folded = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        # Folded as a whole, the log begins anew. Otherwise a reader holds it: a little later again.
+        self.pages = 0 if folded >= length else length
+        self._due = max(settings.CHECKPOINT_PAGES, self.pages + settings.CHECKPOINT_PAGES // 4)
+
+    def _make_room(self, connection: sqlite3.Connection) -> None:
+        """Lengthen the file, and wait for the disk."""
+        room = max(FIRST_ROOM, 2 * self._room, 2 * self.pages)
+        self._room = min(room, self._most_room)
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY)
+        except OSError:
+            self._room = self._most_room  # there is none to be made
+            return
+        try:
+            length = os.fstat(descriptor).st_size
+            missing = self._room * FRAME - length
+            if missing > 0:
+                _fill(descriptor, length, missing)
+        finally:
+            os.close(descriptor)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _fill(descriptor: int, start: int, count: int) -> None:
+    try:
+        written = 0
+        while written < count:
+            written += os.pwrite(descriptor, bytes(count - written), start + written)
+        os.fdatasync(descriptor)
+    except OSError:
+        # No space for what is perhaps never needed: give it back to those who need it now.
+        os.ftruncate(descriptor, start)
