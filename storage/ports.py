@@ -41,13 +41,20 @@ class Table(NamedTuple):
     """A projection table: `columns` in order, the first `key` of them are the primary key.
 
     `fixed` columns never change once a row exists: a later put must repeat them, and does not
-    rewrite them.
+    rewrite them. A column that is rewritten, even as it was, costs a write in each index that it
+    stands in: `narrowed` gives a table that says more of them are as they were.
     """
 
     name: str
     key: int
     columns: tuple[str, ...]
     fixed: tuple[str, ...] = ()
+    is_narrow: bool = False
+
+    def narrowed(self, *fixed: str) -> Table:
+        """The same table for puts of rows that are there and whose `fixed` columns are as they
+        were."""
+        return self._replace(fixed=(*self.fixed, *fixed), is_narrow=True)
 
 
 class Batch(msgspec.Struct):

@@ -14,6 +14,7 @@ import msgspec
 from ironflow.core.prefect.conditions import ALWAYS, Condition, Group, Test
 from ironflow.core.prefect.filters import MAX_OFFSET, Selection
 from ironflow.core.prefect.resources import RESOURCES
+from ironflow.core.prefect.states import TERMINAL
 from ironflow.core.prefect.texts import TextQuery
 
 MOST_MARKS = 32
@@ -36,6 +37,18 @@ _COMPARISONS = {"le": "<=", "ge": ">=", "gt": ">", "eq": "="}
 _ORDERS = {"ACCEPTED": "{t}.seq"}
 """Orders that no client asks for."""
 _NOTHING = "0"
+RUN_TIME = (
+    "({t}.run_time + CASE WHEN {t}.state_type = 'RUNNING' AND {t}.state_at IS NOT NULL "
+    "THEN max(0, {now} - {t}.state_at) ELSE 0 END)"
+)
+"""How long a run has run, in microseconds: `bodies.estimated_run_time` as SQL."""
+LATENESS = (
+    "(CASE WHEN {t}.expected_at IS NULL THEN 0 "
+    "WHEN {t}.started_at IS NOT NULL THEN max(0, {t}.started_at - {t}.expected_at) "
+    "WHEN {t}.state_type IN ('COMPLETED', 'FAILED', 'CRASHED', 'CANCELLED') THEN 0 "
+    "ELSE max(0, {now} - {t}.expected_at) END)"
+)
+"""How much later than expected a run began, in microseconds: `bodies.estimated_lateness` as SQL."""
 
 
 class Query(NamedTuple):
@@ -49,7 +62,7 @@ def select_rows(selection: Selection, columns: str, now: int, most: int | None =
     """A page of a resource: `columns` is SQL with `{t}` for its table; `now` in microseconds."""
     resource = selection.resource
     order = resource.sorts.get(selection.sort) or _ORDERS[selection.sort]
-    order = _fill(order, "t", now)
+    order = fill(order, "t", now)
     limit = selection.limit if most is None else most
     # First the rows of the page by what is narrow; bodies are read of those alone, and never sorted
     # by the thousand.
@@ -66,7 +79,7 @@ def select_rows(selection: Selection, columns: str, now: int, most: int | None =
             parts.append(f"SELECT * FROM ({page})")
             values += [*more, min(limit + selection.offset, MAX_OFFSET)]
     text = (
-        f"SELECT {_fill(columns, 't', now)} FROM {resource.table} t "
+        f"SELECT {fill(columns, 't', now)} FROM {resource.table} t "
         f"WHERE t.rowid IN ({' UNION ALL '.join(parts)}) ORDER BY {order}"
     )
     if len(branches) > 1:
@@ -203,25 +216,35 @@ def _branches(selection: Selection) -> list[Selection]:
     parts = own.parts if isinstance(own, Group) and not own.either else (own,)
     if any(isinstance(part, Test) and part.column == "id" for part in parts):
         return [selection]
+    by_start = selection.sort.startswith("START_TIME")
     for number, part in enumerate(parts):
         if (
             isinstance(part, Test)
             and part.column in ("state_type", "state_name")
             and part.test == "in"
-            and 1 < len(part.value) <= MOST_BRANCHES
+            and (1 if by_start else 2) <= len(part.value) <= MOST_BRANCHES
         ):
+            rest = (*parts[:number], *parts[number + 1 :])
             return [
                 selection._replace(
                     conditions={
                         **selection.conditions,
-                        selection.resource.name: Group(
-                            (*parts[:number], part._replace(value=(value,)), *parts[number + 1 :])
-                        ),
+                        selection.resource.name: Group((*rest, *_branch(part, value, by_start))),
                     }
                 )
                 for value in part.value
             ]
     return [selection]
+
+
+def _branch(states: Test, value: str, by_start: bool) -> list[Test]:
+    """One state of those asked for. Those that end a run are in an index in the order in which
+    runs began, which is only of runs that have ended: the others are few.
+    """
+    tests = [states._replace(value=(value,))]
+    if by_start and states.column == "state_type" and value in TERMINAL:
+        tests.append(Test("ended_at", "null", False))
+    return tests
 
 
 # -- conditions -----------------------------------------------------------------------------------
@@ -239,7 +262,7 @@ def _express(condition: Condition, place: Place, values: Values, now: int) -> st
 
 def _express_test(test: Test, place: Place, values: Values, now: int) -> str:
     column = test.column if "{" in test.column or " " in test.column else f"{{t}}.{test.column}"
-    column = _fill(column, place.alias, now)
+    column = fill(column, place.alias, now)
     value = test.value
     match test.test:
         case "in" | "not_in":
@@ -319,5 +342,6 @@ def _express_search(column: str, query: TextQuery, values: Values) -> str:
     return f"({' AND '.join(parts)})" if parts else "1"
 
 
-def _fill(text: str, table: str, now: int) -> str:
+def fill(text: str, table: str, now: int) -> str:
+    """SQL over a table that is called `table`, as of `now` (microseconds)."""
     return text.replace("{t}", table).replace("{now}", str(int(now)))

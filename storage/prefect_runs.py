@@ -41,6 +41,13 @@ TASK_RUNS = Table(
     ),
     ("flow_run_id", "task_key", "dynamic_key"),
 )  # fmt: skip
+FLOW_RUN_MOVES = FLOW_RUNS.narrowed(
+    "name", "flow_version", "deployment_version", "work_queue_id", "work_queue_name",
+    "work_pool_id", "work_pool_name", "tags",
+)  # fmt: skip
+"""A flow run that has a new state and is else as it was."""
+TASK_RUN_MOVES = TASK_RUNS.narrowed("name", "cache_key", "task_version", "tags", "expected_at")
+"""A task run that has a new state, decided here, and is else as it was."""
 RUN_STATES = Table("run_states", 2, ("stream", "version", "id", "owner", "kind", "at"))
 RUN_INPUTS = Table("run_inputs", 2, ("flow_run_id", "key", "created_at", "body", "value"))
 TASK_CACHES = Table("task_caches", 1, ("cache_key", "run_id", "at", "expires_at", "state"))

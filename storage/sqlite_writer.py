@@ -13,7 +13,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -36,7 +36,22 @@ BUSY_TRIES = 6
 
 T = TypeVar("T")
 
-Changes = dict[str, tuple[Table, dict[Row, Row | None]]]
+
+class Change:
+    """What a commit does to one table: the row that is put under a key, or None where it goes.
+
+    `narrow` are the keys whose rows need only what changes according to `narrowly`.
+    """
+
+    __slots__ = ("narrow", "narrowly", "rows", "table")
+
+    def __init__(self, table: Table) -> None:
+        self.table, self.narrowly = table, table
+        self.rows: dict[Row, Row | None] = {}
+        self.narrow: set[Row] = set()
+
+
+Changes = dict[str, Change]
 
 
 class Plan:
@@ -60,7 +75,7 @@ class Plan:
     def pages(self) -> int:
         """About how many pages of the database it changes."""
         size = sum([len(row[5]) for row in self.rows])
-        changes = [(table, len(rows)) for table, rows in self.changes.values()]
+        changes = [(change.table, len(change.rows)) for change in self.changes.values()]
         return pages_of(len(self.rows), size, changes)
 
 
@@ -319,17 +334,27 @@ def _attempt(connection: sqlite3.Connection, work: Callable[..., T], is_plain: b
 
 def collect(batch: Batch, changes: Changes) -> None:
     """Add what a batch does to rows: of one key the last counts, and in a batch a put counts after
-    a delete."""
+    a delete. A narrow put counts for the rest of the row, too, when that is under way."""
     for table, key in batch.deletes:
         known = changes.get(table.name)
         if known is None:
-            known = changes[table.name] = (table, {})
-        known[1][tuple(key)] = None
+            known = changes[table.name] = Change(table)
+        key = tuple(key)
+        known.rows[key] = None
+        known.narrow.discard(key)
     for table, row in batch.puts:
         known = changes.get(table.name)
         if known is None:
-            known = changes[table.name] = (table, {})
-        known[1][row[: table.key]] = row
+            known = changes[table.name] = Change(table)
+        key = row[: table.key]
+        if table.is_narrow:
+            known.narrowly = table
+            if key not in known.rows:
+                known.narrow.add(key)
+        else:
+            known.table = table
+            known.narrow.discard(key)
+        known.rows[key] = row
 
 
 def _put_plan(connection: sqlite3.Connection, plan: Plan) -> None:
@@ -362,17 +387,25 @@ def _put_entries(connection: sqlite3.Connection, rows: list[Row]) -> None:
         statements.write_rows(connection, _INSERT_ENTRIES, rows, len(statements.JOURNAL.columns))
 
 
-def _put_changes(
-    connection: sqlite3.Connection, changes: Iterable[tuple[Table, dict[Row, Row | None]]]
-) -> None:
-    for table, rows in changes:
+def _put_changes(connection: sqlite3.Connection, changes: Iterable[Change]) -> None:
+    for change in changes:
+        table, rows, narrow = change.table, change.rows, change.narrow
         puts = [row for row in rows.values() if row is not None]
         if len(puts) < len(rows):
             keys = [key for key, row in rows.items() if row is None]
             statements.write_rows(connection, statements.delete(table), keys, table.key)
+        if narrow:
+            moves = [row for row in puts if row[: table.key] in narrow]
+            puts = [row for row in puts if row[: table.key] not in narrow]
+            _put_rows(connection, change.narrowly, moves)
         if puts:
-            texts = statements.insert(table, replace=True)
-            statements.write_rows(connection, texts, puts, len(table.columns))
+            _put_rows(connection, table, puts)
+
+
+def _put_rows(connection: sqlite3.Connection, table: Table, rows: Sequence[Row]) -> None:
+    statements.write_rows(
+        connection, statements.insert(table, replace=True), rows, len(table.columns)
+    )
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

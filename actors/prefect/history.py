@@ -28,8 +28,14 @@ from ironflow.core.prefect.lists import as_run
 from ironflow.core.prefect.rules import Situation
 from ironflow.core.prefect.states import State
 from ironflow.core.prefect.timers import wanted_timers
-from ironflow.storage.ports import DELIVERIES, RUNS, TIMERS, Batch, Loaded, NewEntry
-from ironflow.storage.prefect_runs import FLOW_RUNS, RUN_STATES, TASK_RUNS
+from ironflow.storage.ports import DELIVERIES, RUNS, TIMERS, Batch, Loaded, NewEntry, Table
+from ironflow.storage.prefect_runs import (
+    FLOW_RUN_MOVES,
+    FLOW_RUNS,
+    RUN_STATES,
+    TASK_RUN_MOVES,
+    TASK_RUNS,
+)
 
 Then = list[Callable[[], None]]
 _encode_history = msgspec.json.Encoder().encode
@@ -169,9 +175,9 @@ class HistoryActor(StreamActor):
         history, then = self.history, Then()
         batch = batch or Batch([], [], [])
         old = history.flow_run.state if history.flow_run is not None else None
-        tasks, flow_changed = self._apply(entries, batch)
+        tasks, flow = self._apply(entries, batch)
         run = history.flow_run
-        self._put_rows(tasks, flow_changed, batch)
+        self._put_rows(tasks, flow, batch)
         sends = list(sends)
         if run is not None and run.state is not old and run.state is not None:
             then.append(self.sink.flow_run_moved(run, old, batch))
@@ -183,48 +189,58 @@ class HistoryActor(StreamActor):
             then.append(partial(self.environment.outbox.consumed, self.address, delivery))
         if entries and self.snapshot_is_due(history.version):
             self.add_snapshot(batch, history.version, _encode_history(history))
-        if flow_changed and run is not None and run.is_terminal:
+        if flow is not None and run is not None and run.is_terminal:
             then.append(self._publish_end)
         if not (batch.entries or batch.puts or batch.deletes):
             return self.after_pending(envelope, reply()) if envelope is not None else None
         self.commit(batch, envelope, reply(), partial(_run_all, then) if then else None)
         return LATER
 
-    def _apply(self, entries: Sequence[r.FlowEntry], batch: Batch) -> tuple[dict[str, None], bool]:
-        """The task runs that the entries change, and whether they change the flow run."""
+    def _apply(
+        self, entries: Sequence[r.FlowEntry], batch: Batch
+    ) -> tuple[dict[str, Table], Table | None]:
+        """How the rows of the task runs that the entries change are to be put, and that of the flow
+        run, if it changes.
+        """
         now, history, stream = self.environment.clock.now(), self.history, self.stream
-        tasks: dict[str, None] = {}
-        flow_changed = False
+        tasks: dict[str, Table] = {}
+        flow: Table | None = None
         for entry in entries:
             data = r.encode_entry(entry)
+            is_move = isinstance(entry, r.TaskRunMoved) and (
+                history.tasks[entry.id].expected_at is not None
+            )
             r.apply(history, entry, now)
             version = history.version
             batch.entries.append(NewEntry(stream, version, now, r.KINDS[type(entry)], data))
             task_run_id = r.changed_task(history, entry)
             if task_run_id is not None:
-                tasks[task_run_id] = None
+                if is_move:
+                    tasks.setdefault(task_run_id, TASK_RUN_MOVES)
+                else:
+                    tasks[task_run_id] = TASK_RUNS
             elif isinstance(entry, r.FlowRunMoved):
-                self.body, flow_changed = None, True
+                self.body, flow = None, flow or FLOW_RUN_MOVES
             elif isinstance(entry, r.FlowRunCreated | r.FlowRunChanged):
-                self.info, self.body, flow_changed = None, None, True
+                self.info, self.body, flow = None, None, FLOW_RUNS
             state: State | None = getattr(entry, "state", None)
             if state is not None:
                 owner, kind = task_run_id or self.key, "task_run" if task_run_id else "flow_run"
                 row = (stream, version, state.id, owner, kind, state.at)
                 batch.puts.append((RUN_STATES, row))
-        return tasks, flow_changed
+        return tasks, flow
 
-    def _put_rows(self, tasks: dict[str, None], flow_changed: bool, batch: Batch) -> None:
+    def _put_rows(self, tasks: dict[str, Table], flow: Table | None, batch: Batch) -> None:
         history = self.history
         self.task_bodies = {}
-        for task_run_id in tasks:
+        for task_run_id, table in tasks.items():
             task = history.tasks[task_run_id]
             body = self.task_bodies[task_run_id] = bodies.encode_task_run(task)
-            batch.puts.append((TASK_RUNS, task_run_row(task, body)))
+            batch.puts.append((table, task_run_row(task, body)))
         run = history.flow_run
-        if run is not None and flow_changed:
-            batch.puts.append((FLOW_RUNS, flow_run_row(run, self.flow_run_body())))
-        if flow_changed or (run is None and self.key in tasks):
+        if run is not None and flow is not None:
+            batch.puts.append((flow, flow_run_row(run, self.flow_run_body())))
+        if flow is not None or (run is None and self.key in tasks):
             facts = row_facts(history)
             if facts != self.facts:
                 self.facts = facts

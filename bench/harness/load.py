@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._needed = 0
         self._waiter: asyncio.Future[tuple[int, bytes]] | None = None
         self._transport: asyncio.Transport | None = None
 
@@ -75,13 +76,15 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
+        if len(self._buffer) < self._needed:
+            return  # a long answer is looked into when it begins and when it is there
         try:
-            answer = parse_answer(self._buffer)
+            answer, self._needed = parse_answer(self._buffer)
         except ValueError as error:
             self._fail(BadAnswer(f"not HTTP: {error}"))
             return
         if answer is not None and self._waiter is not None:
-            self._buffer.clear()
+            self._buffer = bytearray()
             waiter, self._waiter = self._waiter, None
             if not waiter.done():
                 waiter.set_result(answer)
@@ -149,22 +152,28 @@ def encode_request(
     return "\r\n".join([*lines, "", ""]).encode() + data
 
 
-def parse_answer(buffer: bytearray) -> tuple[int, bytes] | None:
-    """Status and body, None while there is more to come. Raises `ValueError`."""
-    head, gap, rest = bytes(buffer).partition(b"\r\n\r\n")
-    if not gap:
-        return None
-    status = int(head[9:12])
-    fields = head.lower()
+def parse_answer(buffer: bytearray) -> tuple[tuple[int, bytes] | None, int]:
+    """Status and body, None while there is more to come; and how many bytes are needed for it, 0
+    where that is not known. Raises `ValueError`.
+    """
+    end = buffer.find(b"\r\n\r\n")
+    if end < 0:
+        return None, 0
+    status = int(buffer[9:12])
+    fields = buffer[:end].lower()
+    start = end + 4
     at = fields.find(b"\r\ncontent-length:")
     if at >= 0:
-        length = int(fields[at + 17 :].split(b"\r\n", 1)[0])
-        return (status, rest[:length]) if len(rest) >= length else None
+        needed = start + int(fields[at + 17 :].split(b"\r\n", 1)[0])
+        if len(buffer) < needed:
+            return None, needed
+        with memoryview(buffer) as view:
+            return (status, bytes(view[start:needed])), 0
     if b"\r\ntransfer-encoding: chunked" in fields:
-        body = _join_chunks(rest)
-        return None if body is None else (status, body)
+        body = _join_chunks(bytes(buffer[start:]))
+        return (None if body is None else (status, body)), 0
     if status in (204, 304):
-        return status, b""
+        return (status, b""), 0
     raise ValueError("an answer of no known length")
 
 

@@ -7,15 +7,17 @@ import asyncio
 import re
 import sqlite3
 from importlib.resources import files
+from itertools import product
 
 import pytest
 
 from ironflow.core.errors import StorageError, StorageFull
 from ironflow.storage import sql, statements
 from ironflow.storage.connection import connect
-from ironflow.storage.ports import BLOB_REFS, RUNS, TABLES, TIMERS
+from ironflow.storage.ports import BLOB_REFS, RUNS, TABLES, TIMERS, Batch, Table
 from ironflow.storage.schema import migrate
 from ironflow.storage.sqlite_errors import Broken, Meaning, is_out_of_space, meaning, translate
+from ironflow.storage.sqlite_writer import Changes, _put_changes, collect
 
 
 def test_queries_are_cut_at_their_headers() -> None:
@@ -149,3 +151,48 @@ async def test_an_error_of_the_connector_reaches_the_caller() -> None:
 
     with pytest.raises(StorageError, match="no such luck"):
         await connect(fail)
+
+
+STORY = Table("flows", 1, ("id", "name", "tags", "created_at", "updated_at", "body"))
+STORY_MOVES = STORY.narrowed("name", "tags")
+
+
+@pytest.mark.parametrize("steps", [s for n in range(1, 5) for s in product("wnd", repeat=n)])
+@pytest.mark.parametrize("cut", [0, 1, 2])
+def test_a_narrow_put_counts_for_what_else_is_under_way(steps: tuple[str, ...], cut: int) -> None:
+    """Whatever is put in one commit or in two, the row is the last one that was said: a narrow put
+    leaves the columns alone that it says are as they were, and only those.
+    """
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(connection, ":memory:", 0)
+    said: tuple[object, ...] | None = None
+    parts: list[list[Batch]] = [[], []]
+    for number, step in enumerate(steps):
+        batch = Batch([], [], [])
+        if step == "d":
+            said = None
+            batch.deletes.append((STORY, ("a",)))
+        elif step == "w" or said is None:
+            said = ("a", f"name {number}", f"[{number}]", 0, number, b"%d" % number)
+            batch.puts.append((STORY, said))
+        else:
+            said = (*said[:4], number, b"%d" % number)
+            batch.puts.append((STORY_MOVES, said))
+        parts[number >= cut].append(batch)
+    for batches in parts:
+        changes: Changes = {}
+        for batch in batches:
+            collect(batch, changes)
+        _put_changes(connection, changes.values())
+    assert connection.execute("SELECT * FROM flows").fetchall() == ([said] if said else [])
+    connection.close()
+
+
+def test_a_narrow_put_does_not_touch_what_is_as_it_was() -> None:
+    wide, narrow = (
+        statements.insert(STORY, replace=True),
+        statements.insert(STORY_MOVES, replace=True),
+    )
+    assert "name = excluded.name" in wide[1]
+    assert "name = excluded.name" not in narrow[1]
+    assert "body = excluded.body" in narrow[1]

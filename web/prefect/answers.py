@@ -13,21 +13,21 @@ from ironflow.core.prefect import bodies
 from ironflow.core.prefect.faults import Fault, Refusal
 from ironflow.core.prefect.filters import BodyShape, Selection, parse_selection
 from ironflow.core.prefect.states import micros
-from ironflow.storage.prefect_filters import count_rows, select_rows, where_rows
+from ironflow.storage.prefect_filters import (
+    LATENESS,
+    RUN_TIME,
+    count_rows,
+    fill,
+    select_rows,
+    where_rows,
+)
 from ironflow.web.prefect.requests import HistoryBody
 from ironflow.web.prefect.routing import Answer, Call
 
 MOST_INTERVALS = 500
 """Intervals of one history."""
-RUN_COLUMNS = ", ".join(f"{{t}}.{name}" for name in bodies.COLUMNS)
+RUN_COLUMNS = f"{{t}}.body, {RUN_TIME}, {LATENESS}"
 LAST_MOMENT = from_datetime(datetime.max.replace(tzinfo=UTC))
-_LATENESS = (
-    "CASE WHEN t.expected_at IS NULL THEN 0 "
-    "WHEN t.started_at IS NOT NULL THEN max(0, t.started_at - t.expected_at) "
-    "WHEN t.state_type IN ('COMPLETED', 'FAILED', 'CRASHED', 'CANCELLED') THEN 0 "
-    "ELSE max(0, ? - t.expected_at) END"
-)
-_RUN_TIME = "t.run_time + CASE WHEN t.state_type = 'RUNNING' THEN max(0, ? - t.state_at) ELSE 0 END"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -57,7 +57,7 @@ async def list_runs(engine: Engine, selection: Selection) -> bytes:
     """Flow runs or task runs as a JSON array."""
     now = engine.clock.now()
     query = select_rows(selection, RUN_COLUMNS, now)
-    return bodies.render_list(await engine.store.reader.select(query.text, query.values), now)
+    return bodies.render_list(await engine.store.reader.select(query.text, query.values))
 
 
 async def list_whole(engine: Engine, selection: Selection) -> bytes:
@@ -99,10 +99,11 @@ def read_limit(call: Call[Any, dict[str, Any]], most: int) -> int:
 
 async def average_lateness(engine: Engine, selection: Selection) -> float | None:
     """How many seconds later than expected runs began, on average; None without any."""
-    where, values = where_rows(selection, engine.clock.now())
-    query = f"SELECT avg({_LATENESS}) FROM {selection.resource.table} t WHERE {where}"
-    rows = await engine.store.reader.select(query, [engine.clock.now(), *values])
-    average = rows[0][0]
+    now = engine.clock.now()
+    where, values = where_rows(selection, now)
+    lateness = fill(LATENESS, "t", now)
+    query = f"SELECT avg({lateness}) FROM {selection.resource.table} t WHERE {where}"
+    average = (await engine.store.reader.select(query, values))[0][0]
     return None if average is None else average / SECOND
 
 
@@ -121,12 +122,13 @@ async def count_by_interval(call: Call[Any, dict[str, Any]], shape: BodyShape) -
         raise Refusal(422, "History intervals must end before the year 10000.")
     now = engine.clock.now()
     where, values = where_rows(selection, now)
+    run_time, lateness = fill(RUN_TIME, "t", now), fill(LATENESS, "t", now)
     rows = await engine.store.reader.select(
-        f"SELECT (t.expected_at - ?) / ?, t.state_type, t.state_name, count(*), sum({_RUN_TIME}), "
-        f"sum({_LATENESS}) FROM {selection.resource.table} t "
+        f"SELECT (t.expected_at - ?) / ?, t.state_type, t.state_name, count(*), sum({run_time}), "
+        f"sum({lateness}) FROM {selection.resource.table} t "
         f"WHERE {where} AND t.expected_at >= ? AND t.expected_at < ? AND t.state_type IS NOT NULL "
         "GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
-        [start, step, now, now, *values, start, end],
+        [start, step, *values, start, end],
     )
     intervals = [
         _Interval(to_rfc3339(start + n * step), to_rfc3339(start + (n + 1) * step), [])
