@@ -217,7 +217,7 @@ class Engine:
             if len(rows) < RECOVERY_PAGE:
                 break
             after = (rows[-1].created_at, rows[-1].id)
-        for ticket in sorted(ranked, key=lambda each: each.age):
+        for ticket in self.pool.in_order(ranked):
             self.pool.enqueue(ticket)
         return total
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from functools import partial
 
 from ironflow.actors.endpoints import Endpoints
 from ironflow.actors.fleet import Fleet
 from ironflow.actors.lanes import NO_LIMIT, Lanes, LaneState
-from ironflow.actors.lines import Ticket
+from ironflow.actors.lines import Row, Ticket
 from ironflow.actors.pool import Pool
 from ironflow.actors.windows import Later, Windows
 from ironflow.core.clock import SECOND, Clock, to_rfc3339
@@ -200,6 +201,20 @@ class Slots:
         if policies is not None and policies.orders and not self._is_queued(run_id):
             self._ordered[run_id] = ticket
         self._wait(run_id, function_id)
+
+    def in_order(self, tickets: Iterable[Ticket]) -> Iterator[Ticket]:
+        """Those who waited before a restart, so that the first to ask is the one whose turn it is:
+        functions by the age of their runs, the runs of each by their rank.
+        """
+        rows: dict[str, Row] = {}
+        by_age = sorted(tickets, key=lambda ticket: ticket.age)
+        for ticket in by_age:
+            function_id = ticket.function_id
+            if function_id not in rows:
+                rows[function_id] = Row(partial(self._weight_of, function_id))
+            rows[function_id].add(ticket)
+        for ticket in by_age:
+            yield rows[ticket.function_id].take()
 
     def _wait(self, run_id: str, function_id: str) -> None:
         if self.fleet.serves(function_id):

@@ -11,7 +11,9 @@ runs are in it, and no run is looked at before its turn.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from ironflow.actors.lines import Line, Queue, Ticket, drop
@@ -182,11 +184,22 @@ class Lanes:
         opens_at = self.windows.opens_at(lane)
         return LaneState(lane, self._limit_of(lane), holders, waiting, opens_at)
 
-    def states(self) -> list[LaneState]:
-        """Every lane in which anybody is, by name."""
-        windows = list(self.windows.names())
-        found = [self.state(lane) for lane in {*self._holders, *self._lines, *windows}]
-        return sorted(state for state in found if state.holders or state.waiting)
+    def states(
+        self, limit: int | None = None, after: str = "", function_id: str | None = None
+    ) -> list[LaneState]:
+        """Lanes in which anybody is, by name: at most `limit` after a name, of one function or of
+        all.
+        """
+        names = sorted({*self._holders, *self._lines, *self.windows.names()})
+        found: list[LaneState] = []
+        for name in names[bisect_right(names, after) :]:
+            if len(found) == limit:
+                break
+            if function_id is None or parse_lane(name)[0] == function_id:
+                state = self.state(name)
+                if state.holders or state.waiting:
+                    found.append(state)
+        return found
 
     def waiting_by_policy(self) -> dict[str, int]:
         """How many runs wait for a place among those that execute, and how many for a throttle."""
@@ -199,7 +212,7 @@ class Lanes:
         line = self._lines.get(lane)
         if line is None:
             function_id = parse_lane(lane)[0]
-            line = self._lines[lane] = Line(lane, lambda share: self._weight_of(function_id, share))
+            line = self._lines[lane] = Line(lane, partial(self._weight_of, function_id))
         line.add(queue)
 
     def _lane_of(self, queue: Queue) -> str:

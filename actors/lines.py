@@ -188,7 +188,11 @@ class Line:
         level = self._levels.get(ticket.priority)
         if level is None:
             level = self._levels[ticket.priority] = _Level()
-            heapq.heappush(self._heap, -ticket.priority)
+            if len(self._heap) > 2 * len(self._levels) + SLACK:
+                self._heap = [-priority for priority in self._levels]
+                heapq.heapify(self._heap)
+            else:
+                heapq.heappush(self._heap, -ticket.priority)
         share = level.shares.get(ticket.share)
         if share is None:
             turn = max(level.rested.pop(ticket.share, 0.0), level.now)

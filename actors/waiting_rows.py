@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Generic, TypeVar
 
 from ironflow.actors import lines
@@ -194,7 +195,7 @@ class WaitingRows(Generic[Row]):
             function_id = ticket.function_id
             order = self._orders.get((row, function_id))
             if order is None:
-                order = lines.Row(lambda share: self._weight_of(function_id, share))
+                order = lines.Row(partial(self._weight_of, function_id))
                 self._orders[row, function_id] = order
             order.add(ticket)
 

@@ -95,3 +95,35 @@ async def passages(ctx: Context, _: Any) -> tuple[int, float]:
 async def reached(ctx: Context, sent: float) -> float:
     """Seconds since a moment that the caller gives, in seconds since the epoch."""
     return time.time() - sent
+
+
+OPENED = asyncio.Event()
+"""Laned runs go on once it is set."""
+ENDED: list[float] = []
+"""Moments at which laned runs ended, in seconds since the epoch."""
+
+
+@function(id="bench-laned", flow_control={"concurrency": {"limit": 1, "key": "lane"}})
+async def laned(ctx: Context, _: Any) -> None:
+    """One at a time in each lane."""
+    await OPENED.wait()
+    ENDED.append(time.time())
+
+
+@function(id="bench-laneless")
+async def laneless(ctx: Context, _: Any) -> None:
+    """The same without lanes."""
+    await OPENED.wait()
+    ENDED.append(time.time())
+
+
+@function(id="bench-open")
+async def open_lanes(ctx: Context, _: Any) -> None:
+    """Let laned runs go on."""
+    OPENED.set()
+
+
+@function(id="bench-ended")
+async def ended(ctx: Context, _: Any) -> tuple[int, float]:
+    """How many laned runs ended, and when the last one did."""
+    return len(ENDED), max(ENDED, default=0.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
 
 from ironflow.actors.hosts import Slots, describe
 from ironflow.actors.lanes import LaneState
@@ -10,12 +12,20 @@ from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.errors import NotFound
 from ironflow.core.lanes import RATE, THROTTLE, parse_lane
 from ironflow.web import wire
-from ironflow.web.queries import Query
+from ironflow.web.queries import Query, decode_cursor, encode_cursor
 from ironflow.web.routing import Answer, Call, Route
 
 MOST_LISTED = 1000
 """Runs of a lane, those in it and those that wait."""
 _POLICIES: dict[str, Literal["throttle", "rate_limit"]] = {THROTTLE: "throttle", RATE: "rate_limit"}
+
+
+class LanesQuery(Query, frozen=True):
+    """A page of lanes, by name; of one function or of all."""
+
+    function_id: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200
+    cursor: str | None = None
 
 
 def lane_view(slots: Slots, lane: LaneState) -> wire.LaneView:
@@ -46,10 +56,16 @@ def lane_view(slots: Slots, lane: LaneState) -> wire.LaneView:
     )
 
 
-async def list_lanes(call: Call[Query, None]) -> Answer:
-    """Every lane in which anybody executes or waits."""
-    slots = call.engine.pool
-    return 200, wire.LanePage(items=[lane_view(slots, lane) for lane in slots.lanes.states()])
+async def list_lanes(call: Call[LanesQuery, None]) -> Answer:
+    """The lanes in which anybody executes, waits, or counts."""
+    slots, query = call.engine.pool, call.query
+    _, after = decode_cursor(query.cursor) or (0, "")
+    found = slots.lanes.states(query.limit + 1, after, query.function_id)
+    page = found[: query.limit]
+    return 200, wire.LanePage(
+        items=[lane_view(slots, lane) for lane in page],
+        next_cursor=encode_cursor(0, page[-1].name) if len(found) > len(page) else None,
+    )
 
 
 async def get_lane(call: Call[Query, None]) -> Answer:
@@ -72,8 +88,9 @@ ROUTES = (
         handle=list_lanes,
         summary="List lanes: who executes in them, and who waits",
         tag="lanes",
+        query=LanesQuery,
         response=wire.LanePage,
-        statuses={200: "Every lane in which anybody is, by name"},
+        statuses={200: "Lanes in which anybody executes, waits or counts, by name"},
     ),
     Route(
         method="GET",

@@ -339,9 +339,10 @@ class LaneView(View, frozen=True):
 
 
 class LanePage(View, frozen=True):
-    """Lanes, by name."""
+    """Lanes, by name; `next_cursor` goes on."""
 
     items: list[LaneView]
+    next_cursor: str | None
 
 
 class ValueView(View, frozen=True):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import click
-import msgspec
 
 from ironflow.cli import moments
 from ironflow.cli.client import connect, decode, segment
-from ironflow.cli.options import VerbGroup, json_option, server_option
+from ironflow.cli.options import VerbGroup, json_option, limit_option, server_option
 from ironflow.cli.output import Column, print_body, print_fields, print_items, print_table
 from ironflow.cli.run_ids import short_id
 from ironflow.core.durations import format_duration
-from ironflow.web.wire import LanePage, LaneView
+from ironflow.web.wire import LaneView
 
 SHOWN = 3
 """Runs of a lane in a list of lanes."""
@@ -27,23 +26,25 @@ def lanes() -> None:
 
 
 @lanes.command("ls")
+@click.option("--function", metavar="ID", help="Only those of one function.")
+@limit_option
 @server_option
 @json_option
-def list_lanes(*, server: str, as_json: bool) -> None:
+def list_lanes(*, function: str | None, limit: int, server: str, as_json: bool) -> None:
     """List every lane in which anybody executes, waits, or counts for a throttle or a rate limit.
 
     Example:
       ironflow lanes ls --json | jq -r 'select(.waiting != []).name'
     """
-    page = decode(connect(server).get("/lanes"), LanePage)
+    items = connect(server).items("/lanes", {"function_id": function}, limit)
     if as_json:
-        print_items([msgspec.json.encode(lane) for lane in page.items])
+        print_items(items)
         return
     rows = [
         [lane.name, _policy(lane), f"{lane.held}/{lane.limit}", str(lane.queued),
          moments.ago(lane.opens_at) if lane.opens_at else "",
          ", ".join(map(short_id, lane.holders[:SHOWN])) + (", ..." if lane.held > SHOWN else "")]
-        for lane in page.items
+        for lane in (decode(item, LaneView) for item in items)
     ]  # fmt: skip
     columns = [
         Column("lane", wide=True),

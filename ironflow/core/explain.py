@@ -180,14 +180,22 @@ def _describe_queued(
         )
         return f"Queued: {text}.", [Reason("function", text)]
     if held_up is not None:
-        return f"Queued: {held_up}.", [Reason("slot", held_up)]
+        return f"Queued: {held_up}.", [Reason("slot", held_up), *_describe_rank(run)]
     if position is None:
         text = f"the run waits for its turn to {begin}"
     elif position == 0:
         text = f"the run is next to {begin}, as soon as a slot is free"
     else:
         text = f"all slots are taken; {_count(position, 'run')} will {begin} before this one"
-    return f"Queued: {text}.", [Reason("slot", text)]
+    return f"Queued: {text}.", [Reason("slot", text), *_describe_rank(run)]
+
+
+def _describe_rank(run: Run) -> Iterable[Reason]:
+    """What its place among those that wait depends on, beside its age."""
+    if run.priority:
+        yield Reason("slot", f"its priority is {run.priority}; without one it would be 0")
+    if run.share is not None:
+        yield Reason("slot", f"it takes turns with others as one of {run.share!r}")
 
 
 def _describe_running(

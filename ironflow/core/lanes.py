@@ -7,6 +7,7 @@ start. So who holds what is nothing but the runs' own record, and no crash can l
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 
@@ -18,6 +19,8 @@ from ironflow.core.errors import ExpressionError
 from ironflow.core.expressions import EVENT_VARIABLES, MISSING, Path, compile_expression
 from ironflow.core.flow_control import MOST_PRIORITY, FlowControl, compile_key
 
+LONGEST_VALUE = 200
+"""Characters of a key's value that names a lane or a share."""
 THROTTLE = "throttle"
 RATE = "rate"
 _NAME = re.compile(rf"(.*?)#(\d+|{THROTTLE}|{RATE})(?::.*)?", re.DOTALL)
@@ -153,9 +156,20 @@ def _look_up(key: Path, bindings: Mapping[str, object]) -> object:
 def _suffix(key: Path | None, bindings: Mapping[str, object]) -> str:
     if key is None:
         return ""
-    return ":" + msgspec.json.encode(_look_up(key, bindings)).decode()
+    text = _json(_look_up(key, bindings))
+    return ":" + (text if len(text) <= LONGEST_VALUE else _json(_shorten(text)))
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _share(value: object) -> str:
     """A share by the text that `weights` knows it by."""
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    text = value if isinstance(value, str) else _json(value)
+    return text if len(text) <= LONGEST_VALUE else _shorten(text)
+
+
+def _shorten(text: str) -> str:
+    """A name for a value that is too long to be one; different ones keep different names."""
+    return f"{text[:50]}...{hashlib.sha256(text.encode()).hexdigest()[:32]}"

@@ -82,9 +82,17 @@ def functions() -> Registry:
             "retry": 1,
             "compensate_on": ["failed", "cancelled", "timed_out"],
             "concurrency": [2, {"limit": 1, "key": "data.steps"}],
+            "flow_control": {"priority": "data.steps", "fairness": {"key": "data.steps"}},
         },
         HASTY: {"fn": _hasty, "retry": 1, "timeout": 60},
-        LISTENER: {"fn": _listener, "on": {"event": TICK, "if": "event.data.n % 3 == 0"}},
+        LISTENER: {
+            "fn": _listener,
+            "on": {"event": TICK, "if": "event.data.n % 3 == 0"},
+            "flow_control": {
+                "priority": "data.n % 2",
+                "throttle": {"limit": 1, "period": "2m"},
+            },
+        },
         HOURLY: {"fn": _hourly, "cron": "7 * * * *"},
     }
     for function_id, facts in options.items():

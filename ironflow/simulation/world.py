@@ -201,6 +201,7 @@ class World:
         self._died.set()
         self.store = self.store.after_crash()
         self.engine.timers.stop()
+        self.engine.pool.windows.stop()
         # Its one turn comes before those in which the bodies learn that they are cancelled.
         self._spawn(self.engine.system.stop())
         self.executor.abandon()

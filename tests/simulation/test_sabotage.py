@@ -14,6 +14,7 @@ from ironflow.actors.lanes import Lanes
 from ironflow.actors.pool import Pool
 from ironflow.actors.stream import StreamActor
 from ironflow.actors.timers import Timers
+from ironflow.actors.windows import Windows
 from ironflow.core import decisions, reports
 from ironflow.core import effects as fx
 from ironflow.simulation.case import play, shrink
@@ -123,6 +124,14 @@ def let_everybody_into_a_lane(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lanes, "_room", lambda self, lane: 1)
 
 
+def let_everybody_begin_at_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Windows, "room", lambda self, lane: 1)
+
+
+def forget_what_began(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Windows, "load", lambda self, starts: None)
+
+
 def forget_the_queue(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(decisions, "Enqueue", lambda: fx.WakeBody(None))
 
@@ -155,6 +164,8 @@ SABOTAGE: dict[Patch, set[str]] = {
     park_what_is_to_be_woken: {"something_will_wake_it", "every_run_has_ended"},
     grant_without_end: {"capacity_is_kept"},
     let_everybody_into_a_lane: {"lanes_are_kept"},
+    let_everybody_begin_at_once: {"throttles_are_kept"},
+    forget_what_began: {"throttles_are_kept"},
     forget_the_queue: {"memory_agrees_with_rows", "time_goes_on"},
     change_state_behind_the_journal: {"replay_gives_the_live_state"},
     keep_rows_of_the_past: {"row_agrees_with_stream"},

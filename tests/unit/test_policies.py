@@ -117,6 +117,30 @@ def test_priority_comes_before_fairness() -> None:
     play(main, functions=[both])
 
 
+def test_after_a_crash_free_places_go_to_those_whose_turn_it_is() -> None:
+    order: list[Any] = []
+    throttle = {"limit": 4, "period": "1m"}
+    policy = {"priority": "data.p", "fairness": {"key": "org"}, "throttle": throttle}
+
+    @function(id="again", flow_control=policy)
+    async def again(ctx: Any, data: Any) -> None:
+        order.append((data["p"], data["org"]))
+
+    async def main(world: testing.World) -> None:
+        wanted = [(9, "x")] * 4 + [(0, "a")] * 5 + [(0, "b"), (0, "c"), (5, "a")]
+        ids = [await world.start(again, {"p": p, "org": org}) for p, org in wanted]
+        await world.advance(1)
+        world.kill()
+        await asyncio.sleep(100)  # four may begin now, and nobody is there to begin them
+        await world.boot()
+        for run_id in ids:
+            assert (await world.wait(run_id)).status == "completed"
+        assert order[:5] == [(9, "x")] * 4 + [(5, "a")]
+        assert sorted(order[5:8]) == [(0, "a"), (0, "b"), (0, "c")]
+
+    play(main, functions=[again])
+
+
 @pytest.mark.parametrize("crashes", [0, 4])
 def test_a_throttle_lets_so_many_begin_in_any_period(crashes: int) -> None:
     tape = Tape()
