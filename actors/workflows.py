@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ironflow.actors.engine import Engine
 
 ALPHABET = string.ascii_letters + string.digits
+ID_LENGTH = 10
 LONGEST_ID = 200
 RUNNING = ("queued", "running", "waiting", "paused")
 """What the statuses of runs are to callers of workflows that have not ended."""
@@ -128,7 +129,10 @@ class Workflows:
             raise InvalidInput("handler_id", f"must have 1 to {LONGEST_ID} characters")
         payload, blob = pack(data)
         definition = spec.definition
-        return run_id or self.engine.ids.new(), c.CreateRun(
+        if run_id is None:
+            run_id = self.engine.ids.new()
+            self.engine.environment.fresh.add(run_id)  # made up just now: it has no stream to read
+        return run_id, c.CreateRun(
             function_id=name,
             input=payload,
             input_hash="",
@@ -142,14 +146,18 @@ class Workflows:
 
     async def _start(self, run_id: str, command: c.CreateRun) -> Started:
         system = self.engine.system
-        if command.handler:
-            begin = BeginRun(run_id=run_id, create=command)
-            await system.ref("handler", command.handler).ask(begin)
-            return Started(command.handler, run_id)
-        handler_id = "".join(secrets.choice(ALPHABET) for _ in range(10))
-        command = msgspec.structs.replace(command, handler=handler_id)
-        await system.ref("run", run_id).ask(command)
-        return Started(handler_id, run_id)
+        handler_id = command.handler
+        try:
+            if handler_id:
+                begin = BeginRun(run_id=run_id, create=command)
+                await system.ref("handler", handler_id).ask(begin)
+            else:
+                handler_id = _make_id()
+                command = msgspec.structs.replace(command, handler=handler_id)
+                await system.ref("run", run_id).ask(command)
+            return Started(handler_id, run_id)
+        finally:
+            self.engine.environment.fresh.discard(run_id)  # if its actor was never made
 
     # -- a run ------------------------------------------------------------------------------------
 
@@ -242,3 +250,13 @@ class Workflows:
             await self.engine.cancel(row.run_id, "purged")
         await self.engine.wait(row.run_id, 30.0)
         return await self.engine.store.forget([row.run_id])
+
+
+def _make_id() -> str:
+    """A handler's id that nobody guesses: one draw, since each asks the system."""
+    draw = secrets.randbits(8 * ID_LENGTH)
+    letters = []
+    for _ in range(ID_LENGTH):
+        draw, index = divmod(draw, len(ALPHABET))
+        letters.append(ALPHABET[index])
+    return "".join(letters)

@@ -25,6 +25,9 @@ from ironflow.core.workflow_stream import envelope
 from ironflow.workflows import events
 from ironflow.workflows.vocabulary import ancestors, is_event, is_step_failed, wire_name
 
+_encode = msgspec.json.Encoder().encode
+_MODEL_DUMP: Any = BaseModel.model_dump
+
 MODEL = "__is_pydantic"
 OPAQUE = "$object"
 """Stands for an object that has no stored form, in a runtime that keeps objects."""
@@ -43,6 +46,8 @@ def event_value(event: Any) -> Any:
             "failed_at": event.failed_at.isoformat(),
         }
     try:
+        if kind.model_dump is _MODEL_DUMP:  # without the dozen options of pydantic's own method
+            return kind.__pydantic_serializer__.to_python(event, mode="json")
         return event.model_dump(mode="json")
     except Exception as error:
         raise NotSerializable(kind.__name__, _culprit(event), kind.__name__, str(error)) from error
@@ -81,25 +86,29 @@ class Keeper:
         return self._objects[mark["index"]]
 
 
-def encode_event(event: Any, keeper: Keeper | None = None) -> tuple[bytes, bytes]:
-    """The fields of an event as JSON, and its envelope as clients get it.
+def encode_fields(event: Any, keeper: Keeper | None = None) -> bytes:
+    """The fields of an event as JSON.
 
     An event without a stored form goes to the `keeper`. Raises `NotSerializable` without one.
     """
     kind = type(event)
     try:
-        value = event_value(event)
-        data = msgspec.json.encode(value)
+        return _encode(event_value(event))
     except (NotSerializable, TypeError, ValueError, UnicodeEncodeError) as error:
         if keeper is None:
             if isinstance(error, NotSerializable):
                 raise
             place = _culprit(event)
             raise NotSerializable(kind.__name__, place, kind.__name__, str(error)) from error
-        value = keeper.keep(event)
-        data = msgspec.json.encode(value)
+        return _encode(keeper.keep(event))
+
+
+def encode_event(event: Any, keeper: Keeper | None = None) -> bytes:
+    """An event as clients get it: its envelope. Raises what `encode_fields` does."""
+    kind = type(event)
     types = list(ancestors(kind)) or None
-    return data, envelope(msgspec.Raw(data), wire_name(kind), kind.__name__, types)
+    data = msgspec.Raw(encode_fields(event, keeper))
+    return envelope(data, wire_name(kind), kind.__name__, types)
 
 
 def tag_event(event: Any) -> dict[str, Any]:
@@ -109,7 +118,7 @@ def tag_event(event: Any) -> dict[str, Any]:
 
 def event_data(event: Any, blobs: dict[str, bytes], keeper: Keeper | None = None) -> EventData:
     """An event for the journal; what is too large for it is put into `blobs`."""
-    payload, blob = pack(encode_event(event, keeper)[0])
+    payload, blob = pack(encode_fields(event, keeper))
     if blob is not None:
         blobs[payload.blob or ""] = blob
     return EventData(wire_name(type(event)), payload)

@@ -14,7 +14,7 @@ import msgspec
 
 from ironflow.core.payloads import Payload
 from ironflow.core.workflow_state import EventData, Job, WorkflowState
-from ironflow.workflows.codec import MODEL, decode_stored, encode_event
+from ironflow.workflows.codec import MODEL, decode_stored, encode_fields
 from ironflow.workflows.errors import ContextSerdeError
 from ironflow.workflows.store import LiveState
 from ironflow.workflows.vocabulary import is_event, wire_name
@@ -168,7 +168,7 @@ def _read_workers(
                 raise ContextSerdeError(
                     f"the queue of step {step!r} holds something else than events"
                 )
-            raw, _ = encode_event(event)
+            raw = encode_fields(event)
             payload = Payload(raw=msgspec.Raw(raw))
             job = Job(state.next_job, step, (EventData(wire_name(type(event)), payload),), 0)
             state.jobs[job.id] = job

@@ -4,6 +4,7 @@ lie in `_data` and are read as attributes or as from a mapping.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from datetime import datetime
 from enum import Enum
@@ -45,6 +46,9 @@ class Event(BaseModel):
     _data: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **params: Any) -> None:
+        if params.keys() <= _declared(type(self)):
+            super().__init__(**params)
+            return
         own, private, extra = self._split(params)
         super().__init__(**own)
         given = private.pop("_data", None)
@@ -62,10 +66,9 @@ class Event(BaseModel):
         own: dict[str, Any] = {}
         private: dict[str, Any] = {}
         extra: dict[str, Any] = {}
-        fields = cls.model_fields
-        aliases = {field.alias for field in fields.values() if field.alias} if fields else set()
+        declared = _declared(cls)
         for name, value in params.items():
-            if name in fields or name in aliases:
+            if name in declared:
                 own[name] = value
             elif name in cls.__private_attributes__:
                 private[name] = value
@@ -129,9 +132,17 @@ class Event(BaseModel):
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
         found = handler(self)
-        if self._data:
-            found["_data"] = self._data
+        private = self.__pydantic_private__
+        if private and private["_data"]:
+            found["_data"] = private["_data"]
         return found
+
+
+@functools.cache
+def _declared(kind: type[Event]) -> frozenset[str]:
+    """The names by which the fields of a class are given."""
+    fields = kind.model_fields
+    return frozenset(fields).union(field.alias for field in fields.values() if field.alias)
 
 
 class StartEvent(Event):
@@ -159,10 +170,11 @@ class StopEvent(Event):
     @model_serializer(mode="wrap")
     def _dump_result(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
         found = handler(self)
-        if self._data:
-            found["_data"] = self._data
-        if self._result is not None:
-            found["result"] = self._result
+        private = self.__pydantic_private__
+        if private and private["_data"]:
+            found["_data"] = private["_data"]
+        if private and private["_result"] is not None:
+            found["result"] = private["_result"]
         return found
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ from ironflow.core.errors import InvalidInput, NotSerializable
 from ironflow.core.workflow_face import ReadEvent
 from ironflow.core.workflow_state import WorkflowState
 from ironflow.workflows import contexts
-from ironflow.workflows.codec import MODEL, encode_event
+from ironflow.workflows.codec import MODEL, encode_fields
 from ironflow.workflows.errors import ContextSerdeError
 from ironflow.workflows.representation import represent
 from ironflow.workflows.serializers import JsonSerializer
@@ -110,7 +110,7 @@ class Face:
         if isinstance(extra, dict):
             value = {**extra, **{k: v for k, v in value.items() if k != "_data"}}
         try:
-            return encode_event(kind(**value))[0]
+            return encode_fields(kind(**value))
         except (ValidationError, ValueError, TypeError, NotSerializable) as error:
             raise InvalidInput(field, read_error(error, kind)) from error
 

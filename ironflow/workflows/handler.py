@@ -17,7 +17,7 @@ from ironflow.core.runs import Run, RunStatus
 from ironflow.core.workflow_state import WorkflowState
 from ironflow.core.workflow_stream import StreamedEvent
 from ironflow.storage.ports import Entry
-from ironflow.workflows.codec import build_exception, decode_event, encode_event, find_class
+from ironflow.workflows.codec import build_exception, decode_event, encode_fields, find_class
 from ironflow.workflows.context import Context
 from ironflow.workflows.errors import (
     ContextStateError,
@@ -171,7 +171,7 @@ class WorkflowHandler:
             spec = self._mounted.graph.plain.get(step)
             if spec is None or not spec.accepts(type(event)):
                 raise WorkflowRuntimeError(f"step {step!r} does not take {type(event).__name__}")
-        data, _ = encode_event(event, self._keeper)
+        data = encode_fields(event, self._keeper)
         task = asyncio.get_running_loop().create_task(
             self._send(wire_name(type(event)), data, step)
         )

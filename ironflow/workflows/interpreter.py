@@ -46,7 +46,7 @@ from ironflow.workflows.codec import encode_event, payload_of
 from ironflow.workflows.objects import Objects
 from ironflow.workflows.routing import Delivery, Router
 from ironflow.workflows.store import LiveState
-from ironflow.workflows.vocabulary import is_input_required, is_stop, wire_name
+from ironflow.workflows.vocabulary import is_input_required, is_internal, is_stop, wire_name
 from ironflow.workflows.workers import Workers
 
 if TYPE_CHECKING:
@@ -98,8 +98,10 @@ class Interpreter:
         self.workers = Workers(self)
         self.end: c.TurnEnd | None = None
         self._bell = asyncio.Event()
-        self._due = False
+        self._due = self._is_parked = False
         self._patience: asyncio.TimerHandle | None = None
+        self._since: float | None = None
+        """Since when something waits for the end of its step."""
         self._commits: list[asyncio.Future[None]] = []
         self._children: dict[tuple[int, str], asyncio.Future[None]] = {}
 
@@ -134,6 +136,7 @@ class Interpreter:
     def wake(self, key: str | None) -> None:
         """Something has come from outside: take it in on the next turn."""
         self.executor.note_busy(self)
+        self._is_parked = False
         self.ring()
 
     def suspend(self) -> None:
@@ -185,16 +188,15 @@ class Interpreter:
         await self.objects.load_all(self.state)
         self.router.restore()
         self._take_in()
+        if self.fresh:
+            self._begin_fresh()
+        elif self.ops:
+            self.ring()
         if not self.state.begun:
             event = await self.function.start_event(self.assignment.input, self.effects)
             self.emit(Started())
             self.router.route(self.router.prepare(event, None, inside=False))
-            # What the journal has decides this, so it may be decided again after a crash: the first
-            # steps begin at once, and the turn that they end records it.
-            first, self.fresh = self.fresh, []
-            for job_id in first:
-                self.router.enqueue(self.state.jobs[job_id])
-            self.flush_later()
+            self._begin_fresh()
 
     async def _work(self) -> None:
         while True:
@@ -202,9 +204,12 @@ class Interpreter:
                 raise Unwound
             if self._due:
                 self._due = False
+                is_level = not (self.fresh or self._has_news())
                 self._take_in()
+                if is_level and self.fresh and not self._due:
+                    self._begin_fresh()
                 # A step may end the run while this turn is being recorded: that is the next turn.
-                if (self.ops or self.creates or self.end) and await self._commit():
+                elif self._has_news() and await self._commit(parks=self._is_through()):
                     return
                 self.workers.dispatch()
                 continue
@@ -219,6 +224,20 @@ class Interpreter:
                     continue
             await self._rest()
 
+    def _begin_fresh(self) -> None:
+        """Take new jobs up although no turn has recorded them.
+
+        What the journal has decided them: the start event, or events from outside that came to a
+        state which is all recorded. So it is decided again after a crash; these steps begin without
+        a turn of their own, and the turn that they end records it.
+        """
+        first, self.fresh = self.fresh, []
+        for job_id in first:
+            job = self.state.jobs.get(job_id)
+            if job is not None and job_id not in self.workers.active:
+                self.router.enqueue(job)
+        self.flush_later()
+
     def ring(self) -> None:
         """There is something to do."""
         self._due = True
@@ -227,7 +246,7 @@ class Interpreter:
     def finish(self, event: Any) -> None:
         """The run ends with this stop event; the first one counts."""
         if self.end is None:
-            _, text = encode_event(event, self.keep)
+            text = encode_event(event, self.keep)
             self.end = c.TurnEnd(result=payload_of(text, self.blobs))
             self.function.keep_result(self.run_id, event)
             self.ring()
@@ -243,11 +262,23 @@ class Interpreter:
         if not (self._due or self.unwinding):
             await self._bell.wait()
 
+    def _has_news(self) -> bool:
+        """Whether there is anything to record."""
+        return bool(self.ops or self.creates or self.end)
+
+    def _is_through(self) -> bool:
+        """Whether nothing is left to do before something comes from outside."""
+        under_way = self.workers.active or self.router.queues or self.fresh
+        return not (under_way or self.leaving or self.pausing)
+
     async def _park(self) -> bool:
-        """Tell the engine that nothing is left to do; True when something came meanwhile."""
-        if any(self.router.queues.values()):
+        """Tell the engine that nothing is left to do, unless the last turn has; True when something
+        came meanwhile.
+        """
+        if self.router.queues:
             return False
-        await self._commit(parks=True)
+        if not self._is_parked:
+            await self._commit(parks=True)
         if self._due or self.workers.active or self.leaving or self.unwinding:
             return True
         self.executor.note_idle(self)
@@ -275,11 +306,20 @@ class Interpreter:
 
     def flush_later(self) -> None:
         """Record what a step did although it goes on, if it goes on for long."""
-        if self._patience is None:
-            self._patience = self.loop.call_later(PATIENCE, self._flush)
+        if self._since is None:
+            self._since = self.loop.time()
+            if self._patience is None:
+                self._patience = self.loop.call_later(PATIENCE, self._flush)
 
     def _flush(self) -> None:
         self._patience = None
+        if self._since is None:
+            return
+        left = self._since + PATIENCE - self.loop.time()
+        if left > 0.001:  # the timer was set for something that has been recorded
+            self._patience = self.loop.call_later(left, self._flush)
+            return
+        self._since = None
         for invocation in list(self.workers.active.values()):
             invocation.release(goes_on=True)
         if self.ops:
@@ -294,9 +334,9 @@ class Interpreter:
 
     async def _commit(self, parks: bool = False) -> bool:
         """Record a turn; whether it was the last one."""
-        if self._patience is not None and not self.workers.active:
-            self._patience.cancel()
-            self._patience = None
+        if not self.workers.active:
+            # One timer serves many turns: it is not set and cancelled for each.
+            self._since = None
         ops, self.ops = self.ops, []
         fresh, self.fresh = self.fresh, []
         creates, self.creates = self.creates, []
@@ -319,6 +359,7 @@ class Interpreter:
             blobs=blobs,
         )
         self.objects.add_large(blobs)
+        self._is_parked = parks  # before it is recorded: what wakes the run may come meanwhile
         directive = await self.effects.ask(turn)
         for future in commits:
             if not future.done():
@@ -415,14 +456,13 @@ class Interpreter:
             self.finish(delivery.event)
             return
         if is_input_required(type(delivery.event)):
-            _, text = encode_event(delivery.event, self.keep)
+            text = encode_event(delivery.event, self.keep)
             self.stream(text, delivery.event)
         self.router.route(delivery, step)
-        self.commit_soon()
 
     def stream(self, text: bytes, event: Any, job: int | None = None, mark: str = "") -> None:
         """Write an event to the stream."""
-        internal = any(base.__name__ == INTERNAL for base in type(event).__mro__)
+        internal = is_internal(type(event))
         self.emit(Streamed(payload_of(text, self.blobs), job, mark, internal))
         self.commit_soon()
 
@@ -439,8 +479,13 @@ class Interpreter:
         self.emit(Streamed(built_in("UnhandledEvent", value, INTERNAL), internal=True))
 
 
+_SOFT = frozenset((Stored, Streamed, Collected))
+
+
 def _settled(ops: list[TurnOp]) -> tuple[TurnOp, ...]:
     """The operations without what is needed only while their step may be executed again."""
+    if _SOFT.isdisjoint(map(type, ops)):
+        return tuple(ops)
     over = {op.job for op in ops if type(op) is JobEnded}
     found: list[TurnOp] = []
     for op in ops:

@@ -33,6 +33,7 @@ from ironflow.workflows.codec import (
     build_exception,
     digest,
     encode_event,
+    encode_fields,
     event_data,
     payload_of,
 )
@@ -116,6 +117,9 @@ class Invocation:
         if spec.join is not None:
             arguments[spec.join.name] = events
             return arguments
+        if len(spec.slots) == len(events) == 1:
+            arguments[spec.slots[0].name] = events[0]
+            return arguments
         left = list(events)
         for slot in spec.slots:
             found = next((e for e in left if isinstance(e, slot.types)), left[0] if left else None)
@@ -168,7 +172,7 @@ class Invocation:
             raise WorkflowRuntimeError(f"send_event takes an event, not {type(event).__name__}")
         if step is not None:
             self.body.router.check_step(step, type(event))
-        data, _ = encode_event(event, self.body.keep)
+        data = encode_fields(event, self.body.keep)
         mark = digest(wire_name(type(event)), data, step or "")
         if self._is_echo("send", mark) is None:
             self.held.append((event, step, mark))
@@ -192,7 +196,7 @@ class Invocation:
             raise WorkflowRuntimeError(
                 f"write_event_to_stream takes an event, not {type(event).__name__}"
             )
-        _, text = encode_event(event, self.body.keep)
+        text = encode_event(event, self.body.keep)
         mark = digest(text)
         if self._is_echo("stream", mark) is None:
             self.body.stream(text, event, self.job.id, mark)
@@ -203,7 +207,7 @@ class Invocation:
         body = self.body
         data = event_data(event, body.blobs, body.keep)
         body.objects.add(data, event)
-        mark = digest(data.type, encode_event(event, body.keep)[0], buffer_id or "")
+        mark = digest(data.type, encode_fields(event, body.keep), buffer_id or "")
         echo = self._is_echo("collect", mark)
         if echo is not None:
             if echo.released is None:

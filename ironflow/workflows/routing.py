@@ -56,6 +56,7 @@ class Router:
     def __init__(self, body: Interpreter) -> None:
         self.body = body
         self.queues: dict[str, deque[int]] = {}
+        """Jobs that wait for a worker, by step; none is empty."""
         self.members: dict[int, int] = {}
         """By fan-out how many jobs belong to it."""
         self.waiting: dict[str, dict[int, None]] = {}

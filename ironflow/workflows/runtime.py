@@ -32,7 +32,7 @@ from ironflow.sdk.function import Registry
 from ironflow.storage.memory import MemoryStore
 from ironflow.storage.ports import Entry, Store
 from ironflow.storage.sqlite import open_sqlite
-from ironflow.workflows.codec import encode_event
+from ironflow.workflows.codec import encode_fields
 from ironflow.workflows.context import Context
 from ironflow.workflows.errors import WorkflowDone, WorkflowRuntimeError
 from ironflow.workflows.handler import WorkflowHandler
@@ -388,7 +388,7 @@ def _create(
     state: WorkflowState | None,
     parent: ParentRef | None = None,
 ) -> c.CreateRun:
-    data = b"{}" if event is None else encode_event(event, mounted.keeper(run_id))[0]
+    data = b"{}" if event is None else encode_fields(event, mounted.keeper(run_id))
     payload, blob = pack(data)
     definition = mounted.definition
     return c.CreateRun(

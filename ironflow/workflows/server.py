@@ -128,7 +128,7 @@ class WorkflowServer:
         server = Server(settings, self.registry, page_at_root=True)
         await server.start()
         self._server = server
-        if not _is_loopback(settings.host):
+        if not (_is_loopback(settings.host) or server.engine.keyring.is_needed):
             log.warning("anyone who can reach %s can use it: there are no keys", server.url)
         return self
 

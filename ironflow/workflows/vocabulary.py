@@ -62,7 +62,7 @@ def is_event_class(kind: Any) -> bool:
 
 def is_event(value: object) -> bool:
     """Whether this is an event."""
-    return isinstance(value, bases())
+    return _makes_events(type(value))
 
 
 R = TypeVar("R")
@@ -71,6 +71,11 @@ R = TypeVar("R")
 def by_class(fn: Callable[[type], R]) -> Callable[[type], R]:
     """Remember what a function says of each class."""
     return functools.cache(fn)
+
+
+@by_class
+def _makes_events(kind: type) -> bool:
+    return issubclass(kind, bases())
 
 
 def _plays(part: str, kind: type) -> bool:

@@ -41,11 +41,10 @@ class Workers:
 
     def dispatch(self) -> None:
         """Take up what waits and finds a worker."""
-        if self.body.leaving or self.body.pausing or self.body.end is not None:
+        queues = self.body.router.queues
+        if not queues or self.body.leaving or self.body.pausing or self.body.end is not None:
             return
-        for step, queue in self.body.router.queues.items():
-            if not queue:
-                continue
+        for step, queue in list(queues.items()):
             spec = self.body.definition.steps.get(step)
             if spec is None:
                 self._fail_unknown(step)
@@ -58,6 +57,8 @@ class Workers:
                 worker = next(n for n in range(spec.num_workers) if n not in taken)
                 taken.add(worker)
                 self._begin(job, spec, worker)
+            if not queue:
+                del queues[step]
 
     def _begin(self, job: Job, spec: StepSpec, worker: int) -> None:
         invocation = Invocation(self.body, job, spec, worker)

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
 from ironflow import testing
-from ironflow.core.errors import Conflict, InvalidInput, NotFound
+from ironflow.core.errors import Conflict, Gone, InvalidInput, NotFound, StorageError
 from ironflow.core.explain import explain
 from ironflow.sdk.function import Registry
 from ironflow.web.views import workflow_steps
@@ -101,6 +102,80 @@ def test_a_long_run_costs_the_same_per_turn_at_its_end() -> None:
         assert len(loaded.entries) <= len(entries) / 2
 
     world(main, Long(timeout=None))
+
+
+class Knock(HumanResponseEvent):
+    number: int
+
+
+class Hall(Workflow):
+    """Is parked at once, and enters a step with each knock."""
+
+    entered: ClassVar[list[int]] = []
+
+    @step
+    async def open(self, ev: StartEvent) -> None:
+        return None
+
+    @step
+    async def enter(self, ctx: Context, ev: Knock) -> StopEvent | None:
+        Hall.entered.append(ev.number)
+        ctx.write_event_to_stream(Event(number=ev.number))
+        return StopEvent(result=ev.number) if ev.number == 3 else None
+
+
+async def knock(world: testing.World, number: int) -> None:
+    doors = world.engine.workflows
+    event = doors.face("Hall").read_event({"type": "Knock", "value": {"number": number}})
+    await doors.send("r", event.type, event.value)
+
+
+def test_an_event_from_outside_is_one_turn_with_all_that_its_step_does() -> None:
+    async def main(world: testing.World) -> None:
+        Hall.entered.clear()
+        await world.engine.workflows.start("Hall", b"{}", run_id="r")
+        await world.advance("1s")
+        for number in (1, 2):
+            before = len(world.store.tables.streams["run/r"])
+            await knock(world, number)
+            await world.advance("1s")
+            told = world.store.tables.streams["run/r"][before:]
+            kinds = [entry.kind for entry in told]
+            assert kinds == ["signal.received", "run.woken", "turn.recorded"]
+            assert (await world.state("r")).status == "waiting"
+        # Out of memory: the next life of the body has the event in its inbox.
+        await world.advance("1h")
+        await knock(world, 3)
+        assert (await world.wait("r")).result["value"] == {"result": 3}
+        assert Hall.entered == [1, 2, 3]
+
+    world(main, Hall(timeout=None))
+
+
+@pytest.mark.parametrize("commit", range(1, 9))
+def test_a_step_that_began_before_its_turn_was_recorded_begins_again(commit: int) -> None:
+    async def main(world: testing.World) -> None:
+        await world.engine.workflows.start("Hall", b"{}", run_id="r")
+        await world.advance("1s")
+        Hall.entered.clear()
+        world.crash_at_commit(commit)
+        for number in (1, 2, 3):
+            try:
+                await knock(world, number)
+            except (Gone, StorageError):
+                await world.advance("1s")
+                if (await world.state("r")).workflow.next_signal < number:
+                    await knock(world, number)
+            await world.advance("1s")
+        assert (await world.wait("r")).result["value"] == {"result": 3}
+        told = [e async for e in world.engine.workflows.follow("r")]
+        assert [e.sequence for e in told] == list(range(len(told)))
+        events = [(await world.engine.workflows.envelope(e)) for e in told if not e.internal]
+        numbers = [msgspec.json.decode(text)["value"].get("_data") for text in events[:-1]]
+        assert numbers == [{"number": n} for n in (1, 2, 3)]
+        assert sorted(set(Hall.entered)) == [1, 2, 3]
+
+    world(main, Hall(timeout=None))
 
 
 # -- in process, on a file ------------------------------------------------------------------------
