@@ -10,6 +10,7 @@ often than the loop can afford. Without readers the feed does nothing at all.
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,9 +34,10 @@ CHUNK_BYTES = 64 * 1024
 """What one write of one reader holds at most (an entry that is larger goes alone)."""
 CATCH_UP = 2
 """Readers that may ask the database at the same time; actors that wake ask the same connection."""
-PAUSE = 0.0001
-"""Seconds between two rings for each reader that is rung: fan-out takes a part of the loop only."""
 LONGEST_PAUSE = 0.05
+"""Seconds between two rings at most. As long as it took to serve those who were rung: fan-out takes
+half of the loop at most, and what comes meanwhile is sent in one piece.
+"""
 KNOWN_RUNS = 20_000
 NEWS = 512
 """Entries of one run that a reader may leave unread before it asks the database for them."""
@@ -161,6 +163,7 @@ class Feed:
         self._watched: dict[str, list[Bell]] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._next_pulse = 0.0
+        self._serving = self._is_late = False
         self._unsubscribe: Callable[[], None] | None = None
         self._emptied: asyncio.Future[None] | None = None
 
@@ -256,7 +259,7 @@ class Feed:
                         bell.news.append(entry)
                         if bell.concerns is None or bell.concerns(entry):
                             self._waiting.add(bell)
-        if self._waiting and self._alarm is None:
+        if self._waiting:
             self._schedule()
 
     def _trim(self) -> None:
@@ -271,6 +274,11 @@ class Feed:
         del self._seqs[:drop], self._entries[:drop], self._frames[:drop]
 
     def _schedule(self) -> None:
+        if self._serving:
+            self._is_late = True
+            return
+        if self._alarm is not None:
+            return
         loop = asyncio.get_running_loop()
         if loop.time() >= self._next_pulse:
             self._pulse()
@@ -278,14 +286,23 @@ class Feed:
             self._alarm = loop.call_at(self._next_pulse, self._pulse)
 
     def _pulse(self) -> None:
-        """Ring everyone who waits; the next time no sooner than this takes several times over."""
+        """Ring everyone who waits."""
         self._alarm = None
         bells, self._waiting = self._waiting, set()
         self.pulses += 1
+        self._serving, self._is_late = True, False
+        began = time.perf_counter()
         for bell in bells:
             bell.ring()
-        pause = min(PAUSE * len(bells), LONGEST_PAUSE)
+        # Behind the readers in the queue of the loop: it runs when each has had its turn.
+        asyncio.get_running_loop().call_soon(self._served, began)
+
+    def _served(self, began: float) -> None:
+        self._serving = False
+        pause = min(time.perf_counter() - began, LONGEST_PAUSE)
         self._next_pulse = asyncio.get_running_loop().time() + pause
+        if self._is_late and self._waiting:
+            self._schedule()
 
     # -- what readers ask -------------------------------------------------------------------------
 
