@@ -20,6 +20,8 @@ class Served:
 
     def __init__(self, folder: Path, app: Path = APP) -> None:
         self.folder, self.app, self.port = folder, app, 0
+        self.environment: dict[str, str] = {}
+        """More variables for the process."""
         self.url = ""
         self.process: subprocess.Popen[str] | None = None
 
@@ -29,6 +31,7 @@ class Served:
         env |= {
             "WORKFLOWS_PY_SERVER_PORT": str(self.port),
             "IRONFLOW_DB": str(self.folder / "served.db"),
+            **self.environment,
         }
         with (self.folder / "server.log").open("a") as log:
             self.process = subprocess.Popen(

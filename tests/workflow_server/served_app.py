@@ -226,6 +226,27 @@ class Endures(Workflow):
         return StopEvent(result=f"beat {ev.number}")
 
 
+class Toils(Workflow):
+    """Works in one step for as long as it is not told that it is enough."""
+
+    def __init__(self) -> None:
+        super().__init__(timeout=None)
+        self.enough = asyncio.Event()
+
+    @step
+    async def labour(self, ev: StartEvent) -> Beat:
+        await self.enough.wait()
+        return Beat(number=1)
+
+    @step
+    async def stop(self, ev: Go) -> None:
+        self.enough.set()
+
+    @step
+    async def rest(self, ev: Beat) -> StopEvent:
+        return StopEvent(result=f"beat {ev.number}")
+
+
 class Tally(Workflow):
     """Counts its runs: one handler id keeps its state from run to run."""
 
@@ -248,3 +269,4 @@ server.add_workflow("dozes", Dozes(timeout=0.5))
 server.add_workflow("gate", Gate(timeout=None))
 server.add_workflow("endures", Endures())
 server.add_workflow("tally", Tally())
+server.add_workflow("toils", Toils())

@@ -1,125 +1,28 @@
 """The debugger's page in a real Chromium: each thing it offers, at a desk and on a phone, by mouse
-and by keyboard, light and dark. Screenshots are kept in `$IRONFLOW_TEST_SCREENSHOTS`, else in
-`build/screenshots`.
+and by keyboard, light and dark.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright import sync_api as playwright
+from workflow_server.desk import PHONE, Desk, at_rest, expect, node, status
 from workflow_server.process import Served
-
-expect = playwright.expect
-
-ROOT = Path(__file__).resolve().parents[2]
-SHOTS = Path(os.environ.get("IRONFLOW_TEST_SCREENSHOTS") or ROOT / "build" / "screenshots")
-DESK = {"width": 1280, "height": 720}
-PHONE = {"width": 390, "height": 844}
-PATIENCE = 20_000
-"""Milliseconds; a wait ends the moment it can."""
-expect.set_options(timeout=PATIENCE)
-
-
-def find_chromium() -> str:
-    """The system's Chromium; without one the tests are skipped, in CI they fail."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        found = shutil.which(name)
-        if found is not None:
-            return found
-    if os.environ.get("CI"):
-        pytest.fail("there is no Chromium; .ci/run installs one")
-    pytest.skip("there is no Chromium on this machine")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = find_chromium()
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-class Desk:
-    """A browser window at the server, and what went wrong in it."""
-
-    def __init__(self, browser: Any, url: str, **options: Any) -> None:
-        options = {"viewport": DESK, "reduced_motion": "reduce", **options}
-        self.url, self.faults = url, list[str]()
-        self.context = browser.new_context(**options)
-        self.context.grant_permissions(["clipboard-read", "clipboard-write"])
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(PATIENCE)
-        self.page.on("console", self._hear)
-        self.page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
-        self.page.on("request", self._see)
-
-    def _hear(self, message: Any) -> None:
-        # What a 4xx or 5xx answer says of itself is no fault of the page.
-        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
-            self.faults.append(f"console: {message.text}")
-
-    def _see(self, request: Any) -> None:
-        if not request.url.startswith((self.url, "data:")):
-            self.faults.append(f"left the machine: {request.url}")
-
-    def open(self, query: str = "", path: str = "/workflows/ui") -> Any:
-        """The page, once the graph is there."""
-        self.page.goto(f"{self.url}{path}{query}")
-        self.page.wait_for_selector(".node", state="attached")
-        return self.page
-
-    def shoot(self, name: str) -> None:
-        """Keep a picture."""
-        SHOTS.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=str(SHOTS / f"workflows-{name}.png"))
-
-    def start(self, workflow: str) -> str:
-        """Run a workflow as it is; the run's id."""
-        self.open(f"?workflow={workflow}")
-        if self.page.viewport_size == PHONE:
-            self.page.click("#panes [data-pane=start]")
-        self.page.click("#start button[type=submit]")
-        expect(self.page).to_have_url(re.compile("[?&]run="))
-        expect(self.page.locator(".run-name")).to_be_visible()
-        return str(self.page.locator(".run-name").inner_text())
-
-    def close(self) -> None:
-        self.context.close()
-        assert self.faults == []
-
-
-@pytest.fixture
-def desk(browser: Any, served: Served) -> Iterator[Desk]:
-    opened = Desk(browser, served.url)
-    yield opened
-    opened.close()
-
-
-def status(page: Any) -> Any:
-    return page.locator(".run-title .pill").first
-
-
-def node(page: Any, name: str) -> Any:
-    return page.locator(f".canvas .node[data-id='{name}']")
 
 
 def test_a_run_from_the_form_of_its_start_event(desk: Desk) -> None:
     page = desk.open()
-    options = page.locator("#workflow option").all_inner_texts()
-    assert {"greet", "checkout", "approve"} <= set(options)
+    for name in ("greet", "checkout", "approve"):
+        expect(page.locator(f"#workflow option[value={name}]")).to_have_count(1)
     page.select_option("#workflow", "checkout")
     expect(page.locator("#start h2 code")).to_have_text("Order")
     customer, amount = page.get_by_label("Customer"), page.get_by_label("Amount")
-    assert customer.get_attribute("required") is not None
-    assert (amount.get_attribute("min"), amount.get_attribute("max")) == ("1", "1000")
+    expect(customer).to_have_attribute("required", "")
+    expect(amount).to_have_attribute("min", "1")
+    expect(amount).to_have_attribute("max", "1000")
     expect(page.locator(".hint", has_text="Who pays")).to_be_visible()
     page.click("#start button[type=submit]")
     expect(page.locator(".run-name")).to_be_hidden()  # the browser asks for the customer
@@ -146,16 +49,19 @@ def test_what_the_server_refuses_is_said_at_the_form(desk: Desk) -> None:
     expect(page.locator("#start .error")).to_contain_text("amount")
     page.fill("#start textarea.code", "{nonsense")
     page.click("#start button[type=submit]")
-    assert not page.evaluate("document.querySelector('#start textarea.code').checkValidity()")
+    page.wait_for_selector("#start textarea.code:invalid")
 
 
 def test_steps_light_up_while_they_run(desk: Desk) -> None:
-    desk.start("endures")
+    desk.start("toils")
     page = desk.page
     expect(node(page, "labour")).to_have_class(re.compile("running"))
     expect(node(page, "labour").locator(".note")).to_have_text("1 running")
     expect(status(page)).to_have_text("running")
     desk.shoot("running")
+    page.click("#tab-send")
+    page.select_option("#send-type", "Go")
+    page.click("#pane-send button[type=submit]")
     expect(status(page)).to_have_text("completed")
     expect(node(page, "labour")).not_to_have_class(re.compile("running"))
     expect(node(page, "rest")).to_have_class(re.compile("done"))
@@ -181,39 +87,39 @@ def test_a_failure_is_shown_where_it_happened(desk: Desk) -> None:
 def test_nodes_can_be_moved_and_put_back(desk: Desk) -> None:
     page = desk.open("?workflow=greet")
     shout = node(page, "shout")
-    before = shout.get_attribute("transform")
+    before = at_rest(shout)
     box = shout.bounding_box()
     page.mouse.move(box["x"] + 10, box["y"] + 10)
     page.mouse.down()
     page.mouse.move(box["x"] + 110, box["y"] + 40, steps=4)
     page.mouse.up()
-    moved = shout.get_attribute("transform")
-    assert moved != before
+    expect(shout).not_to_have_attribute("transform", before)
+    moved = at_rest(shout)
     page.reload()
     page.wait_for_selector(".node")
-    expect(shout).to_have_attribute("transform", re.compile(r"translate"))
-    kept = [float(text) for text in re.findall(r"[-\d.]+", shout.get_attribute("transform"))]
+    kept = [float(text) for text in re.findall(r"[-\d.]+", at_rest(shout))]
     wanted = [float(text) for text in re.findall(r"[-\d.]+", moved)]
     assert kept == pytest.approx(wanted, abs=1)
     shout.focus()
     page.keyboard.press("ArrowRight")
-    assert shout.get_attribute("transform") != moved
+    expect(shout).not_to_have_attribute("transform", moved)
     page.click("[aria-label='put the nodes back']")
-    assert shout.get_attribute("transform") == before
+    expect(shout).to_have_attribute("transform", before)
 
 
 def test_the_graph_zooms_pans_and_fits(desk: Desk) -> None:
     page = desk.open("?workflow=greet")
     scene = page.locator(".canvas .scene")
-    fitted = scene.get_attribute("transform")
+    page.keyboard.press("f")
+    fitted = at_rest(scene)
     page.click("[aria-label='zoom in']")
-    assert scene.get_attribute("transform") != fitted
+    expect(scene).not_to_have_attribute("transform", fitted)
     page.mouse.move(330, 650)
     page.mouse.down()
     page.mouse.move(360, 600, steps=3)
     page.mouse.up()
     page.keyboard.press("f")
-    assert scene.get_attribute("transform") == fitted
+    expect(scene).to_have_attribute("transform", fitted)
 
 
 def test_facts_of_a_node(desk: Desk) -> None:
@@ -393,6 +299,7 @@ def test_everything_by_keyboard(desk: Desk) -> None:
     press("Control+Enter")
     expect(page.locator(".prompt")).to_contain_text("May she go on?")
     page.locator(".prompt input").focus()
+    expect(page.locator(".prompt input")).to_be_focused()
     page.keyboard.type("yes")
     press("Enter")
     expect(status(page)).to_have_text("completed")
@@ -405,6 +312,7 @@ def test_everything_by_keyboard(desk: Desk) -> None:
     expect(page.locator("#event-filter")).to_be_focused()
     press("Escape")
     node(page, "ask").focus()
+    expect(node(page, "ask")).to_be_focused()
     press("Enter")
     expect(page.locator(".node-card h3")).to_have_text("ask")
 
@@ -420,7 +328,7 @@ def test_on_a_phone(browser: Any, served: Served, theme: str) -> None:
     phone.shoot(f"phone-start-{theme}")
     phone.start("approve")
     expect(page.locator(".prompt")).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    page.wait_for_function(f"document.documentElement.scrollWidth === {PHONE['width']}")
     phone.shoot(f"phone-run-{theme}")
     page.locator("#panes [data-pane=graph]").tap()
     expect(node(page, "ask")).to_be_visible()

@@ -1,5 +1,8 @@
 // The server's HTTP API, as documented: this page uses nothing that another client could not.
 
+import { keyring } from "./key.js";
+import { listen } from "./stream.js";
+
 const base = window.location.origin;
 
 /** A refusal of the server, with the reason it gave. */
@@ -10,12 +13,12 @@ export class Refused extends Error {
   }
 }
 
-async function ask(method, path, body) {
+async function request(method, path, body, headers) {
   let response;
   try {
     response = await fetch(base + path, {
       method,
-      headers: body === undefined ? {} : { "Content-Type": "application/json" },
+      headers: body === undefined ? headers : { ...headers, "Content-Type": "application/json" },
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch {
@@ -32,6 +35,27 @@ async function ask(method, path, body) {
   if (response.ok || answer?.handler_id) return answer;
   throw new Refused(response.status, answer?.detail ?? (text || `${response.status} ${response.statusText}`));
 }
+
+/** Ask with the key in use; when the server wants another one, ask again once the user gave one. */
+async function ask(method, path, body) {
+  const used = keyring.value;
+  try {
+    return await request(method, path, body, keyring.headers);
+  } catch (error) {
+    // What changes something was asked for by the user just now.
+    if (error.status !== 401 || !(await keyring.renew(used, error.message, method === "POST"))) throw error;
+    return ask(method, path, body);
+  }
+}
+
+keyring.probe = async (key) => {
+  try {
+    await request("GET", "/workflows", undefined, { Authorization: `Bearer ${key}` });
+  } catch (error) {
+    if (error.status !== 401) throw error;
+    throw new Refused(401, `The server does not take this key: ${error.message}.`);
+  }
+};
 
 const name = encodeURIComponent;
 
@@ -60,21 +84,15 @@ export function handlers(workflow, statuses, cursor) {
  */
 export function follow(id, onevent, onstate) {
   const path = `/events/${name(id)}?sse=true&include_internal=true&include_time=true&after_sequence=-1`;
-  const source = new EventSource(base + path);
-  source.onopen = () => onstate("open");
-  source.onmessage = (message) => {
-    const envelope = JSON.parse(message.data);
-    onevent(envelope, message.lastEventId === "" ? null : Number(message.lastEventId));
-    if (isStop(envelope)) {
-      source.close();
-      onstate("closed");
-    }
-  };
-  source.onerror = () => {
-    // A 204 or a refusal closes for good; the browser comes back by itself from anything else.
-    onstate(source.readyState === EventSource.CLOSED ? "closed" : "lost");
-  };
-  return () => source.close();
+  return listen(
+    base + path,
+    ({ id, data }) => {
+      const envelope = JSON.parse(data);
+      onevent(envelope, id === null ? null : Number(id));
+      return isStop(envelope);
+    },
+    onstate,
+  );
 }
 
 /** Whether an event is, or descends from, a type. */

@@ -43,11 +43,20 @@ export class App {
     return this.state.compare.map((id) => this.runs.get(id)).filter(Boolean);
   }
 
-  async boot() {
+  /** Learn what there is and enter; once at a time, though a new key may ask for it, too. */
+  boot() {
+    this.booting ??= this.begin().finally(() => {
+      this.booting = null;
+    });
+    return this.booting;
+  }
+
+  async begin() {
     try {
       this.names = await api.workflows();
+      this.failure = null;
     } catch (error) {
-      this.failure = error.message;
+      this.failure = error.status === 401 ? "This server asks for an API key: give one by the lock above (K)." : error.message;
       this.tell();
       return;
     }
@@ -57,6 +66,12 @@ export class App {
       this.state.workflow = this.names[0] ?? null;
     }
     await this.enter();
+  }
+
+  /** Look at everything again, with another key than before. */
+  async retry() {
+    for (const run of this.runs.values()) if (!run.isOver && run.connection === "closed") run.open();
+    await this.boot();
   }
 
   async findWorkflow(id) {

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import * as location from "./location.js";
 import { App } from "./app.js";
+import { bindLock, keyring } from "./key.js";
 import { Panel } from "./panel.js";
 import { Side } from "./side.js";
 import { Stage } from "./stage.js";
@@ -55,6 +56,11 @@ async function showHealth() {
   }
 }
 
+bindLock(find("lock"));
+keyring.subscribe((_, isNew) => {
+  if (isNew) app.retry();
+  else app.tell();
+});
 find("share").addEventListener("click", share);
 find("theme").addEventListener("click", toggleTheme);
 find("help").addEventListener("click", () => find("shortcuts").showModal());
@@ -83,6 +89,7 @@ const KEYS = {
   "-": () => stage.view?.zoom(0.8),
   l: share,
   t: toggleTheme,
+  k: () => keyring.ask(),
   "?": () => find("shortcuts").showModal(),
   "/": () => {
     app.showTab("events");
