@@ -40,9 +40,27 @@ class LocalEffects:
         recorded.
         """
         try:
-            return await self._ref.ask(command, timeout=None, trusted=True)
+            return await self._ref.request(command)
         except (StorageError, Gone) as error:
-            failure: Exception = error
+            failure = error
+        return await self._insist(command, failure)
+
+    def request(self, command: Message[R]) -> asyncio.Future[R]:
+        """Report now, and see later with `settle` what became of it. What is requested in a row is
+        recorded in that order, in one commit if there is room. Raises `Gone` when the process is
+        stopping.
+        """
+        return self._ref.request(command)
+
+    async def settle(self, command: Message[R], requested: asyncio.Future[R]) -> R:
+        """The answer to a report that was requested; it is repeated until it is recorded."""
+        try:
+            return await requested
+        except (StorageError, Gone) as error:
+            failure = error
+        return await self._insist(command, failure)
+
+    async def _insist(self, command: Message[R], failure: StorageError | Gone) -> R:
         pause, crashes = FIRST_PAUSE, 0
         while True:
             if self._environment.system.is_stopped:
@@ -55,7 +73,7 @@ class LocalEffects:
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
             try:
-                return await self._ref.ask(command, timeout=None, trusted=True)
+                return await self._ref.request(command)
             except (StorageError, Gone) as error:
                 failure = error
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ironflow.actors.breakers import NoteFailure, NoteSuccess
@@ -22,7 +23,7 @@ from ironflow.actors.jobs import (
     make_job,
     new_lease,
     report,
-    take_command,
+    take_reports,
 )
 from ironflow.actors.lines import Ticket
 from ironflow.actors.waiting_rows import WaitingRows
@@ -34,6 +35,7 @@ from ironflow.core.entries import Failure
 from ironflow.core.errors import InvalidInput, IronflowError, NotFound, Suspended
 from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.functions import Definition, Endpoint, FunctionSpec, compile_spec
+from ironflow.core.remote import Report
 from ironflow.core.runs import Step
 from ironflow.core.workflow_state import WorkflowState
 
@@ -330,21 +332,32 @@ class Endpoints:
         """Record an answer. Raises `InvalidInput` for one that makes no sense."""
         assignment = lease.assignment
         if outcome.status == "reports":
-            goes_on = True
-            for one in outcome.reports:  # in order: each may rest on the one before
-                if not goes_on and one.command != "record_step":
-                    continue  # what was done counts; what was to come does not
-                found = self.find_lease(one.job_id, one.execution_seq, one.lease_token)
-                answer = await take_command(self, found, one)
-                if answer.code is not None:
-                    return
-                goes_on = goes_on and answer.directive not in ("suspend", "unwind")
+            await self._take_reports(outcome.reports)
             return
         update = push.update_of(outcome, assignment.execution, lease.token)
         try:
             await report(self, lease, update)
         except RunNotRunning as error:
             log.debug("run %s: %s", assignment.run_id, error)
+
+    async def _take_reports(self, reports: Sequence[Report]) -> None:
+        """Record what an executor of ours did, in order. Results of steps are requested together:
+        what was done counts, whatever becomes of the run. All else rests on the answer to what is
+        before it, and is left out once the run was to stop.
+        """
+
+        def find(one: Report) -> Lease:
+            return self.find_lease(one.job_id, one.execution_seq, one.lease_token)
+
+        goes_on = True
+        for is_result, group in groupby(reports, lambda one: one.command == "record_step"):
+            for batch in [tuple(group)] if is_result else [(one,) for one in group]:
+                if not goes_on and not is_result:
+                    continue
+                for answer in await take_reports(self, find, batch):
+                    if answer.code is not None:
+                        return
+                    goes_on = goes_on and answer.directive not in ("suspend", "unwind")
 
     async def _fail(
         self, lease: Lease, endpoint: Endpoint, reason: str, retry_after: float | None

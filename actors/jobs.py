@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import msgspec
 
@@ -16,9 +17,11 @@ from ironflow.core.clock import SECOND, Clock, to_rfc3339
 from ironflow.core.entries import Failure
 from ironflow.core.errors import Conflict, IronflowError, NotFound, StaleExecution
 from ironflow.core.execution import Assignment
+from ironflow.core.messages import Message
 from ironflow.core.remote import Answer, Report, decode_report
 
 if TYPE_CHECKING:
+    from ironflow.actors.effects import LocalEffects
     from ironflow.actors.fleet import Fleet
 
 
@@ -163,34 +166,63 @@ async def _report(holder: Holder, lease: Lease, update: pull.JobUpdate) -> None:
         raise RunNotRunning(run_id, directive)
 
 
-async def take_report(fleet: Fleet, worker_id: str, report: Report) -> Answer:
-    """Record one command of a worker with our executor; its answer, or why it is refused."""
-    try:
-        lease = find_lease(
-            fleet, worker_id, report.job_id, report.execution_seq, report.lease_token
-        )
-    except IronflowError as error:
-        return Answer(code=error.code, message=error.message)
-    return await take_command(fleet, lease, report)
+class _Requested(NamedTuple):
+    """A report whose command is with the run."""
+
+    lease: Lease
+    command: Message[Any]
+    answer: asyncio.Future[Any]
+
+    @property
+    def effects(self) -> LocalEffects:
+        """Where it was reported."""
+        return cast("LocalEffects", self.lease.assignment.effects)
 
 
-async def take_command(holder: Holder, lease: Lease, report: Report) -> Answer:
-    """Record one command of an execution; its answer, or why it is refused."""
-    run_id, effects = lease.assignment.run_id, lease.assignment.effects
+async def take_reports(
+    holder: Holder, find: Callable[[Report], Lease], reports: Sequence[Report]
+) -> list[Answer]:
+    """Record commands of executions elsewhere that have our executor; an answer to each, or why it
+    is refused. `find` raises `StaleLease` and the like.
+
+    All are requested before any is awaited: they share commits, and those of one run are recorded
+    in their order.
+    """
+    begun = [_request(holder, find, report) for report in reports]
     try:
+        return [one if isinstance(one, Answer) else await _settle(holder, one) for one in begun]
+    finally:
+        for one in begun:  # nobody listens any more
+            if isinstance(one, _Requested) and not one.answer.cancel():
+                one.answer.exception()
+
+
+def _request(
+    holder: Holder, find: Callable[[Report], Lease], report: Report
+) -> _Requested | Answer:
+    try:
+        lease = find(report)
         command = decode_report(report)
+        effects = cast("LocalEffects", lease.assignment.effects)
         if isinstance(command, c.ExecutionLeft):
-            holder.close_lease(run_id, lease)
+            holder.close_lease(lease.assignment.run_id, lease)
             effects.leave()
             return Answer()
         create = command.create if isinstance(command, c.StartWait) else None
         if create is not None and not holder.knows(create.function_id):
             raise NotFound("function", create.function_id)
-        directive = await effects.ask(command)
+        return _Requested(lease, command, effects.request(command))
     except IronflowError as error:
         return Answer(code=error.code, message=error.message)
-    if isinstance(command, c.EndExecution) and directive == "go":
-        holder.close_lease(run_id, lease)
+
+
+async def _settle(holder: Holder, one: _Requested) -> Answer:
+    try:
+        directive = await one.effects.settle(one.command, one.answer)
+    except IronflowError as error:
+        return Answer(code=error.code, message=error.message)
+    if isinstance(one.command, c.EndExecution) and directive == "go":
+        holder.close_lease(one.lease.assignment.run_id, one.lease)
     return Answer(directive)
 
 

@@ -157,6 +157,15 @@ class Ref:
         """`tell`, never refused for room: for timers and others that are bounded elsewhere."""
         self.system.cell(self.address).deliver(Envelope(message, None, trusted=True))
 
+    def request(self, message: Message[R]) -> asyncio.Future[R]:
+        """`ask` without waiting, never refused for room: for those that have several things to ask
+        at once. A task for each would cost more than the message.
+        """
+        system = self.system
+        reply: asyncio.Future[R] = system.loop.create_future()
+        system.cell(self.address).deliver(Envelope(message, reply, trusted=True))
+        return reply
+
     async def ask(
         self,
         message: Message[R],

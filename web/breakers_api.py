@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from ironflow.actors.breakers import Speak
-from ironflow.actors.endpoints import Endpoints
-from ironflow.actors.jobs import StaleLease, take_command
+from ironflow.actors.jobs import Lease, take_reports
 from ironflow.core.breaker import Breaker, Word
 from ironflow.core.errors import NotFound
-from ironflow.core.remote import Answer as ReportAnswer
 from ironflow.core.remote import Report
 from ironflow.web import wire
 from ironflow.web.queries import Query
@@ -63,16 +61,12 @@ def _steer(word: Word, summary: str) -> Route:
 async def report_execution(call: Call[Query, wire.ReportsRequest]) -> Answer:
     """Reports of endpoints with our executor, while they work; each has an answer of its own."""
     endpoints = call.engine.endpoints
-    answers = [await _take(endpoints, one) for one in call.body.reports]
+
+    def find(one: Report) -> Lease:
+        return endpoints.find_lease(one.job_id, one.execution_seq, one.lease_token)
+
+    answers = await take_reports(endpoints, find, call.body.reports)
     return 200, wire.AnswersView(answers=answers)
-
-
-async def _take(endpoints: Endpoints, report: Report) -> ReportAnswer:
-    try:
-        lease = endpoints.find_lease(report.job_id, report.execution_seq, report.lease_token)
-    except StaleLease as error:
-        return ReportAnswer(code=error.code, message=error.message)
-    return await take_command(endpoints, lease, report)
 
 
 ROUTES = (

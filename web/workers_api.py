@@ -15,6 +15,7 @@ from ironflow.actors.worker import Heartbeat, PollDropped, PollJobs, RegisterWor
 from ironflow.core import pull
 from ironflow.core.clock import to_rfc3339
 from ironflow.core.errors import InvalidInput, NotFound
+from ironflow.core.remote import Report
 from ironflow.web import wire
 from ironflow.web.queries import Query, check_text, keep_json
 from ironflow.web.routing import Answer, Call, Handle, Route
@@ -131,10 +132,13 @@ async def report_commands(call: Call[Query, wire.ReportsRequest]) -> Answer:
     """Reports of a worker that runs our executor; each has an answer of its own."""
     worker_id, engine = _worker_id(call), call.engine
     _worker(call)
-    # All at once, in order: what one run reports shares commits with what others do.
-    answers = await asyncio.gather(
-        *(reports.take_report(engine.fleet, worker_id, one) for one in call.body.reports)
-    )
+
+    def find(one: Report) -> reports.Lease:
+        return reports.find_lease(
+            engine.fleet, worker_id, one.job_id, one.execution_seq, one.lease_token
+        )
+
+    answers = await reports.take_reports(engine.fleet, find, call.body.reports)
     return 200, wire.AnswersView(answers=answers)
 
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import msgspec
@@ -18,7 +18,7 @@ import msgspec
 from ironflow.core.errors import Gone, InvalidInput, IronflowError, StaleExecution
 from ironflow.core.messages import Message
 from ironflow.core.remote import Answer, Report, Shadow, encode_report
-from ironflow.discovery import credentials
+from ironflow.discovery import Found, credentials
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,6 +28,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 """Seconds between attempts, doubling, each between half and all of it."""
 ANSWER_SECONDS = 60.0
 """How long a report may take: the server waits out a full disk."""
+REQUESTS_AT_ONCE = 2
+"""Requests with reports under way: while one is being committed the next one is received."""
 REPORTS_AT_ONCE = 500
 BYTES_AT_ONCE = 4 * 1024 * 1024
 
@@ -53,6 +55,14 @@ class _Answers(msgspec.Struct):
     answers: list[Answer]
 
 
+class _Posted(NamedTuple):
+    """A report on its way."""
+
+    job_id: str
+    data: bytes
+    answer: asyncio.Future[Answer]
+
+
 class Link:
     """One server, for one worker."""
 
@@ -62,13 +72,20 @@ class Link:
         worker_id: str,
         session: aiohttp.ClientSession,
         reports_path: str | None = None,
+        found: Found | None = None,
     ) -> None:
-        """Reports go to the worker's own path unless `reports_path` says otherwise."""
+        """Reports go to the worker's own path unless `reports_path` says otherwise. `found`: what
+        goes along, if that is known; else it is looked for.
+        """
         self.url, self.worker_id, self._session = url.rstrip("/"), worker_id, session
-        self._credentials = credentials(self.url)
+        self._found = found
         self._reports_path = reports_path or self.path("commands")
-        self._waiting: deque[tuple[bytes, asyncio.Future[Answer]]] = deque()
-        self._sender: asyncio.Task[None] | None = None
+        self._waiting: deque[_Posted] = deque()
+        self._flying: set[str] = set()
+        """Jobs whose last report is not answered yet: the next one waits, reports of a job are
+        taken in order.
+        """
+        self._senders: set[asyncio.Task[None]] = set()
         self.unknown = asyncio.Event()
         """The server does not know this worker: it must register."""
 
@@ -80,10 +97,13 @@ class Link:
         """
         data = None if body is None else (body if isinstance(body, bytes) else _encode(body))
         headers = {} if data is None else {"Content-Type": "application/json"}
-        if self._credentials.api_key:
-            headers["Authorization"] = f"Bearer {self._credentials.api_key}"
-        if self._credentials.environment:
-            headers["X-Ironflow-Environment-ID"] = self._credentials.environment
+        if self._found is None:
+            # Not on the loop: it may read files.
+            self._found = await asyncio.to_thread(credentials, self.url)
+        if self._found.api_key:
+            headers["Authorization"] = f"Bearer {self._found.api_key}"
+        if self._found.environment:
+            headers["X-Ironflow-Environment-ID"] = self._found.environment
         timeout = aiohttp.ClientTimeout(total=seconds)
         try:
             async with self._session.request(
@@ -102,32 +122,45 @@ class Link:
 
     async def report(self, report: Report) -> Answer:
         """The answer to a report, however long that takes."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((_encode(report), future))
-        if self._sender is None:
-            self._sender = asyncio.get_running_loop().create_task(self._send())
-        return await future
+        loop = asyncio.get_running_loop()
+        posted = _Posted(report.job_id, _encode(report), loop.create_future())
+        self._waiting.append(posted)
+        if len(self._senders) < REQUESTS_AT_ONCE:
+            sender = loop.create_task(self._send())
+            self._senders.add(sender)
+            sender.add_done_callback(self._senders.discard)
+        return await posted.answer
 
     async def _send(self) -> None:
-        """Whatever waits goes out in one request, the moment the last one is answered."""
-        try:
-            while self._waiting:
-                batch = self._take()
-                answers = await self._deliver([data for data, _ in batch])
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if not future.done():
-                        future.set_result(answer)
-        finally:
-            self._sender = None
+        """Whatever waits goes out in one request: the moment that it comes, or that one of those
+        before it is answered.
+        """
+        while batch := self._take():
+            answers = await self._deliver([posted.data for posted in batch])
+            for posted, answer in zip(batch, answers, strict=True):
+                self._flying.discard(posted.job_id)
+                if not posted.answer.done():
+                    posted.answer.set_result(answer)
 
-    def _take(self) -> list[tuple[bytes, asyncio.Future[Answer]]]:
-        batch: list[tuple[bytes, asyncio.Future[Answer]]] = []
+    def _take(self) -> list[_Posted]:
+        """What may go out now, oldest first: nothing of a job that has reports under way."""
+        batch: list[_Posted] = []
+        kept: deque[_Posted] = deque()
         size = 0
+        flying = set(self._flying)
         while self._waiting and len(batch) < REPORTS_AT_ONCE:
-            size += len(self._waiting[0][0])
-            if batch and size > BYTES_AT_ONCE:
+            posted = self._waiting.popleft()
+            if posted.job_id in flying:
+                kept.append(posted)
+                continue
+            if batch and size + len(posted.data) > BYTES_AT_ONCE:
+                kept.append(posted)
                 break
-            batch.append(self._waiting.popleft())
+            size += len(posted.data)
+            batch.append(posted)
+        kept.extend(self._waiting)
+        self._waiting = kept
+        self._flying.update(posted.job_id for posted in batch)
         return batch
 
     async def _deliver(self, reports: list[bytes]) -> list[Answer]:
@@ -152,8 +185,8 @@ class Link:
 
     async def close(self) -> None:
         """Send what waits, for as long as the server answers."""
-        if self._sender is not None:
-            await self._sender
+        while self._senders:
+            await asyncio.wait(self._senders)
 
 
 def _detail(text: bytes) -> str:

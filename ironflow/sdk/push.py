@@ -30,7 +30,7 @@ from ironflow.core.push import Invocation
 from ironflow.core.remote import Report, Shadow, encode_report
 from ironflow.core.runs import Run
 from ironflow.core.signatures import HEADER, TOLERANCE, BadSignature, verify
-from ironflow.discovery import locate
+from ironflow.discovery import ENVIRONMENT, KEY, Found, locate
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Function, Registry
 
@@ -259,7 +259,7 @@ class Endpoint:
 
         from ironflow.sdk.link import Link, Refused
 
-        server = server_url or locate().url
+        server = server_url or (await asyncio.to_thread(locate)).url
         where: dict[str, Any] = {
             "url": url,
             "timeout": timeout,
@@ -342,7 +342,11 @@ class _Collected:
 
         if self._session is None:
             self._session = aiohttp.ClientSession()
-            self._made = Link(callback, "", self._session, "/api/v1/executions/commands")
+            path = "/api/v1/executions/commands"
+            # No file is looked for: what there is to say stands in variables, and is read for
+            # every invocation.
+            found = Found(callback, os.environ.get(KEY, ""), os.environ.get(ENVIRONMENT, ""))
+            self._made = Link(callback, "", self._session, path, found)
         return self._made
 
     async def blob(self, digest: str) -> bytes:
