@@ -32,10 +32,16 @@ from ironflow.core import push
 from ironflow.core.breaker import Breaker, BreakerStatus
 from ironflow.core.clock import Clock, to_rfc3339
 from ironflow.core.entries import Failure
-from ironflow.core.errors import InvalidInput, IronflowError, NotFound, Suspended
+from ironflow.core.errors import (
+    InvalidInput,
+    IronflowError,
+    NotFound,
+    StaleExecution,
+    Suspended,
+)
 from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.functions import Definition, Endpoint, FunctionSpec, compile_spec
-from ironflow.core.remote import Report
+from ironflow.core.remote import Answer, Report
 from ironflow.core.runs import Step
 from ironflow.core.workflow_state import WorkflowState
 
@@ -293,6 +299,10 @@ class Endpoints:
             del self.leases[run_id]
             self._calls.pop(run_id, None)
 
+    def came_to_nothing(self, lease: Lease) -> None:
+        """The answer says nothing new: it is as good as none. Raises `InvalidInput`."""
+        raise InvalidInput("answer", "recorded nothing new and did not end the run")
+
     def find_lease(self, job_id: str, execution: int, token: str) -> Lease:
         """The lease that an endpoint means. Raises `StaleLease`."""
         lease = self.leases.get(job_id.rpartition(".")[0])
@@ -332,7 +342,7 @@ class Endpoints:
         """Record an answer. Raises `InvalidInput` for one that makes no sense."""
         assignment = lease.assignment
         if outcome.status == "reports":
-            await self._take_reports(outcome.reports)
+            await self._take_reports(lease, outcome.reports)
             return
         update = push.update_of(outcome, assignment.execution, lease.token)
         try:
@@ -340,13 +350,15 @@ class Endpoints:
         except RunNotRunning as error:
             log.debug("run %s: %s", assignment.run_id, error)
 
-    async def _take_reports(self, reports: Sequence[Report]) -> None:
+    async def _take_reports(self, lease: Lease, reports: Sequence[Report]) -> None:
         """Record what an executor of ours did, in order. Results of steps are requested together:
         what was done counts, whatever becomes of the run. All else rests on the answer to what is
-        before it, and is left out once the run was to stop.
+        before it, and is left out once the run was to stop. Raises `InvalidInput`.
         """
 
         def find(one: Report) -> Lease:
+            if one.job_id != lease.job_id:
+                raise InvalidInput("reports", f"speak of {one.job_id!r:.80}, not of this job")
             return self.find_lease(one.job_id, one.execution_seq, one.lease_token)
 
         goes_on = True
@@ -356,8 +368,18 @@ class Endpoints:
                     continue
                 for answer in await take_reports(self, find, batch):
                     if answer.code is not None:
+                        self._refuse(lease, answer)
                         return
                     goes_on = goes_on and answer.directive not in ("suspend", "unwind")
+        if self.leases.get(lease.assignment.run_id) is lease and not lease.has_progressed:
+            self.came_to_nothing(lease)
+
+    def _refuse(self, lease: Lease, answer: Answer) -> None:
+        """A report was refused. That it came too late is nobody's fault; anything else makes the
+        whole answer worth nothing. Raises `InvalidInput`.
+        """
+        if self.leases.get(lease.assignment.run_id) is lease and answer.code != StaleExecution.code:
+            raise InvalidInput("answer", answer.message or answer.code or "was refused")
 
     async def _fail(
         self, lease: Lease, endpoint: Endpoint, reason: str, retry_after: float | None

@@ -360,6 +360,13 @@ class Fleet:
         if worker is not None:
             worker.jobs.pop(held.job_id, None)
 
+    def came_to_nothing(self, lease: Lease) -> None:
+        """The worker gives the run back as it got it: its budget counts that."""
+        run_id = lease.assignment.run_id
+        if self.leases.get(run_id) is lease:
+            self.close_lease(run_id, lease)
+            lease.assignment.effects.leave(f"worker {lease.holder} recorded nothing")
+
     def lose(self, lease: Lease, reason: str) -> None:
         """The worker is gone: the run is queued again, and its budget counts it."""
         run_id = lease.assignment.run_id

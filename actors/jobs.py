@@ -38,11 +38,27 @@ class Lease(msgspec.Struct, eq=False):
     """By the loop's clock."""
     began_at: int
     delivered: bool = False
+    version: int = 0
+    """Of the run when it was handed out."""
+    places: dict[str, int] = {}
+    """Positions of steps that this execution was the first to report, by key."""
 
     @property
     def job_id(self) -> str:
         """Unique among all executions."""
         return f"{self.assignment.run_id}.{self.assignment.execution}"
+
+    def place(self, key: str) -> int:
+        """The position of a step: where it was first reported, else the next one."""
+        known = self.assignment.steps.get(key)
+        if known is not None:
+            return known.pos
+        return self.places.setdefault(key, self.base + len(self.places))
+
+    @property
+    def has_progressed(self) -> bool:
+        """Whether anything was recorded of the run since it was handed out."""
+        return self.assignment.record().version != self.version
 
 
 class Holder(Protocol):
@@ -58,11 +74,19 @@ class Holder(Protocol):
         """The execution is over: whatever is still said of it is refused."""
         ...
 
+    def came_to_nothing(self, lease: Lease) -> None:
+        """The execution has ended without anything new: handed out again at once, it would come
+        back for ever.
+        """
+        ...
+
 
 def new_lease(assignment: Assignment, holder: str, expires_at: float, now: int) -> Lease:
     """A lease with a token of its own. `expires_at` by the loop's clock, `now` in microseconds."""
     base = max((step.pos for step in assignment.steps.values()), default=-1) + 1
-    return Lease(assignment, holder, secrets.token_urlsafe(18), base, expires_at, now)
+    version = assignment.record().version
+    token = secrets.token_urlsafe(18)
+    return Lease(assignment, holder, token, base, expires_at, now, version=version)
 
 
 async def make_job(lease: Lease, by_commands: bool, clock: Clock) -> pull.Job:
@@ -149,8 +173,9 @@ async def report(holder: Holder, lease: Lease, update: pull.JobUpdate) -> None:
 async def _report(holder: Holder, lease: Lease, update: pull.JobUpdate) -> None:
     assignment = lease.assignment
     run_id, execution, ask = assignment.run_id, assignment.execution, assignment.effects.ask
-    ending = _ending(holder, lease, update)  # refused before anything is recorded
-    steps = pull.record_steps(run_id, execution, assignment.attempt, lease.base, update)
+    # What makes no sense is refused before anything is recorded.
+    steps = pull.record_steps(run_id, execution, assignment.attempt, lease.place, update)
+    ending = _ending(holder, lease, update)
     directives = await asyncio.gather(*(ask(step) for step in steps))
     for directive in directives:
         if directive != "go":
@@ -159,6 +184,9 @@ async def _report(holder: Holder, lease: Lease, update: pull.JobUpdate) -> None:
     if ending is None:
         return
     directive = await ask(ending)
+    if directive in ("go", None) and not lease.has_progressed:
+        holder.came_to_nothing(lease)
+        return
     holder.close_lease(run_id, lease)
     # Whatever came for the run while its end was on the way finds it without an owner.
     assignment.effects.leave()
@@ -194,7 +222,7 @@ async def take_reports(
     finally:
         for one in begun:  # nobody listens any more
             if isinstance(one, _Requested) and not one.answer.cancel():
-                one.answer.exception()
+                _ = one.answer.cancelled() or one.answer.exception()
 
 
 def _request(
@@ -202,7 +230,7 @@ def _request(
 ) -> _Requested | Answer:
     try:
         lease = find(report)
-        command = decode_report(report)
+        command = decode_report(report, lease.assignment.order)
         effects = cast("LocalEffects", lease.assignment.effects)
         if isinstance(command, c.ExecutionLeft):
             holder.close_lease(lease.assignment.run_id, lease)
@@ -241,7 +269,7 @@ def _ending(
         assignment.run_id,
         assignment.execution,
         assignment.depth,
-        lease.base + update.step_offset + len(update.steps),
+        lease.place(pull.step_key(assignment.run_id, what.step_id)),
         holder.clock.now(),
         msgspec.json.decode(data) if data is not None else None,
         what,

@@ -9,6 +9,7 @@ import msgspec
 
 from ironflow.actors.engine import Engine
 from ironflow.core.errors import Draining, Gone, InvalidInput, IronflowError, NotFound
+from ironflow.core.json_text import keep_json
 from ironflow.core.patterns import validate_event_name
 from ironflow.storage.ports import EventFilter
 from ironflow.web import wire
@@ -22,7 +23,6 @@ from ironflow.web.queries import (
     check_text,
     decode_cursor,
     encode_cursor,
-    keep_json,
     to_micros,
 )
 from ironflow.web.routing import Answer, Call, Route

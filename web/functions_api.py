@@ -6,9 +6,10 @@ import msgspec
 
 from ironflow.core.errors import InvalidInput
 from ironflow.core.functions import Definition
+from ironflow.core.json_text import keep_json
 from ironflow.core.runs import Run
 from ironflow.web import wire
-from ironflow.web.queries import Query, check_key, keep_json, parse_wait
+from ironflow.web.queries import Query, check_key, parse_wait
 from ironflow.web.routing import Answer, Call, Route
 from ironflow.web.views import failure_view, function_view, load
 

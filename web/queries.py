@@ -15,7 +15,6 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 import msgspec.inspect
-import orjson
 from aiohttp import web
 
 from ironflow.core.clock import from_datetime
@@ -32,8 +31,6 @@ MAX_REASON = 2000
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 """A moment in a query: RFC 3339 with a zone."""
 
-_ONE_KIND = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _INTEGER = re.compile(r"-?[0-9]{1,15}")
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _LOST_PLUS = re.compile(r"(?<=\d) (?=\d\d:\d\d$)")
@@ -131,37 +128,6 @@ class BodyDecoder:
         except RecursionError as error:
             reason = f"is nested deeper than {MAX_DEPTH} levels"
             raise InvalidInput(field or "body", reason) from error
-
-
-def keep_json(raw: msgspec.Raw, field: str) -> bytes:
-    """JSON text to be stored as it is, but on one line.
-
-    Raises `InvalidInput` for what some later reader of the value would refuse.
-    """
-    data = bytes(raw)
-    if is_too_deep(data):
-        raise InvalidInput(field, f"is nested deeper than {MAX_DEPTH} levels")
-    try:
-        orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(field, f"not JSON: {error}") from error
-    if b"\n" in data or b"\r" in data:
-        data = msgspec.json.format(data, indent=-1)
-    return data
-
-
-def is_too_deep(data: bytes) -> bool:
-    """Whether JSON text is nested deeper than `MAX_DEPTH`."""
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return False
-    # Without escapes, every second part between quotes is a string. No regex: it takes seconds.
-    parts = data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
-    brackets = b"".join(parts[::2]).translate(_ONE_KIND, _NO_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        if not brackets:
-            return False
-        brackets = brackets.replace(b"[]", b"")  # takes off the innermost level, no more
-    return bool(brackets)
 
 
 def check_text(text: str, field: str) -> str:

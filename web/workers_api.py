@@ -17,7 +17,7 @@ from ironflow.core.clock import to_rfc3339
 from ironflow.core.errors import InvalidInput, NotFound
 from ironflow.core.remote import Report
 from ironflow.web import wire
-from ironflow.web.queries import Query, check_text, keep_json
+from ironflow.web.queries import Query, check_text
 from ironflow.web.routing import Answer, Call, Handle, Route
 
 LONGEST_POLL = 25.0
@@ -116,11 +116,6 @@ async def acknowledge_job(call: Call[Query, wire.JobAckRequest]) -> Answer:
 async def report_job(call: Call[Query, pull.JobUpdate]) -> Answer:
     """A checkpoint of a job, or its end. Durable when it is answered; safe to repeat."""
     update, job_id = call.body, call.path["job_id"]
-    for number, step in enumerate(update.steps):
-        keep_json(step.output, f"steps[{number}].output")
-    keep_json(update.output, "output")
-    if update.yielded is not None:
-        keep_json(update.yielded.input, "yield.input")
     lease = reports.find_lease(
         call.engine.fleet, _worker_id(call), job_id, update.execution_seq, update.lease_token
     )

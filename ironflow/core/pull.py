@@ -8,7 +8,8 @@ is handed, and ends each execution with one report: completed, failed, or yielde
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,10 @@ from ironflow.core.durations import parse_duration
 from ironflow.core.entries import NULL, Failure, ParentRef, Payload, StepKind, pack
 from ironflow.core.errors import InvalidInput
 from ironflow.core.expressions import compile_path
+from ironflow.core.functions import compile_filter
+from ironflow.core.json_text import keep_json
+from ironflow.core.patterns import validate_pattern
+from ironflow.core.remote_checks import LONGEST_PAUSE
 from ironflow.core.runs import Step, StepStatus
 
 Json = msgspec.Raw
@@ -128,21 +133,23 @@ def step_name(own_id: str) -> str:
 
 
 def record_steps(
-    run_id: str, execution: int, attempt: int, base: int, update: JobUpdate
+    run_id: str, execution: int, attempt: int, place: Callable[[str], int], update: JobUpdate
 ) -> list[c.RecordStep | c.FailStep]:
     """The commands that a report's steps amount to. They are safe to repeat.
 
-    `base` is the position of the report's step 0. Raises `InvalidInput` for a moment that is none.
+    `place` says at which position the step with a key is; what the report says of that does not
+    matter: some count from the run's first step, others from the execution's. Raises `InvalidInput`
+    naming the field that is wrong.
     """
     commands: list[c.RecordStep | c.FailStep] = []
     for number, step in enumerate(update.steps):
         key = step_key(run_id, step.id)
         kind: StepKind = "compensate" if step.type == "compensate" else "run"
         name = step.name or step_name(key)
-        pos = base + update.step_offset + number
+        pos = place(key)
         began = _moment(step.started_at, f"steps[{number}].started_at")
         if step.status == "completed":
-            payload, blob = pack(bytes(step.output))
+            payload, blob = pack(keep_json(step.output, f"steps[{number}].output"))
             commands.append(
                 c.RecordStep(
                     execution=execution,
@@ -175,7 +182,7 @@ def record_steps(
 def end_execution(execution: int, update: JobUpdate) -> c.EndExecution:
     """The command that a `completed` or `failed` report amounts to."""
     if update.status == "completed":
-        payload, blob = pack(bytes(update.output))
+        payload, blob = pack(keep_json(update.output, "output"))
         return c.EndExecution(execution=execution, outcome="completed", result=payload, blob=blob)
     error = update.error or JobError(message="the worker gave no reason")
     after = error.retry_after_ms
@@ -183,7 +190,7 @@ def end_execution(execution: int, update: JobUpdate) -> c.EndExecution:
         execution=execution,
         outcome="failed",
         error=Failure(error.code, error.message, error.code.lower(), error.retryable),
-        retry_after=after / 1000 if after is not None and after > 0 else None,
+        retry_after=_pause(after / 1000, "error.retry_after_ms") if after and after > 0 else None,
     )
 
 
@@ -216,8 +223,9 @@ def start_wait(
             raise InvalidInput("yield.event_filter", "a wait needs the event that it waits for")
         limit = None
         if wanted.timeout is not None:
-            seconds = parse_duration(wanted.timeout, "yield.event_filter.timeout")
-            limit = now + int(seconds * SECOND)
+            field = "yield.event_filter.timeout"
+            limit = now + int(_pause(parse_duration(wanted.timeout, field), field) * SECOND)
+        validate_pattern(wanted.event, "yield.event_filter.event")
         return c.StartWait(
             execution=execution,
             key=key,
@@ -241,7 +249,7 @@ def _invoke(
     detached = what.type == "invoke_function_async"
     # Of this execution: a later one that has to invoke again gets another child.
     child = derive_id("child", run_id, key, str(execution))
-    payload, blob = pack(bytes(what.input))
+    payload, blob = pack(keep_json(what.input, "yield.input"))
     create = c.CreateRun(
         function_id=what.function_id,
         input=payload,
@@ -262,6 +270,7 @@ def _invoke(
         )
     milliseconds = what.invoke_timeout_ms or 0
     seconds = milliseconds / 1000 if milliseconds > 0 else INVOKE_SECONDS
+    _pause(seconds, "yield.invoke_timeout_ms")
     return c.StartWait(
         execution=execution,
         key=key,
@@ -281,16 +290,27 @@ def match_expression(wanted: EventFilter, event_data: object) -> str | None:
 
     Values are compared as text, as the protocol does. Raises `InvalidInput`.
     """
+    field = "yield.event_filter.match"
+    expression = _match(wanted, event_data, field)
+    compile_filter(expression, field)
+    return expression
+
+
+def _match(wanted: EventFilter, event_data: object, field: str) -> str | None:
     match = (wanted.match or "").strip()
     if not match:
         return None
     if any(sign in match for sign in ("==", "!=", "<", ">", "&&", "||", "(")):
         return match
     path = match.removeprefix("$.").removeprefix("event.")
+    try:
+        found = compile_path(path)
+    except InvalidInput as error:
+        raise InvalidInput(field, error.reason) from None
     if wanted.match_value is not msgspec.UNSET:
         value = wanted.match_value
     else:
-        value = compile_path(path).get({"data": event_data}, None)
+        value = found.get({"data": event_data}, None)
     if isinstance(value, dict | list):
         raise InvalidInput("yield.event_filter.match_value", "must be a text, a number or a bool")
     if isinstance(value, str) or value is None:
@@ -310,6 +330,13 @@ def step_failure(error: object) -> Failure:
         retryable = error.get("retryable")
         return Failure(str(code), str(message), str(code).lower(), retryable is not False)
     return Failure("STEP_FAILED", str(error or "failed"), "step_failed")
+
+
+def _pause(seconds: float, field: str) -> float:
+    """Seconds that a clock can be set to."""
+    if not (math.isfinite(seconds) and 0 <= seconds <= LONGEST_PAUSE):
+        raise InvalidInput(field, "is longer than ten years")
+    return seconds
 
 
 def _moment(text: object, field: str) -> int | None:

@@ -8,6 +8,7 @@ forward by the same decisions as the server does (`Shadow`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from ironflow.core.errors import InvalidInput
 from ironflow.core.execution import Assignment, Effects
 from ironflow.core.messages import Message
 from ironflow.core.pull import Job
+from ironflow.core.remote_checks import check_command
 from ironflow.core.runs import OPEN, Run, Step, apply
 
 LEAVE = "leave"
@@ -117,8 +119,9 @@ def encode_report(job_id: str, execution: int, token: str, command: Message[Any]
     return Report(job_id, execution, token, name, msgspec.Raw(_encode(command)), sends)
 
 
-def decode_report(report: Report) -> Message[Any]:
+def decode_report(report: Report, order: Mapping[str, Sequence[str]]) -> Message[Any]:
     """The command of a report, under the execution that the lease names, whatever it says itself.
+    `order` is the run's: see `check_command`.
 
     Raises `InvalidInput` naming the field that is wrong.
     """
@@ -131,10 +134,13 @@ def decode_report(report: Report) -> Message[Any]:
         sends = tuple(_decode_send(sent) for sent in report.sends)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput("data", f"is no {report.command}: {error}") from error
+    if isinstance(command, c.RecordStep) and command.sends:
+        raise InvalidInput("data.sends", "messages go beside the data of a step")
     facts: dict[str, Any] = {"execution": report.execution_seq}
     if sends and isinstance(command, c.RecordStep):
         facts["sends"] = sends
     replaced: Message[Any] = msgspec.structs.replace(command, **facts)
+    check_command(replaced, order)
     return replaced
 
 

@@ -217,7 +217,7 @@ class RemoteEffects:
             answer.code != "not_found" or "function" not in (answer.message or "")
         ):
             raise StaleExecution(self._shadow.run.id, self._lease[1], -1)
-        if answer.code == "invalid_input":
+        if answer.code in ("invalid_input", "invalid_expression"):
             raise InvalidInput("report", answer.message or "was refused")
         raise Refused(409, answer.message or answer.code)
 

@@ -20,6 +20,7 @@ import ironflow.sdk.function as sdk
 from ironflow.actors.engine import Engine
 from ironflow.core.clock import Ids, SystemClock
 from ironflow.core.errors import NonRetryable
+from ironflow.core.push import Caller
 from ironflow.core.runs import Run
 from ironflow.sdk.executor import Executor
 from ironflow.storage.memory import MemoryStore
@@ -212,11 +213,13 @@ Serve = Callable[..., AbstractAsyncContextManager[Api]]
 
 
 @asynccontextmanager
-async def serve_store(store: Store, **options: Any) -> AsyncIterator[Api]:
+async def serve_store(
+    store: Store, *, caller: Caller | None = None, **options: Any
+) -> AsyncIterator[Api]:
     clock = SystemClock()
     shelf, ids = Shelf(), Ids(clock)
     executor = Executor(shelf.registry, clock, ids)
-    engine = Engine(store, executor, clock, ids)
+    engine = Engine(store, executor, clock, ids, caller=caller)
     await engine.start()
     app = make_app(engine, version="1.2.3", started_at=clock.now(), **options)
     try:

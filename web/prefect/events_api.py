@@ -17,6 +17,7 @@ from ironflow.actors.engine import Engine
 from ironflow.actors.prefect.feeds import Feeds
 from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.errors import IronflowError
+from ironflow.core.json_text import is_too_deep
 from ironflow.core.prefect.event_filters import (
     EventFilter,
     bounded,
@@ -34,7 +35,6 @@ from ironflow.storage.prefect_events import (
 )
 from ironflow.web.prefect import sockets
 from ironflow.web.prefect.routing import Answer, Call, Route
-from ironflow.web.queries import is_too_deep
 
 log = logging.getLogger("ironflow.web.prefect")
 

@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ironflow.actors.engine import Engine
+from ironflow.core.json_text import is_too_deep
 from ironflow.core.prefect.faults import (
     Fault,
     InvalidRequest,
@@ -27,7 +28,6 @@ from ironflow.core.prefect.faults import (
 from ironflow.core.prefect.scalars import parse_uuid
 from ironflow.core.values import MAX_DEPTH
 from ironflow.web.prefect.problems import respond, say, say_unexpected
-from ironflow.web.queries import is_too_deep
 from ironflow.web.whole import Whole, read_whole
 
 Q = TypeVar("Q")
