@@ -126,6 +126,7 @@ def _lines(node: Node, depth: int, *, fold: bool, unsettled: int) -> Iterator[Li
         return
     done = [child for child in node.children if child.status in SETTLED]
     left = [child for child in node.children if child.status not in SETTLED]
+    left.sort(key=lambda child: child.status != "running")  # it is what one looks for
     shown = {id(child) for child in (*done[-KEPT:], *left[:unsettled])}
     if hidden := sum(child.steps() for child in done[:-KEPT]):
         yield Line(depth + 1, "completed", f"{hidden} more", "")

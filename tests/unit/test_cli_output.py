@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ironflow.cli import moments, output
@@ -276,6 +276,7 @@ def test_compensations_are_a_block_of_their_own() -> None:
     ),
     st.integers(24, 200),
 )
+@example([("", "waiting")] * 50 + [("", "running")], 24)
 def test_the_tree_fits_and_keeps_what_is_under_way(
     parts: list[tuple[str, str]], height: int
 ) -> None:
