@@ -18,7 +18,8 @@ from ironflow.core.payloads import Failure as Failure  # noqa: PLC0414
 from ironflow.core.payloads import Payload as Payload  # noqa: PLC0414
 from ironflow.core.payloads import pack as pack  # noqa: PLC0414
 from ironflow.core.retry import RetryPolicy
-from ironflow.core.workflow_state import EventData, TurnOp, WorkflowState, op_payloads
+from ironflow.core.workflow_fold import op_payloads
+from ironflow.core.workflow_state import EventData, TurnOp, WorkflowState
 
 RunKind = Literal["function", "flow", "workflow"]
 """How a run was written, and so who moves it: a durable function and an event-driven workflow are

@@ -17,7 +17,8 @@ import msgspec
 from ironflow.core import entries as e
 from ironflow.core.clock import SECOND
 from ironflow.core.entries import Failure, Payload, RunEntry, RunKind, StepKind
-from ironflow.core.workflow_state import Signal, WorkflowState, apply_op
+from ironflow.core.workflow_fold import apply_op
+from ironflow.core.workflow_state import Signal, WorkflowState
 
 
 class RunStatus(StrEnum):

@@ -27,6 +27,7 @@ from ironflow.core.entries import Failure
 from ironflow.core.errors import Suspended, Unwound
 from ironflow.core.execution import Assignment, LocalEffects, RunningStep
 from ironflow.core.runs import Step
+from ironflow.core.workflow_fold import apply_op
 from ironflow.core.workflow_state import (
     Collected,
     Echo,
@@ -39,7 +40,6 @@ from ironflow.core.workflow_state import (
     Streamed,
     TurnOp,
     WorkflowState,
-    apply_op,
 )
 from ironflow.core.workflow_stream import INTERNAL, StreamedEvent, built_in
 from ironflow.workflows.codec import encode_event, payload_of

@@ -17,7 +17,8 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 from pydantic import BaseModel
 
-from ironflow.core.workflow_state import Change, Echo, change_store
+from ironflow.core.workflow_fold import change_store
+from ironflow.core.workflow_state import Change, Echo
 from ironflow.workflows.codec import Keeper, decode_stored, encode_stored
 from ironflow.workflows.errors import ContextStateError
 from ironflow.workflows.events import Event
