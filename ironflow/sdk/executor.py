@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock, Ids
-from ironflow.core.entries import pack
 from ironflow.core.errors import (
     Gone,
     IronflowError,
@@ -34,15 +33,14 @@ from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.functions import Executor as ExecutorName
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.runs import Step
-from ironflow.core.values import encode_plain
 from ironflow.core.workflow_state import WorkflowState
 from ironflow.sdk.attempts import NO_RETRY
-from ironflow.sdk.blocking import BlockingContext
 from ironflow.sdk.bodies import Body
-from ironflow.sdk.context import Context, current_run_id
-from ironflow.sdk.execution import COMPENSATIONS, Branch, Execution, Place, current_branch
-from ironflow.sdk.failures import describe_failure, is_cancelled
-from ironflow.sdk.function import Function, Registry
+from ironflow.sdk.context import current_run_id
+from ironflow.sdk.execution import Branch, Execution, Place, current_branch
+from ironflow.sdk.failures import describe_failure
+from ironflow.sdk.function import Registry
+from ironflow.sdk.function_body import run_function
 from ironflow.sdk.threads import contain, run_in_thread, run_on_own_loop
 
 if TYPE_CHECKING:
@@ -247,11 +245,7 @@ class Executor:
 
     async def run_function(self, body: Execution) -> None:
         """The body of a function, up to its end and that of its compensations."""
-        current_branch.set(Branch(body, ""))
-        end = await self._run_body(body)
-        body.concluding = True
-        while end is not None:
-            end = await self._conclude(body, end)
+        await run_function(body)
 
     async def _give_up(self, body: Body, error: Exception) -> None:
         """A fault of ours: the run fails with it, for trying again would only repeat it without
@@ -277,93 +271,6 @@ class Executor:
         # The task's context has the body's branch: with each other they would outlive the run until
         # the collector looks at what is old, and 20 KiB of them.
         body.task = None
-
-    async def _run_body(self, body: Execution) -> c.EndExecution | None:
-        """The body up to its end. Raises `Suspended` when it is to be replayed later."""
-        function, number = body.function, body.number
-        try:
-            value = await self._input(body)
-            context = Context(body)
-            result = await self._call_body(function, context, value)
-            if body.fatal is not None:
-                raise body.fatal
-            if body.signalled or body.assignment.unwinding is not None:
-                # The code swallowed the signal to end, or an ending that was settled came out
-                # otherwise.
-                raise Suspended if body.leaving else Unwound
-            data = encode_plain(result, f"result of function {function.id!r}")
-        except (Suspended, asyncio.CancelledError) as signal:
-            if body.unwinding and not body.leaving and isinstance(signal, asyncio.CancelledError):
-                return self._unwound(body)
-            if isinstance(signal, Suspended) or body.leaving or is_cancelled():
-                raise
-            return self._failed(body, signal)
-        except Unwound:
-            if body.leaving:
-                raise Suspended from None  # its compensations are the next execution's
-            return self._unwound(body)
-        except StaleExecution:
-            raise
-        except (Exception, SystemExit) as error:
-            if body.leaving and body.signalled:
-                raise Suspended from error
-            if body.unwinding:
-                return self._unwound(body)
-            return self._failed(body, body.fatal or error)
-        payload, blob = pack(data)
-        return c.EndExecution(execution=number, outcome="completed", result=payload, blob=blob)
-
-    def _failed(self, body: Execution, error: BaseException) -> c.EndExecution:
-        failure = describe_failure(error, body.function.retry)
-        pending = bool(body.compensations)
-        return c.EndExecution(
-            execution=body.number, outcome="failed", error=failure, compensations=pending
-        )
-
-    def _unwound(self, body: Execution) -> c.EndExecution:
-        pending = bool(body.compensations)
-        return c.EndExecution(execution=body.number, outcome="unwound", compensations=pending)
-
-    async def _conclude(self, body: Execution, end: c.EndExecution) -> c.EndExecution | None:
-        """Report the end; compensate when told to, then report again."""
-        try:
-            directive = await body.report(end)
-        except (Unwound, asyncio.CancelledError):
-            if not body.unwinding or body.leaving:
-                raise
-            return self._unwound(body)  # cancelled over its last report
-        if directive != "compensate":
-            return None
-        body.compensating = True
-        context = Context(body)
-        branch = Branch(body, COMPENSATIONS)
-        token = current_branch.set(branch)
-        try:
-            for undo in reversed(body.compensations):
-                try:
-                    await context.step.run_compensation(undo)
-                except Exception as error:  # noqa: BLE001
-                    # Recorded as a failed step; the others must still have their chance.
-                    log.warning("compensation %r of run %s: %s", undo.name, body.run_id, error)
-        finally:
-            current_branch.reset(token)
-        return c.EndExecution(execution=body.number, outcome="compensated")
-
-    async def _input(self, body: Execution) -> Any:
-        if not body.function.takes_input:
-            return None
-        payload = body.assignment.input
-        if payload.json is not None:
-            return body.function.convert(payload.json)
-        return body.function.convert(await body.effects.blob(payload.blob or ""))
-
-    async def _call_body(self, function: Function, context: Context, value: Any) -> Any:
-        extra = (value,) if function.takes_input else ()
-        if function.is_async:
-            return await function.fn(context, *extra)
-        blocking = BlockingContext(context, self.loop)
-        result = await run_in_thread(self.loop, partial(function.fn, blocking, *extra))
-        return await result if inspect.isawaitable(result) else result
 
     # -- calls of user code -----------------------------------------------------------------------
 
