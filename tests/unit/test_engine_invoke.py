@@ -9,7 +9,7 @@ from engine_world import LINGERS, is_clean, play, took
 
 from ironflow import InvokeError, function, testing
 from ironflow.core.errors import IronflowError
-from ironflow.sdk.steps import MAX_DEPTH
+from ironflow.sdk.step_waits import MAX_DEPTH
 
 SECOND = 1_000_000
 
