@@ -33,6 +33,7 @@ from ironflow.actors.prefect.doors import Prefect
 from ironflow.actors.prefect.feeds import KEEP, Feeds
 from ironflow.actors.prefect.flow_events import FlowRunEvents
 from ironflow.actors.prefect.history import fold as fold_flow_run
+from ironflow.actors.registrar import Registrar
 from ironflow.actors.router import EventEmitted, FunctionsChanged, Router
 from ironflow.actors.run import RunActor, fold
 from ironflow.actors.schedule import ScheduleActor
@@ -43,7 +44,7 @@ from ironflow.actors.worker import WorkerActor
 from ironflow.actors.workflows import Workflows
 from ironflow.core import commands as c
 from ironflow.core.blockages import Blockages
-from ironflow.core.clock import Clock, Ids, derive_id
+from ironflow.core.clock import Clock, Ids
 from ironflow.core.crash_points import reach
 from ironflow.core.effects import MAX_CRASHES
 from ironflow.core.entries import Payload, pack
@@ -103,10 +104,11 @@ class Engine:
         keep_prefect_events: float = KEEP,
         system: System | None = None,
         on_fatal: Callable[[str], None] | None = None,
+        salt: tuple[str, ...] = (),
     ) -> None:
         """`capacity`: bodies that execute at once; others wait in the order in which they came.
         `lease`: seconds that a worker keeps a job unheard; `caller` sends requests to endpoints;
-        `keep_prefect_events` in seconds.
+        `keep_prefect_events` in seconds; `salt`: see `Environment`.
         """
         self.store, self.clock, self.ids = store, clock, ids
         self.system = system or System(clock, ids, on_fatal=on_fatal)
@@ -128,6 +130,7 @@ class Engine:
             timers=self.timers,
             outbox=Outbox(self.system),
             max_crashes=max_crashes,
+            salt=salt,
         )
         self.blockages = Blockages()
         """What has held up the event loop, for whoever watches it to tell."""
@@ -153,6 +156,7 @@ class Engine:
             Behavior("worker", partial(WorkerActor, self.fleet, clock), idle_after=None)
         )
         self.keyring = Keyring(store, clock, ids)
+        self.registrar = Registrar(store, clock)
         self.router = self.system.ref("router")
         self.workflows = Workflows(self)
         """The doors of event-driven workflows."""
@@ -173,6 +177,7 @@ class Engine:
         """Register the host's functions and bring back what is unfinished."""
         await self.system.start([self.router, self.system.ref("janitor")])
         await self.keyring.start()
+        await self.registrar.start()
         await self._find_remote_functions()
         await self.register([spec.definition for spec in self.host.local.specs()])
         for row in await self.store.reader.deliveries():
@@ -371,7 +376,7 @@ class Engine:
             run_id = self.ids.new()
         else:
             _check_key(idempotency_key)
-            run_id = derive_id("invoke", function_id, idempotency_key)
+            run_id = self.environment.derive_id("invoke", function_id, idempotency_key)
         payload, blob = pack(data)
         command = c.CreateRun(
             function_id=function_id,
@@ -414,7 +419,7 @@ class Engine:
             event_id = self.ids.new()
         else:
             _check_key(idempotency_key)
-            event_id = derive_id("event", name, idempotency_key)
+            event_id = self.environment.derive_id("event", name, idempotency_key)
             row = await self.store.reader.event(event_id)
             if row is not None:
                 known = msgspec.json.decode(row.data, type=EventEmitted)

@@ -12,7 +12,7 @@ from ironflow.actors.outbox import Outbox
 from ironflow.actors.streams import Streams
 from ironflow.actors.timers import Timers
 from ironflow.actors.waiters import WaiterIndex
-from ironflow.core.clock import Clock, Ids
+from ironflow.core.clock import Clock, Ids, derive_id
 from ironflow.core.effects import MAX_CRASHES
 from ironflow.storage.ports import Store
 
@@ -39,7 +39,13 @@ class Environment:
     fresh: set[str] = field(default_factory=set)
     """Ids of runs that were made up a moment ago: no journal can have them yet."""
     max_crashes: int = MAX_CRASHES
+    salt: tuple[str, ...] = ()
+    """Goes into ids that are made from names, so that they differ from server to server."""
 
     def __post_init__(self) -> None:
         """Workflow streams are read from the same store."""
         self.streams = Streams(self.store)
+
+    def derive_id(self, *parts: str) -> str:
+        """The id that belongs to these parts here."""
+        return derive_id(*parts, *self.salt)

@@ -30,11 +30,14 @@ from ironflow.core.access import (
 )
 from ironflow.core.clock import SECOND, Clock, Ids
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
-from ironflow.storage.ports import KEYS, Batch, NewEntry
+from ironflow.storage.ports import KEYS, META, Batch, NewEntry
 
 if TYPE_CHECKING:
     from ironflow.storage.ports import Store
 
+USE_EVERY = 60 * SECOND
+"""How exactly it is known when a key was used last."""
+USED = "key_used/"
 _TYPES = {kind: struct for struct, kind in KINDS.items()}
 
 
@@ -56,6 +59,8 @@ class Keyring:
             key = Key(key_id)
             for entry in await self._store.reader.entries(f"key/{key_id}"):
                 key.apply(msgspec.json.decode(entry.data, type=_TYPES[entry.kind]), entry.at)
+            used = await self._store.reader.meta(f"{USED}{key_id}")
+            key.last_used_at = int(used) if used else None
             self._keep(key)
 
     @property
@@ -76,16 +81,31 @@ class Keyring:
         """The key, if it is good for `right`. Raises `Unauthenticated`, `PermissionDenied`."""
         if not secret:
             raise Unauthenticated("a key is needed: Authorization: Bearer ifkey_...")
-        digest = hash_secret(secret)
-        key = self._by_hash.get(digest)
-        if key is None or not hmac.compare_digest(key.hash, digest):
+        key, now = self.find(secret), self._clock.now()
+        if key is None:
             raise Unauthenticated("the key is unknown")
-        if not key.is_good(self._clock.now()):
+        if not key.is_good(now):
             why = key.reason or "it was good for a while only"
             raise Unauthenticated(f"key {key.shown}... has ended: {why}")
+        if key.last_used_at is None or now - key.last_used_at > USE_EVERY:
+            self._note_use(key, now)
         if right not in RIGHTS[key.role]:
             raise PermissionDenied(f"a key of role {key.role} may not do this: it takes {right!r}")
         return key
+
+    def find(self, secret: str | None) -> Key | None:
+        """The key with this secret, whether or not it is good for anything."""
+        if not secret:
+            return None
+        digest = hash_secret(secret)
+        key = self._by_hash.get(digest)
+        return key if key is not None and hmac.compare_digest(key.hash, digest) else None
+
+    def _note_use(self, key: Key, now: int) -> None:
+        """Remember roughly when a key was used: exactly would be a write for each request."""
+        key.last_used_at = now
+        row = (META, (f"{USED}{key.id}", str(now)))
+        self._store.journal.append(Batch([], [row], []), lambda error: None)
 
     async def create(
         self,
@@ -95,17 +115,29 @@ class Keyring:
         lifetime: float | None = None,
         replaces: str | None = None,
         bootstrap: bool = False,
+        environment: str | None = None,
     ) -> tuple[Key, str]:
-        """A new key, and the secret that is shown this once. `lifetime` in seconds. One that makes
-        keys necessary must be an admin's. Raises `InvalidInput`.
+        """A new key, and the secret that is shown this once. `lifetime` in seconds; `environment`:
+        the id of the one that it is bound to. One that makes keys necessary must be an admin's for
+        all environments. Raises `InvalidInput`.
         """
-        if not self.is_needed and not bootstrap and role != "admin":
-            raise InvalidInput("role", "the first key must be an admin's: others are made with it")
+        if not self.is_needed and not bootstrap and (role != "admin" or environment):
+            field = "role" if role != "admin" else "environment"
+            raise InvalidInput(
+                field, "the first key must be an admin's for all: others are made with it"
+            )
         secret, now = new_secret(), self._clock.now()
         expires_at = None if lifetime is None else now + int(lifetime * SECOND)
         key = Key(self._ids.new())
         entry = KeyCreated(
-            name, role, secret[:SHOWN], hash_secret(secret), expires_at, replaces, bootstrap
+            name,
+            role,
+            secret[:SHOWN],
+            hash_secret(secret),
+            expires_at,
+            replaces,
+            bootstrap,
+            environment,
         )
         await self._record(key, entry, now)
         return key, secret
@@ -115,8 +147,8 @@ class Keyring:
         last admin's key that is good for ever.
         """
         key, now = self.get(key_id), self._clock.now()
-        others = (k for k in self._keys.values() if k is not key and k.role == "admin")
-        if key.role == "admin" and not any(k.expires_at is None for k in others):
+        others = (k for k in self._keys.values() if k is not key and k.is_of_admin)
+        if key.is_of_admin and not any(k.expires_at is None for k in others):
             raise Conflict("this is the last admin's key: make another one first")
         await self._record(key, KeyExpires(now + int(grace * SECOND), reason), now)
         return key
@@ -130,10 +162,22 @@ class Keyring:
             raise Conflict(f"key {old.shown}... has ended; make a new one")
         lifetime = None if old.expires_at is None else (old.expires_at - old.created_at) / SECOND
         made, secret = await self.create(
-            old.name, old.role, lifetime=lifetime, replaces=old.id, bootstrap=old.bootstrap
+            old.name,
+            old.role,
+            lifetime=lifetime,
+            replaces=old.id,
+            bootstrap=old.bootstrap,
+            environment=old.environment,
         )
         await self._record(old, KeyExpires(now + int(grace * SECOND), "rotated"), now)
         return made, secret
+
+    async def end_keys_of(self, environment: str) -> None:
+        """Refuse every key that is bound to an environment."""
+        now = self._clock.now()
+        for key in [k for k in self._keys.values() if k.environment == environment]:
+            if key.is_good(now):
+                await self._record(key, KeyExpires(now, "its environment was deleted"), now)
 
     def get(self, key_id: str) -> Key:
         """One key. Raises `NotFound`."""

@@ -16,7 +16,7 @@ from ironflow.actors.kernel import LATER, Ensure, Envelope
 from ironflow.actors.outbox import encode_row, with_delivery
 from ironflow.actors.stream import Renew, StreamActor
 from ironflow.core import commands as c
-from ironflow.core.clock import derive_id, to_rfc3339
+from ironflow.core.clock import to_rfc3339
 from ironflow.core.entries import EventRef, pack
 from ironflow.core.functions import Cron
 from ironflow.core.messages import Message
@@ -123,7 +123,7 @@ class ScheduleActor(StreamActor):
         missed = spec.schedule.between(state.next_at, now, MISSED_AT_MOST)
         at = max([state.next_at, *missed])
         next_at = spec.schedule.next_after(max(at, now))
-        run_id = derive_id("schedule", self.key, str(at))
+        run_id = self.environment.derive_id("schedule", self.key, str(at))
         data = msgspec.json.encode({"scheduled_at": to_rfc3339(at)})
         payload, _ = pack(data)
         create = c.CreateRun(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
 
 from ironflow.actors.keyring import Keyring
+from ironflow.actors.registrar import Registrar
+from ironflow.core.directory import DirectoryFounded
 from ironflow.core.errors import ConfigError
 from ironflow.discovery import is_loopback
 from ironflow.settings import Settings
@@ -36,12 +39,18 @@ def demand_of(settings: Settings) -> bool | None:
     return None if is_loopback(settings.host) or settings.insecure else True
 
 
-async def prepare_keys(settings: Settings, keyring: Keyring, *, announce: bool) -> None:
-    """Know the keys before anybody is listened to, and make the first one: into the file that the
-    settings name, else (`announce`) on stderr. Raises `ConfigError`.
+async def prepare(
+    settings: Settings, keyring: Keyring, registrar: Registrar, *, announce: bool
+) -> None:
+    """Know keys and directory before anybody is listened to; at the first start found the one, and
+    make the first key: into the file that the settings name, else (`announce`) on stderr. Raises
+    `ConfigError`.
     """
     keyring.demand = demand_of(settings)
     await keyring.start()
+    await registrar.start()
+    if announce and not registrar.directory.version:
+        await registrar.record(lambda _: DirectoryFounded())
     if keyring.is_empty:
         if settings.bootstrap_key_file:
             await _write_first_key(keyring, settings.bootstrap_key_file)
@@ -71,15 +80,21 @@ async def _write_first_key(keyring: Keyring, path: str) -> None:
     """
     try:
         # The file first: a key that nobody has would lock everybody out.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = await asyncio.to_thread(
+            os.open, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
+        )
     except OSError as error:
         raise ConfigError(f"bootstrap_key_file: cannot make {path}: {error.strerror}") from error
+    _, secret = await keyring.create(NAME, "admin", bootstrap=True)
+    await asyncio.to_thread(_fill, descriptor, secret + "\n")
+    log.info("the admin's key is in %s", path)
+
+
+def _fill(descriptor: int, text: str) -> None:
     with os.fdopen(descriptor, "w") as file:
-        _, secret = await keyring.create(NAME, "admin", bootstrap=True)
-        file.write(secret + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    log.info("the admin's key is in %s", path)
 
 
 def _show(settings: Settings, secret: str, *, is_needed: bool) -> None:

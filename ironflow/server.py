@@ -24,22 +24,23 @@ from aiohttp import web
 
 from ironflow import VERSION
 from ironflow.actors.engine import Engine
-from ironflow.core.access import DEFAULT_ENVIRONMENT
-from ironflow.core.clock import SECOND, Clock, Ids, SystemClock
-from ironflow.core.errors import ConfigError, Draining
+from ironflow.assembly import Assembly, Runtime
+from ironflow.core.clock import Clock, Ids, SystemClock
+from ironflow.core.directory import DEFAULT_ENVIRONMENT
+from ironflow.core.errors import ConfigError
 from ironflow.discovery import is_loopback, publish, withdraw
-from ironflow.first_start import prepare_keys
+from ironflow.first_start import prepare
 from ironflow.launch import command
 from ironflow.modules import Watch, load_module
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry, registry
 from ironflow.sdk.watchdog import Watchdog
 from ironflow.settings import Settings
-from ironflow.storage.memory import MemoryStore
-from ironflow.storage.ports import RetentionRule, Store
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.ports import Store
 from ironflow.web.app import make_app
 from ironflow.web.caller import Allowance, HttpCaller
+from ironflow.web.environments import Environments
+from ironflow.web.routing import STATE
 
 log = logging.getLogger("ironflow")
 
@@ -85,6 +86,8 @@ class Server:
         self.engine: Engine
         self.executor: Executor
         self.caller: HttpCaller | None = None
+        self._runtime: Runtime | None = None
+        self._environments: Environments | None = None
         self._runner: web.AppRunner | None = None
         self._watchdog: Watchdog | None = None
 
@@ -101,36 +104,17 @@ class Server:
         stays open.
         """
         settings = self.settings
-        self.store = await open_store(settings, self.clock, self.on_fatal)
+        self.caller = make_caller(settings, self.clock)
+        assembly = Assembly(settings, self.clock, self.ids, self.caller, self.on_fatal)
+        self.store = await assembly.open_store()
         try:
-            self.executor = Executor(
-                self.functions,
-                self.clock,
-                self.ids,
-                linger=settings.linger,
-                step_threads=settings.step_threads,
-                step_processes=settings.step_processes,
-                logs=(settings.log_format, settings.log_level),
+            runtime = self._runtime = assembly.make(self.store, self.functions)
+            self.executor, self.engine = runtime.executor, runtime.engine
+            await prepare(
+                settings, self.engine.keyring, self.engine.registrar, announce=self.announce_key
             )
-            self.caller = make_caller(settings, self.clock)
-            self.engine = Engine(
-                self.store,
-                self.executor,
-                self.clock,
-                self.ids,
-                capacity=settings.concurrency,
-                max_crashes=settings.max_crashes,
-                retention=retention_rules(settings),
-                keep_prefect_events=settings.keep_prefect_events,
-                lease=settings.worker_lease,
-                caller=self.caller,
-                on_fatal=self.on_fatal,
-            )
-            self.executor.lookup = self.engine.host.spec
-            self.engine.endpoints.callback = settings.public_url.rstrip("/") or None
-            await prepare_keys(settings, self.engine.keyring, announce=self.announce_key)
             # Listen first: a port that is taken must not let runs begin.
-            await self._listen()
+            await self._listen(assembly)
             if settings.blocked_after:
                 self._watchdog = Watchdog(
                     settings.blocked_after, self.clock, self.engine.blockages.add
@@ -138,11 +122,13 @@ class Server:
                 self._watchdog.start()
             await self.engine.start()
             self.engine.feeds.start()
+            if self._environments is not None:
+                await self._environments.start()
         except BaseException:
             await self.stop(grace=0.0)
             raise
 
-    async def _listen(self) -> None:
+    async def _listen(self, assembly: Assembly) -> None:
         settings = self.settings
         app = make_app(
             self.engine,
@@ -152,7 +138,9 @@ class Server:
             body_limit=settings.body_limit,
             workflow_origins=tuple(settings.workflow_origins.replace(",", " ").split()),
             page_at_root=self.page_at_root,
+            opener=assembly,
         )
+        self._environments = app[STATE].environments
         self._runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=2.0
         )
@@ -177,14 +165,10 @@ class Server:
         """
         if self._watchdog is not None:
             self._watchdog.stop()
-        engine = getattr(self, "engine", None)
-        if engine is not None:
-            engine.begin_drain()
-            await self.executor.drain(self.settings.drain_timeout if grace is None else grace)
-            await self.store.journal.flush()
-            # Requests that wait for a run would hold the sockets open.
-            engine.endings.fail(Draining("the server is shutting down; the run goes on later"))
-            await engine.stop()
+        if self._runtime is not None:
+            await self._runtime.stop(self.settings.drain_timeout if grace is None else grace)
+        if self._environments is not None:
+            await self._environments.stop()
         if self.caller is not None:
             await self.caller.close()
         if self._runner is not None:
@@ -203,30 +187,6 @@ def make_caller(settings: Settings, clock: Clock) -> HttpCaller:
     except ValueError as error:
         raise ConfigError(f"push_networks: {error}") from error
     return HttpCaller(clock, allowance, settings.signing_key or None)
-
-
-async def open_store(settings: Settings, clock: Clock, on_fatal: Callable[[str], None]) -> Store:
-    """The database that the settings name."""
-    if settings.db == "memory":
-        return MemoryStore()
-    return await open_sqlite(
-        settings.db,
-        durability=settings.durability,
-        clock=clock,
-        on_fatal=lambda error: on_fatal(f"the journal failed: {error}"),
-    )
-
-
-def retention_rules(settings: Settings) -> list[RetentionRule]:
-    """What may be deleted."""
-    rules = []
-    for kind in ("completed", "failed", "cancelled", "events"):
-        age: float = getattr(settings, f"keep_{kind}")
-        count: int = getattr(settings, f"max_{kind}")
-        if age or count:
-            max_age = int(age * SECOND) if age else None
-            rules.append(RetentionRule(kind=kind, max_age=max_age, max_count=count or None))
-    return rules
 
 
 def _die(reason: str) -> None:

@@ -1,7 +1,8 @@
-"""Who may ask what: a key in each request, once the server has any.
+"""Who may ask what, and in which environment.
 
-The key comes as `Authorization: Bearer`, as the password of Basic authentication, or as
-`X-API-Key`; websockets of Prefect's client send it in their first message.
+A key comes as `Authorization: Bearer`, as the password of Basic authentication, or as `X-API-Key`;
+websockets of Prefect's client send it in their first message. The environment is the key's, or for
+a key that is bound to none what `X-Ironflow-Environment-ID` or `X-Ironflow-Environment` names.
 """
 
 from __future__ import annotations
@@ -13,11 +14,20 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ironflow.actors.engine import Engine
-from ironflow.core.access import Key, right_for
+from ironflow.core.access import Key, PermissionDenied, right_for
+from ironflow.core.directory import DEFAULT_ENVIRONMENT, Directory
+from ironflow.web.environments import Environments
+from ironflow.web.prefect.routing import is_ours as is_prefect
+from ironflow.web.scope import KEY
+from ironflow.web.workflows.origins import is_workflow_path
 
-KEY = web.RequestKey("api_key", Key)
 SOCKETS = ("/api/events/in", "/api/events/out", "/api/logs/out")
 """Websockets whose first message has the key."""
+HEADER, NAME_HEADER = "X-Ironflow-Environment-ID", "X-Ironflow-Environment"
+METRICS = "/metrics"
+
+_OF_ALL = ("/health", "/ready", "/openapi.json", "/", "/api/v1/capabilities")
+_ADMINISTERED = frozenset({"keys", "apikeys", "orgs", "projects", "environments"})
 
 
 def secret_of(request: web.Request) -> str | None:
@@ -38,16 +48,61 @@ def secret_of(request: web.Request) -> str | None:
     return None
 
 
-def make_access_middleware(engine: Engine) -> Middleware:
-    """Refuses requests without a key that is good for them."""
+def is_of_all(path: str) -> bool:
+    """Whether a path is about the server and not about one of its environments."""
+    if path in _OF_ALL or path.startswith("/environments/"):
+        return True
+    parts = path.split("/", 4)
+    return path.startswith("/api/v1/") and len(parts) > 3 and parts[3] in _ADMINISTERED
+
+
+def choose_environment(request: web.Request, key: Key | None, directory: Directory) -> str:
+    """The id of the environment in which a request asks. Raises `NotFound`, `PermissionDenied` for
+    a key of another one (which is not told what there is).
+    """
+    headers = request.headers
+    given = headers.get(HEADER) or headers.get(NAME_HEADER)
+    bound = key.environment if key is not None else None
+    if not given:
+        return bound or DEFAULT_ENVIRONMENT
+    if bound is None:
+        return directory.environment(given).id
+    if not directory.names(bound, given):
+        raise PermissionDenied("this key is bound to another environment")
+    return bound
+
+
+def _says_where(request: web.Request) -> bool:
+    """Whether a request for what everybody may ask of the server means an environment of it."""
+    headers = request.headers
+    return HEADER in headers or NAME_HEADER in headers or "Authorization" in headers
+
+
+def make_access_middleware(engine: Engine, environments: Environments) -> Middleware:
+    """Refuses requests without a key that is good for them, and hands on those for another
+    environment than the default one.
+    """
+    keyring = engine.keyring
 
     @web.middleware
-    async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if engine.keyring.is_needed:
+    async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+        key: Key | None = None
+        if keyring.is_needed:
             right = right_for(request.method, request.path)
             is_socket = request.path in SOCKETS and "Upgrade" in request.headers
-            if right is not None and not is_socket:
-                request[KEY] = engine.keyring.check(secret_of(request), right)
-        return await handler(request)
+            if right is None:
+                if request.path != METRICS or not _says_where(request):
+                    return await handler(request)
+                right = "read"
+            if not is_socket:
+                request[KEY] = key = keyring.check(secret_of(request), right)
+        elif "Authorization" in request.headers:
+            key = keyring.find(secret_of(request))  # nobody asks for it, but it says where
+        environment = choose_environment(request, key, environments.directory)
+        if environment == DEFAULT_ENVIRONMENT or is_of_all(request.path):
+            return await handler(request)
+        if is_prefect(request.path) or is_workflow_path(request.path):
+            raise PermissionDenied("Prefect and workflow paths are in the default environment only")
+        return await environments.serve(environment, request)
 
-    return check_key
+    return admit

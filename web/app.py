@@ -16,15 +16,18 @@ from aiohttp import web
 from ironflow.actors.engine import Engine
 from ironflow.web import (
     breakers_api,
+    directory_api,
     events_api,
     functions_api,
     keys_api,
     lanes_api,
     runs_api,
     server_api,
+    wire,
     workers_api,
 )
 from ironflow.web.access import make_access_middleware
+from ironflow.web.environments import PLACE, Environments, Opener
 from ironflow.web.function_service import add_function_service
 from ironflow.web.metrics import Metrics
 from ironflow.web.openapi import describe_api
@@ -69,6 +72,18 @@ ELSEWHERE = (
         problems=(404, 422, 503),
     ),
     Route(
+        method="POST",
+        path=f"{PLACE}/api/v1/executions/commands",
+        handle=None,
+        name="report_execution_of_environment",
+        summary="Report what happened in an execution behind an endpoint of an environment",
+        tag="endpoints",
+        request=wire.ReportsRequest,
+        response=wire.AnswersView,
+        statuses={200: "An answer to each report"},
+        problems=(422, 429, 503),
+    ),
+    Route(
         method="GET",
         path="/metrics",
         handle=None,
@@ -98,6 +113,7 @@ ROUTES = (
     *breakers_api.ROUTES,
     *lanes_api.ROUTES,
     *keys_api.ROUTES,
+    *directory_api.ROUTES,
 )
 
 
@@ -110,12 +126,21 @@ def make_app(
     body_limit: int = BODY_LIMIT,
     workflow_origins: tuple[str, ...] = (),
     page_at_root: bool = False,
+    opener: Opener | None = None,
 ) -> web.Application:
     """The application over an engine. `started_at` in microseconds, `body_limit` in bytes,
     `workflow_origins`: web pages that may call the workflow paths (see `web.workflows.origins`);
-    `page_at_root`: the workflow debugger is what `/` shows.
+    `page_at_root`: the workflow debugger is what `/` shows; `opener` makes the engines of other
+    environments, which get applications of their own behind this one.
     """
     metrics, origins = Metrics(engine), Origins(workflow_origins)
+
+    def build(of: Engine) -> web.Application:
+        inner = web.Application(client_max_size=body_limit)
+        _fill(inner, State(of, version, started_at, JournalWatch(of)), Metrics(of), origins)
+        return inner
+
+    environments = Environments(engine.registrar, engine.keyring, opener, build)
     problems = make_middleware(engine.ids, dev=dev, exempt=origins.exempts)
     app = web.Application(
         client_max_size=body_limit,
@@ -124,11 +149,27 @@ def make_app(
             origins.answer_preflights,
             problems,
             make_prefect_middleware(),
-            make_access_middleware(engine),
+            make_access_middleware(engine, environments),
         ],
     )
-    app[STATE] = State(engine, version, started_at, JournalWatch(engine))
-    description: Callable[[], bytes] = cache(partial(_describe, version))
+    state = State(engine, version, started_at, JournalWatch(engine), environments)
+    app.router.add_post(f"{PLACE}/api/v1/executions/commands", environments.serve_place)
+    _fill(app, state, metrics, origins, page_at_root=page_at_root)
+    return app
+
+
+def _fill(
+    app: web.Application,
+    state: State,
+    metrics: Metrics,
+    origins: Origins,
+    *,
+    page_at_root: bool = False,
+) -> None:
+    """Every route over one engine."""
+    engine = state.engine
+    app[STATE] = state
+    description: Callable[[], bytes] = cache(partial(_describe, state.version))
     app[OPENAPI] = description
     app.on_response_prepare.append(note_prepared)
     add_routes(app, [route for route in ROUTES if not (page_at_root and route.path == "/")])
@@ -138,7 +179,6 @@ def make_app(
     add_stream_routes(app, engine)
     add_workflow_routes(app, engine, origins, page_at_root=page_at_root)
     add_prefect_face(app, engine)
-    return app
 
 
 def _describe(version: str) -> bytes:

@@ -39,6 +39,8 @@ LONGEST_PAUSE = 0.05
 half of the loop at most, and what comes meanwhile is sent in one piece.
 """
 KNOWN_RUNS = 20_000
+PRIVATE = ("key/", "directory")
+"""Streams of who may do what: read by their own routes only."""
 NEWS = 512
 """Entries of one run that a reader may leave unread before it asks the database for them."""
 
@@ -389,7 +391,7 @@ class Feed:
 
     async def _select(self, entries: list[Entry], selection: Selection) -> list[bool]:
         if selection.is_all:
-            return [True] * len(entries)
+            return [not entry.stream.startswith(PRIVATE) for entry in entries]
         kinds: dict[str, bool] = {}
         patterns = [Pattern(text) for text in selection.kinds]
         wanted = []
@@ -398,7 +400,11 @@ class Feed:
             if ok is None:
                 ok = not patterns or any(p.matches(entry.kind) for p in patterns)
                 kinds[entry.kind] = ok
-            wanted.append(ok and entry.stream.startswith(selection.prefix))
+            wanted.append(
+                ok
+                and entry.stream.startswith(selection.prefix)
+                and not entry.stream.startswith(PRIVATE)
+            )
         if selection.function_id is not None:
             for index, entry in enumerate(entries):
                 if wanted[index]:

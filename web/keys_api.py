@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from ironflow.core.access import Key
+from typing import Any
+
+from ironflow.core.access import Key, PermissionDenied
 from ironflow.core.durations import parse_duration
-from ironflow.core.errors import InvalidInput
+from ironflow.core.errors import InvalidInput, NotFound
 from ironflow.web import wire
 from ironflow.web.queries import Query, check_text
 from ironflow.web.routing import Answer, Call, Route
+from ironflow.web.scope import bound_environment
 from ironflow.web.views import moment
 
 LONGEST_GRACE = 7 * 86400.0
@@ -22,16 +25,19 @@ def key_view(key: Key, now: int) -> wire.KeyView:
         role=key.role,
         shown=key.shown,
         status="active" if key.is_good(now) else "ended",
+        environment=key.environment,
         created_at=moment(key.created_at) or "",
         expires_at=moment(key.expires_at),
+        last_used_at=moment(key.last_used_at),
         reason=key.reason,
     )
 
 
 async def list_keys(call: Call[Query, None]) -> Answer:
     """Every key, newest first."""
-    now = call.engine.clock.now()
-    return 200, wire.KeyPage(items=[key_view(key, now) for key in call.engine.keyring.all()])
+    now, bound = call.engine.clock.now(), bound_environment(call.request)
+    keys = [k for k in call.engine.keyring.all() if bound is None or k.environment == bound]
+    return 200, wire.KeyPage(items=[key_view(key, now) for key in keys])
 
 
 async def create_key(call: Call[Query, wire.CreateKeyRequest]) -> Answer:
@@ -43,14 +49,37 @@ async def create_key(call: Call[Query, wire.CreateKeyRequest]) -> Answer:
         if lifetime <= 0:
             raise InvalidInput("expires_in", "must be more than nothing")
     name = check_text(body.name, "name")
-    key, secret = await engine.keyring.create(name, body.role, lifetime=lifetime)
+    environment = find_environment(call, body.environment)
+    key, secret = await engine.keyring.create(
+        name, body.role, lifetime=lifetime, environment=environment
+    )
     return 201, wire.NewKeyView(key=key_view(key, engine.clock.now()), secret=secret)
 
 
 async def revoke_key(call: Call[Query, None]) -> Answer:
     """Refuse a key from now on."""
-    key = await call.engine.keyring.revoke(call.path["key_id"])
+    key = await call.engine.keyring.revoke(find_key(call).id)
     return 200, key_view(key, call.engine.clock.now())
+
+
+def find_environment(call: Call[Query, Any], given: str | None) -> str | None:
+    """The id of the environment that a new key is bound to: a key that is bound itself makes keys
+    of its own environment only. Raises `NotFound`, `PermissionDenied`.
+    """
+    directory, bound = call.engine.registrar.directory, bound_environment(call.request)
+    if bound is None:
+        return directory.environment(given).id if given is not None else None
+    if given is not None and not directory.names(bound, given):
+        raise PermissionDenied("this key is bound to another environment")
+    return bound
+
+
+def find_key(call: Call[Query, Any]) -> Key:
+    """The key of the path, where the caller's key may see it. Raises `NotFound`."""
+    key, bound = call.engine.keyring.get(call.path["key_id"]), bound_environment(call.request)
+    if bound is not None and key.environment != bound:
+        raise NotFound("key", call.path["key_id"])
+    return key
 
 
 async def rotate_key(call: Call[Query, wire.RotateKeyRequest]) -> Answer:
@@ -58,7 +87,7 @@ async def rotate_key(call: Call[Query, wire.RotateKeyRequest]) -> Answer:
     grace = parse_duration(call.body.grace, "grace")
     if grace > LONGEST_GRACE:
         raise InvalidInput("grace", "is longer than 7 days")
-    key, secret = await call.engine.keyring.rotate(call.path["key_id"], grace)
+    key, secret = await call.engine.keyring.rotate(find_key(call).id, grace)
     return 201, wire.NewKeyView(key=key_view(key, call.engine.clock.now()), secret=secret)
 
 
@@ -83,7 +112,7 @@ ROUTES = (
         request=wire.CreateKeyRequest,
         response=wire.NewKeyView,
         statuses={201: "The key, and its secret"},
-        problems=(401, 503, 507),
+        problems=(401, 404, 503, 507),
     ),
     Route(
         method="DELETE",

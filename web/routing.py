@@ -6,7 +6,7 @@ what a route says about itself stand in its `Route`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +16,7 @@ from aiohttp import web
 from ironflow.actors.engine import Engine
 from ironflow.core.access import right_for
 from ironflow.core.clock import SECOND
+from ironflow.web.environments import Environments
 from ironflow.web.queries import BodyDecoder, Query, QueryDecoder
 from ironflow.web.readiness import JournalWatch
 from ironflow.web.whole import Whole, read_whole
@@ -23,7 +24,7 @@ from ironflow.web.wire import View
 
 Q = TypeVar("Q", bound=Query)
 B = TypeVar("B")
-Answer = tuple[int, View | None]
+Answer = tuple[int, View | Sequence[View] | None]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -36,6 +37,8 @@ class State:
     version: str
     started_at: int
     journal: JournalWatch
+    environments: Environments | None = None
+    """The others, where this is the application of the default one."""
 
     @property
     def uptime(self) -> float:

@@ -269,6 +269,8 @@ class CreateKeyRequest(Request, frozen=True):
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     role: Role = "developer"
+    environment: str | None = None
+    """The id or name of the environment that it is bound to; none: good in all of them."""
     expires_in: str | float | None = None
 
 
@@ -286,8 +288,10 @@ class KeyView(View, frozen=True):
     role: Role
     shown: str
     status: str
+    environment: str | None
     created_at: str
     expires_at: str | None
+    last_used_at: str | None
     reason: str
 
 
@@ -312,6 +316,80 @@ class WaitingView(View, frozen=True):
     priority: int
     share: str | None
     """The value of the fair key."""
+
+
+class OrganizationView(View, frozen=True):
+    """The organization that the server belongs to."""
+
+    id: str
+    name: str
+    created_at: str
+    updated_at: str
+
+
+class OrganizationRequest(Request, frozen=True):
+    """What an organization is called."""
+
+    name: str
+
+
+class ProjectView(View, frozen=True):
+    """A project: what environments belong to."""
+
+    id: str
+    name: str
+    description: str
+    org_id: str
+    created_at: str
+    updated_at: str
+
+
+class ProjectRequest(Request, frozen=True):
+    """A project to be made."""
+
+    name: str
+    description: Annotated[str, msgspec.Meta(max_length=2000)] = ""
+
+
+class ProjectChange(Request, frozen=True):
+    """What of a project is to be different."""
+
+    name: str | None = None
+    description: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
+
+
+class EnvironmentView(View, frozen=True):
+    """An environment: functions, events, runs and workers of their own."""
+
+    id: str
+    name: str
+    project_id: str
+    color: str
+    status: str
+    created_at: str
+    updated_at: str
+
+
+class EnvironmentRequest(Request, frozen=True):
+    """An environment to be made; `project_id` is the default project's where it is not given."""
+
+    name: str
+    project_id: str | None = None
+    color: Annotated[str, msgspec.Meta(max_length=32)] = ""
+
+
+class EnvironmentChange(Request, frozen=True):
+    """What of an environment is to be different."""
+
+    name: str
+    color: Annotated[str, msgspec.Meta(max_length=32)] | None = None
+
+
+class Deleted(View, frozen=True):
+    """What is gone."""
+
+    status: str
+    deleted: str
 
 
 class LaneView(View, frozen=True):

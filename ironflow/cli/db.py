@@ -277,7 +277,7 @@ def vacuum(
         raise Failed(f"no database {os.path.abspath(path)!r}")
     rules = _rules(keep_runs_for, keep_runs, keep_events_for, keep_events)
     if not rules:
-        from ironflow.server import retention_rules
+        from ironflow.assembly import retention_rules
 
         rules = retention_rules(read_settings({"db": db}, config).settings)
     found = asyncio.run(_retire(path, rules, dry_run=True))

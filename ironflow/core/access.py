@@ -18,7 +18,6 @@ from ironflow.core.errors import IronflowError
 Role = Literal["admin", "developer", "worker", "viewer"]
 Right = Literal["read", "work", "operate", "administer"]
 ROLES: tuple[Role, ...] = get_args(Role)
-DEFAULT_ENVIRONMENT = "env_default"
 PREFIX = "ifkey_"
 SHOWN = 14
 """Characters of a key that lists show: enough to tell keys apart."""
@@ -57,6 +56,8 @@ class KeyCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     """The id of the key that was rotated."""
     bootstrap: bool = False
     """Made by the server itself at its first start."""
+    environment: str | None = None
+    """The id of the environment that it is bound to; None: good in all of them."""
 
 
 class KeyExpires(msgspec.Struct, frozen=True):
@@ -83,6 +84,8 @@ class Key(msgspec.Struct):
     reason: str = ""
     """Why it ended early."""
     bootstrap: bool = False
+    environment: str | None = None
+    last_used_at: int | None = None
     version: int = 0
 
     def apply(self, entry: KeyEntry, at: int) -> None:
@@ -92,11 +95,16 @@ class Key(msgspec.Struct):
             case KeyCreated():
                 self.name, self.role, self.shown = entry.name, entry.role, entry.shown
                 self.hash, self.created_at, self.expires_at = entry.hash, at, entry.expires_at
-                self.bootstrap = entry.bootstrap
+                self.bootstrap, self.environment = entry.bootstrap, entry.environment
             case KeyExpires():
                 known = self.expires_at
                 self.expires_at = entry.at if known is None else min(known, entry.at)
                 self.reason = entry.reason
+
+    @property
+    def is_of_admin(self) -> bool:
+        """Whether whoever has it can do everything here."""
+        return self.role == "admin" and self.environment is None
 
     def is_good(self, now: int) -> bool:
         """Whether it opens anything now."""
@@ -114,6 +122,9 @@ def hash_secret(secret: str) -> str:
 
 
 _OPEN = frozenset({"/health", "/ready", "/metrics", "/api/health", "/api/ready", "/api/hello"})
+_ADMINISTERED = (
+    "/api/v1/keys", "/api/v1/orgs", "/api/v1/projects", "/api/v1/environments",
+)  # fmt: skip
 _FOR_WORKERS = (
     "/api/v1/workers/",
     "/api/v1/values/",
@@ -125,11 +136,11 @@ _READS_BY_POST = ("/filter", "/count", "/history", "/lateness", "/paginate", "/n
 
 def right_for(method: str, path: str) -> Right | None:
     """What a request needs; None for what anybody may ask."""
-    if method == "OPTIONS" or path in _OPEN or path == "/api/v1/executions/commands":
-        return None  # the last one: its lease token is the credential
+    if method == "OPTIONS" or path in _OPEN or _is_for_leases(path):
+        return None
     if method in ("GET", "HEAD") and path.startswith(("/workflows/ui", "/static/")):
         return None  # the page itself; what it asks for needs a key
-    if path == "/api/v1/keys" or path.startswith("/api/v1/keys/"):
+    if path.startswith(_ADMINISTERED):
         return "administer"
     if path.startswith(_FOR_WORKERS) or (method == "PUT" and path.startswith("/api/v1/functions/")):
         return "work"
@@ -139,3 +150,10 @@ def right_for(method: str, path: str) -> Right | None:
     if is_prefect and (path.rstrip("/").endswith(_READS_BY_POST) or "/count" in path):
         return "read"
     return "operate"
+
+
+def _is_for_leases(path: str) -> bool:
+    """Whether a lease token is the credential: reports of endpoints."""
+    return path.endswith("/api/v1/executions/commands") and (
+        path.startswith(("/api/v1/", "/environments/"))
+    )

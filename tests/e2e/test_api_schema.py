@@ -23,9 +23,9 @@ EACH_ITEM = "/api/v1/events/batch"
 """Refuses wrong items one by one, in an answer of status 200."""
 LENIENT = "^/(workflows|handlers|results|events)"
 """As lenient as the server whose clients they are for."""
-LEFT_ALONE = "(stream|/jobs|/metrics|/keys|^/api/(?!v1))"
-"""Answers that do not end or are no JSON, and the keys: once there is one, all that comes after is
-401 and shows nothing."""
+LEFT_ALONE = "(stream|/jobs|/metrics|/keys|^/api/v1/environments$|^/api/(?!v1))"
+"""Answers that do not end or are no JSON; the keys: once there is one, all that comes after is 401
+and shows nothing; and environments, each of which is a database."""
 PER_OPERATION = 12
 
 

@@ -17,7 +17,8 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from ironflow.actors.keyring import Keyring
 from ironflow.actors.prefect.live import Live, Published
-from ironflow.core.access import Right
+from ironflow.core.access import PermissionDenied, Right
+from ironflow.core.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.errors import IronflowError
 from ironflow.core.prefect.faults import Fault
 from ironflow.web.stream import LIVE
@@ -112,7 +113,9 @@ async def shake_hands(socket: web.WebSocketResponse, keyring: Keyring, right: Ri
     if keyring.is_needed:
         token = message.get("token")
         try:
-            keyring.check(token if isinstance(token, str) else None, right)
+            key = keyring.check(token if isinstance(token, str) else None, right)
+            if key.environment not in (None, DEFAULT_ENVIRONMENT):
+                raise PermissionDenied("this key is bound to another environment")
         except IronflowError as error:
             raise await close(
                 socket, WSCloseCode.POLICY_VIOLATION, f"Auth required: {error.message}"

@@ -16,6 +16,13 @@ from aiohttp.typedefs import Handler
 PREFIXES = ("/workflows", "/handlers", "/results", "/events", "/health")
 
 
+def is_workflow_path(path: str) -> bool:
+    """Whether a path is one of the workflow face's own."""
+    return path.startswith(PREFIXES) and any(
+        path == prefix or path.startswith(f"{prefix}/") for prefix in PREFIXES
+    )
+
+
 class Origins:
     """The rule. `allowed` are origins such as `https://ui.example.com`; `*` is any."""
 
@@ -25,10 +32,7 @@ class Origins:
 
     def covers(self, request: web.Request) -> bool:
         """Whether this rule, not the native one, is for the request's path."""
-        path = request.path
-        return path.startswith(PREFIXES) and any(
-            path == prefix or path.startswith(f"{prefix}/") for prefix in PREFIXES
-        )
+        return is_workflow_path(request.path)
 
     def exempts(self, request: web.Request) -> bool:
         """Whether the native rule need not ask: the path is ours and the page may."""
