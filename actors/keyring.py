@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ironflow.core.access import (
+    ADMIN,
     KINDS,
-    RIGHTS,
     SHOWN,
     Key,
     KeyCreated,
     KeyEntry,
     KeyExpires,
-    PermissionDenied,
-    Right,
-    Role,
+    KeyRolesChanged,
     Unauthenticated,
     hash_secret,
     new_secret,
@@ -77,8 +75,23 @@ class Keyring:
         """Every key, newest first."""
         return sorted(self._keys.values(), key=lambda key: (key.created_at, key.id), reverse=True)
 
-    def check(self, secret: str | None, right: Right) -> Key:
-        """The key, if it is good for `right`. Raises `Unauthenticated`, `PermissionDenied`."""
+    async def change_roles(self, key_id: str, roles: tuple[str, ...]) -> Key:
+        """Give a key other roles (their ids) from now on. Raises `NotFound`, `Conflict` for the
+        last admin's key that is good for ever.
+        """
+        key = self.get(key_id)
+        if ADMIN not in roles:
+            self._check_not_last(key)
+        await self._record(key, KeyRolesChanged(roles), self._clock.now())
+        return key
+
+    def _check_not_last(self, key: Key) -> None:
+        others = (k for k in self._keys.values() if k is not key and k.is_of_admin)
+        if key.is_of_admin and not any(k.expires_at is None for k in others):
+            raise Conflict("this is the last admin's key: make another one first")
+
+    def check(self, secret: str | None) -> Key:
+        """The key with this secret, which is good now. Raises `Unauthenticated`."""
         if not secret:
             raise Unauthenticated("a key is needed: Authorization: Bearer ifkey_...")
         key, now = self.find(secret), self._clock.now()
@@ -89,8 +102,6 @@ class Keyring:
             raise Unauthenticated(f"key {key.shown}... has ended: {why}")
         if key.last_used_at is None or now - key.last_used_at > USE_EVERY:
             self._note_use(key, now)
-        if right not in RIGHTS[key.role]:
-            raise PermissionDenied(f"a key of role {key.role} may not do this: it takes {right!r}")
         return key
 
     def find(self, secret: str | None) -> Key | None:
@@ -110,7 +121,7 @@ class Keyring:
     async def create(
         self,
         name: str,
-        role: Role,
+        roles: tuple[str, ...],
         *,
         lifetime: float | None = None,
         replaces: str | None = None,
@@ -121,8 +132,8 @@ class Keyring:
         the id of the one that it is bound to. One that makes keys necessary must be an admin's for
         all environments. Raises `InvalidInput`.
         """
-        if not self.is_needed and not bootstrap and (role != "admin" or environment):
-            field = "role" if role != "admin" else "environment"
+        if not self.is_needed and not bootstrap and (ADMIN not in roles or environment):
+            field = "role" if ADMIN not in roles else "environment"
             raise InvalidInput(
                 field, "the first key must be an admin's for all: others are made with it"
             )
@@ -131,13 +142,14 @@ class Keyring:
         key = Key(self._ids.new())
         entry = KeyCreated(
             name,
-            role,
+            roles[0],
             secret[:SHOWN],
             hash_secret(secret),
             expires_at,
             replaces,
             bootstrap,
             environment,
+            roles if len(roles) > 1 else (),
         )
         await self._record(key, entry, now)
         return key, secret
@@ -147,9 +159,7 @@ class Keyring:
         last admin's key that is good for ever.
         """
         key, now = self.get(key_id), self._clock.now()
-        others = (k for k in self._keys.values() if k is not key and k.is_of_admin)
-        if key.is_of_admin and not any(k.expires_at is None for k in others):
-            raise Conflict("this is the last admin's key: make another one first")
+        self._check_not_last(key)
         await self._record(key, KeyExpires(now + int(grace * SECOND), reason), now)
         return key
 
@@ -163,7 +173,7 @@ class Keyring:
         lifetime = None if old.expires_at is None else (old.expires_at - old.created_at) / SECOND
         made, secret = await self.create(
             old.name,
-            old.role,
+            old.roles,
             lifetime=lifetime,
             replaces=old.id,
             bootstrap=old.bootstrap,

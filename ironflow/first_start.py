@@ -9,6 +9,7 @@ import sys
 
 from ironflow.actors.keyring import Keyring
 from ironflow.actors.registrar import Registrar
+from ironflow.core.access import ADMIN
 from ironflow.core.directory import DirectoryFounded
 from ironflow.core.errors import ConfigError
 from ironflow.discovery import is_loopback
@@ -55,7 +56,7 @@ async def prepare(
         if settings.bootstrap_key_file:
             await _write_first_key(keyring, settings.bootstrap_key_file)
         elif announce and (keyring.is_needed or settings.db != "memory"):
-            _, secret = await keyring.create(NAME, "admin", bootstrap=True)
+            _, secret = await keyring.create(NAME, (ADMIN,), bootstrap=True)
             _show(settings, secret, is_needed=keyring.is_needed)
     check_address(settings, keys=not keyring.is_empty)
 
@@ -85,7 +86,7 @@ async def _write_first_key(keyring: Keyring, path: str) -> None:
         )
     except OSError as error:
         raise ConfigError(f"bootstrap_key_file: cannot make {path}: {error.strerror}") from error
-    _, secret = await keyring.create(NAME, "admin", bootstrap=True)
+    _, secret = await keyring.create(NAME, (ADMIN,), bootstrap=True)
     await asyncio.to_thread(_fill, descriptor, secret + "\n")
     log.info("the admin's key is in %s", path)
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ironflow.actors.engine import Engine
-from ironflow.core.access import Key, PermissionDenied, right_for
+from ironflow.core.access import Key, PermissionDenied
+from ironflow.core.actions import Requirement, requirement_of
 from ironflow.core.directory import DEFAULT_ENVIRONMENT, Directory
 from ironflow.web.environments import Environments
 from ironflow.web.prefect.routing import is_ours as is_prefect
@@ -27,7 +29,11 @@ HEADER, NAME_HEADER = "X-Ironflow-Environment-ID", "X-Ironflow-Environment"
 METRICS = "/metrics"
 
 _OF_ALL = ("/health", "/ready", "/openapi.json", "/", "/api/v1/capabilities")
-_ADMINISTERED = frozenset({"keys", "apikeys", "orgs", "projects", "environments"})
+_ADMINISTERED = frozenset(
+    {"keys", "apikeys", "orgs", "projects", "environments", "roles", "policies"}
+)
+_EVERYTHING = "*"
+"""Stands for the id of a thing where a request is about all of them, or does not say which."""
 
 
 def secret_of(request: web.Request) -> str | None:
@@ -72,6 +78,58 @@ def choose_environment(request: web.Request, key: Key | None, directory: Directo
     return bound
 
 
+_READ_SERVER = Requirement("server:read", "server")
+
+
+class Requirements:
+    """What the routes of an application need, each looked up once."""
+
+    def __init__(self) -> None:
+        self._known: dict[web.AbstractRoute, Requirement | None] = {}
+
+    def find(self, request: web.Request) -> Requirement | None:
+        """What a request needs; None for what anybody may ask."""
+        route = request.match_info.route
+        try:
+            return self._known[route]
+        except KeyError:
+            pass
+        if route.resource is None:  # there is nothing there: the same for everybody with a key
+            return requirement_of(request.method, request.path)
+        needed = requirement_of(request.method, route.resource.canonical)
+        if route.method == request.method:
+            self._known[route] = needed
+        return needed
+
+
+async def _check(
+    request: web.Request, directory: Directory, key: Key, needed: Requirement, environment: str
+) -> None:
+    """Ask the policies of a key's roles. Raises `PermissionDenied`."""
+    id_ = request.match_info.get(needed.part) if needed.part else None
+    grant = directory.grant(key.roles)
+    if id_ is None and needed.fields and grant.plain is None:
+        id_ = _named_in(await request.read(), needed.fields)
+    resource = directory.irn(environment, needed.type, id_ or _EVERYTHING)
+    decision = grant.decide(needed.action, resource)
+    if not decision.allowed:
+        raise PermissionDenied(f"{needed.action} on {resource}: {decision.reason}")
+
+
+def _named_in(body: bytes, fields: tuple[str, ...]) -> str | None:
+    """What a body says that it is about; None where it does not, or is not one that can be read
+    here: then it may be about anything.
+    """
+    try:
+        message = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(message, dict):
+        return None
+    named = {message[field] for field in fields if isinstance(message.get(field), str)}
+    return named.pop() if len(named) == 1 else None
+
+
 def _says_where(request: web.Request) -> bool:
     """Whether a request for what everybody may ask of the server means an environment of it."""
     headers = request.headers
@@ -82,23 +140,27 @@ def make_access_middleware(engine: Engine, environments: Environments) -> Middle
     """Refuses requests without a key that is good for them, and hands on those for another
     environment than the default one.
     """
-    keyring = engine.keyring
+    keyring, requirements = engine.keyring, Requirements()
 
     @web.middleware
     async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
         key: Key | None = None
+        needed: Requirement | None = None
         if keyring.is_needed:
-            right = right_for(request.method, request.path)
-            is_socket = request.path in SOCKETS and "Upgrade" in request.headers
-            if right is None:
+            needed = requirements.find(request)
+            if needed is None:
                 if request.path != METRICS or not _says_where(request):
                     return await handler(request)
-                right = "read"
-            if not is_socket:
-                request[KEY] = key = keyring.check(secret_of(request), right)
+                needed = _READ_SERVER
+            if request.path not in SOCKETS or "Upgrade" not in request.headers:
+                request[KEY] = key = keyring.check(secret_of(request))
         elif "Authorization" in request.headers:
             key = keyring.find(secret_of(request))  # nobody asks for it, but it says where
         environment = choose_environment(request, key, environments.directory)
+        if needed is not None and key is not None:
+            grant = environments.directory.grant(key.roles)
+            if grant.plain is None or needed.action not in grant.plain:
+                await _check(request, environments.directory, key, needed, environment)
         if environment == DEFAULT_ENVIRONMENT or is_of_all(request.path):
             return await handler(request)
         if is_prefect(request.path) or is_workflow_path(request.path):

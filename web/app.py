@@ -21,6 +21,7 @@ from ironflow.web import (
     functions_api,
     keys_api,
     lanes_api,
+    roles_api,
     runs_api,
     server_api,
     wire,
@@ -114,6 +115,7 @@ ROUTES = (
     *lanes_api.ROUTES,
     *keys_api.ROUTES,
     *directory_api.ROUTES,
+    *roles_api.ROUTES,
 )
 
 

@@ -10,7 +10,7 @@ from ironflow.core.errors import InvalidInput, NotFound
 from ironflow.web import wire
 from ironflow.web.queries import Query, check_text
 from ironflow.web.routing import Answer, Call, Route
-from ironflow.web.scope import bound_environment
+from ironflow.web.scope import bound_environment, check_grantable
 from ironflow.web.views import moment
 
 LONGEST_GRACE = 7 * 86400.0
@@ -22,7 +22,8 @@ def key_view(key: Key, now: int) -> wire.KeyView:
     return wire.KeyView(
         id=key.id,
         name=key.name,
-        role=key.role,
+        role=key.roles[0],
+        roles=list(key.roles),
         shown=key.shown,
         status="active" if key.is_good(now) else "ended",
         environment=key.environment,
@@ -49,17 +50,36 @@ async def create_key(call: Call[Query, wire.CreateKeyRequest]) -> Answer:
         if lifetime <= 0:
             raise InvalidInput("expires_in", "must be more than nothing")
     name = check_text(body.name, "name")
-    environment = find_environment(call, body.environment)
+    roles = find_roles(call, body.roles or [body.role or "developer"])
     key, secret = await engine.keyring.create(
-        name, body.role, lifetime=lifetime, environment=environment
+        name, roles, lifetime=lifetime, environment=find_environment(call, body.environment)
     )
     return 201, wire.NewKeyView(key=key_view(key, engine.clock.now()), secret=secret)
+
+
+async def change_key_roles(call: Call[Query, wire.KeyRoles]) -> Answer:
+    """Give a key other roles."""
+    key = find_key(call)
+    check_grantable(call.request, key.roles)
+    roles = find_roles(call, call.body.role_ids)
+    changed = await call.engine.keyring.change_roles(key.id, roles)
+    return 200, key_view(changed, call.engine.clock.now())
 
 
 async def revoke_key(call: Call[Query, None]) -> Answer:
     """Refuse a key from now on."""
     key = await call.engine.keyring.revoke(find_key(call).id)
     return 200, key_view(key, call.engine.clock.now())
+
+
+def find_roles(call: Call[Query, Any], given: list[str]) -> tuple[str, ...]:
+    """The ids of roles that the caller may give. Raises `InvalidInput`, `PermissionDenied`."""
+    try:
+        roles = call.engine.registrar.directory.role_ids(given)
+    except NotFound as error:
+        raise InvalidInput("role", error.message) from None
+    check_grantable(call.request, roles)
+    return roles
 
 
 def find_environment(call: Call[Query, Any], given: str | None) -> str | None:
@@ -87,7 +107,9 @@ async def rotate_key(call: Call[Query, wire.RotateKeyRequest]) -> Answer:
     grace = parse_duration(call.body.grace, "grace")
     if grace > LONGEST_GRACE:
         raise InvalidInput("grace", "is longer than 7 days")
-    key, secret = await call.engine.keyring.rotate(find_key(call).id, grace)
+    old = find_key(call)
+    check_grantable(call.request, old.roles)
+    key, secret = await call.engine.keyring.rotate(old.id, grace)
     return 201, wire.NewKeyView(key=key_view(key, call.engine.clock.now()), secret=secret)
 
 
@@ -113,6 +135,17 @@ ROUTES = (
         response=wire.NewKeyView,
         statuses={201: "The key, and its secret"},
         problems=(401, 404, 503, 507),
+    ),
+    Route(
+        method="PUT",
+        path="/api/v1/keys/{key_id}/roles",
+        handle=change_key_roles,
+        summary="Give a key other roles, from now on",
+        tag="keys",
+        request=wire.KeyRoles,
+        response=wire.KeyView,
+        statuses={200: "The key as it is now"},
+        problems=(401, 404, 409, 503, 507),
     ),
     Route(
         method="DELETE",

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from ironflow.actors.engine import Engine
-from ironflow.core.access import right_for
+from ironflow.core.actions import requirement_of
 from ironflow.core.clock import SECOND
 from ironflow.web.environments import Environments
 from ironflow.web.queries import BodyDecoder, Query, QueryDecoder
@@ -101,7 +101,7 @@ class Route:
     def refusals(self) -> list[int]:
         """Every status that comes with a problem, but for those of defects."""
         shape = {422} if self.handle is not None else set()
-        if right_for(self.method, self.path) is not None:
+        if requirement_of(self.method, self.path) is not None:
             shape |= {401, 403}
         elif self.method != "GET":
             shape |= {403}

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from ironflow.core.access import Role
 from ironflow.core.entries import RunKind
 from ironflow.core.flow_control import FlowControl
 from ironflow.core.pull import Job
@@ -268,10 +267,18 @@ class CreateKeyRequest(Request, frozen=True):
     """A key to be made; `expires_in` is a duration such as `90d`."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-    role: Role = "developer"
+    role: str | None = None
+    roles: list[str] = []
+    """Ids or names; `developer` where there is neither this nor `role`."""
     environment: str | None = None
     """The id or name of the environment that it is bound to; none: good in all of them."""
     expires_in: str | float | None = None
+
+
+class KeyRoles(Request, frozen=True):
+    """What a key may do from now on."""
+
+    role_ids: Annotated[list[str], msgspec.Meta(min_length=1, max_length=20)]
 
 
 class RotateKeyRequest(Request, frozen=True):
@@ -285,7 +292,8 @@ class KeyView(View, frozen=True):
 
     id: str
     name: str
-    role: Role
+    role: str
+    roles: list[str]
     shown: str
     status: str
     environment: str | None
@@ -383,6 +391,73 @@ class EnvironmentChange(Request, frozen=True):
 
     name: str
     color: Annotated[str, msgspec.Meta(max_length=32)] | None = None
+
+
+class RoleView(View, frozen=True):
+    """A role: `policies` by name, or what a built-in one may do with everything."""
+
+    id: str
+    name: str
+    org_id: str
+    is_default: bool
+    policies: list[str]
+    actions: list[str]
+    api_key_count: int
+    created_at: str
+    updated_at: str
+
+
+class RoleRequest(Request, frozen=True):
+    """A role to be made of policies (ids or names)."""
+
+    name: str
+    policies: Annotated[list[str], msgspec.Meta(max_length=100)]
+
+
+class RoleChange(Request, frozen=True):
+    """What of a role is to be different."""
+
+    name: str | None = None
+    policies: Annotated[list[str], msgspec.Meta(max_length=100)] | None = None
+
+
+class PolicyView(View, frozen=True):
+    """A policy: what it does (`allow`, `deny`) with actions on resources."""
+
+    id: str
+    name: str
+    effect: str
+    actions: list[str]
+    resources: list[str]
+    description: str
+
+
+class PolicyRequest(Request, frozen=True):
+    """A policy to be made; `resources` are patterns of IRNs."""
+
+    name: str
+    effect: Literal["allow", "deny"]
+    actions: list[str]
+    resources: list[str]
+    description: Annotated[str, msgspec.Meta(max_length=2000)] = ""
+
+
+class PolicyCheck(Request, frozen=True):
+    """What is to be decided: for a key (its id) or for roles, an action on a resource."""
+
+    action: str
+    resource: str
+    key: str | None = None
+    roles: list[str] = []
+
+
+class PolicyDecision(View, frozen=True):
+    """What would be said. `decided_by`: the policy, or none where nothing allows it."""
+
+    allowed: bool
+    decided_by: str | None
+    reason: str
+    roles: list[str]
 
 
 class Deleted(View, frozen=True):

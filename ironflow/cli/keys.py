@@ -9,7 +9,6 @@ from ironflow.cli import moments
 from ironflow.cli.client import connect, decode, segment
 from ironflow.cli.options import VerbGroup, json_option, server_option
 from ironflow.cli.output import Column, print_body, print_items, print_table
-from ironflow.core.access import ROLES
 from ironflow.web.wire import KeyPage, KeyView, NewKeyView
 
 
@@ -28,19 +27,32 @@ def keys() -> None:
 
 @keys.command("create")
 @click.argument("name")
-@click.option("--role", type=click.Choice(ROLES), default="developer", show_default=True,
-              help="What it may do: a viewer reads, a worker executes, a developer also starts and "
-                   "steers runs, an admin also makes keys.")  # fmt: skip
+@click.option("--role", "roles", multiple=True, default=("developer",), show_default=True,
+              metavar="ROLE", help="What it may do: viewer, worker, developer, admin or a role of "
+              "your own; may be given several times.")  # fmt: skip
+@click.option("--env", "environment", metavar="ENVIRONMENT",
+              help="Id or name of the environment that it is bound to; default: none.")  # fmt: skip
 @click.option("--expires", metavar="DURATION", help="How long it is good, such as 90d.")
 @server_option
 @json_option
-def create_key(*, name: str, role: str, expires: str | None, server: str, as_json: bool) -> None:
+def create_key(
+    *,
+    name: str,
+    roles: tuple[str, ...],
+    environment: str | None,
+    expires: str | None,
+    server: str,
+    as_json: bool,
+) -> None:
     """Make a key called NAME. It is shown this once.
 
     Example:
       ironflow keys create ci --role developer --expires 90d
     """
-    body = connect(server).post("/keys", {"name": name, "role": role, "expires_in": expires})
+    asked = {
+        "name": name, "roles": list(roles), "environment": environment, "expires_in": expires
+    }  # fmt: skip
+    body = connect(server).post("/keys", asked)
     if as_json:
         print_body(body)
         return
@@ -61,7 +73,9 @@ def list_keys(*, server: str, as_json: bool) -> None:
         print_items([msgspec.json.encode(key) for key in page.items])
         return
     rows = [
-        [key.id, key.name, key.role, key.status, f"{key.shown}...", moments.ago(key.created_at),
+        [key.id, key.name, ", ".join(key.roles), key.environment or "all", key.status,
+         f"{key.shown}...", moments.ago(key.created_at),
+         moments.ago(key.last_used_at) if key.last_used_at else "never",
          moments.full(key.expires_at) if key.expires_at else "", key.reason]
         for key in page.items
     ]  # fmt: skip
@@ -69,9 +83,11 @@ def list_keys(*, server: str, as_json: bool) -> None:
         Column("id"),
         Column("name", wide=True),
         Column("role"),
+        Column("environment"),
         Column("status"),
         Column("key"),
         Column("created"),
+        Column("used"),
         Column("good until"),
         Column("reason", note=True),
     ]

@@ -42,6 +42,16 @@ VERBS = {
     "workflows": Entry("workflows", "workflows", "Draw workflows and what their runs did."),
     "workers": Entry("workers", "workers", "List the workers that run functions for the server."),
     "keys": Entry("keys", "keys", "List, make, revoke and rotate the keys of the API."),
+    "roles": Entry("roles", "roles", "List, make, show and remove roles: what keys may do."),
+    "policies": Entry("roles", "policies", "List, make, show, try and remove policies."),
+    "environments": Entry(
+        "environments", "environments", "List, make, show, rename and remove environments."
+    ),
+    "projects": Entry(
+        "environments",
+        "projects",
+        "List, make, show and remove projects: what environments belong to.",
+    ),
     "lanes": Entry(
         "lanes", "lanes", "List and show lanes: which runs execute in them, and which wait."
     ),
@@ -130,9 +140,12 @@ def nearest(word: str, known: Any) -> str:
 @click.command(cls=Verbs, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show tracebacks instead of one line.")
 @click.option("--version", is_flag=True, help="Show the version.")
+@click.option("--env", metavar="NAME", help="Environment to ask in; also IRONFLOW_ENV.")
 @click.pass_context
-def program(ctx: click.Context, debug: bool, version: bool) -> None:
+def program(ctx: click.Context, debug: bool, version: bool, env: str | None) -> None:
     """Durable workflows in one process: every acknowledged step survives, none runs twice."""
+    if env is not None:
+        os.environ["IRONFLOW_ENV"] = env
     ctx.obj = {"debug": debug}
 
 

@@ -5,11 +5,13 @@ types.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
+from ironflow.cli.failures import Failed, Wrong
 from ironflow.core.durations import parse_duration
 from ironflow.core.errors import InvalidInput
 from ironflow.discovery import DEFAULT_URL, URL, locate
@@ -115,3 +117,25 @@ def limit_option(command: F) -> F:
         "-n", "--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True,
         help="How many at most.",
     )(command)  # fmt: skip
+
+
+def removal_options(command: F) -> F:
+    """`--dry-run` and `--yes` beside what removes something for good."""
+    command = click.option("--yes", is_flag=True, help="Do not ask.")(command)
+    return click.option("--dry-run", is_flag=True, help="Only say what would go.")(command)
+
+
+def confirm_removal(what: str, *, dry_run: bool, yes: bool) -> bool:
+    """Whether to go on; says so when not. Raises `Wrong` where nobody can be asked, `Failed` for
+    no.
+    """
+    if dry_run:
+        print(f"would remove {what}")
+        return False
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise Wrong("--yes", "is needed where nobody can be asked (or --dry-run to look first)")
+    if not click.confirm(f"Remove {what}, for good?", default=False, err=True):
+        raise Failed("nothing was removed")
+    return True

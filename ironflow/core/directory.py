@@ -1,4 +1,4 @@
-"""Who is here: the organization, its projects, and their environments. Pure.
+"""Who is here: the organization, its projects, their environments, and what keys may do. Pure.
 
 A directory is a fold of entries, as a run is. What the first start makes is there without any
 entry. Ids are made from names, can be read, and never change; names may.
@@ -7,11 +7,15 @@ entry. Ids are made from names, can be read, and never change; names may.
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 import msgspec
 
+from ironflow.core.actions import BUILT_IN
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
+from ironflow.core.irn import Irn
+from ironflow.core.policies import Grant, Policy, check_policy, grant_of
 
 DEFAULT_ORGANIZATION = "org_default"
 DEFAULT_PROJECT = "proj_default_default"
@@ -60,6 +64,32 @@ class EnvironmentDeleted(msgspec.Struct, frozen=True):
     id: str
 
 
+class RolePut(msgspec.Struct, frozen=True):
+    """A role was made or changed; `policies` are ids."""
+
+    id: str
+    name: str
+    policies: tuple[str, ...]
+
+
+class RoleDeleted(msgspec.Struct, frozen=True):
+    """A role is gone."""
+
+    id: str
+
+
+class PolicyPut(msgspec.Struct, frozen=True):
+    """A policy was made or changed."""
+
+    policy: Policy
+
+
+class PolicyDeleted(msgspec.Struct, frozen=True):
+    """A policy is gone."""
+
+    id: str
+
+
 DirectoryEntry = (
     DirectoryFounded
     | OrganizationRenamed
@@ -67,6 +97,10 @@ DirectoryEntry = (
     | ProjectDeleted
     | EnvironmentPut
     | EnvironmentDeleted
+    | RolePut
+    | RoleDeleted
+    | PolicyPut
+    | PolicyDeleted
 )
 KINDS: dict[type, str] = {
     DirectoryFounded: "directory.founded",
@@ -75,6 +109,10 @@ KINDS: dict[type, str] = {
     ProjectDeleted: "project.deleted",
     EnvironmentPut: "environment.put",
     EnvironmentDeleted: "environment.deleted",
+    RolePut: "role.put",
+    RoleDeleted: "role.deleted",
+    PolicyPut: "policy.put",
+    PolicyDeleted: "policy.deleted",
 }
 
 
@@ -90,6 +128,21 @@ class Named(NamedTuple):
     color: str = ""
 
 
+class Role(NamedTuple):
+    """A role: one that is built in, or a set of policies (their ids)."""
+
+    id: str
+    name: str
+    policies: tuple[str, ...]
+    created_at: int = 0
+    updated_at: int = 0
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether it has been there from the beginning."""
+        return self.id in BUILT_IN
+
+
 class Directory:
     """What the entries so far amount to."""
 
@@ -102,10 +155,14 @@ class Directory:
         }
         self.deleted: set[str] = set()
         """Environments that are gone; what they have left behind may be, too."""
+        self.roles: dict[str, Role] = {}
+        self.policies: dict[str, Policy] = {}
+        self._grants: dict[tuple[str, ...], Grant] = {}
 
     def apply(self, entry: DirectoryEntry, at: int) -> None:
         """Change by one entry that was recorded at `at`."""
         self.version += 1
+        self._grants.clear()
         match entry:
             case DirectoryFounded():
                 self._found(at)
@@ -125,6 +182,16 @@ class Directory:
             case EnvironmentDeleted(id_):
                 self.environments.pop(id_, None)
                 self.deleted.add(id_)
+            case RolePut(id_, name, policies):
+                role = self.roles.get(id_)
+                made = role.created_at if role is not None else at
+                self.roles[id_] = Role(id_, name, policies, made, at)
+            case RoleDeleted(id_):
+                self.roles.pop(id_, None)
+            case PolicyPut(policy):
+                self.policies[policy.id] = policy
+            case PolicyDeleted(id_):
+                self.policies.pop(id_, None)
 
     def _found(self, at: int) -> None:
         """What is there from the beginning has been there since `at`."""
@@ -175,6 +242,45 @@ class Directory:
     def _is_in(self, environment: Named, project: str) -> bool:
         parent = self.projects.get(environment.parent)
         return parent is not None and project in (parent.id, parent.name)
+
+    def all_roles(self) -> list[Role]:
+        """Every role, the built-in ones first."""
+        return [Role(name, name, ()) for name in BUILT_IN] + list(self.roles.values())
+
+    def role(self, given: str) -> Role:
+        """The role of this id or name. Raises `NotFound`."""
+        for role in self.all_roles():
+            if given in (role.id, role.name):
+                return role
+        raise NotFound("role", given)
+
+    def role_ids(self, given: Iterable[str]) -> tuple[str, ...]:
+        """The ids of these roles, each once. Raises `NotFound`."""
+        return tuple(dict.fromkeys(self.role(one).id for one in given))
+
+    def policy(self, given: str) -> Policy:
+        """The policy of this id or name. Raises `NotFound`."""
+        for policy in self.policies.values():
+            if given in (policy.id, policy.name):
+                return policy
+        raise NotFound("policy", given)
+
+    def grant(self, roles: tuple[str, ...]) -> Grant:
+        """What roles (their ids) may do now; one that is gone may do nothing."""
+        found = self._grants.get(roles)
+        if found is None:
+            ids = dict.fromkeys(
+                id_ for role in roles if role in self.roles for id_ in self.roles[role].policies
+            )
+            policies = [self.policies[id_] for id_ in ids if id_ in self.policies]
+            found = self._grants[roles] = grant_of(roles, policies)
+        return found
+
+    def irn(self, environment: str, kind: str, id_: str) -> Irn:
+        """The name of a thing in an environment."""
+        known = self.environments.get(environment)
+        project = known.parent if known is not None else "none"
+        return Irn(self.organization.id, project, kind, environment, id_)
 
     # -- decisions --------------------------------------------------------------------------------
 
@@ -232,6 +338,81 @@ class Directory:
         """Raises `InvalidInput`."""
         return OrganizationRenamed(check_name(name))
 
+    def create_role(self, name: str, policies: Iterable[str]) -> RolePut:
+        """Raises `InvalidInput`, `NotFound` (a policy), `Conflict` for a name that is taken."""
+        name = check_name(name)
+        if any(role.name == name for role in self.all_roles()):
+            raise Conflict(f"a role is called {name!r} already")
+        return RolePut(_free(f"role_{name}", self.roles), name, self._policy_ids(policies))
+
+    def change_role(self, given: str, name: str | None, policies: Iterable[str] | None) -> RolePut:
+        """Raises `NotFound`, `InvalidInput`, `Conflict` for a built-in one or a taken name."""
+        role = self._own_role(given)
+        if name is not None:
+            name = check_name(name)
+            if any(one.name == name and one.id != role.id for one in self.all_roles()):
+                raise Conflict(f"a role is called {name!r} already")
+        ids = role.policies if policies is None else self._policy_ids(policies)
+        return RolePut(role.id, name or role.name, ids)
+
+    def delete_role(self, given: str, users: Iterable[str]) -> RoleDeleted:
+        """`users`: names of the keys that have it. Raises `NotFound`, `Conflict`."""
+        role, named = self._own_role(given), sorted(set(users))
+        if named:
+            raise Conflict(f"keys have the role {role.name}: {', '.join(named[:10])}")
+        return RoleDeleted(role.id)
+
+    def _own_role(self, given: str) -> Role:
+        role = self.role(given)
+        if role.is_built_in:
+            raise Conflict(f"the role {role.name} is built in and stays as it is")
+        return role
+
+    def _policy_ids(self, given: Iterable[str]) -> tuple[str, ...]:
+        ids = tuple(dict.fromkeys(self.policy(one).id for one in given))
+        if not ids:
+            raise InvalidInput("policies", "a role needs at least one policy")
+        return ids
+
+    def create_policy(
+        self,
+        name: str,
+        effect: str,
+        actions: Iterable[str],
+        resources: Iterable[str],
+        description: str,
+    ) -> PolicyPut:
+        """Raises `InvalidInput`, `Conflict` for a name that is taken."""
+        name = check_name(name)
+        if any(policy.name == name for policy in self.policies.values()):
+            raise Conflict(f"a policy is called {name!r} already")
+        parts = check_policy(effect, actions, resources)
+        return PolicyPut(Policy(_free(f"pol_{name}", self.policies), name, *parts, description))
+
+    def change_policy(
+        self,
+        given: str,
+        name: str,
+        effect: str,
+        actions: Iterable[str],
+        resources: Iterable[str],
+        description: str,
+    ) -> PolicyPut:
+        """Raises `NotFound`, `InvalidInput`, `Conflict`."""
+        known, name = self.policy(given), check_name(name)
+        if any(one.name == name and one.id != known.id for one in self.policies.values()):
+            raise Conflict(f"a policy is called {name!r} already")
+        parts = check_policy(effect, actions, resources)
+        return PolicyPut(Policy(known.id, name, *parts, description))
+
+    def delete_policy(self, given: str) -> PolicyDeleted:
+        """Raises `NotFound`, `Conflict` while roles have it."""
+        known = self.policy(given)
+        users = sorted(role.name for role in self.roles.values() if known.id in role.policies)
+        if users:
+            raise Conflict(f"roles have the policy {known.name}: {', '.join(users[:10])}")
+        return PolicyDeleted(known.id)
+
     def _check_project_name(self, name: str, own: str | None) -> None:
         if any(one.name == name and one.id != own for one in self.projects.values()):
             raise Conflict(f"a project is called {name!r} already")
@@ -253,7 +434,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def _free(wanted: str, taken: dict[str, Named] | set[str]) -> str:
+def _free(wanted: str, taken: Container[str]) -> str:
     """The id, with a number behind it when it is taken."""
     number, id_ = 1, wanted
     while id_ in taken:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ironflow.actors.keyring import Keyring
-from ironflow.core.access import RIGHTS, ROLES, right_for
+from ironflow.core.actions import ACTIONS, BUILT_IN, requirement_of
 from ironflow.core.clock import Ids, SystemClock
 from ironflow.storage.sqlite import open_sqlite
 
@@ -43,17 +43,17 @@ async def test_without_keys_nobody_is_asked_and_the_first_one_is_an_admins(api: 
     assert api.admin not in str(key)
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", BUILT_IN)
 async def test_a_role_may_do_its_own_and_no_more(memory_api: Any, role: str) -> None:
     api = memory_api
     await make(api, "first", "admin")
     _, secret = await make(api, "mine", role)
-    headers, rights = bearer(secret), RIGHTS[role]  # type: ignore[index]
+    headers, rights = bearer(secret), BUILT_IN[role]
     asked = {
-        "read": await api.get("/api/v1/runs", headers=headers),
-        "work": await api.post("/api/v1/workers/w/heartbeat", {}, headers=headers),
-        "operate": await api.post("/api/v1/functions/echo/invoke", {}, headers=headers),
-        "administer": await api.get("/api/v1/keys", headers=headers),
+        "runs:read": await api.get("/api/v1/runs", headers=headers),
+        "workers:execute": await api.post("/api/v1/workers/w/heartbeat", {}, headers=headers),
+        "functions:invoke": await api.post("/api/v1/functions/echo/invoke", {}, headers=headers),
+        "apikeys:read": await api.get("/api/v1/keys", headers=headers),
     }
     for right, answer in asked.items():
         allowed = right in rights
@@ -171,32 +171,44 @@ async def test_keys_are_known_after_a_restart_and_stored_as_hashes(tmp_path: Any
     store = await open_sqlite(path)
     keyring = Keyring(store, clock, Ids(clock))
     await keyring.start()
-    key, secret = await keyring.create("ops", "admin")
+    key, secret = await keyring.create("ops", ("admin",))
     await store.close()
     assert secret.encode() not in path.read_bytes()
     store = await open_sqlite(path)
     again = Keyring(store, clock, Ids(clock))
     await again.start()
-    assert again.check(secret, "administer").id == key.id
+    assert again.check(secret).id == key.id
     await store.close()
 
 
-def test_every_kind_of_request_has_its_right() -> None:
-    for method, path, right in (
+def test_every_kind_of_request_has_its_action() -> None:
+    for method, path, action in (
         ("OPTIONS", "/api/v1/runs", None),
         ("GET", "/metrics", None),
         ("POST", "/api/v1/executions/commands", None),
+        ("POST", "/environments/{environment}/api/v1/executions/commands", None),
         ("GET", "/workflows/ui", None),
-        ("GET", "/api/v1/keys", "administer"),
-        ("DELETE", "/api/v1/keys/x", "administer"),
-        ("PUT", "/api/v1/functions/f", "work"),
-        ("GET", "/api/v1/workers/w/jobs", "work"),
-        ("GET", "/api/v1/workers", "read"),
-        ("GET", "/anything/else", "read"),
-        ("POST", "/api/flow_runs/filter", "read"),
-        ("POST", "/api/flow_runs/count", "read"),
-        ("POST", "/api/flow_runs/", "operate"),
-        ("POST", "/api/v1/runs/x/cancel", "operate"),
-        ("DELETE", "/handlers/x", "operate"),
+        ("GET", "/api/v1/keys", "apikeys:read"),
+        ("DELETE", "/api/v1/keys/{key_id}", "apikeys:manage"),
+        ("PUT", "/api/v1/functions/{function_id}", "functions:register"),
+        ("POST", "/api/v1/functions/{function_id}/invoke", "functions:invoke"),
+        ("GET", "/api/v1/workers/{worker_id}/jobs", "workers:execute"),
+        ("GET", "/api/v1/workers", "workers:read"),
+        ("GET", "/anything/else", "server:read"),
+        ("POST", "/anything/else", "runs:control"),
+        ("POST", "/api/flow_runs/filter", "runs:read"),
+        ("POST", "/api/flow_runs/count", "runs:read"),
+        ("POST", "/api/flow_runs/", "functions:invoke"),
+        ("POST", "/api/flow_runs/{id}/set_state", "runs:control"),
+        ("DELETE", "/api/flow_runs/{id}", "runs:delete"),
+        ("POST", "/api/flows/", "functions:register"),
+        ("POST", "/api/v1/runs/{run_id}/cancel", "runs:cancel"),
+        ("POST", "/api/v1/policies/check", "policies:read"),
+        ("POST", "/handlers/{handler_id}/cancel", "runs:cancel"),
+        ("POST", "/ironflow.v1.IronflowService/RegisterFunction", "functions:register"),
+        ("POST", "/ironflow.v1.IronflowService/GetRun", "runs:read"),
+        ("POST", "/ironflow.v1.EnvironmentService/DeleteEnvironment", "environments:manage"),
     ):
-        assert right_for(method, path) == right, (method, path)
+        needed = requirement_of(method, path)
+        assert (needed.action if needed else None) == action, (method, path)
+        assert action is None or action in ACTIONS

@@ -15,9 +15,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from ironflow.actors.keyring import Keyring
+from ironflow.actors.engine import Engine
 from ironflow.actors.prefect.live import Live, Published
-from ironflow.core.access import PermissionDenied, Right
+from ironflow.core.access import PermissionDenied
 from ironflow.core.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.errors import IronflowError
 from ironflow.core.prefect.faults import Fault
@@ -103,19 +103,24 @@ async def close(socket: web.WebSocketResponse, code: int, reason: str) -> Closed
     return Closed(reason)
 
 
-async def shake_hands(socket: web.WebSocketResponse, keyring: Keyring, right: Right) -> None:
-    """Let the client introduce itself, with a key that is good for `right` where keys are needed.
+async def shake_hands(socket: web.WebSocketResponse, engine: Engine, action: str) -> None:
+    """Let the client introduce itself, with a key that is good for `action` where keys are needed.
     Raises `Closed`.
     """
     message = await _receive(socket)
     if message.get("type") != "auth":
         raise await close(socket, WSCloseCode.POLICY_VIOLATION, "Expected 'auth' message")
-    if keyring.is_needed:
+    if engine.keyring.is_needed:
         token = message.get("token")
         try:
-            key = keyring.check(token if isinstance(token, str) else None, right)
+            key = engine.keyring.check(token if isinstance(token, str) else None)
             if key.environment not in (None, DEFAULT_ENVIRONMENT):
                 raise PermissionDenied("this key is bound to another environment")
+            directory = engine.registrar.directory
+            everything = directory.irn(DEFAULT_ENVIRONMENT, "event", "*")
+            decision = directory.grant(key.roles).decide(action, everything)
+            if not decision.allowed:
+                raise PermissionDenied(f"{action}: {decision.reason}")
         except IronflowError as error:
             raise await close(
                 socket, WSCloseCode.POLICY_VIOLATION, f"Auth required: {error.message}"
