@@ -9,7 +9,7 @@ from typing import Any
 from ironflow.core.access import PermissionDenied
 from ironflow.core.directory import DEFAULT_ENVIRONMENT, Directory, Named
 from ironflow.core.errors import Conflict, NotFound
-from ironflow.web import wire
+from ironflow.web import access_wire as wire
 from ironflow.web.environments import Environments
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Route

@@ -7,7 +7,7 @@ from typing import Any
 from ironflow.core.access import Key, PermissionDenied
 from ironflow.core.durations import parse_duration
 from ironflow.core.errors import InvalidInput, NotFound
-from ironflow.web import wire
+from ironflow.web import access_wire as wire
 from ironflow.web.queries import Query, check_text
 from ironflow.web.routing import Answer, Call, Route
 from ironflow.web.scope import bound_environment, check_grantable

@@ -12,7 +12,7 @@ from ironflow.core.directory import Directory, Role
 from ironflow.core.errors import InvalidInput, NotFound
 from ironflow.core.irn import parse_irn
 from ironflow.core.policies import Policy, check_action
-from ironflow.web import wire
+from ironflow.web import access_wire as wire
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Route
 from ironflow.web.scope import bound_environment, check_admin

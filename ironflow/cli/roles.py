@@ -17,7 +17,7 @@ from ironflow.cli.options import (
     server_option,
 )
 from ironflow.cli.output import Column, print_body, print_items, print_table
-from ironflow.web.wire import Deleted, PolicyDecision, PolicyView, RoleView
+from ironflow.web.access_wire import Deleted, PolicyDecision, PolicyView, RoleView
 
 
 @click.group(cls=VerbGroup)
