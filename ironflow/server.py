@@ -139,6 +139,8 @@ class Server:
             workflow_origins=tuple(settings.workflow_origins.replace(",", " ").split()),
             page_at_root=self.page_at_root,
             opener=assembly,
+            streams_per_key=settings.streams_per_key,
+            polls_per_key=settings.polls_per_key,
         )
         self._environments = app[STATE].environments
         self._runner = web.AppRunner(

@@ -106,6 +106,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_limit: Annotated[int, Doc(ge=1024, description="largest request body, in bytes")] = (
         16 * 1024 * 1024
     )
+    streams_per_key: Annotated[
+        int, Doc(ge=1, description="live streams that one key may have open")
+    ] = 1000
+    polls_per_key: Annotated[
+        int, Doc(ge=1, description="requests of one key that may wait for something")
+    ] = 10_000
     workflow_origins: Annotated[
         str,
         Doc(

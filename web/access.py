@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import partial
 
 import msgspec
 from aiohttp import web
@@ -19,8 +20,10 @@ from ironflow.core.access import Key, PermissionDenied
 from ironflow.core.actions import Requirement, requirement_of
 from ironflow.core.directory import DEFAULT_ENVIRONMENT, Directory
 from ironflow.web.environments import Environments
+from ironflow.web.limits import Held, HeldLimits, kind_held, waits
 from ironflow.web.prefect.routing import is_ours as is_prefect
 from ironflow.web.scope import KEY
+from ironflow.web.whole import read_ahead
 from ironflow.web.workflows.origins import is_workflow_path
 
 SOCKETS = ("/api/events/in", "/api/events/out", "/api/logs/out")
@@ -85,18 +88,19 @@ class Requirements:
     """What the routes of an application need, each looked up once."""
 
     def __init__(self) -> None:
-        self._known: dict[web.AbstractRoute, Requirement | None] = {}
+        self._known: dict[web.AbstractRoute, tuple[Requirement | None, Held]] = {}
 
-    def find(self, request: web.Request) -> Requirement | None:
-        """What a request needs; None for what anybody may ask."""
+    def find(self, request: web.Request) -> tuple[Requirement | None, Held]:
+        """What a request needs (None for what anybody may ask), and what it holds open."""
         route = request.match_info.route
         try:
             return self._known[route]
         except KeyError:
             pass
         if route.resource is None:  # there is nothing there: the same for everybody with a key
-            return requirement_of(request.method, request.path)
-        needed = requirement_of(request.method, route.resource.canonical)
+            return requirement_of(request.method, request.path), ""
+        template = route.resource.canonical
+        needed = requirement_of(request.method, template), kind_held(request.method, template)
         if route.method == request.method:
             self._known[route] = needed
         return needed
@@ -109,7 +113,7 @@ async def _check(
     id_ = request.match_info.get(needed.part) if needed.part else None
     grant = directory.grant(key.roles)
     if id_ is None and needed.fields and grant.plain is None:
-        id_ = _named_in(await request.read(), needed.fields)
+        id_ = _named_in(await read_ahead(request), needed.fields)
     resource = directory.irn(environment, needed.type, id_ or _EVERYTHING)
     decision = grant.decide(needed.action, resource)
     if not decision.allowed:
@@ -136,7 +140,9 @@ def _says_where(request: web.Request) -> bool:
     return HEADER in headers or NAME_HEADER in headers or "Authorization" in headers
 
 
-def make_access_middleware(engine: Engine, environments: Environments) -> Middleware:
+def make_access_middleware(
+    engine: Engine, environments: Environments, limits: HeldLimits
+) -> Middleware:
     """Refuses requests without a key that is good for them, and hands on those for another
     environment than the default one.
     """
@@ -146,8 +152,9 @@ def make_access_middleware(engine: Engine, environments: Environments) -> Middle
     async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
         key: Key | None = None
         needed: Requirement | None = None
+        held: Held = ""
         if keyring.is_needed:
-            needed = requirements.find(request)
+            needed, held = requirements.find(request)
             if needed is None:
                 if request.path != METRICS or not _says_where(request):
                     return await handler(request)
@@ -161,10 +168,13 @@ def make_access_middleware(engine: Engine, environments: Environments) -> Middle
             grant = environments.directory.grant(key.roles)
             if grant.plain is None or needed.action not in grant.plain:
                 await _check(request, environments.directory, key, needed, environment)
-        if environment == DEFAULT_ENVIRONMENT or is_of_all(request.path):
-            return await handler(request)
-        if is_prefect(request.path) or is_workflow_path(request.path):
-            raise PermissionDenied("Prefect and workflow paths are in the default environment only")
-        return await environments.serve(environment, request)
+        if environment != DEFAULT_ENVIRONMENT and not is_of_all(request.path):
+            if is_prefect(request.path) or is_workflow_path(request.path):
+                raise PermissionDenied("Prefect and workflow paths are in the default environment")
+            handler = partial(environments.serve, environment)
+        if held and key is not None and (held != "wait" or waits(request)):
+            with limits.holding(key, "poll" if held == "wait" else held):
+                return await handler(request)
+        return await handler(request)
 
     return admit

@@ -30,6 +30,7 @@ from ironflow.web import (
 from ironflow.web.access import make_access_middleware
 from ironflow.web.environments import PLACE, Environments, Opener
 from ironflow.web.function_service import add_function_service
+from ironflow.web.limits import HeldLimits
 from ironflow.web.metrics import Metrics
 from ironflow.web.openapi import describe_api
 from ironflow.web.prefect.face import add_prefect_face
@@ -129,11 +130,14 @@ def make_app(
     workflow_origins: tuple[str, ...] = (),
     page_at_root: bool = False,
     opener: Opener | None = None,
+    streams_per_key: int = 1000,
+    polls_per_key: int = 10_000,
 ) -> web.Application:
     """The application over an engine. `started_at` in microseconds, `body_limit` in bytes,
     `workflow_origins`: web pages that may call the workflow paths (see `web.workflows.origins`);
     `page_at_root`: the workflow debugger is what `/` shows; `opener` makes the engines of other
-    environments, which get applications of their own behind this one.
+    environments, which get applications of their own behind this one; a key may hold
+    `streams_per_key` streams and `polls_per_key` requests that wait.
     """
     metrics, origins = Metrics(engine), Origins(workflow_origins)
 
@@ -151,7 +155,9 @@ def make_app(
             origins.answer_preflights,
             problems,
             make_prefect_middleware(),
-            make_access_middleware(engine, environments),
+            make_access_middleware(
+                engine, environments, HeldLimits(streams_per_key, polls_per_key)
+            ),
         ],
     )
     state = State(engine, version, started_at, JournalWatch(engine), environments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ironflow.core.access import Key, PermissionDenied
@@ -72,7 +73,7 @@ async def revoke_key(call: Call[Query, None]) -> Answer:
     return 200, key_view(key, call.engine.clock.now())
 
 
-def find_roles(call: Call[Query, Any], given: list[str]) -> tuple[str, ...]:
+def find_roles(call: Call[Query, Any], given: Sequence[str]) -> tuple[str, ...]:
     """The ids of roles that the caller may give. Raises `InvalidInput`, `PermissionDenied`."""
     try:
         roles = call.engine.registrar.directory.role_ids(given)

@@ -71,9 +71,21 @@ class Whole(web.Response):
         return writer
 
 
+READ = web.RequestKey("read_before", bytes)
+"""The body of a request that was looked at before it was handled."""
+
+
+async def read_ahead(request: web.Request) -> bytes:
+    """The body of a request that is still to be handled. Raises `HTTPRequestEntityTooLarge`."""
+    body = request[READ] = await request.read()
+    return body
+
+
 async def read_whole(request: web.Request) -> bytes:
-    """The body of a request, which nobody has read before. Raises `HTTPRequestEntityTooLarge`."""
+    """The body of a request. Raises `HTTPRequestEntityTooLarge`."""
     content = request.content
+    if READ in request:
+        return request[READ]
     if not content.is_eof():
         return await request.read()
     body = content.read_nowait()
