@@ -4,8 +4,8 @@ checkpoint), and room made ahead of it.
 SQLite by itself makes a checkpoint within the commit that finds the log too long. Here it is a
 chore of its own between two commits, so that no commit takes ten times as long as the others. And a
 commit that lengthens the file makes the file system write its own journal as well and takes twice
-as long as one that writes over what is there; so the file gets its length in a few steps, long
-before it is needed. What is behind the end of the log means nothing to SQLite, whatever it is.
+as long as one that writes over what is there; so the file is lengthened in steps, before it is
+needed. What is behind the end of the log means nothing to SQLite, whatever it is.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ log = logging.getLogger("ironflow.storage")
 PAGE = 4096
 FRAME = PAGE + 24
 """Bytes of a page in the log."""
-FIRST_ROOM = 256
-"""Pages of the first step; each makes the file twice as long."""
+STEP = 256
+"""Pages by which the file is lengthened at a time: a mebibyte, which takes a disk some 2 ms."""
 EARLY = 48
 """Pages before the end of the room at which more is made, and that must be written before any
 is.
@@ -80,8 +80,7 @@ class WriteAheadLog:
 
     def _make_room(self, connection: sqlite3.Connection) -> None:
         """Lengthen the file, and wait for the disk."""
-        room = max(FIRST_ROOM, 2 * self._room, 2 * self.pages)
-        self._room = min(room, self._most_room)
+        self._room = min(max(self._room, self.pages) + STEP, self._most_room)
         try:
             descriptor = os.open(self.path, os.O_WRONLY)
         except OSError:

@@ -160,9 +160,9 @@ async def test_prefects_sockets_want_the_key_in_their_first_message(memory_api: 
         async with memory_api.client.ws_connect(path, protocols=("prefect",)) as socket:
             await socket.send_json({"type": "auth", "token": token})
             if good:
-                assert (await socket.receive_json(timeout=10))["type"] == "auth_success"
+                assert (await socket.receive_json(timeout=60))["type"] == "auth_success"
             else:
-                await socket.receive(timeout=10)
+                await socket.receive(timeout=60)
                 assert socket.close_code == 1008
 
 

@@ -143,10 +143,10 @@ def define() -> None:
 
 async def test_runs_steps_and_events_are_counted_as_they_were(world: World) -> None:
     for _ in range(3):
-        _, run = await world.engine.invoke_and_wait("steps", timeout=10)
+        _, run = await world.engine.invoke_and_wait("steps", timeout=60)
         assert run is not None
         assert run.status == "completed"
-    _, run = await world.engine.invoke_and_wait("fails", timeout=10)
+    _, run = await world.engine.invoke_and_wait("fails", timeout=60)
     assert run is not None
     assert run.status == "failed"
     waiting = await world.engine.invoke("waits")
@@ -235,7 +235,7 @@ async def test_requests_are_counted_by_template_and_never_by_address(world: Worl
 
 
 async def test_both_formats_are_what_their_readers_read(world: World) -> None:
-    await world.engine.invoke_and_wait("steps", timeout=10)
+    await world.engine.invoke_and_wait("steps", timeout=60)
     await world.text()
     async with world.session.get("/metrics") as response:
         assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"

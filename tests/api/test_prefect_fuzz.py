@@ -115,7 +115,7 @@ async def test_no_message_is_a_defect(
             await socket.send_str(data.decode("utf-8", "replace"))
         await socket.close()
         assert socket.close_code is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         socket = await api.client.ws_connect("/api/events/out", protocols=("prefect",))
         await socket.send_str('{"type": "auth"}')
         assert (await socket.receive()).type is WSMsgType.TEXT

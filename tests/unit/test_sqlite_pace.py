@@ -17,7 +17,7 @@ from ironflow.storage import connection as settings
 from ironflow.storage.pace import ALONE, PROMPT, QUICK, Pace
 from ironflow.storage.ports import TIMERS, Batch, NewEntry
 from ironflow.storage.sqlite import SqliteStore, open_sqlite
-from ironflow.storage.wal import FIRST_ROOM, FRAME
+from ironflow.storage.wal import FRAME, STEP
 
 
 def entry(stream: str, version: int, data: bytes = b"{}") -> Batch:
@@ -189,10 +189,10 @@ async def test_room_is_made_ahead_of_the_log_and_means_nothing(tmp_path: Path) -
     store = await open_sqlite(path)
     log = tmp_path / "iron.db-wal"
     await store.journal.commit(entry("s", 1))
-    assert log.stat().st_size < FIRST_ROOM * FRAME // 2  # who writes little gets none
+    assert log.stat().st_size < STEP * FRAME // 2  # who writes little gets none
     for version in range(2, 60):
         await store.journal.commit(entry("s", version, b"x" * 500))
-    assert log.stat().st_size >= FIRST_ROOM * FRAME
+    assert log.stat().st_size >= STEP * FRAME
     assert log.read_bytes()[-FRAME:] == bytes(FRAME)
     # As a process that is killed leaves it.
     lost = tmp_path / "lost.db"
@@ -204,7 +204,7 @@ async def test_room_is_made_ahead_of_the_log_and_means_nothing(tmp_path: Path) -
     connection.close()
     for version in range(60, 600):
         await store.journal.commit(entry("s", version, b"x" * 500))
-    assert 4 * FIRST_ROOM * FRAME < log.stat().st_size <= settings.CHECKPOINT_PAGES * 5120
+    assert 4 * STEP * FRAME < log.stat().st_size <= settings.CHECKPOINT_PAGES * 5120
     await store.close()
     assert not log.exists()
 
@@ -213,5 +213,5 @@ async def test_a_database_that_need_not_wait_for_the_disk_gets_no_room(tmp_path:
     store = await open_sqlite(tmp_path / "iron.db", durability="process")
     for version in range(1, 60):
         await store.journal.commit(entry("s", version))
-    assert (tmp_path / "iron.db-wal").stat().st_size < FIRST_ROOM * FRAME
+    assert (tmp_path / "iron.db-wal").stat().st_size < STEP * FRAME
     await store.close()

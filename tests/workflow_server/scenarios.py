@@ -29,7 +29,13 @@ class Programs:
         else:
             from workflows.client import WorkflowClient
             from workflows.events import HumanResponseEvent, StartEvent, StopEvent
-        self.client = WorkflowClient(base_url=url)
+        if flavour == "ours":
+            self.client: Any = WorkflowClient(base_url=url)
+        else:
+            import httpx  # type: ignore[import-not-found]
+
+            # As theirs, but for its time-outs: five seconds are soon over on a slow machine.
+            self.client = WorkflowClient(httpx_client=httpx.AsyncClient(base_url=url, timeout=60))
         self.start_event, self.stop_event = StartEvent, StopEvent
         self.response_event = HumanResponseEvent
         self.decision: Any = type(
