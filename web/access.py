@@ -25,6 +25,7 @@ from ironflow.web.prefect.routing import is_ours as is_prefect
 from ironflow.web.scope import KEY
 from ironflow.web.whole import read_ahead
 from ironflow.web.workflows.origins import is_workflow_path
+from ironflow.web.workflows.page import AT_ROOT, PATH
 
 SOCKETS = ("/api/events/in", "/api/events/out", "/api/logs/out")
 """Websockets whose first message has the key."""
@@ -99,7 +100,8 @@ class Requirements:
             pass
         if route.resource is None:  # there is nothing there: the same for everybody with a key
             return requirement_of(request.method, request.path), ""
-        template = route.resource.canonical
+        # Where `/` shows the debugger's page, it is as open as the page is elsewhere.
+        template = PATH if route.name == AT_ROOT else route.resource.canonical
         needed = requirement_of(request.method, template), kind_held(request.method, template)
         if route.method == request.method:
             self._known[route] = needed

@@ -70,6 +70,7 @@ def test_the_page_asks_for_a_key_and_goes_on_with_it(visitor: Desk, guarded: Gua
     expect(page.locator("#key-title")).to_have_text("An API key is needed")
     expect(page.locator(FIELD)).to_be_focused()
     expect(page.locator(FIELD)).to_have_attribute("type", "password")
+    expect(page.locator(".about")).to_have_text("Looking…")
     visitor.shoot("key")
     page.keyboard.press("Enter")
     expect(page.locator(BLAME)).to_contain_text("Type or paste a key")
@@ -88,6 +89,13 @@ def test_the_page_asks_for_a_key_and_goes_on_with_it(visitor: Desk, guarded: Gua
     expect(page.locator(".log-item")).to_have_count(3)  # the stream carried the key, too
     assert guarded.admin not in page.url
     assert guarded.admin not in page.content()
+
+
+def test_the_page_at_the_root_asks_for_a_key_too(visitor: Desk, guarded: Guarded) -> None:
+    page = visitor.page
+    page.goto(guarded.url)
+    give(page, guarded.admin)
+    expect(page.locator("#workflow option[value=greet]")).to_have_count(1)
 
 
 def test_a_key_is_kept_for_the_tab_or_the_device_and_forgotten(
@@ -138,7 +146,7 @@ def test_a_key_that_may_only_look(visitor: Desk, guarded: Guarded) -> None:
     give(page, guarded.make("eyes", "viewer")[1])
     expect(node(page, "hello")).to_be_visible()
     page.click("#start button[type=submit]")
-    expect(page.locator("#start .error")).to_contain_text("viewer")
+    expect(page.locator("#start .error")).to_contain_text("role")  # none that allows it
     expect(page.locator(DIALOG)).to_be_hidden()
 
 

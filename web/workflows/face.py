@@ -35,7 +35,7 @@ def add_workflow_routes(
     # What is fixed comes before `{name}`: a workflow may be called `ui`.
     get(page.PATH, shown.show)
     if page_at_root:
-        get("/", shown.show)
+        get("/", shown.show, name=page.AT_ROOT)
     get(f"{page.PATH}/static/{{file:.+}}", shown.serve)
     get("/workflows", answering(routes.list_workflows))
     get(f"{WORKFLOW}/schema", answering(routes.get_schema))

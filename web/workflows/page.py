@@ -12,6 +12,8 @@ from typing import NamedTuple
 from aiohttp import web
 
 PATH = "/workflows/ui"
+AT_ROOT = "workflows_page_at_root"
+"""The name of the route `/` where it shows the page, too."""
 POLICY = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'self'"

@@ -11,6 +11,7 @@ export class App {
   constructor() {
     this.state = location.read();
     this.names = [];
+    this.isKnown = false;
     this.about = new Map();
     this.runs = new Map();
     this.list = { handlers: [], cursor: null, statuses: [], loading: false, error: null };
@@ -55,6 +56,7 @@ export class App {
     try {
       this.names = await api.workflows();
       this.failure = null;
+      this.isKnown = true;
     } catch (error) {
       this.failure = error.status === 401 ? "This server asks for an API key: give one by the lock above (K)." : error.message;
       this.tell();

@@ -59,7 +59,7 @@ export class Side {
     if (this.picker.options.length !== app.names.length) replace(this.picker, app.names.map((name) => h("option", { value: name }, name)));
     if (app.state.workflow) this.picker.value = app.state.workflow;
     if (app.current && this.shown !== app.current) this.showWorkflow(app.current);
-    if (!app.names.length) this.about.textContent = app.failure ?? "This server serves no workflows yet: give it a module that defines some.";
+    if (!app.names.length) this.about.textContent = app.failure ?? (app.isKnown ? "This server serves no workflows yet: give it a module that defines some." : "Looking…");
     this.showRuns();
   }
 
@@ -81,7 +81,7 @@ export class Side {
     replace(this.list, list.handlers.map((handler) => this.row(handler, state)));
     this.more.hidden = !list.cursor;
     this.empty.hidden = list.handlers.length > 0;
-    this.empty.textContent = list.error ?? (list.loading ? "Looking…" : list.statuses.length ? "No such runs." : "No runs yet. Start one above.");
+    this.empty.textContent = list.error ?? (list.loading ? "Looking…" : list.statuses.length ? "No such runs." : this.app.names.length ? "No runs yet. Start one above." : "");
   }
 
   row(handler, state) {
