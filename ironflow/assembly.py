@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ironflow.actors.engine import Engine
 from ironflow.core.clock import SECOND, Clock, Ids
-from ironflow.core.errors import Draining, StorageError
+from ironflow.core.errors import Conflict, Draining, StorageError
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry
 from ironflow.settings import Settings
@@ -95,7 +95,8 @@ class Assembly:
 
     async def open_store(self, environment: str | None = None, *, new: bool = True) -> Store:
         """The database that the settings name, or one beside it. Raises `StorageError` when that
-        should be there and is not.
+        should be there and is not, `Conflict` when a `new` one is there already with something in
+        it (an empty one is what a creation left that was killed).
         """
         settings = self.settings
         if settings.db == "memory":
@@ -103,15 +104,18 @@ class Assembly:
         path = settings.db
         if environment is not None:
             path = environment_path(settings.db, environment)
-            is_there = await asyncio.to_thread(os.path.exists, path)
-            if is_there is new:
-                raise StorageError(f"{path} {'is there already' if new else 'is missing'}")
-        return await open_sqlite(
+            if not new and not await asyncio.to_thread(os.path.exists, path):
+                raise StorageError(f"{path} is missing")
+        store = await open_sqlite(
             path,
             durability=settings.durability,
             clock=self.clock,
             on_fatal=lambda error: self.on_fatal(f"the journal failed: {error}"),
         )
+        if environment is not None and new and store.journal.last_seq:
+            await store.close()
+            raise Conflict(f"{path} is there already and is not empty: move it away")
+        return store
 
     # -- environments -----------------------------------------------------------------------------
 

@@ -201,3 +201,34 @@ class Deleted(View, frozen=True):
 
     status: str
     deleted: str
+
+
+class ApiKeyView(View, frozen=True):
+    """A key, as the protocol's SDKs know it. `environment_id` is empty for all environments."""
+
+    id: str
+    name: str
+    key_prefix: str
+    environment_id: str
+    role_ids: list[str]
+    tool_scopes: list[str]
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+
+
+class NewApiKeyView(ApiKeyView, frozen=True):
+    """A key that was just made; `key` is its secret."""
+
+    key: str
+
+
+class CreateApiKeyRequest(Request, frozen=True):
+    """A key to be made; `env_id` is the id or name of an environment."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    env_id: str = ""
+    expires_in: str = ""
+    role_ids: tuple[str, ...] = ()
+    platform: bool = False
+    tool_scopes: tuple[str, ...] = ()

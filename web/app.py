@@ -15,6 +15,7 @@ from aiohttp import web
 
 from ironflow.actors.engine import Engine
 from ironflow.web import (
+    apikeys_api,
     breakers_api,
     directory_api,
     events_api,
@@ -115,6 +116,7 @@ ROUTES = (
     *breakers_api.ROUTES,
     *lanes_api.ROUTES,
     *keys_api.ROUTES,
+    *apikeys_api.ROUTES,
     *directory_api.ROUTES,
     *roles_api.ROUTES,
 )

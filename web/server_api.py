@@ -64,6 +64,16 @@ async def get_ready(call: Call[Query, None]) -> Answer:
     return (503 if issues else 200), wire.Ready(status=status, issues=issues)
 
 
+async def get_capabilities(call: Call[Query, None]) -> Answer:
+    """What clients of the protocol may count on."""
+    return 200, wire.Capabilities(
+        transports=["rest", "connect", "sse"],
+        features=["functions", "runs", "events", "workers", "environments", "roles", "policies"],
+        version=call.state.version,
+        auth_required=call.engine.keyring.is_needed,
+    )
+
+
 async def get_statistics(call: Call[Query, None]) -> Answer:
     """The server now, in numbers."""
     engine = call.engine
@@ -109,6 +119,15 @@ async def list_actors(call: Call[ActorsQuery, None]) -> Answer:
 
 
 ROUTES = (
+    Route(
+        method="GET",
+        path="/api/v1/capabilities",
+        handle=get_capabilities,
+        summary="What clients may count on, and whether they need a key",
+        tag="server",
+        response=wire.Capabilities,
+        statuses={200: "Transports, features, version"},
+    ),
     Route(
         method="GET",
         path="/",

@@ -23,6 +23,15 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Base of response bodies."""
 
 
+class Capabilities(View, frozen=True):
+    """What clients of the protocol may count on."""
+
+    transports: list[str]
+    features: list[str]
+    version: str
+    auth_required: bool
+
+
 class Problem(View, frozen=True, omit_defaults=True, kw_only=True):
     """An error (RFC 9457). `field` names the part of the request that is wrong, where one is."""
 

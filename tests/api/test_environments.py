@@ -17,6 +17,7 @@ import pytest
 import ironflow.sdk.function as sdk
 from ironflow.server import Server
 from ironflow.settings import Settings
+from ironflow.storage.sqlite import open_sqlite
 
 MARK = "xyzzy"
 """In the name of everything of the environment that is looked for."""
@@ -177,7 +178,15 @@ MAKES = {
     ("POST", "/environments/{environment}/api/v1/executions/commands"),
 }
 """What makes something of that name in the asker's own environment, and reports without a lease."""
-OF_ALL = {"/health", "/ready", "/metrics", "/api/health", "/api/ready", "/api/hello"}
+OF_ALL = {
+    "/health",
+    "/ready",
+    "/metrics",
+    "/api/health",
+    "/api/ready",
+    "/api/hello",
+    "/api/v1/capabilities",
+}
 SHARED = {"project", "organization"}
 """Parts of paths that the key may see: its environment is in them, too."""
 
@@ -360,6 +369,22 @@ async def test_environments_are_there_after_a_restart_and_gone_when_deleted(tmp_
             "env_default": "active", "env_dev": "unavailable", "env_staging_2": "active",
         }  # fmt: skip
         assert not [name for name in os.listdir(tmp_path) if "env_staging.db" in name]
+
+
+async def test_what_a_killed_creation_left_is_taken_and_what_is_somebodys_is_not(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path) as served:
+        await (await open_sqlite(tmp_path / "app.env_left.db")).close()
+        await served.made("POST", "/api/v1/environments", "root", {"name": "left"})
+        await served.key("left", "developer", "left")
+        await served.made("POST", "/api/v1/events", "left", {"name": "a", "data": 1})
+    os.rename(tmp_path / "app.env_left.db", tmp_path / "app.env_mine.db")
+    async with serving(tmp_path) as served:
+        taken = await served.ask("POST", "/api/v1/environments", "root", {"name": "mine"})
+        assert (taken.status, taken.json["code"]) == (409, "conflict")
+        assert "app.env_mine.db" in taken.text
+        assert (tmp_path / "app.env_mine.db").exists()
 
 
 async def test_prefect_and_workflow_paths_are_the_default_environments(tmp_path: Path) -> None:
