@@ -23,6 +23,7 @@ from ironflow.core.explain import wake_sources
 from ironflow.core.prefect.runs import is_ours as is_of_flow_run
 from ironflow.core.runs import Run, RunStatus, StepStatus
 from ironflow.storage.ports import (
+    RUN_LANES,
     RUNS,
     SNAPSHOTS,
     TIMERS,
@@ -139,6 +140,25 @@ def waiters_agree_with_stream(run: Run, picture: Picture) -> Iterator[str]:
             yield f"has a waiter for step {step!r}, which waits for nothing"
 
 
+def lanes_agree_with_stream(run: Run, picture: Picture) -> Iterator[str]:
+    """Where a run needs places and its rank are there until it has ended."""
+    rows = picture.rows(RUN_LANES, run.id)
+    ranked = bool(run.lanes or run.priority or run.share is not None)
+    if not rows:
+        if ranked and not run.is_terminal:
+            yield "has no row that says where it needs places"
+        return
+    _, lanes, priority, share = rows[0]
+    if run.is_terminal:
+        yield "has ended and still has a row of its lanes"
+    elif (tuple(msgspec.json.decode(lanes)), priority, share) != (
+        run.lanes,
+        run.priority,
+        run.share,
+    ):
+        yield f"its row says {lanes}, {priority}, {share!r}, its stream {run.lanes}"
+
+
 def something_will_wake_it(run: Run, picture: Picture) -> Iterator[str]:
     """A run that has not ended holds something that brings it on, and that is really there."""
     if run.is_terminal:
@@ -168,6 +188,7 @@ RUN_LAWS: tuple[Law, ...] = (
     row_agrees_with_stream,
     timers_agree_with_stream,
     waiters_agree_with_stream,
+    lanes_agree_with_stream,
     something_will_wake_it,
 )
 

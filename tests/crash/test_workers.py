@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +204,44 @@ def crew_wait(seconds: float, server: ServerProcess) -> None:
     except subprocess.TimeoutExpired:
         return
     pytest.fail("the server ended by itself")
+
+
+THROTTLED = """
+from ironflow.worker import Worker, function
+
+@function(id="foreign", concurrency={"limit": 2, "key": "data.org"},
+          throttle={"limit": 3, "period": "2s", "key": "data.org"})
+async def foreign(ctx):
+    return await ctx.step.run("work", lambda: ctx.event.data["n"])
+
+Worker(functions=[foreign], heartbeat_interval="500ms").run()
+"""
+
+
+def test_the_unmodified_sdk_is_throttled(
+    bare_server: ServerProcess,
+    crew: list[WorkerProcess],
+    peer_python: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    server = bare_server
+    script = tmp_path / "throttled.py"
+    script.write_text(THROTTLED)
+    server.start()
+    crew.append(WorkerProcess(server, [str(peer_python("ironflow-py")), str(script)]))
+    crew[0].start()
+    wait_for_function(server, "foreign")
+    shown = server.get("/api/v1/functions/foreign")["flow_control"]
+    assert shown["throttle"] == {"limit": 3, "period": 2.0, "key": "data.org"}
+    path = "/api/v1/functions/foreign/invoke"
+    bodies = [{"input": {"org": "a", "n": number}} for number in range(7)]
+    ids = [server.post(path, body)["run_id"] for body in bodies]
+    lost = server.post(path, {"input": {"n": 9}})["run_id"]
+    runs = [server.get(f"/api/v1/runs/{run_id}/result?wait=60s") for run_id in ids]
+    assert [run["result"] for run in runs] == list(range(7))
+    begun = [server.get(f"/api/v1/runs/{run_id}")["started_at"] for run_id in ids]
+    moments = sorted(map(datetime.fromisoformat, begun))
+    for first, last in zip(moments, moments[3:], strict=False):
+        assert last - first >= timedelta(seconds=2)
+    failed = server.get(f"/api/v1/runs/{lost}/result?wait=60s")
+    assert failed["error"]["code"] == "THROTTLE_KEY_UNRESOLVED"

@@ -347,6 +347,16 @@ class LanesKeepTheirLaws(RuleBasedStateMachine):
             assert last - first >= PERIOD
 
     @invariant()
+    def what_is_empty_costs_nothing(self) -> None:
+        if not self.tickets:
+            lanes = self.lanes
+            assert not lanes._lines
+            assert not lanes._queues
+            assert not lanes._waiting
+            assert not lanes._held
+            assert not lanes._holders
+
+    @invariant()
     def a_full_throttle_says_when_it_opens(self) -> None:
         state = self.lanes.state("f#throttle")
         reserved = self.windows.reserved("f#throttle")
@@ -356,3 +366,33 @@ class LanesKeepTheirLaws(RuleBasedStateMachine):
 
 
 TestLanes = LanesKeepTheirLaws.TestCase
+
+
+def test_no_run_is_looked_at_before_its_turn() -> None:
+    """Thousands who wait behind a user's own limit and everybody's: each release asks a few lanes
+    for room, however many wait.
+    """
+    limits = {"all": 3}
+    time, asked = Time(), Counter[str]()
+
+    def limit_of(lane: str) -> int:
+        asked["limit"] += 1
+        return limits.get(lane.partition("#")[0], 1)
+
+    admitted: list[str] = []
+    lanes = Lanes(
+        limit_of,
+        lambda function_id, share: 1.0,
+        lambda ticket: admitted.append(ticket.run_id),
+        Windows(lambda lane: (1, PERIOD), time, time.later),
+    )
+    waiting = 5000
+    for number in range(waiting):
+        user = "abcd"[number % 4] if number % 2 else "a"
+        lanes.enqueue(Ticket(f"r{number:05d}", "f", number, ("all#0", f"f#1:{user}"), 0, user))
+    asked.clear()
+    for number in range(waiting):
+        before = asked["limit"]
+        lanes.release(admitted[number])
+        assert asked["limit"] - before < 30
+    assert len(admitted) == waiting

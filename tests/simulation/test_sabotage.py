@@ -17,6 +17,7 @@ from ironflow.actors.timers import Timers
 from ironflow.actors.windows import Windows
 from ironflow.core import decisions, reports
 from ironflow.core import effects as fx
+from ironflow.core.lanes import is_throttle
 from ironflow.simulation.case import play, shrink
 from ironflow.storage.ports import DELIVERIES, TIMERS
 
@@ -121,7 +122,8 @@ def grant_without_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def let_everybody_into_a_lane(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Lanes, "_room", lambda self, lane: 1)
+    honest = Lanes._room
+    patch.setattr(Lanes, "_room", lambda self, lane: honest(self, lane) if is_throttle(lane) else 1)
 
 
 def let_everybody_begin_at_once(patch: pytest.MonkeyPatch) -> None:
