@@ -23,6 +23,7 @@ from ironflow.actors.environment import Environment
 from ironflow.actors.fleet import LEASE, Fleet
 from ironflow.actors.handlers import HandlerActor
 from ironflow.actors.hosts import Hosts, Slots
+from ironflow.actors.intakes import ACTORS, Intakes
 from ironflow.actors.janitor import Janitor
 from ironflow.actors.kernel import Behavior, Ensure, Ref
 from ironflow.actors.keyring import Keyring
@@ -52,6 +53,7 @@ from ironflow.core.errors import (
     Conflict,
     Damaged,
     Draining,
+    FailedPrecondition,
     Gone,
     IdempotencyConflict,
     InvalidInput,
@@ -59,6 +61,7 @@ from ironflow.core.errors import (
 )
 from ironflow.core.execution import Host
 from ironflow.core.functions import Definition, check_policies
+from ironflow.core.intake import defers
 from ironflow.core.lanes import Policies, lanes_of
 from ironflow.core.patterns import validate_event_name
 from ironflow.core.prefect.lists import as_run
@@ -141,6 +144,8 @@ class Engine:
         self.system.register(Behavior("run", partial(RunActor, make), bound=10_000))
         self.system.register(Behavior("handler", partial(HandlerActor, make)))
         self.system.register(Behavior("schedule", partial(ScheduleActor, make)))
+        for kind, actor in ACTORS.items():
+            self.system.register(Behavior(kind, partial(actor, make), bound=100_000))
         self.system.register(
             Behavior("router", partial(Router, make), bound=100_000, idle_after=None)
         )
@@ -158,6 +163,8 @@ class Engine:
         self.keyring = Keyring(store, clock, ids)
         self.registrar = Registrar(store, clock)
         self.router = self.system.ref("router")
+        self.intakes = Intakes(self)
+        """The doors of what waits before it becomes a run."""
         self.workflows = Workflows(self)
         """The doors of event-driven workflows."""
         self.feeds = Feeds(make, keep_prefect_events)
@@ -359,19 +366,24 @@ class Engine:
         `IdempotencyConflict`,
         `Draining`, `Overloaded`, `StorageFull`.
         """
-        return await self._create(await self._prepare(function_id, data, idempotency_key))
+        definition = await self._definition(function_id)
+        if defers(definition) is not None:
+            return await self.intakes.defer(definition, data, idempotency_key)
+        return await self._create(definition, self._prepare(definition, data, idempotency_key))
 
-    async def _prepare(
-        self, function_id: str, data: bytes, idempotency_key: str | None
-    ) -> tuple[str, c.CreateRun]:
-        """The run's id and the command that creates it."""
+    async def _definition(self, function_id: str) -> Definition:
+        """What is invoked: as this process can execute it, else as it was registered."""
         self.check_open()
         spec = self.host.spec(function_id)
+        return spec.definition if spec is not None else (await self.function(function_id))[1]
+
+    def _prepare(
+        self, definition: Definition, data: bytes, idempotency_key: str | None
+    ) -> tuple[str, c.CreateRun]:
+        """The run's id and the command that creates it."""
+        function_id, spec = definition.id, self.host.spec(definition.id)
         if spec is not None:
-            definition = spec.definition
             spec.check_input(data)
-        else:
-            _, definition = await self.function(function_id)
         if idempotency_key is None:
             run_id = self.ids.new()
         else:
@@ -393,9 +405,11 @@ class Engine:
             self.environment.fresh.add(run_id)
         return run_id, command
 
-    async def _create(self, prepared: tuple[str, c.CreateRun]) -> c.Created:
+    async def _create(self, definition: Definition, prepared: tuple[str, c.CreateRun]) -> c.Created:
         run_id, command = prepared
         try:
+            if definition.flow_control.singleton is not None:
+                return await self.intakes.admit(definition, run_id, command)
             return await self.system.ref("run", run_id).ask(command)
         finally:
             self.environment.fresh.discard(run_id)  # if its actor was never made
@@ -414,29 +428,54 @@ class Engine:
         """
         self.check_open()
         validate_event_name(name, "name")
+        return await self.emit_for(None, name, data, idempotency_key, source)
+
+    async def emit_for(
+        self,
+        function_id: str | None,
+        name: str,
+        data: bytes,
+        idempotency_key: str | None,
+        source: str,
+    ) -> c.Emitted:
+        """`emit`; with a `function_id` for that function alone, in a space of keys of its own."""
         digest = _digest(data)
+        known: EventEmitted | None = None
         if idempotency_key is None:
             event_id = self.ids.new()
         else:
             _check_key(idempotency_key)
-            event_id = self.environment.derive_id("event", name, idempotency_key)
+            scope = (name,) if function_id is None else (name, function_id)
+            event_id = self.environment.derive_id("event", *scope, idempotency_key)
             row = await self.store.reader.event(event_id)
             if row is not None:
                 known = msgspec.json.decode(row.data, type=EventEmitted)
                 if known.data_hash != digest:
                     raise IdempotencyConflict(idempotency_key, f"event {event_id}")
-                return c.Emitted(event_id, known.runs, False)
-        payload, blob = pack(data)
-        command = c.EmitEvent(
-            id=event_id,
-            name=name,
-            data=payload,
-            source=source,
-            idempotency_key=idempotency_key,
-            data_hash=digest,
-            blob=blob,
+        if known is not None:
+            emitted = c.Emitted(event_id, known.runs, False, known.intakes)
+        else:
+            payload, blob = pack(data)
+            command = c.EmitEvent(
+                id=event_id,
+                name=name,
+                data=payload,
+                source=source,
+                idempotency_key=idempotency_key,
+                data_hash=digest,
+                function_id=function_id,
+                blob=blob,
+            )
+            emitted = await self.router.ask(command)
+        if not emitted.intakes:
+            return emitted
+        outcomes = tuple(await self.store.reader.outcomes([event_id]))
+        started = tuple(o.run_id for o in outcomes if o.fate == "started")
+        for run_id in started:
+            await self.intakes.until_recorded(run_id)
+        return msgspec.structs.replace(
+            emitted, run_ids=emitted.run_ids + started, outcomes=outcomes
         )
-        return await self.router.ask(command)
 
     async def cancel(self, run_id: str, reason: str = "cancelled by request") -> str:
         """Cancel a run; answers its status. Raises `NotFound`, `Conflict` when it has ended."""
@@ -463,6 +502,8 @@ class Engine:
             run = await self.run(run_id)
             if run.input.blob is not None and run.options.cancel_on:
                 blob = await self.load_payload(run.input)
+            if run.gate is not None:
+                return await self.intakes.readmit(run, c.RetryRun(reason, blob))
         return await actor.ask(c.RetryRun(reason, blob))
 
     async def _actor(self, run_id: str) -> Ref:
@@ -502,10 +543,17 @@ class Engine:
         timeout: float | None = None,
     ) -> tuple[c.Created, Run | None]:
         """`invoke`, then `wait`, without a read in between when the run is new."""
-        prepared = await self._prepare(function_id, data, idempotency_key)
+        definition = await self._definition(function_id)
+        fate = defers(definition)
+        if fate is not None:
+            raise FailedPrecondition(
+                f"function {function_id} is {fate}: its runs start later and with other events, so "
+                "there is no run to wait for; invoke it without waiting"
+            )
+        prepared = self._prepare(definition, data, idempotency_key)
         future = self.endings.expect(prepared[0])
         try:
-            created = await self._create(prepared)
+            created = await self._create(definition, prepared)
             if not created.created:
                 return created, await self.wait(created.run_id, timeout)
             try:

@@ -41,6 +41,8 @@ class Environment:
     max_crashes: int = MAX_CRASHES
     salt: tuple[str, ...] = ()
     """Goes into ids that are made from names, so that they differ from server to server."""
+    fates: dict[tuple[str, str], int] = field(default_factory=dict)
+    """How many requests had which fate at intakes, by function and fate (for metrics)."""
 
     def __post_init__(self) -> None:
         """Workflow streams are read from the same store."""
@@ -49,3 +51,8 @@ class Environment:
     def derive_id(self, *parts: str) -> str:
         """The id that belongs to these parts here."""
         return derive_id(*parts, *self.salt)
+
+    def count_fate(self, function_id: str, fate: str) -> None:
+        """Something became of a request for a run."""
+        key = function_id, fate
+        self.fates[key] = self.fates.get(key, 0) + 1

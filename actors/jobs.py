@@ -114,6 +114,7 @@ async def make_job(lease: Lease, by_commands: bool, clock: Clock) -> pull.Job:
             (event.id, event.name) if event is not None else None,
             assignment.created_at,
             data if data is not None else values[assignment.input.blob or ""],
+            assignment.events,
         ),
         completed_steps=pull.finished_steps(assignment.run_id, steps, values),
         step_sequence_base=lease.base,

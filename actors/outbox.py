@@ -22,7 +22,8 @@ from ironflow.storage.ports import Delivery
 if TYPE_CHECKING:
     from ironflow.actors.system import System
 
-ROUTER = "router/"
+AT_ONCE = ("router/", "debounce/", "batch/", "singleton/")
+"""Targets that take their messages at once: they know which of them they have taken."""
 
 _encode = msgspec.json.Encoder().encode
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {
@@ -62,7 +63,8 @@ class Outbox:
 
     A run gets its messages one at a time, in the order in which they were committed: it must not be
     told to end before it is told to begin, although either message may be refused and repeated. The
-    router takes events in any order and gets them at once.
+    router takes events in any order, and intakes know what they have taken: they get theirs at
+    once.
     """
 
     def __init__(self, system: System) -> None:
@@ -77,7 +79,7 @@ class Outbox:
         messages = self._pending.setdefault(target, {})
         messages[delivery] = message
         reach("message.posting")
-        if len(messages) == 1 or target == ROUTER:
+        if len(messages) == 1 or target.startswith(AT_ONCE):
             self.deliver(target, message)
 
     def consumed(self, target: str, delivery: str) -> None:
@@ -87,17 +89,21 @@ class Outbox:
             return
         if not messages:
             del self._pending[target]
-        elif target != ROUTER:
+        elif not target.startswith(AT_ONCE):
             self.deliver(target, next(iter(messages.values())))
 
     def has(self, target: str, delivery: str) -> bool:
         """Whether a message is committed, not consumed, and known here."""
         return delivery in self._pending.get(target, {})
 
+    def pending(self, target: str) -> list[str]:
+        """What the target has not consumed, in the order in which it was committed."""
+        return list(self._pending.get(target, ()))
+
     def repost(self, target: str) -> None:
         """Post again what the target has not consumed; it failed in between."""
         messages = list(self._pending.get(target, {}).values())
-        for message in messages if target == ROUTER else messages[:1]:
+        for message in messages if target.startswith(AT_ONCE) else messages[:1]:
             self.deliver(target, message)
 
     def deliver(self, target: str, message: Message[Any]) -> None:

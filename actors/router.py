@@ -24,6 +24,7 @@ from ironflow.core.clock import derive_id, to_rfc3339
 from ironflow.core.entries import EventRef, Payload, pack
 from ironflow.core.errors import Gone, IdempotencyConflict, IronflowError, StorageError
 from ironflow.core.functions import FunctionSpec
+from ironflow.core.intake import intake_of
 from ironflow.core.messages import Message
 from ironflow.core.patterns import PatternIndex
 from ironflow.core.values import convert_input, encode_plain
@@ -62,11 +63,25 @@ class EventEmitted(msgspec.Struct, frozen=True, omit_defaults=True):
     data_hash: str = ""
     idempotency_key: str | None = None
     runs: tuple[str, ...] = ()
+    """Runs that it started at once."""
     delivered: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+    """The functions of `runs`."""
+    intakes: tuple[str, ...] = ()
+    """Functions whose flow control decides what becomes of it: see the table of outcomes."""
+    filtered: tuple[str, ...] = ()
+    """Functions with a trigger for its name whose filter it did not pass."""
+    function_id: str | None = None
+    """The only function that it was for."""
 
 
 class FunctionsChanged(Message[None], frozen=True):
     """The functions that this process serves have changed."""
+
+
+def _starts(send: c.Send) -> bool:
+    """Whether a request is a run at once."""
+    return isinstance(send.message, c.CreateRun)
 
 
 class Router(Actor):
@@ -75,7 +90,8 @@ class Router(Actor):
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
         self.triggers: PatternIndex[tuple[FunctionSpec, int]] = PatternIndex()
-        self.recent: dict[str, tuple[c.Emitted, str]] = {}
+        self.recent: dict[str, tuple[c.Emitted, str, tuple[str, ...]]] = {}
+        """By event: what was answered, the hash of its data, the intakes that were asked."""
         self.chores: dict[asyncio.Task[None], None] = {}
 
     async def start(self) -> None:
@@ -142,22 +158,22 @@ class Router(Actor):
             batch.deletes.append((DELIVERIES, (command.delivery,)))
         known = self.recent.get(command.id)
         if known is not None:
-            emitted, data_hash = known
+            emitted, data_hash, asked = known
             if data_hash != command.data_hash:
                 raise IdempotencyConflict(
                     command.idempotency_key or command.id, f"event {command.id}"
                 )
             again = msgspec.structs.replace(emitted, created=False)
-            return self._commit(batch, envelope, command, again, [], [])
+            return self._commit(batch, envelope, command, again, [], [], asked=asked)
         at = command.at or env.clock.now()
         event = self._describe(command, at)
-        creates = [
-            c.Send(f"run/{derive_id('event', command.id, spec.id)}", self._create(spec, command))
-            for spec in self._match(event)
-        ]
-        waiters = self.environment.waiters.take(event)
+        matched, filtered = self._match(event, command.function_id)
+        creates = [self._request(spec, command, event["data"], at) for spec in matched]
+        starts = [spec.id for spec, send in zip(matched, creates, strict=True) if _starts(send)]
+        alone = command.function_id is not None
+        waiters = [] if alone else self.environment.waiters.take(event)
         delivers = self._deliveries(event, waiters, batch)
-        run_ids = tuple(send.target.removeprefix("run/") for send in creates)
+        run_ids = tuple(send.target.removeprefix("run/") for send in creates if _starts(send))
         entry = EventEmitted(
             command.name,
             command.data,
@@ -166,6 +182,10 @@ class Router(Actor):
             command.idempotency_key,
             run_ids,
             tuple(send.target.removeprefix("run/") for send in delivers),
+            tuple(starts),
+            tuple(spec.id for spec in matched if spec.id not in starts),
+            tuple(filtered),
+            command.function_id,
         )
         stream = f"event/{command.id}"
         batch.entries.append(NewEntry(stream, 1, at, "event.emitted", msgspec.json.encode(entry)))
@@ -175,12 +195,15 @@ class Router(Actor):
             batch.puts.append((BLOB_REFS, (stream, command.data.blob)))
             if command.blob is not None:
                 batch.puts.append((BLOBS, (command.data.blob, len(command.blob), command.blob)))
-        emitted = c.Emitted(command.id, run_ids, True)
-        self._remember(emitted, command.data_hash)
+        emitted = c.Emitted(command.id, run_ids, True, entry.intakes)
+        intakes = tuple(send.target for send in creates if not _starts(send))
+        self._remember(emitted, command.data_hash, intakes)
+        for function_id in filtered:
+            env.count_fate(function_id, "filtered")
         return self._commit(batch, envelope, command, emitted, creates, delivers, waiters)
 
-    def _remember(self, emitted: c.Emitted, data_hash: str) -> None:
-        self.recent[emitted.event_id] = (emitted, data_hash)
+    def _remember(self, emitted: c.Emitted, data_hash: str, intakes: tuple[str, ...]) -> None:
+        self.recent[emitted.event_id] = (emitted, data_hash, intakes)
         while len(self.recent) > REMEMBERED:
             del self.recent[next(iter(self.recent))]
 
@@ -193,6 +216,7 @@ class Router(Actor):
         creates: list[c.Send],
         delivers: list[c.Send],
         taken: Sequence[Waiter] = (),
+        asked: Sequence[str] = (),
     ) -> object:
         env, now = self.environment, self.environment.clock.now()
         sends = []
@@ -217,22 +241,25 @@ class Router(Actor):
                 env.outbox.consumed("router/", command.delivery)
             for send in sends:
                 env.outbox.post(*send)
-            if creates and envelope.reply is not None:
-                self._spawn(self._answer(envelope, emitted))
+            targets = [send.target for send in creates] or asked
+            if targets and envelope.reply is not None:
+                self._spawn(self._answer(envelope, emitted, targets))
             else:
                 self.cell.answer(envelope, emitted)
 
         env.store.journal.append(batch, committed)
         return LATER
 
-    async def _answer(self, envelope: Envelope, emitted: c.Emitted) -> None:
-        """Answer once the runs can be read, so that whoever holds their ids finds them."""
-        for run_id in emitted.run_ids:
+    async def _answer(self, envelope: Envelope, emitted: c.Emitted, targets: Sequence[str]) -> None:
+        """Answer once the runs can be read, so that whoever holds their ids finds them, and what
+        became of the event at intakes.
+        """
+        for target in targets:
             try:
                 # First in, first out: this is answered once the creation is on its way to the disk.
-                await self.system.ref("run", run_id).ask(Ensure(), trusted=True)
+                await self.system.at(target).ask(Ensure(), trusted=True)
             except (IronflowError, TimeoutError) as error:
-                log.warning("run %s of event %s is delayed: %s", run_id, emitted.event_id, error)
+                log.warning("%s of event %s is delayed: %s", target, emitted.event_id, error)
         await self.environment.store.journal.flush()
         self.cell.answer(envelope, emitted)
 
@@ -246,17 +273,31 @@ class Router(Actor):
             "source": command.source,
         }
 
-    def _match(self, event: dict[str, Any]) -> list[FunctionSpec]:
-        """The functions that the event starts, each once."""
+    def _match(
+        self, event: dict[str, Any], only: str | None
+    ) -> tuple[list[FunctionSpec], list[str]]:
+        """The functions that the event starts, each once, and those whose filter it does not
+        pass.
+        """
+        if only is not None:
+            spec = self.environment.host.spec(only)
+            return [] if spec is None else [spec], []
         found: dict[str, FunctionSpec] = {}
+        filtered: dict[str, None] = {}
         for spec, number in self.triggers.find(event["name"]):
             expression = spec.filters[number][1]
             if expression is None or expression.matches({"event": event, "data": event["data"]}):
                 found[spec.id] = spec
-        return list(found.values())
+            else:
+                filtered[spec.id] = None
+        return list(found.values()), [name for name in filtered if name not in found]
 
-    def _create(self, spec: FunctionSpec, command: c.EmitEvent) -> c.CreateRun:
-        return c.CreateRun(
+    def _request(self, spec: FunctionSpec, command: c.EmitEvent, data: object, at: int) -> c.Send:
+        """What the event asks of a function: a run at once, or whatever its flow control makes of
+        it.
+        """
+        run_id = derive_id("event", command.id, spec.id)
+        create = c.CreateRun(
             function_id=spec.id,
             input=command.data,
             input_hash=command.data_hash,
@@ -264,6 +305,26 @@ class Router(Actor):
             code=spec.definition.code,
             event=EventRef(command.id, command.name),
         )
+        intake = intake_of(spec.definition, data)
+        if intake is None:
+            return c.Send(f"run/{run_id}", create)
+        control, key = spec.definition.flow_control, intake.key
+        message: Message[Any]
+        if control.debounce is not None:
+            message = c.Defer(key=key, policy=control.debounce, run_id=run_id, create=create, at=at)
+        elif control.batch is not None:
+            message = c.Collect(
+                key=key,
+                policy=control.batch,
+                run_id=run_id,
+                create=create,
+                at=at,
+                source=command.source,
+            )
+        else:
+            assert control.singleton is not None
+            message = c.Admit(key=key, mode=control.singleton.mode, run_id=run_id, create=create)
+        return c.Send(intake.address, message)
 
     def _deliveries(
         self, event: dict[str, Any], waiters: Sequence[Waiter], batch: Batch

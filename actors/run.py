@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from ironflow.actors.admission import prepare
 from ironflow.actors.effects import LocalEffects
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import LATER, Ensure, Envelope
@@ -25,8 +26,6 @@ from ironflow.core import commands as c
 from ironflow.core import decisions as d
 from ironflow.core import effects as fx
 from ironflow.core import entries as e
-from ironflow.core.clock import SECOND, to_rfc3339
-from ironflow.core.durations import format_duration
 from ironflow.core.entries import (
     KINDS,
     RunCreated,
@@ -37,9 +36,9 @@ from ironflow.core.entries import (
     encode_entry,
     payloads,
 )
-from ironflow.core.errors import Damaged, IronflowError, StorageError
+from ironflow.core.errors import Damaged, IronflowError
 from ironflow.core.execution import Assignment
-from ironflow.core.lanes import Rank, is_throttle, lanes_of
+from ironflow.core.lanes import is_throttle, lanes_of
 from ironflow.core.messages import Message
 from ironflow.core.runs import Run, RunStatus, StepStatus, apply
 from ironflow.core.turns import job_timers
@@ -63,12 +62,6 @@ log = logging.getLogger("ironflow.runs")
 _encode_state = msgspec.json.Encoder().encode
 _decode_state = msgspec.json.Decoder(Run).decode
 
-
-FETCH_AGAIN = 1.0
-"""Seconds until an input that could not be read is read again."""
-
-RATE_RETRY = SECOND
-"""Microseconds after which a rate limit is asked again whose runs are still being made."""
 
 ENDS = (e.WaitEnded, e.StepRetryDue)
 """Entries by which a wait ends that a body may be in."""
@@ -169,6 +162,8 @@ class RunActor(StreamActor):
         """What the body that is being started is to be unwound for."""
         self.unsettled: set[str] = set()
         """Steps whose end is on its way to the disk: bodies must not know of it yet."""
+        self.asked: str | None = None
+        """The singleton that was asked to let the run in, before it exists."""
         self.unsure: set[str] = set()
         """Steps whose waiters are in memory but perhaps not yet in the database."""
 
@@ -218,10 +213,11 @@ class RunActor(StreamActor):
             or self.starting
             or env.host.is_hot(run.id, run.execution)
         )
-        if isinstance(message, c.CreateRun) and not run.exists:
-            if message.blob is None and self._depends_on_input(message):
-                return self._fetch_input(message)
-            message = self._complete(message)
+        if not run.exists and (kind is c.CreateRun or kind is c.CancelRun):
+            completed, answer = prepare(self, message, envelope)
+            if completed is None:
+                return answer
+            message = completed
         if situation.barred is not None:
             situation.slot = False
         elif kind is c.Dispatch or kind in d.MAY_START:
@@ -279,75 +275,6 @@ class RunActor(StreamActor):
             self.environment.pool.release(self.run.id, queued)
 
     # -- before the decision ----------------------------------------------------------------------
-
-    def _complete(self, command: c.CreateRun) -> c.CreateRun:
-        """Fill in what the function's definition says, for runs that events, schedules and parents
-        create.
-        """
-        spec = self.environment.host.spec(command.function_id)
-        if spec is None:
-            return command
-        definition = spec.definition
-        facts: dict[str, Any] = {}
-        if command.options is None:
-            facts = {"options": definition.options, "code": definition.code}
-        if definition.kind == "workflow":
-            facts["kind"] = "workflow"
-            if command.parent is None and command.handler is None:
-                facts["handler"] = self.run.id
-        if spec.policies is not None:
-            data = command.input.json if command.input.json is not None else command.blob
-            rank = spec.policies.rank(data, command.event)
-            facts |= {"lanes": rank.lanes, "priority": rank.priority, "share": rank.share}
-            self._admit(definition.id, rank)
-        return msgspec.structs.replace(command, **facts) if facts else command
-
-    def _depends_on_input(self, command: c.CreateRun) -> bool:
-        """Whether what is in an input that lies in the blob table matters here: for the events that
-        cancel the run, or for its place among others.
-        """
-        spec = self.environment.host.spec(command.function_id)
-        options = command.options
-        if options is None and spec is not None:
-            options = spec.definition.options
-        rules = options.cancel_on if options is not None else ()
-        ranked = spec is not None and spec.policies is not None and spec.policies.reads_input
-        return command.input.blob is not None and bool(rules or ranked)
-
-    def _admit(self, function_id: str, rank: Rank) -> None:
-        """See whether flow control lets the run be made, and let it count."""
-        situation, windows = self.situation, self.environment.pool.windows
-        if rank.unresolved is not None:
-            reason = f"the input has no value at {rank.unresolved!r}, the key of the throttle"
-            situation.barred = fx.Barred(reason)
-        elif rank.rate is not None and windows.room(rank.rate) < 1:
-            opens_at = windows.opens_at(rank.rate) or situation.now + RATE_RETRY
-            limit, period = windows.terms(rank.rate)
-            reason = (
-                f"skipped: the rate limit of {function_id} ({limit} in "
-                f"{format_duration(period / SECOND)}, {rank.rate}) is used up until "
-                f"{to_rfc3339(opens_at)}"
-            )
-            situation.barred = fx.Barred(reason, opens_at)
-        elif rank.rate is not None:
-            windows.reserve(rank.rate, self.key)
-            self.counts.append(Start(rank.rate, situation.now, self.key))
-
-    async def _fetch_input(self, command: c.CreateRun) -> None:
-        """A durable message refers to a large input: the event that cancels the run depends on what
-        is in it.
-        """
-        me = self.system.at(self.address)
-        try:
-            blob = await self.environment.store.reader.blob(command.input.blob or "")
-        except StorageError as error:
-            log.warning("the input of run %s cannot be read now: %s", self.key, error)
-            self.system.later(FETCH_AGAIN, me, command)
-            return
-        if blob is None:
-            log.error("the input of run %s is lost; it is not created", self.key)
-            return
-        me.post(msgspec.structs.replace(command, blob=blob))
 
     def _reserve(self, message: Message[Any]) -> None:
         """See whether the body could be run now, and take a slot for it."""
@@ -563,6 +490,7 @@ class RunActor(StreamActor):
             LocalEffects(self.environment, self.system.at(self.address), run.execution),
             self._record,
             self.unsettled,
+            run.events,
         )
 
     def _record(self) -> Run:

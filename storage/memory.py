@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ironflow.core.commands import Outcome
 from ironflow.core.errors import StorageError, StreamConflict
 from ironflow.storage import retention
 from ironflow.storage.journal import GROUP_LIMIT, Fence, GroupJournal, Row, Written
@@ -25,8 +26,10 @@ from ironflow.storage.ports import (
     DELIVERIES,
     EVENTS,
     FUNCTIONS,
+    INTAKES,
     KEYS,
     META,
+    OUTCOMES,
     RUN_LANES,
     RUNS,
     SNAPSHOTS,
@@ -40,6 +43,7 @@ from ironflow.storage.ports import (
     EventFilter,
     EventRow,
     FunctionRow,
+    IntakeRow,
     LaneRow,
     Loaded,
     RetentionRule,
@@ -321,6 +325,37 @@ class MemoryReader:
         """See `ports.Reader`."""
         return [(lane, at, run_id) for lane, at, run_id in self._rows(STARTS).values()]
 
+    async def intakes(
+        self,
+        kind: str,
+        limit: int = 1000,
+        after: tuple[str, str] | None = None,
+        function_id: str | None = None,
+    ) -> list[IntakeRow]:
+        """See `ports.Reader`."""
+        rows = sorted(
+            (row for row in map(IntakeRow._make, self._rows(INTAKES).values()) if row.kind == kind),
+            key=attrgetter("function_id", "key"),
+        )
+        return [
+            row
+            for row in rows
+            if (after is None or (row.function_id, row.key) > after)
+            and function_id in (None, row.function_id)
+        ][:limit]
+
+    async def intakes_of(self, run_ids: Sequence[str]) -> list[IntakeRow]:
+        """See `ports.Reader`."""
+        wanted = set(run_ids)
+        rows = (IntakeRow(*row) for _, row in sorted(self._rows(INTAKES).items()))
+        return [row for row in rows if row.run_id in wanted]
+
+    async def outcomes(self, subjects: Sequence[str]) -> list[Outcome]:
+        """See `ports.Reader`."""
+        wanted = set(subjects)
+        rows = self._rows(OUTCOMES)
+        return [Outcome(*rows[key]) for key in sorted(rows) if key[0] in wanted]
+
     async def deliveries(self) -> list[Delivery]:
         """See `ports.Reader`."""
         return sorted(
@@ -458,6 +493,7 @@ def _remove_streams(
         _remove(rows[RUNS.name], gone_runs)
         _remove(rows[EVENTS.name], gone_events)
         _remove(rows[WAITERS.name], gone_runs)
+        _remove(rows[OUTCOMES.name], gone_runs | gone_events)
         for table in (SNAPSHOTS, BLOB_REFS):
             _remove(rows[table.name], streams)
         _remove(rows[TIMERS.name], streams | {f"flow_run/{id_}" for id_ in gone_runs})

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
+from ironflow.core.commands import Outcome
 from ironflow.core.entries import RunKind
 
 
@@ -95,10 +96,19 @@ BLOBS = Table("blobs", 1, ("hash", "size", "data"), ("size", "data"))
 BLOB_REFS = Table("blob_refs", 2, ("stream", "hash"))
 SNAPSHOTS = Table("snapshots", 1, ("stream", "version", "data"))
 KEYS = Table("keys", 1, ("id", "created_at"))
+INTAKES = Table(
+    "intakes",
+    1,
+    (
+        "address", "kind", "function_id", "key", "run_id", "event_id", "armed_at", "due_at",
+        "size",
+    ),
+)  # fmt: skip
+OUTCOMES = Table("outcomes", 2, ("subject", "function_id", "fate", "run_id", "at", "due_at"))
 META = Table("meta", 1, ("key", "value"))
 TABLES = (
     RUNS, RUN_LANES, STARTS, TIMERS, WAITERS, DELIVERIES, EVENTS, FUNCTIONS, BLOBS, BLOB_REFS,
-    SNAPSHOTS, KEYS, META,
+    SNAPSHOTS, KEYS, INTAKES, OUTCOMES, META,
 )  # fmt: skip
 
 
@@ -194,6 +204,25 @@ class Delivery(NamedTuple):
     kind: str
     data: bytes
     at: int
+
+
+class IntakeRow(NamedTuple):
+    """What waits with one intake of a function, by the value of its policy's key.
+
+    `kind`: `debounce`, `batch` or `singleton`. `run_id` is the run that it will become; of a
+    singleton the one that is under way. `event_id` is the newest request. `size` are the requests
+    in it; of a singleton the runs that have not ended.
+    """
+
+    address: str
+    kind: str
+    function_id: str
+    key: str
+    run_id: str
+    event_id: str
+    armed_at: int
+    due_at: int | None
+    size: int
 
 
 class FunctionRow(msgspec.Struct, frozen=True):
@@ -376,6 +405,24 @@ class Reader(Protocol):
 
     async def starts(self) -> list[tuple[str, int, str]]:
         """What counts for throttles and rate limits: lane, moment, run id."""
+        ...
+
+    async def intakes(
+        self,
+        kind: str,
+        limit: int = 1000,
+        after: tuple[str, str] | None = None,
+        function_id: str | None = None,
+    ) -> list[IntakeRow]:
+        """What waits with intakes of a kind, by (function_id, key), strictly after that key."""
+        ...
+
+    async def intakes_of(self, run_ids: Sequence[str]) -> list[IntakeRow]:
+        """What waits to become one of these runs; of singletons, those that they hold."""
+        ...
+
+    async def outcomes(self, subjects: Sequence[str]) -> list[Outcome]:
+        """What became of these events (or other requests for runs) at intakes, by function."""
         ...
 
     async def deliveries(self) -> list[Delivery]:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from ironflow.core.commands import Outcome
 from ironflow.core.errors import StorageError
 from ironflow.storage import sql
 from ironflow.storage.connection import Connection
@@ -26,6 +27,7 @@ from ironflow.storage.ports import (
     EventFilter,
     EventRow,
     FunctionRow,
+    IntakeRow,
     LaneRow,
     Loaded,
     RunFilter,
@@ -250,6 +252,33 @@ class SqliteReader:
     async def starts(self) -> list[tuple[str, int, str]]:
         """See `ports.Reader`."""
         return await self._fetch(self._scans, self._reads["starts"])
+
+    async def intakes(
+        self,
+        kind: str,
+        limit: int = 1000,
+        after: tuple[str, str] | None = None,
+        function_id: str | None = None,
+    ) -> list[IntakeRow]:
+        """See `ports.Reader`."""
+        values: dict[str, Any] = {"kind": kind, "limit": limit, "only": function_id}
+        values |= dict(zip(("function_id", "key"), after or ("", None), strict=True))
+        rows = await self._fetch(self._scans, self._reads["intakes"], values)
+        return [IntakeRow(*row) for row in rows]
+
+    async def intakes_of(self, run_ids: Sequence[str]) -> list[IntakeRow]:
+        """See `ports.Reader`."""
+        values = (msgspec.json.encode(run_ids).decode(),)
+        rows = await self._fetch(self._lookups, self._reads["intakes_of"], values)
+        return [IntakeRow(*row) for row in rows]
+
+    async def outcomes(self, subjects: Sequence[str]) -> list[Outcome]:
+        """See `ports.Reader`."""
+        if not subjects:
+            return []
+        values = (msgspec.json.encode(subjects).decode(),)
+        rows = await self._fetch(self._lookups, self._reads["outcomes"], values)
+        return [Outcome(*row) for row in rows]
 
     async def deliveries(self) -> list[Delivery]:
         """See `ports.Reader`."""

@@ -171,6 +171,7 @@ def _delete_stream(connection: sqlite3.Connection, prefix: str, id_: str) -> Ret
     entries = connection.execute(queries["delete_entries"], (stream,)).rowcount
     for name in ("delete_snapshot", "delete_references", "delete_timers"):
         connection.execute(queries[name], (stream,))
+    connection.execute(queries["delete_outcomes"], (id_,))
     if prefix == "event/":
         connection.execute(queries["delete_event"], (id_,))
     else:

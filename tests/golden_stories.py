@@ -168,6 +168,18 @@ async def listener(ctx: Any, data: Any) -> Any:
     return await ctx.step.run("hear", give, data["n"])
 
 
+async def successor(ctx: Any, data: Any) -> Any:
+    ctx.step.compensate("undo", asyncio.sleep, 5)
+    for number in range(2):
+        await ctx.step.run(f"work-{number}", asyncio.sleep, 10, number)
+    return data["n"]
+
+
+async def gatherer(ctx: Any, data: Any) -> Any:
+    taken = [event.name for event in ctx.events]
+    return [await ctx.step.run("keep", give, data), taken]
+
+
 # -- from outside ---------------------------------------------------------------------------------
 
 
@@ -220,6 +232,23 @@ async def mend(world: testing.World, run_id: str) -> None:
 
 async def start_by_event(world: testing.World) -> str:
     return (await world.emit("golden.listened", {"n": 7}, idempotency_key="one")).run_ids[0]
+
+
+async def start_successor(world: testing.World) -> str:
+    """The run that takes the place of another one."""
+    await world.emit("golden.succeeded", {"n": 1}, idempotency_key="one")
+    await world.advance(15)
+    emitted = await world.emit("golden.succeeded", {"n": 2}, idempotency_key="two")
+    return emitted.run_ids[0]
+
+
+async def start_gathered(world: testing.World) -> str:
+    """The run of three events that waited for one another."""
+    for n in range(3):
+        emitted = await world.emit("golden.gathered", {"n": n}, idempotency_key=f"the {n}")
+        await world.advance(2)
+    await world.advance(20)
+    return emitted.outcomes[0].run_id
 
 
 async def start_by_schedule(world: testing.World) -> str:
@@ -286,4 +315,41 @@ STORIES = [
         again=golden_workflows.answer,
     ),
     Story("listener", [_made(listener, "listener", on="golden.listened")], start_by_event),
+    Story(
+        "successor",
+        [
+            _made(
+                successor,
+                "successor",
+                on="golden.succeeded",
+                compensate_on=UNDO_ALWAYS,
+                flow_control={"singleton": {"mode": "cancel"}},
+            )
+        ],
+        start_successor,
+    ),
+    Story(
+        "debounced",
+        [
+            _made(
+                gatherer,
+                "debounced",
+                on="golden.gathered",
+                flow_control={"debounce": {"period": 10}},
+            )
+        ],
+        start_gathered,
+    ),
+    Story(
+        "batched",
+        [
+            _made(
+                gatherer,
+                "batched",
+                on="golden.gathered",
+                flow_control={"batch": {"size": 5, "wait": 10}},
+            )
+        ],
+        start_gathered,
+    ),
 ]

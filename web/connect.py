@@ -71,6 +71,8 @@ def add_method(app: web.Application, service: str, name: str, kind: Any, method:
             message = _decode(await request.read(), kind)
             answer = await method(request.app[STATE], message)
         except IronflowError as error:
+            if error.code in STATUSES:
+                return fail(error.code, error.message)
             return fail(CODES.get(error.status, "internal"), error.message)
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 

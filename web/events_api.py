@@ -13,6 +13,7 @@ from ironflow.core.json_text import keep_json
 from ironflow.core.patterns import validate_event_name
 from ironflow.storage.ports import EventFilter
 from ironflow.web import wire
+from ironflow.web.outcomes import Judge
 from ironflow.web.problems import describe
 from ironflow.web.queries import (
     BodyDecoder,
@@ -26,7 +27,7 @@ from ironflow.web.queries import (
     to_micros,
 )
 from ironflow.web.routing import Answer, Call, Route
-from ironflow.web.views import Values, event_view
+from ironflow.web.views import Values, event_views
 
 MAX_BATCH = 1000
 """Events in one request."""
@@ -64,8 +65,12 @@ async def emit_event(call: Call[Query, EmitBody]) -> Answer:
 async def _emit(engine: Engine, body: EmitBody, key: str | None, field: str) -> wire.EmitView:
     data = keep_json(body.data, f"{field}data")
     emitted = await engine.emit(body.name, data, idempotency_key=key)
+    judge = await Judge.of(engine, emitted.outcomes)
     return wire.EmitView(
-        event_id=emitted.event_id, run_ids=list(emitted.run_ids), created=emitted.created
+        event_id=emitted.event_id,
+        run_ids=list(emitted.run_ids),
+        created=emitted.created,
+        outcomes=[judge.view(outcome) for outcome in emitted.outcomes],
     )
 
 
@@ -114,7 +119,7 @@ async def list_events(call: Call[EventsQuery, None]) -> Answer:
     values = Values(call.engine, full=query.full)
     more = len(rows) > len(page)
     return 200, wire.EventPage(
-        items=[await event_view(row, values) for row in page],
+        items=await event_views(call.engine, page, values),
         next_cursor=encode_cursor(page[-1].at, page[-1].id) if more else None,
     )
 
@@ -125,7 +130,8 @@ async def get_event(call: Call[Query, None]) -> Answer:
     row = await call.engine.store.reader.event(event_id)
     if row is None:
         raise NotFound("event", event_id)
-    return 200, await event_view(row, Values(call.engine, full=True))
+    (view,) = await event_views(call.engine, [row], Values(call.engine, full=True))
+    return 200, view
 
 
 ROUTES = (
@@ -135,7 +141,8 @@ ROUTES = (
         handle=emit_event,
         summary="Emit an event",
         details="Durable, with the runs that it starts, when it answers. The same idempotency key "
-        "and name again find the first event; with other data that is a conflict.",
+        "and name again find the first event; with other data that is a conflict. A function that "
+        "is debounced or takes batches starts its run later: see `outcomes`.",
         tag="events",
         request=wire.EmitRequest,
         decode_as=EmitBody,

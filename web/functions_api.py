@@ -11,7 +11,7 @@ from ironflow.core.runs import Run
 from ironflow.web import wire
 from ironflow.web.queries import Query, check_key, parse_wait
 from ironflow.web.routing import Answer, Call, Route
-from ironflow.web.views import failure_view, function_view, load
+from ironflow.web.views import failure_view, function_view, load, moment
 
 
 class InvokeBody(wire.InvokeRequest, frozen=True):
@@ -51,11 +51,22 @@ async def invoke_function(call: Call[WaitQuery, InvokeBody]) -> Answer:
         created, run = await engine.invoke_and_wait(
             function_id, data, idempotency_key=key, timeout=wait
         )
+    if not created.run_id:
+        call.headers["Location"] = f"/api/v1/events/{created.event_id}"
+        return 202, wire.InvokeView(
+            run_id=None,
+            created=created.created,
+            status=created.status,
+            fate=created.fate,
+            due_at=moment(created.due_at),
+            event_id=created.event_id,
+        )
     call.headers["Location"] = f"/api/v1/runs/{created.run_id}"
     if run is not None:
         return 200, wire.InvokeView(
             run_id=run.id,
             created=created.created,
+            fate=created.fate,
             status=run.status.value,
             result=await load(engine, run.result),
             error=failure_view(run.error),
@@ -67,6 +78,7 @@ async def invoke_function(call: Call[WaitQuery, InvokeBody]) -> Answer:
         run_id=created.run_id,
         created=created.created,
         status=status,
+        fate=created.fate,
         timed_out=wait is not None,
     )
     if wait is not None:
@@ -126,7 +138,9 @@ ROUTES = (
         summary="Start a run, and wait for it with `?wait=`",
         details="The run is durable when this answers. The same idempotency key again finds the "
         "first run; with other input that is a conflict. With `wait`, a connection that is closed "
-        "gives up the wait, not the run.",
+        "gives up the wait, not the run. A singleton function answers with the run that is there "
+        "(`skipped`); one that is debounced or takes batches has none yet (202), and refuses "
+        "`wait` (409, `failed_precondition`).",
         tag="functions",
         query=WaitQuery,
         request=wire.InvokeRequest,
@@ -137,7 +151,8 @@ ROUTES = (
         statuses={
             201: "Without `wait`: the run is created",
             200: "With `wait`: the run has ended. Without: the idempotency key found this run",
-            202: "With `wait`: the time is over and the run goes on",
+            202: "With `wait`: the time is over and the run goes on. Without: the function is "
+            "debounced or takes batches, and a run starts later",
         },
         problems=(404, 409, 429, 503, 507),
     ),

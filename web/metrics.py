@@ -307,7 +307,25 @@ class Metrics(Collector):
         )
         for source, count in self._events.items():
             events.add_metric([source], count)
-        return [runs, run_seconds, steps, step_seconds, events]
+        return [runs, run_seconds, steps, step_seconds, events, self._collect_fates()]
+
+    def _collect_fates(self) -> Metric:
+        fates = CounterMetricFamily(
+            "ironflow_intake_requests",
+            "Events and invocations that a function's flow control decided about, by what became "
+            "of them: started, skipped, debounced, batched, or filtered by its trigger.",
+            labels=["function_id", "fate"],
+        )
+        counted: dict[tuple[str, str], int] = {}
+        labels: set[str] = set()
+        for (function_id, fate), count in self.engine.environment.fates.items():
+            known = function_id in labels or len(labels) < MAX_FUNCTIONS
+            label = function_id if known else OTHER
+            labels.add(label)
+            counted[label, fate] = counted.get((label, fate), 0) + count
+        for key, count in counted.items():
+            fates.add_metric(list(key), count)
+        return fates
 
     def _collect_requests(self) -> Iterable[Metric]:
         requests = CounterMetricFamily(

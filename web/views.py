@@ -7,6 +7,7 @@ unless the caller asks for all of them; views of one thing load them.
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from ironflow.actors.run import run_row
 from ironflow.actors.system import ActorStatistics
 from ironflow.core.blockages import Blockage
 from ironflow.core.clock import SECOND, to_rfc3339
+from ironflow.core.commands import Outcome
 from ironflow.core.entries import Failure, Payload, decode_entry
 from ironflow.core.errors import InvalidInput
 from ironflow.core.execution import RunningStep
@@ -27,6 +29,7 @@ from ironflow.core.runs import Run, Step, StepStatus
 from ironflow.core.workflow_steps import StepHistory
 from ironflow.storage.ports import Entry, EventRow, FunctionRow, RunRow
 from ironflow.web import wire
+from ironflow.web.outcomes import Judge, plain_outcomes
 
 FULL_LIMIT = 32 * 1024 * 1024
 """Bytes of large values in one list; past it they are shown by name even if all were asked for."""
@@ -124,6 +127,12 @@ async def run_view(engine: Engine, run: Run, waiting_for: list[str]) -> wire.Run
         version=run.version,
         steps_total=len(run.steps),
         waiting_for=waiting_for,
+        events=[
+            wire.TakenEventView(id=taken.id, name=taken.name, at=to_rfc3339(taken.at))
+            for taken in run.events
+        ],
+        merged=run.merged,
+        behind=run.behind,
     )
 
 
@@ -242,18 +251,33 @@ def _entry_view(entry: Entry, data: Any) -> wire.EntryView:
 # -- events and functions -------------------------------------------------------------------------
 
 
-async def event_view(row: EventRow, values: Values) -> wire.EventView:
-    """An event."""
-    emitted = msgspec.json.decode(row.data, type=EventEmitted)
-    return wire.EventView(
-        id=row.id,
-        name=row.name,
-        data=await values.show(emitted.data),
-        at=to_rfc3339(row.at),
-        source=row.source,
-        idempotency_key=row.idempotency_key,
-        run_ids=list(emitted.runs),
-    )
+async def event_views(
+    engine: Engine, rows: Sequence[EventRow], values: Values
+) -> list[wire.EventView]:
+    """Events, with what became of them."""
+    emitted = [msgspec.json.decode(row.data, type=EventEmitted) for row in rows]
+    asked = [row.id for row, event in zip(rows, emitted, strict=True) if event.intakes]
+    outcomes: dict[str, list[Outcome]] = {}
+    for outcome in await engine.store.reader.outcomes(asked):
+        outcomes.setdefault(outcome.subject, []).append(outcome)
+    judge = await Judge.of(engine, [one for several in outcomes.values() for one in several])
+    views = []
+    for row, event in zip(rows, emitted, strict=True):
+        decided = outcomes.get(row.id, [])
+        started = [one.run_id for one in decided if one.fate == "started"]
+        views.append(
+            wire.EventView(
+                id=row.id,
+                name=row.name,
+                data=await values.show(event.data),
+                at=to_rfc3339(row.at),
+                source=row.source,
+                idempotency_key=row.idempotency_key,
+                run_ids=[*event.runs, *started],
+                outcomes=[*plain_outcomes(event), *map(judge.view, decided)],
+            )
+        )
+    return views
 
 
 def function_view(engine: Engine, row: FunctionRow, definition: Definition) -> wire.FunctionView:

@@ -78,12 +78,31 @@ class EmitRequest(Request, frozen=True):
     idempotency_key: str | None = None
 
 
+class OutcomeView(View, frozen=True):
+    """What became of an event at one function."""
+
+    function_id: str
+    fate: Literal["started", "skipped", "debounced", "batched", "filtered"]
+    """`started`: a run of its own. `skipped`: the function is a singleton and a run was there.
+    `debounced`, `batched`: it waits with others for one run, or was in it. `filtered`: it did not
+    pass the trigger's expression.
+    """
+    run_id: str | None
+    """The run that it started or was skipped for; of what waits, the run once there is one."""
+    due_at: str | None
+    """When what waits starts, if no more events come."""
+    text: str
+
+
 class EmitView(View, frozen=True):
-    """The event and the runs that it started; `created` is False for a repeated key."""
+    """The event and the runs that it started; `created` is False for a repeated key. `outcomes` are
+    those of functions whose flow control decides (debounce, batch, singleton).
+    """
 
     event_id: str
     run_ids: list[str]
     created: bool
+    outcomes: list[OutcomeView] = []
 
 
 class BatchItem(View, frozen=True):
@@ -110,6 +129,8 @@ class EventView(View, frozen=True):
     source: str
     idempotency_key: str | None
     run_ids: list[str]
+    outcomes: list[OutcomeView]
+    """What became of it at each function that it concerned."""
 
 
 class EventPage(View, frozen=True):
@@ -171,11 +192,19 @@ class InvokeRequest(Request, frozen=True):
 
 
 class InvokeView(View, frozen=True):
-    """The run; with `?wait=` also how it ended, if it did in time."""
+    """The run; with `?wait=` also how it ended, if it did in time.
 
-    run_id: str
+    `fate` says what the function's flow control made of it: `skipped` with the run that is there,
+    `debounced` or `batched` with no run yet, but the event (`event_id`) that waits, and `due_at`,
+    when it runs if no more come.
+    """
+
+    run_id: str | None
     created: bool
     status: str
+    fate: Literal["started", "skipped", "debounced", "batched"] = "started"
+    due_at: str | None = None
+    event_id: str | None = None
     result: Any = None
     error: "FailureView | None" = None
     timed_out: bool = False
@@ -384,6 +413,20 @@ class RunView(RunSummary, frozen=True):
     steps_total: int
     waiting_for: list[str]
     """Why it does not go on now, in words; see `/why`."""
+    events: list["TakenEventView"]
+    """The events of its batch, in the order of the datas that are its input."""
+    merged: int
+    """How many events were debounced into it; 0 for a run that was not debounced."""
+    behind: str | None
+    """The run that must have ended before this one begins."""
+
+
+class TakenEventView(View, frozen=True):
+    """One of the events that a run took."""
+
+    id: str
+    name: str
+    at: str
 
 
 class StepView(View, frozen=True):

@@ -7,7 +7,15 @@ import click
 from ironflow.cli import moments
 from ironflow.cli.client import connect, decode, segment
 from ironflow.cli.options import Moment, VerbGroup, json_option, limit_option, server_option
-from ironflow.cli.output import Column, pretty, print_body, print_fields, print_items, print_table
+from ironflow.cli.output import (
+    Column,
+    pretty,
+    print_body,
+    print_fields,
+    print_heading,
+    print_items,
+    print_table,
+)
 from ironflow.cli.run_ids import short_id
 from ironflow.web.wire import EventView
 
@@ -73,12 +81,25 @@ def list_events(
     print_table(columns, rows, empty="no events")
 
 
+def print_outcomes(view: EventView) -> None:
+    """What became of an event at each function that it concerned."""
+    rows = [[one.function_id, one.fate, one.run_id or "", one.text] for one in view.outcomes]
+    columns = [
+        Column("function", wide=True),
+        Column("fate"),
+        Column("run", wide=True),
+        Column("", note=True),
+    ]
+    print_heading("what became of it")
+    print_table(columns, rows, empty="no function has a trigger for it")
+
+
 @events.command("show")
 @click.argument("event")
 @server_option
 @json_option
 def show_event(*, event: str, server: str, as_json: bool) -> None:
-    """Show one EVENT (its id) and the runs that it started.
+    """Show one EVENT (its id) and what became of it.
 
     Example:
       ironflow events show 0192f1d2-7c1a-7d4e-9a51-9c1f2ab34d5e
@@ -95,7 +116,7 @@ def show_event(*, event: str, server: str, as_json: bool) -> None:
             ("emitted", f"{moments.full(view.at)}  ({moments.ago(view.at)})"),
             ("source", view.source),
             ("key", view.idempotency_key or ""),
-            ("runs", "\n".join(view.run_ids)),
             ("data", pretty(view.data)),
         ]
     )
+    print_outcomes(view)

@@ -7,6 +7,7 @@ import time
 import click
 import msgspec
 
+from ironflow.cli import moments
 from ironflow.cli.client import Client, Query, connect, decode, segment
 from ironflow.cli.failures import Failed
 from ironflow.cli.inputs import read_json
@@ -59,10 +60,21 @@ def invoke(
         if wait is not None and view.status != "completed":
             raise Failed
     elif wait is None:
-        found = "" if view.created else " (found by its key)"
-        print(f"run {view.run_id} is {view.status}{found}")
+        print(_describe_start(view))
     else:
         _print_end(view, wait)
+
+
+def _describe_start(view: InvokeView) -> str:
+    """What came of an invocation that nobody waits for."""
+    found = " (found by its key)"
+    if view.run_id is None:
+        when = f", which starts at {moments.full(view.due_at)}" if view.due_at else ""
+        note = "" if view.created else found
+        return f"event {view.event_id} is {view.fate}: no run yet{when}{note}"
+    if view.fate == "skipped":
+        return f"run {view.run_id} is {view.status}: it was there, and none was started"
+    return f"run {view.run_id} is {view.status}{'' if view.created else found}"
 
 
 def _wait_query(seconds: float | None) -> Query:
@@ -72,9 +84,10 @@ def _wait_query(seconds: float | None) -> Query:
 def _wait_on(client: Client, view: InvokeView, seconds: float) -> InvokeView:
     """Go on waiting, in pieces that the server allows, for so many seconds at most."""
     deadline = time.monotonic() + seconds
+    run_id = view.run_id or ""
     while (left := deadline - time.monotonic()) > 0:
         piece = min(left, LONGEST_WAIT)
-        body = client.get(f"/runs/{segment(view.run_id)}/result", _wait_query(piece), piece)
+        body = client.get(f"/runs/{segment(run_id)}/result", _wait_query(piece), piece)
         result = decode(body, ResultView)
         if result.status in TERMINAL:
             return msgspec.structs.replace(
@@ -124,5 +137,8 @@ def emit(*, name: str, text: str | None, key: str | None, server: str, as_json: 
     print(f"event {view.event_id}{found}")
     for run_id in view.run_ids:
         print(f"run {run_id}")
-    if not view.run_ids:
+    for outcome in view.outcomes:
+        if outcome.fate != "started":
+            print(f"{outcome.fate} by {outcome.function_id}: {outcome.text}")
+    if not view.run_ids and not view.outcomes:
         say("it started no run")

@@ -37,7 +37,9 @@ VERBS = {
     "invoke": Entry("invoke", "invoke", "Start a run of FUNCTION (its id)."),
     "emit": Entry("invoke", "emit", "Emit the event NAME, and say which runs it started."),
     "runs": Entry("runs", "runs", "List, show, watch and control runs."),
-    "why": Entry("runs", "why", "Say why a run stands where it stands, and what will wake it."),
+    "why": Entry(
+        "runs", "why", "Say why a run stands where it stands, or what became of an event."
+    ),
     "functions": Entry("functions", "functions", "List and show functions."),
     "workflows": Entry("workflows", "workflows", "Draw workflows and what their runs did."),
     "workers": Entry("workers", "workers", "List the workers that run functions for the server."),
@@ -55,6 +57,9 @@ VERBS = {
     "lanes": Entry(
         "lanes", "lanes", "List and show lanes: which runs execute in them, and which wait."
     ),
+    "debounce": Entry("intakes", "debounce", "List, start and cancel debounced events that wait."),
+    "batches": Entry("intakes", "batches", "List, start and cancel batches that are not full."),
+    "singletons": Entry("intakes", "singletons", "List singletons that hold a run."),
     "breakers": Entry(
         "breakers", "breakers", "List, open, close and reset the circuit breakers of endpoints."
     ),

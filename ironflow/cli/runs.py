@@ -7,8 +7,9 @@ from typing import get_args
 import click
 
 from ironflow.cli import moments
-from ironflow.cli.client import connect, decode, segment
-from ironflow.cli.failures import Failed
+from ironflow.cli.client import Client, connect, decode, segment
+from ironflow.cli.events import print_outcomes
+from ironflow.cli.failures import Failed, Refused
 from ironflow.cli.options import Moment, Verb, VerbGroup, json_option, limit_option, server_option
 from ironflow.cli.output import (
     Column,
@@ -23,6 +24,7 @@ from ironflow.cli.run_ids import resolve, short_id
 from ironflow.core.entries import RunKind
 from ironflow.core.runs import RunStatus
 from ironflow.web.wire import (
+    EventView,
     FailureView,
     RunSummary,
     RunView,
@@ -313,18 +315,40 @@ def watch(*, run: str | None, server: str, as_json: bool) -> None:
         raise Failed
 
 
+def _explain_event(client: Client, event: str, as_json: bool) -> bool:
+    """Say what became of an event, if there is one of this id."""
+    try:
+        body = client.get(f"/events/{segment(event)}")
+    except Refused:
+        return False
+    if as_json:
+        print_body(body)
+        return True
+    view = decode(body, EventView)
+    print_fields([("event", view.id), ("name", view.name), ("emitted", moments.full(view.at))])
+    print_outcomes(view)
+    return True
+
+
 @click.command("why", cls=Verb)
-@run_argument
+@click.argument("run", metavar="RUN|EVENT")
 @server_option
 @json_option
 def why(*, run: str, server: str, as_json: bool) -> None:
-    """Say why a run stands where it stands, and what will wake it.
+    """Say why a run stands where it stands, or what became of an event.
+
+    RUN is a run's id or the end of one; an EVENT is named by its whole id.
 
     Example:
       ironflow why 9c1f2ab34d5e
     """
     client = connect(server)
-    body = client.get(f"/runs/{segment(resolve(client, run))}/why")
+    try:
+        body = client.get(f"/runs/{segment(resolve(client, run))}/why")
+    except Refused as refused:
+        if refused.status != 404 or not _explain_event(client, run, as_json):
+            raise
+        return
     if as_json:
         print_body(body)
         return

@@ -21,8 +21,10 @@ from ironflow.core.entries import (
     RunKind,
     RunOptions,
     StepKind,
+    TakenEvent,
     UnwindOutcome,
 )
+from ironflow.core.flow_control import Batch, Debounce, SingletonMode
 from ironflow.core.messages import Message
 from ironflow.core.prefect.commands import CancelFlowRun, MirrorChild
 from ironflow.core.workflow_state import EventData, TurnOp, WorkflowState
@@ -33,14 +35,27 @@ compensations.
 """
 
 
+Fate = Literal["started", "skipped", "debounced", "batched"]
+"""What became of a request for a run: it has one of its own, was given the one that was there, or
+waits with others for one that they share.
+"""
+
+
 class Created(msgspec.Struct, frozen=True):
     """The answer to `CreateRun`: `created` is False when the same request had created the run
     before.
+
+    `fate`: what became of the request. A `skipped` one names the run that is there; one that waits
+    (`debounced`, `batched`) has no run id yet, and runs at `due_at` (microseconds) at the latest,
+    as far as is known now; its event is `event_id`.
     """
 
     run_id: str
     created: bool
     status: str
+    fate: Fate = "started"
+    due_at: int | None = None
+    event_id: str | None = None
 
 
 class CreateRun(Message[Created], frozen=True, kw_only=True, omit_defaults=True):
@@ -62,6 +77,10 @@ class CreateRun(Message[Created], frozen=True, kw_only=True, omit_defaults=True)
     share: str | None = None
     handler: str | None = None
     workflow: WorkflowState | None = None
+    events: tuple[TakenEvent, ...] = ()
+    merged: int = 0
+    gate: str | None = None
+    behind: str | None = None
     delivery: str | None = None
     blob: bytes | None = None
 
@@ -236,6 +255,9 @@ class RetryRun(Message[str], frozen=True):
 
     reason: str = ""
     blob: bytes | None = None
+    gate: str | None = None
+    """The singleton that has let the run in again."""
+    delivery: str | None = None
 
 
 class TimerFired(Message[None], frozen=True):
@@ -267,12 +289,34 @@ class ChildEnded(Message[None], frozen=True, kw_only=True, omit_defaults=True):
     delivery: str | None = None
 
 
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of an event, or of another request for a run, at the intake of a function.
+
+    `subject`: the event's id, else the id that the run would have had. `run_id` is the run that it
+    has part in: its own, the one that was there, or the one that its batch is to become. `due_at`
+    (microseconds): when that would start, as of `at`.
+    """
+
+    subject: str
+    function_id: str
+    fate: Fate
+    run_id: str
+    at: int
+    due_at: int | None = None
+
+
 class Emitted(msgspec.Struct, frozen=True):
-    """The answer to `EmitEvent`; `created` is False when the idempotency key was seen before."""
+    """The answer to `EmitEvent`; `created` is False when the idempotency key was seen before.
+
+    `intakes` are the functions whose policy decides what becomes of the event, `outcomes` what it
+    has decided.
+    """
 
     event_id: str
     run_ids: tuple[str, ...]
     created: bool
+    intakes: tuple[str, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
 
 
 class EmitEvent(Message[Emitted], frozen=True, kw_only=True, omit_defaults=True):
@@ -287,6 +331,9 @@ class EmitEvent(Message[Emitted], frozen=True, kw_only=True, omit_defaults=True)
     idempotency_key: str | None = None
     data_hash: str = ""
     at: int | None = None
+    function_id: str | None = None
+    """For this function alone, whatever its triggers: an invocation that is debounced or batched.
+    """
     delivery: str | None = None
     blob: bytes | None = None
 
@@ -302,6 +349,91 @@ class LookBack(Message[None], frozen=True, kw_only=True, omit_defaults=True):
     delivery: str | None = None
 
 
+class Defer(Message[None], frozen=True, kw_only=True, omit_defaults=True):
+    """An event for a debounced function, emitted at `at`. `create` is the run that it would start
+    by itself, under the id `run_id`.
+    """
+
+    key: str
+    policy: Debounce
+    run_id: str
+    create: CreateRun
+    at: int
+    delivery: str | None = None
+
+
+class Collect(Message[None], frozen=True, kw_only=True, omit_defaults=True):
+    """An event for a function that takes batches; as `Defer`."""
+
+    key: str
+    policy: Batch
+    run_id: str
+    create: CreateRun
+    at: int
+    source: str = ""
+    delivery: str | None = None
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """The answer to `Admit`: `started` with the run that was asked for, or `skipped` with the one
+    that is there. `created` is False when the same run had been let in before.
+    """
+
+    fate: Fate
+    run_id: str
+    created: bool
+
+
+class Admit(Message[Admitted], frozen=True, kw_only=True, omit_defaults=True):
+    """A run of a singleton function is wanted."""
+
+    key: str
+    mode: SingletonMode
+    run_id: str
+    create: CreateRun
+    delivery: str | None = None
+
+
+class Readmit(Message[str], frozen=True, kw_only=True):
+    """A run of a singleton function that had failed or was cancelled is wanted again. Answers its
+    status; raises `Conflict` while another one is under way.
+    """
+
+    run_id: str
+    retry: RetryRun
+
+
+class RunLeft(Message[None], frozen=True, kw_only=True, omit_defaults=True):
+    """A run of a singleton function has ended."""
+
+    run_id: str
+    delivery: str | None = None
+
+
+class Withdraw(Message[None], frozen=True, kw_only=True, omit_defaults=True):
+    """A run that is about to be let in is to be cancelled."""
+
+    run_id: str
+    cancel: CancelRun
+    delivery: str | None = None
+
+
+class ReleaseRun(Message[None], frozen=True, kw_only=True, omit_defaults=True):
+    """The run that this one was behind has ended: it may begin."""
+
+    delivery: str | None = None
+
+
+class StartPending(Message[Outcome], frozen=True):
+    """What waits with an intake is to start now. Raises `NotFound` when nothing does."""
+
+
+class DropPending(Message[Outcome], frozen=True):
+    """What waits with an intake is to be forgotten. Raises `NotFound` when nothing does."""
+
+    reason: str
+
+
 DELIVERABLE: dict[str, type[Message[Any]]] = {
     "create_run": CreateRun,
     "cancel_run": CancelRun,
@@ -312,6 +444,13 @@ DELIVERABLE: dict[str, type[Message[Any]]] = {
     "send_signal": SendSignal,
     "mirror_child": MirrorChild,
     "cancel_flow_run": CancelFlowRun,
+    "retry_run": RetryRun,
+    "defer": Defer,
+    "collect": Collect,
+    "admit": Admit,
+    "run_left": RunLeft,
+    "withdraw": Withdraw,
+    "release_run": ReleaseRun,
 }
 """The messages that the durable outbox carries, by the name in its rows."""
 

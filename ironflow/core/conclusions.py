@@ -73,6 +73,8 @@ def finish(run: Run, last: RunEntry) -> Decision:
     parent = run.parent
     if parent is not None and not parent.detached:
         effects.append(c.Send(f"run/{parent.run_id}", _report(run, parent, last)))
+    if run.gate is not None:
+        effects.append(c.Send(run.gate, c.RunLeft(run_id=run.id)))
     effects.append(Ended())
     return Decision([last], "go", effects)
 

@@ -52,7 +52,7 @@ def decide(run: Run, command: Message[Any], situation: Situation) -> Decision:
     if not run.exists and type(command) is not c.CreateRun:
         delivery = getattr(command, "delivery", None)
         if delivery is not None:
-            return Decision([], None, [Consume(delivery)])
+            return Decision([], None, [Consume(delivery), *_give_back(run, command)])
         if isinstance(command, c.TimerFired):
             return Decision([], None, [ClearTimer(command.name)])
         raise NotFound("run", run.id)
@@ -63,10 +63,12 @@ def decide(run: Run, command: Message[Any], situation: Situation) -> Decision:
 
 
 def _create(run: Run, command: c.CreateRun, s: Situation) -> Decision:
-    done = [Consume(command.delivery)] if command.delivery else []
+    done: list[Effect] = [Consume(command.delivery)] if command.delivery else []
     if run.exists:
         if run.input_hash != command.input_hash and not command.delivery:
             raise IdempotencyConflict(command.idempotency_key or run.id, f"run {run.id}")
+        if run.is_terminal:
+            done.extend(_give_back(run, command))
         return Decision([], c.Created(run.id, False, run.status), [*done])
     options = command.options or e.RunOptions()
     entries: list[RunEntry] = [
@@ -85,6 +87,10 @@ def _create(run: Run, command: c.CreateRun, s: Situation) -> Decision:
             command.lanes,
             command.priority,
             command.share,
+            command.events,
+            command.merged,
+            command.gate,
+            command.behind,
         )
     ]
     effects: list[Effect] = [*done]
@@ -95,6 +101,8 @@ def _create(run: Run, command: c.CreateRun, s: Situation) -> Decision:
     for index, rule in enumerate(options.cancel_on):
         effects.extend(watch_for_cancel(index, rule, command.input, command.blob))
     effects.extend(turns.job_timers(command.workflow))
+    if command.behind is not None:
+        return Decision(entries, c.Created(run.id, True, "waiting"), effects)
     if s.slot and s.code is not None:
         entries.append(e.RunStarted(1, s.code))
         effects.append(StartBody())
@@ -123,6 +131,27 @@ def _skip(
     status = "cancelled" if barred.until is not None else "failed"
     reply = c.Created(run.id, True, status)
     return Decision([created, *decision.entries], reply, [*done, *decision.effects])
+
+
+def _give_back(run: Run, command: Message[Any]) -> list[Effect]:
+    """Tell the singleton that has let a run in that there is nothing for it to wait for."""
+    gate: str | None = getattr(command, "gate", None)
+    return [] if gate is None else [c.Send(gate, c.RunLeft(run_id=run.id))]
+
+
+def _release(run: Run, command: c.ReleaseRun, s: Situation) -> Decision:
+    """The run that this one was behind has ended."""
+    effects: list[Effect] = [Consume(command.delivery)] if command.delivery else []
+    if run.behind is None:
+        return Decision([], None, effects)
+    entries: list[RunEntry] = [e.RunReleased()]
+    if run.status is RunStatus.WAITING:
+        if s.slot and s.code is not None:
+            entries.append(e.RunStarted(run.execution + 1, s.code))
+            effects.append(StartBody())
+        else:
+            effects.append(Enqueue())
+    return Decision(entries, None, effects)
 
 
 def watch_for_cancel(
@@ -242,6 +271,8 @@ def _resume(run: Run, command: c.ResumeRun, s: Situation) -> Decision:
     if run.status is RunStatus.PAUSED:
         entries: list[RunEntry] = [e.RunResumed()]
         effects: list[Effect] = [] if run.retry_at is None else [ClearTimer(ATTEMPT_TIMER)]
+        if run.behind is not None:
+            return Decision(entries, "waiting", effects)
         if s.slot and s.code is not None:
             entries.append(e.RunStarted(run.execution + 1, s.code))
             return Decision(entries, "running", [*effects, StartBody()])
@@ -252,10 +283,15 @@ def _resume(run: Run, command: c.ResumeRun, s: Situation) -> Decision:
 
 
 def _retry(run: Run, command: c.RetryRun, s: Situation) -> Decision:
+    done: list[Effect] = [Consume(command.delivery)] if command.delivery else []
     if run.status not in (RunStatus.FAILED, RunStatus.CANCELLED):
+        if command.delivery:
+            if run.is_terminal:
+                done.extend(_give_back(run, command))
+            return Decision([], None, done)
         raise Conflict(f"run {run.id} has not failed: {run.status.value}")
     entries: list[RunEntry] = [e.RunReopened(command.reason)]
-    effects: list[Effect] = []
+    effects: list[Effect] = done
     if run.options.timeout is not None:
         effects.append(SetTimer(TIMEOUT_TIMER, s.now + int(run.options.timeout * SECOND)))
     for index, rule in enumerate(run.options.cancel_on):
@@ -382,6 +418,7 @@ _DECIDERS: dict[type, Callable[[Run, Any, Situation], Decision]] = {
     c.TimerFired: _fire_timer,
     c.EventDelivered: _deliver_event,
     c.ChildEnded: _end_child,
+    c.ReleaseRun: _release,
 }
 
 COMMANDS = frozenset(_DECIDERS)
@@ -395,6 +432,7 @@ MAY_START = frozenset(
         c.EventDelivered,
         c.ChildEnded,
         c.SendSignal,
+        c.ReleaseRun,
     }
 )
 """Commands after which the body may have to run: a slot is reserved before they are decided."""

@@ -41,6 +41,17 @@ class EventRef(msgspec.Struct, frozen=True):
     name: str
 
 
+class TakenEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One of several events that a run was started for: its datas are the run's input, in this
+    order. `at` in microseconds.
+    """
+
+    id: str
+    name: str
+    at: int
+    source: str = ""
+
+
 class ParentRef(msgspec.Struct, frozen=True):
     """The run and step that invoked this run; a detached parent does not wait for it."""
 
@@ -96,6 +107,18 @@ class RunCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of the runs of its function that wait, the higher ones begin first."""
     share: str | None = None
     """The value of the fair key: those who wait begin in turns between the values."""
+    events: tuple[TakenEvent, ...] = ()
+    """The events of its batch, in the order in which they came; `event` is the first of them."""
+    merged: int = 0
+    """Events that were debounced into it; `event` is the last of them."""
+    gate: str | None = None
+    """The actor that let it in, and is told when it has ended: that of a singleton."""
+    behind: str | None = None
+    """The run that must have ended before this one begins."""
+
+
+class RunReleased(msgspec.Struct, frozen=True):
+    """The run that this one was behind has ended."""
 
 
 class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -303,6 +326,7 @@ RunEntry = (
     | StepRetryDue | WaitStarted | WaitEnded | AttemptFailed | AttemptDue | CancelRequested
     | PauseRequested | RunPaused | RunResumed | RunUnwinding | RunCompleted | RunFailed
     | RunCancelled | RunReopened | TurnRecorded | SignalReceived | JobDue | ChildReported
+    | RunReleased
 )  # fmt: skip
 
 KINDS: dict[type, str] = {
@@ -331,6 +355,7 @@ KINDS: dict[type, str] = {
     SignalReceived: "signal.received",
     JobDue: "job.due",
     ChildReported: "child.reported",
+    RunReleased: "run.released",
 }
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

@@ -65,6 +65,12 @@ class Conflict(IronflowError):
     status = 409
 
 
+class FailedPrecondition(Conflict):
+    """What is asked for cannot be had of this thing, whatever its state."""
+
+    code = "failed_precondition"
+
+
 class IdempotencyConflict(Conflict):
     """An idempotency key was used again with other input."""
 

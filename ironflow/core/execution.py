@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from ironflow.core.entries import EventRef, Payload, RunOptions, UnwindOutcome
+from ironflow.core.entries import EventRef, Payload, RunOptions, TakenEvent, UnwindOutcome
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.messages import Message
 from ironflow.core.runs import Run, Step
@@ -81,6 +81,8 @@ class Assignment(msgspec.Struct, frozen=True):
     record: Callable[[], Run]
     """The run's whole record, to be encoded at once: it goes on changing."""
     unsettled: AbstractSet[str] = frozenset()
+    events: tuple[TakenEvent, ...] = ()
+    """The events of its batch; their datas are the input, in this order."""
 
 
 class RunningStep(msgspec.Struct, frozen=True):

@@ -21,7 +21,9 @@ from ironflow.core.execution import RunningStep
 from ironflow.core.runs import Run, RunStatus, Step, StepStatus
 from ironflow.core.workflow_state import WorkflowState
 
-SourceKind = Literal["timer", "waiter", "child", "signal", "slot", "execution", "operator"]
+SourceKind = Literal[
+    "timer", "waiter", "child", "signal", "slot", "execution", "operator", "predecessor"
+]
 ReasonKind = Literal[
     "timer", "event", "run", "retry", "slot", "function", "step", "recovery",
     "pause", "cancel", "unwind", "timeout", "ended", "none",
@@ -33,11 +35,11 @@ LONGEST_TEXT = 300
 
 class WakeSource(msgspec.Struct, frozen=True):
     """What will bring a run on: a durable timer, an event waiter, a child run, an event that is
-    sent to it (`signal`), its place in the queue for a slot, the execution that is under way, or
-    the operator who paused it.
+    sent to it (`signal`), its place in the queue for a slot, the execution that is under way, the
+    operator who paused it, or the end of the run whose place it takes (`predecessor`).
 
-    `name` is the timer's name, the event pattern, the child's id, the function's id, the number of
-    the execution or the cause of the pause; `due_at` is when a timer rings.
+    `name` is the timer's name, the event pattern, a run's id, the function's id, the number of the
+    execution or the cause of the pause; `due_at` is when a timer rings.
     """
 
     kind: SourceKind
@@ -86,6 +88,8 @@ def wake_sources(run: Run) -> list[WakeSource]:
 
 
 def _waiting_sources(run: Run) -> list[WakeSource]:
+    if run.behind is not None:
+        return [WakeSource("predecessor", run.behind)]
     if run.retry_at is not None:
         # Until then a wait that ends is recorded, but wakes nobody.
         return [WakeSource("timer", ATTEMPT_TIMER, due_at=run.retry_at)]
@@ -238,6 +242,12 @@ def _describe_running(
 
 def _describe_waiting(run: Run, now: int) -> tuple[str, list[Reason]]:
     reasons = _describe_open(run, now)
+    if run.behind is not None:
+        text = (
+            f"function {run.function_id!r} is a singleton: run {run.behind}, whose place this one "
+            "takes, is being cancelled and must have ended first"
+        )
+        return f"Waiting: {text}.", [Reason("run", text)]
     if run.retry_at is not None:
         attempts = run.options.retry.max_attempts
         text = (

@@ -172,9 +172,6 @@ WantedLimit = int | Concurrency | Mapping[str, Any]
 WantedLimits = WantedLimit | list[WantedLimit] | tuple[WantedLimit, ...] | None
 Wanted = FlowControl | Mapping[str, Any] | None
 
-UNBUILT = ("debounce", "batch", "singleton")
-"""Policies that are refused: who asks for one counts on it."""
-
 
 def flow_control_of(value: Wanted) -> FlowControl:
     """What a user means: the object, or a mapping of its fields. Raises `InvalidInput` naming what
@@ -190,9 +187,6 @@ def flow_control_of(value: Wanted) -> FlowControl:
     for name, kind in _POLICIES.items():
         if not isinstance(getattr(value, name), kind | None):
             raise InvalidInput(f"flow_control.{name}", f"is no {kind.__name__}")
-    for name in UNBUILT:
-        if getattr(value, name):
-            raise InvalidInput(f"flow_control.{name}", "is not supported by this server yet")
     limits = concurrency_of(value.concurrency, "flow_control.concurrency")
     return msgspec.structs.replace(value, concurrency=limits)
 

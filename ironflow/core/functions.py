@@ -121,6 +121,13 @@ class FunctionSpec(msgspec.Struct, kw_only=True):
         """The function's id."""
         return self.definition.id
 
+    def check_request(self, data: bytes) -> None:
+        """Refuse JSON that a run is asked for with: where a function takes batches, its input is a
+        list of such datas. Raises `InvalidInput`.
+        """
+        is_batch = self.definition.flow_control.batch is not None
+        self.check_input(b"[%b]" % data if is_batch else data)
+
 
 def compile_spec(definition: Definition, check_input: Callable[[bytes], object]) -> FunctionSpec:
     """A spec with its filters and schedule compiled. Raises `InvalidInput` naming the field that is

@@ -19,7 +19,15 @@ from ironflow.core import commands as c
 from ironflow.core.clock import SECOND, derive_id, from_datetime, to_rfc3339
 from ironflow.core.decisions import literal
 from ironflow.core.durations import parse_duration
-from ironflow.core.entries import NULL, Failure, ParentRef, Payload, StepKind, pack
+from ironflow.core.entries import (
+    NULL,
+    Failure,
+    ParentRef,
+    Payload,
+    StepKind,
+    TakenEvent,
+    pack,
+)
 from ironflow.core.errors import InvalidInput
 from ironflow.core.expressions import compile_path
 from ironflow.core.functions import compile_filter
@@ -359,6 +367,10 @@ class JobEvent(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: str
     data: Json
     source: str = "api"
+    metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    """Of a batch: `{"batch": [{"id", "name", "timestamp", "source"}, ...]}`, in the order of the
+    datas.
+    """
 
 
 class FinishedStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -426,7 +438,25 @@ def _event_object(data: bytes) -> bytes:
     return msgspec.json.encode(event)
 
 
-def job_event(run_id: str, event: tuple[str, str] | None, created_at: int, data: bytes) -> JobEvent:
-    """The event of a run; one that was invoked has one of its own."""
+def job_event(
+    run_id: str,
+    event: tuple[str, str] | None,
+    created_at: int,
+    data: bytes,
+    batch: Iterable[TakenEvent] = (),
+) -> JobEvent:
+    """The event of a run; one that was invoked has one of its own. That of a batch is its first
+    one, with the list of all datas.
+    """
     event_id, name = event or (run_id, "ironflow.invoke")
-    return JobEvent(id=event_id, name=name, timestamp=to_rfc3339(created_at), data=Json(data))
+    taken = [
+        {"id": one.id, "name": one.name, "timestamp": to_rfc3339(one.at), "source": one.source}
+        for one in batch
+    ]
+    return JobEvent(
+        id=event_id,
+        name=name,
+        timestamp=to_rfc3339(created_at),
+        data=Json(data),
+        metadata={"batch": taken} if taken else msgspec.UNSET,
+    )

@@ -181,6 +181,7 @@ class Shadow:
             ending.outcome if ending is not None else None,
             effects,
             lambda: run,
+            events=run.events,
         )
 
     def follow(self, command: Message[Any]) -> Any:

@@ -120,6 +120,11 @@ class Run(msgspec.Struct, omit_defaults=True):
     handler: str | None = None
     workflow: WorkflowState | None = None
     """What is under way in an event-driven workflow, and its store."""
+    events: tuple[e.TakenEvent, ...] = ()
+    merged: int = 0
+    gate: str | None = None
+    behind: str | None = None
+    """The run whose end this one waits for, before it begins."""
 
     @property
     def exists(self) -> bool:
@@ -185,7 +190,9 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
         case e.RunResumed():
             if run.paused_cause == "exhausted":
                 run.attempt = 1
-            run.status, run.reason, run.paused_cause = RunStatus.QUEUED, None, None
+            # One that is behind another goes on waiting for the end of that one.
+            run.status = RunStatus.QUEUED if run.behind is None else RunStatus.WAITING
+            run.reason, run.paused_cause = None, None
             run.retry_at, run.pausing, run.crashes = None, None, 0
         case e.RunUnwinding():
             run.unwinding, run.error, run.pausing = entry, entry.error or run.error, None
@@ -206,6 +213,10 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
             _end_pause(run, entry)
         case e.ChildReported():
             _end_child(run, entry)
+        case e.RunReleased():
+            run.behind = None
+            if run.status is RunStatus.WAITING:
+                run.status = RunStatus.QUEUED
         case _:
             assert_never(entry)
 
@@ -225,6 +236,10 @@ def _create(run: Run, entry: e.RunCreated, at: int) -> None:
     run.options, run.event, run.parent = entry.options, entry.event, entry.parent
     run.idempotency_key, run.code = entry.idempotency_key, entry.code
     run.handler = entry.handler
+    run.events, run.merged = entry.events, entry.merged
+    run.gate, run.behind = entry.gate, entry.behind
+    if entry.behind is not None:
+        run.status = RunStatus.WAITING
     if entry.kind == "workflow":
         # A copy: it changes in place, and the entry may be recorded a second time.
         run.workflow = copy.deepcopy(entry.workflow) or WorkflowState()
@@ -395,7 +410,7 @@ def _end(run: Run, status: RunStatus, at: int) -> None:
         step = run.steps[key]
         step.status, step.ended_at = StepStatus.CANCELLED, at
     run.open.clear()
-    run.retry_at = run.pausing = run.cancelling = None
+    run.retry_at = run.pausing = run.cancelling = run.behind = None
     if run.workflow is not None:
         run.workflow.next_event += 1  # the event that ends the stream
         run.workflow.awaits = ()

@@ -152,6 +152,11 @@ class BlockingContext:
         return self._context.event
 
     @property
+    def events(self) -> list[Event]:
+        """The events of the run's batch, in order; empty for a run that was not started by one."""
+        return self._context.events
+
+    @property
     def log(self) -> RunLogger:
         """Logs with the run's id, silent while replaying."""
         return self._context.log

@@ -11,12 +11,13 @@ from typing import Any
 from uuid import UUID
 
 from ironflow.core import commands as c
-from ironflow.core.clock import to_datetime
+from ironflow.core.clock import to_datetime, to_rfc3339
 from ironflow.core.entries import EventRef, pack
 from ironflow.core.runs import StepStatus
 from ironflow.core.values import decode_value, encode_value
 from ironflow.sdk.execution import Execution
 from ironflow.sdk.steps import Steps
+from ironflow.sdk.waits import Event
 
 current_run_id: ContextVar[str | None] = ContextVar("ironflow_run_id", default=None)
 """The run whose code is executing, for logs and for libraries that are not handed `ctx`."""
@@ -78,6 +79,17 @@ class Context:
     def event(self) -> EventRef | None:
         """The event that started the run, if one did."""
         return self._execution.assignment.event
+
+    @property
+    def events(self) -> list[Event]:
+        """The events of the run's batch, in the order in which they came; empty for a run that was
+        not started by a batch. The run's input is the list of their datas.
+        """
+        execution = self._execution
+        return [
+            Event(taken.id, taken.name, data, to_rfc3339(taken.at), taken.source)
+            for taken, data in zip(execution.assignment.events, execution.datas, strict=True)
+        ]
 
     @property
     def is_replaying(self) -> bool:

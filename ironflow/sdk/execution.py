@@ -113,6 +113,8 @@ class Execution:
         self.effects = assignment.effects
         self.steps, self.order = assignment.steps, assignment.order
         self.unsettled = assignment.unsettled
+        self.datas: list[Any] = []
+        """Of a batch: the data of each of its events."""
         self.active = 1
         self.waits: dict[str, Group] = {}
         self.running: dict[str, tuple[str, int, int]] = {}

@@ -11,7 +11,7 @@ from typing import Any
 from ironflow.core import commands as c
 from ironflow.core.errors import StaleExecution, Suspended, Unwound
 from ironflow.core.payloads import pack
-from ironflow.core.values import encode_plain
+from ironflow.core.values import convert_input, encode_plain
 from ironflow.sdk.blocking import BlockingContext
 from ironflow.sdk.context import Context
 from ironflow.sdk.execution import COMPENSATIONS, Branch, Execution, current_branch
@@ -106,12 +106,17 @@ async def _conclude(body: Execution, end: c.EndExecution) -> c.EndExecution | No
 
 
 async def _input(body: Execution) -> Any:
-    if not body.function.takes_input:
+    takes_input, is_batch = body.function.takes_input, bool(body.assignment.events)
+    if not takes_input and not is_batch:
         return None
     payload = body.assignment.input
-    if payload.json is not None:
-        return body.function.convert(payload.json)
-    return body.function.convert(await body.effects.blob(payload.blob or ""))
+    data = payload.json
+    if data is None:
+        data = await body.effects.blob(payload.blob or "")
+    if is_batch:
+        datas: Any = convert_input(data, None)
+        body.datas = datas
+    return body.function.convert(data) if takes_input else None
 
 
 async def _call(body: Execution, context: Context, value: Any) -> Any:

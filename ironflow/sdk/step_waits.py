@@ -203,7 +203,7 @@ class StepWaits:
             )
         body = encode_plain(value, f"input of step {place.name!r}")
         if spec is not None:
-            spec.check_input(body)
+            spec.check_request(body)
         payload, blob = pack(body)
         # By attempt: a run that is retried needs a new child for one that failed.
         attempt = str(execution.assignment.attempt)

@@ -18,7 +18,7 @@ Duration = float | int | str | timedelta
 
 
 class Event(msgspec.Struct, frozen=True):
-    """An event that a run waited for. `at` is RFC 3339 text."""
+    """An event that a run waited for, or took with its batch. `at` is RFC 3339 text."""
 
     id: str
     name: str

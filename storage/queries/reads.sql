@@ -48,6 +48,22 @@ SELECT run_id, lanes, priority, share FROM run_lanes;
 -- What counts for throttles and rate limits.
 SELECT lane, at, run_id FROM starts;
 
+-- name: intakes
+-- A page of what waits with intakes of a kind.
+SELECT address, kind, function_id, key, run_id, event_id, armed_at, due_at, size FROM intakes
+WHERE kind = :kind AND (:key IS NULL OR (function_id, key) > (:function_id, :key))
+  AND (:only IS NULL OR function_id = :only) ORDER BY function_id, key LIMIT :limit;
+
+-- name: intakes_of
+-- What waits to become these runs, whose ids are a JSON array.
+SELECT i.address, i.kind, i.function_id, i.key, i.run_id, i.event_id, i.armed_at, i.due_at, i.size
+FROM json_each(?) s JOIN intakes i ON i.run_id = s.value ORDER BY i.address;
+
+-- name: outcomes
+-- What became of requests at intakes; the subjects are a JSON array.
+SELECT o.subject, o.function_id, o.fate, o.run_id, o.at, o.due_at
+FROM json_each(?) s JOIN outcomes o ON o.subject = s.value ORDER BY o.subject, o.function_id;
+
 -- name: deliveries
 -- Every message not yet consumed.
 SELECT id, target, kind, data, at FROM deliveries ORDER BY at, id;

@@ -72,3 +72,7 @@ DELETE FROM waiters WHERE run_id = ?;
 -- name: delete_event
 -- Delete an event's row.
 DELETE FROM events WHERE id = ?;
+
+-- name: delete_outcomes
+-- Delete what became of an event, or of another request for a run.
+DELETE FROM outcomes WHERE subject = ?;

@@ -7,8 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from ironflow.core import flow_control
-
 REGISTER = "/ironflow.v1.IronflowService/RegisterFunction"
 FUNCTION = "/api/v1/functions/f"
 
@@ -19,12 +17,6 @@ async def register(api: Any, **facts: Any) -> tuple[int, Any]:
         return response.status, await response.json()
 
 
-@pytest.fixture
-def all_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow_control, "UNBUILT", ())
-
-
-@pytest.mark.usefixtures("all_built")
 async def test_policies_of_a_registration_come_back(memory_api: Any) -> None:
     policies = {
         "concurrency": {"limit": 2, "key": "org"},
@@ -48,7 +40,6 @@ async def test_policies_of_a_registration_come_back(memory_api: Any) -> None:
     assert other["function"]["batch"] == batch
 
 
-@pytest.mark.usefixtures("all_built")
 @pytest.mark.parametrize(
     ("policy", "field"),
     [
@@ -68,7 +59,6 @@ async def test_a_registration_that_makes_no_sense_is_refused(
     assert "flow_control" not in refused["message"]
 
 
-@pytest.mark.usefixtures("all_built")
 async def test_a_definition_that_makes_no_sense_is_refused(memory_api: Any) -> None:
     base = {"id": "f", "name": "f", "code": "c", "placement": "pull"}
     for control, field in (

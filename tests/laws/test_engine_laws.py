@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+from engine_world import Trouble
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ from ironflow import (
     function,
     testing,
 )
-from ironflow.core.errors import Conflict, StorageFull
+from ironflow.core.errors import Conflict
 from ironflow.core.explain import wake_sources
 
 CALLS: Counter[str] = Counter()
@@ -272,44 +273,6 @@ async def obey(world: testing.World, run_id: str, order: str) -> None:
                 await world.emit("laws.tick", {"n": 1})
             case _:
                 await getattr(world, order)(run_id)
-
-
-class Trouble:
-    """Crashes after so many commits each, and a journal that refuses every so many."""
-
-    def __init__(self, world: testing.World, crashes: list[int], refuse: int) -> None:
-        self.world, self.crashes, self.refuse = world, list(crashes), refuse
-        self.commits = 0
-        self._boot = world.boot
-        world.boot = self.boot  # type: ignore[method-assign]
-        self.arm()
-
-    async def boot(self) -> None:
-        await self._boot()
-        self.arm()
-
-    def arm(self) -> None:
-        if self.crashes:
-            self.world.crash_at_commit(self.crashes.pop())
-        self.world.store.journal.fault = self.fault
-
-    def end(self) -> None:
-        self.refuse = 0
-
-    def fault(self, _: Any) -> Exception | None:
-        self.commits += 1
-        full = self.refuse and self.commits % self.refuse == 0
-        return StorageFull("full") if full else None
-
-    async def patiently(self, request: Any, *args: Any) -> Any:
-        """Ask again when the disk was full or the process died over it; with a key, as users
-        should.
-        """
-        key = f"key {self.commits} {self.world.loop.time()}"
-        while True:
-            with suppress(testing.Gone, testing.StorageError):
-                return await request(*args, idempotency_key=key)
-            await self.world.advance(0.25)
 
 
 async def all_ended(world: testing.World, ids: list[str]) -> bool:

@@ -48,6 +48,10 @@ OPTIONS = (
 )
 
 
+GATE, GATED = "singleton/1:f:", (1, 6, 4)
+"""A run that a singleton has let in; of these shapes, the first two are behind another run."""
+
+
 class World:
     """One run, its rows, its slot and its body."""
 
@@ -64,7 +68,7 @@ class World:
         self.leaving: list[int] = []
         self.parent = ParentRef("parent", "s") if child else None
         self.options = options
-        self.told_parent = 0
+        self.told_parent = self.told_gate = 0
         self.finished: dict[str, Any] = {}
         self.serial = 0
 
@@ -147,6 +151,8 @@ class World:
                     self.waiters[effect.step] = effect.event
                 case c.Send() if effect.target == "run/parent":
                     self.told_parent += 1
+                case c.Send() if effect.target == GATE:
+                    self.told_gate += 1
 
     def _check_terminal(self, entry: e.RunEntry, command: Message[Any]) -> None:
         if self.run.is_terminal:
@@ -213,6 +219,9 @@ class World:
                 assert not key or key not in run.steps or run.steps[key].pos == pos, scope
         if run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
             assert run.retry_at is None
+        if run.behind is not None:
+            assert run.status in (RunStatus.WAITING, RunStatus.PAUSED), "begun before its turn"
+            assert run.started_at is None
         if run.cancelling is not None or run.unwinding is not None:
             assert run.pausing is None, "a run that is being ended would be paused"
         sources = wake_sources(run)
@@ -291,6 +300,8 @@ class World:
                 )
             case "slot":
                 return c.Dispatch()
+            case "predecessor":
+                return c.ReleaseRun(delivery="d4")
             case "execution":
                 return c.ExecutionLeft(self.run.execution)
             case _:
@@ -534,13 +545,19 @@ def pass_time(world: World, i: int, j: int) -> None:
 
 
 @op
+def release(world: World, i: int, j: int) -> None:
+    """The run that this one is behind has ended; or the message comes a second time."""
+    world.tell(c.ReleaseRun(delivery="d4"))
+
+
+@op
 def create_again(world: World, i: int, j: int) -> None:
     world.tell(c.CreateRun(function_id="f", input=ONE, input_hash="hi"[: 1 + j % 2], delivery=None))
 
 
 USUAL = [
     "start_wait", "fail_step", "ring", "grant", "record_step", "deliver", "end_child", "end_body",
-    "start_wait", "park", "ring", "grant", "resume", "evict", "change_capacity",
+    "start_wait", "park", "ring", "grant", "resume", "evict", "change_capacity", "release",
 ]  # fmt: skip
 moves = st.tuples(
     st.integers(0, 3).flatmap(lambda n: st.sampled_from(USUAL if n else sorted(OPS))),
@@ -562,6 +579,8 @@ def play(options: int, shape: int, history: list[tuple[str, int, int]]) -> World
             options=world.options,
             code="v1",
             parent=world.parent,
+            gate=GATE if shape in GATED else None,
+            behind="r0" if shape in GATED[:2] else None,
         )
     )
     world.check()
@@ -584,6 +603,7 @@ def test_every_run_that_has_not_ended_holds_what_will_wake_it(
     endings = ("run.completed", "run.failed", "run.cancelled")
     ends = sum(kind in endings for kind, _, _ in world.history)
     assert world.told_parent == (ends if world.parent is not None else 0)
+    assert world.told_gate == (ends if shape in GATED else 0)
 
 
 @settings(max_examples=300)

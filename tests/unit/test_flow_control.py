@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 import ironflow
-from ironflow.core import flow_control
 from ironflow.core.errors import IronflowError
 from ironflow.core.flow_control import (
     Batch,
@@ -30,12 +29,6 @@ async def body(ctx: Any) -> None:
     """Does nothing."""
 
 
-@pytest.fixture
-def all_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow_control, "UNBUILT", ())
-
-
-@pytest.mark.usefixtures("all_built")
 def test_mappings_and_objects_mean_the_same() -> None:
     said = {
         "concurrency": [5, {"limit": 1, "key": "data.org"}],
@@ -61,7 +54,6 @@ def test_mappings_and_objects_mean_the_same() -> None:
     assert ironflow.FlowControl is FlowControl
 
 
-@pytest.mark.usefixtures("all_built")
 def test_limits_keep_their_shape_in_what_is_stored() -> None:
     short = define(body, id="f", concurrency=3, flow_control={"priority": 2}).definition
     long = define(body, id="f", flow_control={"concurrency": 3, "priority": 2}).definition
@@ -76,7 +68,6 @@ def test_limits_keep_their_shape_in_what_is_stored() -> None:
     assert msgspec.convert(old, Definition).policies.concurrency == (Concurrency(1, "a"),)
 
 
-@pytest.mark.usefixtures("all_built")
 @pytest.mark.parametrize(
     ("said", "field"),
     [
@@ -117,7 +108,6 @@ def test_what_makes_no_sense_is_refused_by_the_name_of_its_field(said: Any, fiel
     assert getattr(refused.value, "field", None) == field
 
 
-@pytest.mark.usefixtures("all_built")
 def test_a_limit_is_given_once() -> None:
     twice = Definition(
         id="f",
@@ -128,18 +118,3 @@ def test_a_limit_is_given_once() -> None:
     )
     with pytest.raises(IronflowError, match="given twice"):
         check_policies(twice)
-
-
-@pytest.mark.parametrize("name", flow_control.UNBUILT)
-def test_what_is_not_built_is_refused(name: str) -> None:
-    samples = {
-        "debounce": {"period": 5},
-        "batch": {"size": 5, "wait": 1},
-        "singleton": {},
-        "priority": 1,
-        "fairness": {"key": "a"},
-        "throttle": {"limit": 1, "period": 1},
-        "rate_limit": {"limit": 1, "period": 1},
-    }
-    with pytest.raises(IronflowError, match="not supported"):
-        define(body, id="f", flow_control={name: samples[name]})

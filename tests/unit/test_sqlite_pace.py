@@ -189,7 +189,7 @@ async def test_room_is_made_ahead_of_the_log_and_means_nothing(tmp_path: Path) -
     store = await open_sqlite(path)
     log = tmp_path / "iron.db-wal"
     await store.journal.commit(entry("s", 1))
-    assert log.stat().st_size < STEP * FRAME // 2  # who writes little gets none
+    assert log.stat().st_size < STEP * FRAME  # who writes little gets none
     for version in range(2, 60):
         await store.journal.commit(entry("s", version, b"x" * 500))
     assert log.stat().st_size >= STEP * FRAME
