@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from ironflow.actors.intake_audit import KINDS as KINDS_OF_INTAKES
+from ironflow.actors.intake_audit import check_intake, fold_intake
 from ironflow.actors.prefect.audit import check_flow_run
 from ironflow.actors.run import fold, run_row
 from ironflow.core.decisions import watch_for_cancel
@@ -167,6 +169,8 @@ def something_will_wake_it(run: Run, picture: Picture) -> Iterator[str]:
     if not sources:
         yield f"is {run.status.value} and nothing will ever wake it"
     for source in sources:
+        if source.kind == "predecessor":
+            yield from _will_be_released(run, source.name, picture)
         if source.kind != "child":
             continue  # timers and waiters have laws of their own; the rest is memory's
         rows = picture.rows(RUNS, source.name)
@@ -178,6 +182,15 @@ def something_will_wake_it(run: Run, picture: Picture) -> Iterator[str]:
             continue
         state = "has ended" if rows else "does not exist"
         yield f"step {source.step!r} waits for run {source.name}, which {state}, with no word of it"
+
+
+def _will_be_released(run: Run, predecessor: str, picture: Picture) -> Iterator[str]:
+    """The run that this one is behind has not ended, or word of it is on its way."""
+    rows = picture.rows(RUNS, predecessor)
+    if rows and RunRow(*rows[0]).ended_at is None:
+        return
+    if not picture.messages(run.gate or "") and not picture.messages(f"run/{run.id}"):
+        yield f"is behind run {predecessor}, which has ended, with no word of it"
 
 
 def _tells_end(row: Delivery, child: str) -> bool:
@@ -219,7 +232,26 @@ def check_store(picture: Picture) -> Iterator[Finding]:
             yield finding
 
 
+def _check_intakes(picture: Picture) -> Iterator[Finding]:
+    for prefix in KINDS_OF_INTAKES:
+        for stream, entries in picture.streams(prefix):
+            snapshot = next((Snapshot(*row[1:]) for row in picture.rows(SNAPSHOTS, stream)), None)
+            try:
+                state = fold_intake(stream, None, entries)
+                if snapshot is not None:
+                    rest = [entry for entry in entries if entry.version > snapshot.version]
+                    if fold_intake(stream, snapshot, rest) != state:
+                        text = f"its snapshot of version {snapshot.version} makes another intake"
+                        yield Finding("snapshot_agrees_with_stream", stream, text)
+            except Damaged as damage:
+                yield Finding("entries_can_be_read", stream, str(damage))
+                continue
+            for law, text in check_intake(stream, state, picture):
+                yield Finding(law, stream, text)
+
+
 def _check_streams(picture: Picture) -> Iterator[Finding]:
+    yield from _check_intakes(picture)
     for stream, entries in picture.streams("run/"):
         run_id = stream.removeprefix("run/")
         versions = [entry.version for entry in entries]

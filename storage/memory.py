@@ -469,7 +469,31 @@ def _retire(tables: Tables, limits: list[retention.Limit], dry_run: bool) -> Ret
             aged = sorted((run.created_at, _ended_at(run), run.id) for run in ended)
             parents = {run.id: run.parent_id for run in ended}
             gone_runs.update(id_ for id_ in limit.beyond(aged) if parents[id_] not in open_runs)
-    return _remove_streams(tables, gone_runs, gone_events, dry_run=dry_run)
+    retired = _remove_streams(tables, gone_runs, gone_events, dry_run=dry_run)
+    if not dry_run:
+        for limit in limits:
+            if limit.kind == retention.EVENTS and limit.cutoff is not None:
+                _remove_intakes(tables, limit.cutoff)
+    return retired
+
+
+def _remove_intakes(tables: Tables, cutoff: int) -> None:
+    rows = tables.rows
+    idle = {
+        stream
+        for stream, entries in tables.streams.items()
+        if stream.startswith(retention.INTAKES)
+        and (stream,) not in rows[INTAKES.name]
+        and entries[-1].at < cutoff
+    }
+    _remove(rows[SNAPSHOTS.name], idle)
+    stale = {
+        key[0]
+        for key, row in rows[OUTCOMES.name].items()
+        if row[4] < cutoff and key[:1] not in rows[EVENTS.name] and key[:1] not in rows[RUNS.name]
+    }
+    _remove(rows[OUTCOMES.name], stale)
+    tables.forget(idle)
 
 
 def _remove_streams(

@@ -14,6 +14,8 @@ from ironflow.core.errors import InvalidInput
 from ironflow.storage.ports import RetentionRule
 
 EVENTS = "events"
+INTAKES = ("batch/", "debounce/", "singleton/")
+"""Prefixes of the streams of intakes: they go with events, once they are idle for as long."""
 ENDED = ("completed", "failed", "cancelled")
 
 

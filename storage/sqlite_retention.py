@@ -19,7 +19,7 @@ from ironflow.core.crash_points import reach
 from ironflow.storage import sql
 from ironflow.storage.ports import Retired
 from ironflow.storage.relational import deletions
-from ironflow.storage.retention import EVENTS, Limit
+from ironflow.storage.retention import EVENTS, INTAKES, Limit
 
 if TYPE_CHECKING:
     from ironflow.storage.sqlite_reader import SqliteReader
@@ -64,7 +64,22 @@ class SqliteRetention:
                 part, after = await self._journal.exclusive(job)
                 reach("retention.chunk")
                 total = _add(total, part)
+        for limit in limits:
+            if limit.kind == EVENTS and limit.cutoff is not None:
+                await self._retire_intakes(limit.cutoff)
         return total
+
+    async def _retire_intakes(self, cutoff: int) -> None:
+        """Delete the streams of intakes that are idle since then, and what became of requests that
+        nobody can ask for any more. They are not counted: nobody asked for them to be kept.
+        """
+        for prefix in INTAKES:
+            after: str | None = prefix
+            while after is not None:
+                job = partial(_delete_intakes, prefix=prefix, after=after, cutoff=cutoff)
+                after = await self._journal.exclusive(job)
+        while await self._journal.exclusive(partial(_delete_outcomes, cutoff=cutoff)):
+            pass
 
     async def forget(self, run_ids: Sequence[str]) -> int:
         """Delete runs, whatever their status; the number of entries that went."""
@@ -189,6 +204,35 @@ def _delete_stream(connection: sqlite3.Connection, prefix: str, id_: str) -> Ret
     return msgspec.structs.replace(
         Retired(entries=entries, blobs=blobs, blob_bytes=blob_bytes), **{kind: 1}
     )
+
+
+def _delete_intakes(
+    connection: sqlite3.Connection, prefix: str, after: str, cutoff: int
+) -> str | None:
+    """Delete idle intakes after a stream; the stream to go on after, None at the end."""
+    queries = sql.load("retention")
+    keep_last_seq(connection)
+    entries = 0
+    for _ in range(CHUNK_STREAMS):
+        values = {"after": after, "end": f"{prefix}\U0010ffff"}
+        (stream,) = connection.execute(queries["next_intake"], values).fetchone()
+        if stream is None:
+            return None
+        after = stream
+        idle = connection.execute(queries["idle_since"], {"stream": stream}).fetchone()
+        if idle is None or idle[0] >= cutoff:
+            continue
+        entries += connection.execute(queries["delete_entries"], (stream,)).rowcount
+        connection.execute(queries["delete_snapshot"], (stream,))
+        reach("retention.deleted")
+        if entries >= CHUNK_ENTRIES:
+            break
+    return after
+
+
+def _delete_outcomes(connection: sqlite3.Connection, cutoff: int) -> int:
+    values = {"cutoff": cutoff, "limit": CHUNK_ENTRIES}
+    return connection.execute(sql.load("retention")["stale_outcomes"], values).rowcount
 
 
 def _forget(connection: sqlite3.Connection, run_ids: Sequence[str]) -> int:

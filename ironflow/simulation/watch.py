@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import msgspec
 
 from ironflow.actors.audit import Finding, check_run
+from ironflow.actors.intake_audit import KINDS, check_intake, fold_intake
 from ironflow.core.entries import RunStarted, decode_entry
 from ironflow.core.lanes import is_throttle
 from ironflow.core.messages import Message
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 _encode = msgspec.json.Encoder().encode
+INTAKES = tuple(KINDS)
 SETTLED = 15.0
 """Seconds after which what a refusal or a crash had interrupted has been brought back."""
 
@@ -116,6 +118,11 @@ class Watch:
             for table, row in batch.puts:
                 if table is SNAPSHOTS and row[0] in self._heads and row[0].startswith("run/"):
                     self._check_snapshot(row)
+        for stream in dict.fromkeys(entry.stream for entry in entries):
+            if stream.startswith(INTAKES):
+                state = fold_intake(stream, None, tables.streams[stream])
+                for law, text in check_intake(stream, state, picture):
+                    self.find(law, stream, iter([text]))
         for run_id in _touched(batches):
             run = self.runs.get(run_id)
             if run is not None:

@@ -73,6 +73,22 @@ DELETE FROM waiters WHERE run_id = ?;
 -- Delete an event's row.
 DELETE FROM events WHERE id = ?;
 
+-- name: next_intake
+-- The first stream of a kind of intake after another one.
+SELECT min(stream) FROM journal WHERE stream > :after AND stream < :end;
+
+-- name: idle_since
+-- When the newest entry of a stream was written, unless something waits there.
+SELECT at FROM journal WHERE stream = :stream AND NOT EXISTS (SELECT 1 FROM intakes WHERE address = :stream)
+ORDER BY version DESC LIMIT 1;
+
+-- name: stale_outcomes
+-- Outcomes of requests that were neither events nor runs (skipped times of schedules), or that outlived them.
+DELETE FROM outcomes WHERE (subject, function_id) IN (
+  SELECT o.subject, o.function_id FROM outcomes o WHERE o.at < :cutoff
+    AND NOT EXISTS (SELECT 1 FROM events e WHERE e.id = o.subject)
+    AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = o.subject) LIMIT :limit);
+
 -- name: delete_outcomes
 -- Delete what became of an event, or of another request for a run.
 DELETE FROM outcomes WHERE subject = ?;

@@ -19,7 +19,9 @@ from ironflow.storage.ports import (
     DELIVERIES,
     EVENTS,
     FUNCTIONS,
+    INTAKES,
     META,
+    OUTCOMES,
     RUNS,
     SNAPSHOTS,
     TIMERS,
@@ -715,3 +717,45 @@ async def test_no_rules_delete_nothing(store: Store) -> None:
     rules = [RetentionRule(kind="completed"), RetentionRule(kind="events")]
     assert (await store.retire(rules, now=100 * HOUR, dry_run=False)).runs == 0
     assert len(await ids(store)) == 13
+
+
+async def test_idle_intakes_and_their_outcomes_go_with_events(store: Store) -> None:
+    batch = Batch([], [], [])
+    for name, at in (("old", HOUR), ("busy", HOUR), ("young", 9 * HOUR)):
+        stream = f"debounce/1:f:{name}"
+        batch.entries += [NewEntry(stream, n + 1, at, "debounce.started", b"{}") for n in range(3)]
+        batch.puts.append((SNAPSHOTS, (stream, 2, b"{}")))
+        batch.puts.append((OUTCOMES, (name, "f", "debounced", "r", at, None)))
+    row = ("debounce/1:f:busy", "debounce", "f", "busy", "r", "e", HOUR, 20 * HOUR, 1)
+    batch.puts.append((INTAKES, row))
+    batch.puts.append((EVENTS, ("busy", "e", 9 * HOUR, "api", None)))
+    batch.entries.append(NewEntry("event/busy", 1, 9 * HOUR, "event.emitted", b"{}"))
+    await store.journal.commit(batch)
+    rules = [RetentionRule(kind="events", max_age=5 * HOUR)]
+    await store.retire(rules, now=10 * HOUR, dry_run=True)
+    assert len((await store.reader.load("debounce/1:f:old")).entries) == 1
+    await store.retire(rules, now=10 * HOUR, dry_run=False)
+    for name, count in (("old", 0), ("busy", 1), ("young", 1)):
+        loaded = await store.reader.load(f"debounce/1:f:{name}")
+        assert (len(loaded.entries), loaded.snapshot is not None) == (count, count > 0), name
+    kept = {outcome.subject for outcome in await store.reader.outcomes(["old", "busy", "young"])}
+    assert kept == {"busy", "young"}
+
+
+async def test_intakes_are_paged_by_function_and_key(store: Store) -> None:
+    batch = Batch([], [], [])
+    names = [(f, k) for f in ("a", "b", "ab") for k in ("", "x", "y")]
+    for number, (function_id, key) in enumerate(names):
+        row = (f"batch/{number}", "batch", function_id, key, f"run-{number}", "e", 1, 2, 3)
+        batch.puts.append((INTAKES, row))
+    batch.puts.append((INTAKES, ("other", "debounce", "a", "x", "run-1", "e", 1, None, 1)))
+    await store.journal.commit(batch)
+    found, after = [], None
+    while page := await store.reader.intakes("batch", 2, after):
+        found += [(row.function_id, row.key) for row in page]
+        after = found[-1]
+    assert found == sorted(names)
+    only = await store.reader.intakes("batch", 2, ("a", ""), "a")
+    assert [(row.function_id, row.key) for row in only] == [("a", "x"), ("a", "y")]
+    rows = await store.reader.intakes_of(["run-1", "run-8", "none"])
+    assert sorted(row.address for row in rows) == ["batch/1", "batch/8", "other"]

@@ -6,12 +6,16 @@ import http.client
 import json
 import random
 import sqlite3
+import subprocess
 import threading
 import urllib.error
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from server_process import ServerProcess
 
 EVENTS = 60
 FUNCTIONS = {"calm", "bulk", "only", "newest"}
@@ -133,3 +137,58 @@ def check(db: Path, events: dict[int, str]) -> None:
 
 def key_of(created: Any) -> str:
     return str(created["input"]["json"]["key"])
+
+
+SDK_WORKER = """
+import sys
+from ironflow.worker import Worker, function
+
+@function(id="sdk-calm", triggers=[{"event": "sdk.changed"}],
+          debounce={"period": "60s", "key": "user", "max_wait": "2m"})
+async def calm(ctx):
+    return [ctx.event.data, ctx.event.id]
+
+@function(id="sdk-bulk", triggers=[{"event": "sdk.changed"}])
+async def bulk(ctx):
+    return [ctx.event.data, [taken["id"] for taken in ctx.event.metadata["batch"]]]
+
+Worker(functions=[calm, bulk], server_url=sys.argv[1], heartbeat_interval="500ms").run()
+"""
+
+
+def test_the_unmodified_sdk_is_debounced_and_handed_batches(
+    peer_python: Callable[[str], Path], tmp_path: Path
+) -> None:
+    server = ServerProcess(tmp_path, None)
+    script = tmp_path / "worker.py"
+    script.write_text(SDK_WORKER)
+    server.start()
+    line = [str(peer_python("ironflow-py")), str(script), server.url]
+    worker = subprocess.Popen(line, cwd=tmp_path)
+    try:
+        while len(functions := server.get("/api/v1/functions")["items"]) < 2:
+            server.process_pause()
+        assert functions[1]["flow_control"]["debounce"]["period"] == 60.0
+        # Its decorator knows no batches: its server does.
+        batch = {"id": "sdk-bulk", "triggers": [{"event": "sdk.changed"}],
+                 "batch": {"size": 3, "waitMs": 60_000}}  # fmt: skip
+        server.post("/ironflow.v1.IronflowService/RegisterFunction", batch)
+        body = {"name": "sdk.changed", "data": {"user": "u", "n": 0}}
+        emitted = [server.post("/api/v1/events", {**body, "data": {"user": "u", "n": n}})
+                   for n in range(3)]  # fmt: skip
+        ids = [view["event_id"] for view in emitted]
+        assert [view["run_ids"] for view in emitted] == [[], [], []]
+        (entry,) = server.get("/api/v1/debounce/entries")
+        assert (entry["debounce_key"], entry["events"]) == ("u", 3)
+        fates = {
+            one["function_id"]: one for one in server.get(f"/api/v1/events/{ids[2]}")["outcomes"]
+        }
+        bulk = server.get(f"/api/v1/runs/{fates['sdk-bulk']['run_id']}/result?wait=60s")
+        assert bulk["result"] == [[{"user": "u", "n": n} for n in range(3)], ids]
+        fired = server.post("/api/v1/debounce/entries/env_default/sdk-calm/dQ/fire", {})
+        calm = server.get(f"/api/v1/runs/{fired['run_id']}/result?wait=60s")
+        assert calm["result"] == [{"user": "u", "n": 2}, ids[2]]
+    finally:
+        worker.kill()
+        worker.wait()
+        server.kill()

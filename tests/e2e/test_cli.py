@@ -66,6 +66,21 @@ async def fan(ctx):
 
     await ctx.step.parallel("work", {"a": branch, "b": branch})
     return "done"
+
+
+@function(id="calm", on="desk.*", flow_control={"debounce": {"period": "1h", "key": "data.user"}})
+async def calm(ctx, data):
+    return data["n"]
+
+
+@function(id="bulk", on="desk.*", flow_control={"batch": {"size": 9, "wait": "1h"}})
+async def bulk(ctx, rows):
+    return len(rows)
+
+
+@function(id="lone", on="desk.*", flow_control={"singleton": {}})
+async def lone(ctx, data):
+    await ctx.step.sleep("nap", "1h")
 '''
 
 
@@ -250,6 +265,38 @@ def test_control_of_a_run_that_sleeps(place: Place) -> None:
     assert "has ended already" in place.error("runs", "cancel", run_id, code=1)
     assert place.value("runs", "retry", run_id)["status"] in ("queued", "running", "waiting")
     place.cli("runs", "cancel", run_id)
+
+
+def test_what_waits_is_listed_started_and_cancelled(place: Place) -> None:
+    data = '{"user": "ada", "n": 1}'
+    first = place.value("emit", "desk.used", "--data", data)
+    out, _ = place.cli("emit", "desk.used", "--data", '{"user": "ada", "n": 2}')
+    event_id = out.split()[1]
+    assert f"skipped by lone: run {first['run_ids'][0]} was there" in out
+    assert "debounced by calm: it waits for quiet" in out
+    table, _ = place.cli("debounce", "ls")
+    assert re.search(r"calm +ada +2 ", table)
+    assert place.value("batches", "ls", "--function", "bulk")["events"] == 2
+    assert place.value("singletons", "ls")["run_id"] == first["run_ids"][0]
+    why, _ = place.cli("why", event_id)
+    assert "it waits in a batch of 2" in why
+    assert {one["fate"] for one in place.value("why", event_id)["outcomes"]} == {
+        "debounced", "batched", "skipped",
+    }  # fmt: skip
+    said = place.error("debounce", "fire", "calm", "eve", code=2)
+    assert "nothing waits of 'calm' with the key 'eve'; there is 'ada'" in said
+    said, _ = place.cli("debounce", "cancel", "calm", "--all", "--dry-run")
+    assert said == "would cancel calm 'ada': 2 events\n"
+    fired = place.value("debounce", "fire", "calm", "ada")
+    assert place.value("runs", "show", fired["run_id"])["merged"] == 2
+    said, _ = place.cli("batches", "cancel", "bulk")
+    assert said == "bulk '': 2 events cancelled\n"
+    assert place.items("batches", "ls") == []
+    said, _ = place.cli("invoke", "calm", "--input", data)
+    assert re.match(r"event \S+ is debounced: no run yet, which starts at ", said)
+    assert "debounced" in place.error("invoke", "calm", "--input", data, "--wait", "1s", code=1)
+    place.cli("debounce", "cancel", "calm", "ada")
+    place.cli("runs", "cancel", first["run_ids"][0])
 
 
 def test_events_start_runs_once_per_key(place: Place) -> None:

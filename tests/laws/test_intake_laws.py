@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironflow import function, testing
+from ironflow.actors.audit import check_store
 from ironflow.actors.router import EventEmitted
 from ironflow.core import commands as c
 from ironflow.core import intake as i
@@ -25,6 +26,7 @@ from ironflow.core.entries import NULL, EventRef
 from ironflow.core.errors import Conflict, NotFound
 from ironflow.core.flow_control import Batch, Debounce
 from ironflow.core.runs import RunStatus
+from ironflow.simulation.watch import TablesPicture
 
 PERIOD, MAX_WAIT, SIZE, WAIT = 10, 25, 3, 12
 
@@ -279,6 +281,7 @@ def test_runs_are_those_of_the_model(
         await check_skip(world, story)
         await check_cancel(world, story)
         assert not unseen, unseen
+        assert list(check_store(TablesPicture(world.store.tables))) == []
         for table in ("intakes", "timers", "deliveries"):
             assert not world.store.tables.rows[table], table
         is_clean(world)
@@ -375,6 +378,7 @@ def test_whatever_operators_order_nothing_is_left_and_nobody_is_locked_out(
             await world.advance(gap)
             with suppress(Conflict, NotFound, testing.Gone, testing.StorageError):
                 await obey(world, what, target)
+            assert list(check_store(TablesPicture(world.store.tables))) == []
         trouble.end()
         await world.advance(5)
         for name in ("law-only", "law-newest"):
