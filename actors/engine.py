@@ -23,7 +23,7 @@ from ironflow.actors.environment import Environment
 from ironflow.actors.fleet import LEASE, Fleet
 from ironflow.actors.handlers import HandlerActor
 from ironflow.actors.hosts import Hosts, Slots
-from ironflow.actors.intakes import ACTORS, Intakes
+from ironflow.actors.intakes import ACTORS, Intakes, not_waitable
 from ironflow.actors.janitor import Janitor
 from ironflow.actors.kernel import Behavior, Ensure, Ref
 from ironflow.actors.keyring import Keyring
@@ -53,7 +53,6 @@ from ironflow.core.errors import (
     Conflict,
     Damaged,
     Draining,
-    FailedPrecondition,
     Gone,
     IdempotencyConflict,
     InvalidInput,
@@ -544,12 +543,8 @@ class Engine:
     ) -> tuple[c.Created, Run | None]:
         """`invoke`, then `wait`, without a read in between when the run is new."""
         definition = await self._definition(function_id)
-        fate = defers(definition)
-        if fate is not None:
-            raise FailedPrecondition(
-                f"function {function_id} is {fate}: its runs start later and with other events, so "
-                "there is no run to wait for; invoke it without waiting"
-            )
+        if defers(definition) is not None:
+            raise not_waitable(definition)
         prepared = self._prepare(definition, data, idempotency_key)
         future = self.endings.expect(prepared[0])
         try:

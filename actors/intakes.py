@@ -13,10 +13,12 @@ from ironflow.actors.intake import BatchActor, DebounceActor, IntakeActor
 from ironflow.actors.kernel import Ensure
 from ironflow.actors.singleton import SingletonActor
 from ironflow.core import commands as c
-from ironflow.core.errors import Conflict
+from ironflow.core.errors import Conflict, FailedPrecondition
 from ironflow.core.functions import Definition
 from ironflow.core.intake import defers, gate_of
+from ironflow.core.patterns import PatternIndex
 from ironflow.core.runs import Run, RunStatus
+from ironflow.core.values import convert_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +35,14 @@ ACTORS: dict[str, Callable[[Environment], IntakeActor[Any]]] = {
     "singleton": SingletonActor,
 }
 """The actors of intakes, by the kind in their addresses."""
+
+
+def not_waitable(definition: Definition) -> FailedPrecondition:
+    """Why there is no run to wait for."""
+    return FailedPrecondition(
+        f"function {definition.id} is {defers(definition)}: its runs start later and with other "
+        "events, so there is no run to wait for; ask for it without waiting"
+    )
 
 
 class Intakes:
@@ -96,6 +106,23 @@ class Intakes:
         status = await engine.system.at(run.gate).ask(c.Readmit(run_id=run.id, retry=retry))
         await self.until_recorded(run.id)
         return status
+
+    def check_waitable(self, name: str, data: bytes) -> None:
+        """Refuse an event whose runs somebody wants to wait for, when a function that it would
+        start is debounced or takes batches. Raises `FailedPrecondition`, `InvalidInput`.
+        """
+        value = convert_input(data, None, "data")
+        event = {"id": "", "name": name, "data": value, "at": "", "source": "api"}
+        for spec in self._engine.host.specs():
+            if defers(spec.definition) is None:
+                continue
+            for trigger, expression in spec.filters:
+                index: PatternIndex[bool] = PatternIndex()
+                index.add(trigger.event, True)
+                if index.find(name) and (
+                    expression is None or expression.matches({"event": event, "data": value})
+                ):
+                    raise not_waitable(spec.definition)
 
     async def start(self, address: str) -> c.Outcome:
         """Start now what waits with an intake. Raises `NotFound` when nothing does, `Draining`."""

@@ -150,6 +150,29 @@ def test_an_invocation_is_debounced_too_and_there_is_nothing_to_wait_for() -> No
     play(main, functions=[quiet, loud, strict])
 
 
+def test_an_event_whose_runs_are_waited_for_is_refused_before_it_is_stored() -> None:
+    @function(
+        id="picky",
+        on={"event": "picky.*", "if": "data.n > 1"},
+        flow_control={"batch": {"size": 2, "wait": 9}},
+    )
+    async def picky(ctx: Any, rows: Any) -> None:
+        return None
+
+    async def main(world: testing.World) -> None:
+        check = world.engine.intakes.check_waitable
+        check("loud.only", b"{}")
+        check("picky.event", b'{"n": 1}')
+        with pytest.raises(FailedPrecondition, match="picky is batched"):
+            check("picky.event", b'{"n": 2}')
+        with pytest.raises(FailedPrecondition, match="quiet is debounced"):
+            check("user.changed", b"{}")
+        with pytest.raises(InvalidInput):
+            check("user.changed", b"{")
+
+    play(main, functions=[quiet, loud, picky])
+
+
 def test_children_and_times_of_a_schedule_are_runs_of_their_own() -> None:
     @function(id="quiet-parent")
     async def parent(ctx: Any) -> Any:
