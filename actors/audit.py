@@ -185,12 +185,16 @@ def something_will_wake_it(run: Run, picture: Picture) -> Iterator[str]:
 
 
 def _will_be_released(run: Run, predecessor: str, picture: Picture) -> Iterator[str]:
-    """The run that this one is behind has not ended, or word of it is on its way."""
+    """The run that this one is behind has not ended (or is about to be made), or word of its end is
+    on its way.
+    """
     rows = picture.rows(RUNS, predecessor)
     if rows and RunRow(*rows[0]).ended_at is None:
         return
-    if not picture.messages(run.gate or "") and not picture.messages(f"run/{run.id}"):
-        yield f"is behind run {predecessor}, which has ended, with no word of it"
+    targets = (run.gate or "", f"run/{run.id}", f"run/{predecessor}")
+    if not any(picture.messages(target) for target in targets):
+        state = "has ended" if rows else "does not exist"
+        yield f"is behind run {predecessor}, which {state}, with no word of it"
 
 
 def _tells_end(row: Delivery, child: str) -> bool:

@@ -25,6 +25,8 @@ PROGRAM, SAGA, HASTY, LISTENER, HOURLY = (
     "sim-listener",
     "sim-hourly",
 )
+CALM, BULK, NEWEST = "sim-calm", "sim-bulk", "sim-newest"
+"""Ticks are debounced into one, taken in batches, and take the place of the one before."""
 TICK, DONE = "sim.tick", "sim.done"
 LARGE = "x" * 70_000
 """More than an entry holds itself."""
@@ -65,6 +67,24 @@ async def _listener(ctx: Context, data: Any) -> Any:
     return await ctx.step.run("hear", _give, data["n"])
 
 
+async def _calm(ctx: Context, data: Any) -> Any:
+    """Started by the last of several ticks."""
+    return await ctx.step.run("hear", _give, data["n"])
+
+
+async def _bulk(ctx: Context, ticks: list[Any]) -> Any:
+    """Started by several ticks at once."""
+    return await ctx.step.run("count", _give, len(ticks))
+
+
+async def _newest(ctx: Context, data: Any) -> Any:
+    """Started by every tick; the older one makes way."""
+    ctx.step.compensate("undo", _do, 1)
+    await ctx.step.run("do", _do, 1)
+    await ctx.step.sleep("rest", 20)
+    return data["n"]
+
+
 async def _hourly(ctx: Context, slot: dict[str, str]) -> str:
     """Started by its schedule."""
     return str(await ctx.step.run("work", _give, slot["scheduled_at"]))
@@ -94,6 +114,18 @@ def functions() -> Registry:
             },
         },
         HOURLY: {"fn": _hourly, "cron": "7 * * * *"},
+        CALM: {
+            "fn": _calm,
+            "on": TICK,
+            "flow_control": {"debounce": {"period": 10, "max_wait": 60}},
+        },
+        BULK: {"fn": _bulk, "on": TICK, "flow_control": {"batch": {"size": 3, "wait": 45}}},
+        NEWEST: {
+            "fn": _newest,
+            "on": TICK,
+            "compensate_on": ["cancelled"],
+            "flow_control": {"singleton": {"mode": "cancel"}},
+        },
     }
     for function_id, facts in options.items():
         made.add(define(facts.pop("fn"), id=function_id, executor="loop", **facts))

@@ -165,7 +165,7 @@ SABOTAGE: dict[Patch, set[str]] = {
     post_messages_without_rows: {"something_will_wake_it"},
     park_what_is_to_be_woken: {"something_will_wake_it", "every_run_has_ended"},
     grant_without_end: {"capacity_is_kept"},
-    let_everybody_into_a_lane: {"lanes_are_kept"},
+    let_everybody_into_a_lane: {"lanes_are_kept", "throttles_are_kept"},
     let_everybody_begin_at_once: {"throttles_are_kept"},
     forget_what_began: {"throttles_are_kept"},
     forget_the_queue: {"memory_agrees_with_rows", "time_goes_on"},
