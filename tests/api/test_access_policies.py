@@ -12,8 +12,12 @@ import msgspec
 import pytest
 from api.test_environments import Served, serving
 
+from ironflow.actors.keyring import Keyring
+from ironflow.core.access import Unauthenticated
 from ironflow.core.actions import ACTIONS, requirement_of
+from ironflow.core.clock import SECOND, Ids
 from ironflow.core.irn import TYPES
+from ironflow.storage.memory import MemoryStore
 
 FUNCTIONS = "irn:ironflow:*:*:function:*:"
 EVENTS = "irn:ironflow:*:*:event:*:"
@@ -245,6 +249,35 @@ async def test_hostile_keys_and_headers(tmp_path: Path) -> None:
             async with served.session.get(url, headers=sent) as response:
                 assert response.status in (200 if given == " " else 404, 404), given
         assert (await served.ask("GET", "/api/v1/runs", "root")).status == 200
+
+
+class SetClock:
+    """A clock that stands where it is put."""
+
+    def __init__(self) -> None:
+        self.at = 1_800_000_000_000_000
+
+    def now(self) -> int:
+        return self.at
+
+
+async def test_a_key_is_refused_from_the_moment_on_at_which_it_ends() -> None:
+    clock = SetClock()
+    keyring = Keyring(MemoryStore(), clock, Ids(clock))  # type: ignore[arg-type]
+    await keyring.create("root", ("admin",))
+    key, secret = await keyring.create("ci", ("viewer",), lifetime=60)
+    clock.at += 60 * SECOND - 1
+    assert keyring.check(secret).id == key.id
+    clock.at += 1
+    with pytest.raises(Unauthenticated, match="good for a while only"):
+        keyring.check(secret)
+    old, former = await keyring.create("old", ("viewer",))
+    made, fresh = await keyring.rotate(old.id, grace=10)
+    assert keyring.check(former).id == old.id, "both are good while they are changed"
+    clock.at += 10 * SECOND
+    with pytest.raises(Unauthenticated, match="has ended: rotated"):
+        keyring.check(former)
+    assert keyring.check(fresh).id == made.id
 
 
 # -- how much one key may hold --------------------------------------------------------------------
