@@ -42,6 +42,7 @@ from ironflow.core.lanes import is_throttle, lanes_of
 from ironflow.core.messages import Message
 from ironflow.core.runs import Run, RunStatus, StepStatus, apply
 from ironflow.core.turns import job_timers
+from ironflow.core.workflow_state import signal_key
 from ironflow.storage.handlers import HANDLERS
 from ironflow.storage.ports import (
     BLOB_REFS,
@@ -65,6 +66,19 @@ _decode_state = msgspec.json.Decoder(Run).decode
 
 ENDS = (e.WaitEnded, e.StepRetryDue)
 """Entries by which a wait ends that a body may be in."""
+
+
+def keys_of_ends(entries: Sequence[RunEntry]) -> list[str]:
+    """What a body must not know of before these entries are durable, by its keys: ends of waits,
+    and events from outside.
+    """
+    found: list[str] = []
+    for entry in entries:
+        if isinstance(entry, ENDS):
+            found.append(entry.key)
+        elif isinstance(entry, e.SignalReceived):
+            found.append(signal_key(entry.id))
+    return found
 
 
 def fold(run_id: str, loaded: Loaded) -> Run:
@@ -232,7 +246,7 @@ class RunActor(StreamActor):
             batch.puts.append((RUNS, msgspec.structs.astuple(run_row(run))))
             if run.handler is not None:
                 batch.puts.append((HANDLERS, handler_row(run)))
-        ends = [entry.key for entry in decision.entries if isinstance(entry, ENDS)]
+        ends = keys_of_ends(decision.entries)
         self.unsettled.update(ends)
         then: Callable[[], None] | None = None
         counts, self.counts = self.counts, []

@@ -61,8 +61,8 @@ class Assignment(msgspec.Struct, frozen=True):
     """One execution of a run's body: what it is, what is recorded already, and where to report.
 
     `steps` and `order` are live views of the run's record: they grow as reports are queued for the
-    disk. `unsettled` are the keys of steps whose end is queued and not yet durable: the body must
-    not know of it yet.
+    disk. `unsettled` are the keys of steps whose end, and of events from outside whose entry is
+    queued and not yet durable: the body must not know of it yet.
     """
 
     run_id: str

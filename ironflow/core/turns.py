@@ -20,7 +20,14 @@ from ironflow.core.errors import Conflict
 from ironflow.core.reports import boundary, fence
 from ironflow.core.runs import Run, workflow_of
 from ironflow.core.waking import wake
-from ironflow.core.workflow_state import ChildStarted, JobFailed, JobWaits, WaitMet, WorkflowState
+from ironflow.core.workflow_state import (
+    ChildStarted,
+    JobFailed,
+    JobWaits,
+    WaitMet,
+    WorkflowState,
+    signal_key,
+)
 
 
 def record_turn(run: Run, command: c.RecordTurn, s: Situation) -> Decision:
@@ -110,7 +117,7 @@ def send_signal(run: Run, command: c.SendSignal, s: Situation) -> Decision:
         raise Conflict(f"run {run.id} {what}")
     number = run.workflow.next_signal
     entries: list[RunEntry] = [e.SignalReceived(number, command.event, command.step)]
-    return wake(run, f"signal:{number}", entries, done, s, number)
+    return wake(run, signal_key(number), entries, done, s, number)
 
 
 def fire_job_timer(run: Run, name: str, s: Situation) -> Decision:

@@ -119,6 +119,11 @@ class Signal(msgspec.Struct, frozen=True, omit_defaults=True):
     step: str | None = None
 
 
+def signal_key(number: int) -> str:
+    """By which a body is told that an event from outside is stored."""
+    return f"signal:{number}"
+
+
 class WorkflowState(msgspec.Struct, omit_defaults=True):
     """The fold of a workflow's turns."""
 

@@ -40,6 +40,7 @@ from ironflow.core.workflow_state import (
     Streamed,
     TurnOp,
     WorkflowState,
+    signal_key,
 )
 from ironflow.core.workflow_stream import INTERNAL, StreamedEvent, built_in
 from ironflow.workflows.codec import encode_event, payload_of
@@ -82,7 +83,8 @@ class Interpreter:
         self.task: asyncio.Task[None] | None = None
         self.leaving = self.unwinding = self.pausing = False
         self.record = assignment.record().workflow or WorkflowState()
-        """The state as the journal has it: a live view."""
+        """The state as the journal has it: a live view, ahead of it by what is `unsettled`."""
+        self.unsettled = assignment.unsettled
         self.state = _decode_state(_encode_state(self.record))
         self.live: LiveState
         self.router = Router(self)
@@ -130,6 +132,7 @@ class Interpreter:
         workflow: WorkflowState | None = None,
     ) -> None:
         """The run's record is kept in this object from now on."""
+        self.unsettled = unsettled
         if workflow is not None:
             self.record = workflow
 
@@ -384,12 +387,16 @@ class Interpreter:
         record = self.record
         if record.outside == self.seen:
             return
-        self.seen = record.outside
+        seen = record.outside
         while self.next_signal < record.next_signal:
+            if signal_key(self.next_signal) in self.unsettled:
+                seen = self.seen  # it wakes the run once it is stored; until then it has not come
+                break
             signal = record.inbox.get(self.next_signal)
             if signal is not None:
                 self._take_signal(self.next_signal, signal.event, signal.step)
             self.next_signal += 1
+        self.seen = seen
         for job in list(self.state.jobs.values()):
             known = record.jobs.get(job.id)
             if known is not None and known is not job:

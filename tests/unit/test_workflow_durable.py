@@ -152,6 +152,38 @@ def test_an_event_from_outside_is_one_turn_with_all_that_its_step_does() -> None
     world(main, Hall(timeout=None))
 
 
+def test_an_event_that_is_not_stored_yet_begins_no_step() -> None:
+    async def main(world: testing.World) -> None:
+        Hall.entered.clear()
+        await world.engine.workflows.start("Hall", b"{}", run_id="r")
+        await world.advance("1s")
+        journal: Any = world.store.journal
+        write, held = journal._write, list[Any]()
+        journal._write = held.append
+        sent = []
+        for number in (1, 2):
+            sent.append(asyncio.create_task(knock(world, number)))
+            for _ in range(20):
+                await asyncio.sleep(0)
+        # The first is on its way to the disk, and the second waits behind it; both are in the
+        # record that the body looks at when the first has come.
+        assert len(held) == 1
+        write(held.pop())
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert sent[0].done()
+        assert Hall.entered == [1]
+        journal._write = write
+        write(held.pop(0))
+        await asyncio.gather(*sent)
+        await world.advance("1s")
+        assert Hall.entered == [1, 2]
+        await knock(world, 3)
+        assert (await world.wait("r")).result["value"] == {"result": 3}
+
+    world(main, Hall(timeout=None))
+
+
 @pytest.mark.parametrize("commit", range(1, 9))
 def test_a_step_that_began_before_its_turn_was_recorded_begins_again(commit: int) -> None:
     async def main(world: testing.World) -> None:
