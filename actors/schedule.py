@@ -20,6 +20,7 @@ from ironflow.core.clock import to_rfc3339
 from ironflow.core.entries import EventRef, pack
 from ironflow.core.functions import Cron
 from ironflow.core.messages import Message
+from ironflow.core.pull import CRON_EVENT
 from ironflow.storage.ports import DELIVERIES, TIMERS, Batch, NewEntry
 
 TIMER = "fire"
@@ -132,7 +133,7 @@ class ScheduleActor(StreamActor):
             input_hash=hashlib.sha256(data).hexdigest(),
             options=spec.definition.options,
             code=spec.definition.code,
-            event=EventRef(run_id, "ironflow.cron"),
+            event=EventRef(run_id, CRON_EVENT),
         )
         batch = Batch([], [], [])
         skipped = max(sum(1 for time in missed if time < at), 0)

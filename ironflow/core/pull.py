@@ -39,6 +39,10 @@ from ironflow.core.runs import Step, StepStatus
 Json = msgspec.Raw
 MOST_STEPS = 500
 """Steps in one report."""
+LONGEST_NUMBER = 40
+"""Characters of a number in a text."""
+CRON_EVENT = "ironflow.cron"
+"""The event of a run that a schedule has started."""
 INVOKE_SECONDS = 30.0
 """How long an invoked run may take when the caller does not say."""
 
@@ -321,13 +325,24 @@ def _match(wanted: EventFilter, event_data: object, field: str) -> str | None:
         value = found.get({"data": event_data}, None)
     if isinstance(value, dict | list):
         raise InvalidInput("yield.event_filter.match_value", "must be a text, a number or a bool")
-    if isinstance(value, str) or value is None:
-        return f"event.{path} == {literal(value)}"
-    return f"(event.{path} == {literal(value)} || event.{path} == {literal(_as_text(value))})"
+    texts = dict.fromkeys((literal(value), literal(_as_text(value)), *_as_scalar(value)))
+    same = " || ".join(f"event.{path} == {text}" for text in texts)
+    return f"({same})" if len(texts) > 1 else same
 
 
-def _as_text(value: object) -> str:
-    return literal(value) if isinstance(value, bool | int | float) else str(value)
+def _as_text(value: object) -> object:
+    return literal(value) if isinstance(value, bool | int | float) else value
+
+
+def _as_scalar(value: object) -> tuple[str, ...]:
+    """The number or truth value that a text spells, as a literal: clients send it as a text."""
+    if not isinstance(value, str) or len(value) > LONGEST_NUMBER:
+        return ()
+    try:
+        scalar = msgspec.json.decode(value, type=bool | int | float)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return ()
+    return (value,) if literal(scalar) == value else ()
 
 
 def step_failure(error: object) -> Failure:
@@ -458,5 +473,6 @@ def job_event(
         name=name,
         timestamp=to_rfc3339(created_at),
         data=Json(data),
+        source="cron" if name == CRON_EVENT else "api",
         metadata={"batch": taken} if taken else msgspec.UNSET,
     )

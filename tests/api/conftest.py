@@ -18,7 +18,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 import ironflow.sdk.function as sdk
 from ironflow.actors.engine import Engine
-from ironflow.core.clock import Ids, SystemClock
+from ironflow.core.clock import Clock, Ids, SystemClock
 from ironflow.core.errors import NonRetryable
 from ironflow.core.push import Caller
 from ironflow.core.runs import Run
@@ -214,9 +214,9 @@ Serve = Callable[..., AbstractAsyncContextManager[Api]]
 
 @asynccontextmanager
 async def serve_store(
-    store: Store, *, caller: Caller | None = None, **options: Any
+    store: Store, *, caller: Caller | None = None, clock: Clock | None = None, **options: Any
 ) -> AsyncIterator[Api]:
-    clock = SystemClock()
+    clock = clock or SystemClock()
     shelf, ids = Shelf(), Ids(clock)
     executor = Executor(shelf.registry, clock, ids)
     engine = Engine(store, executor, clock, ids, caller=caller)
