@@ -127,3 +127,9 @@ async def open_lanes(ctx: Context, _: Any) -> None:
 async def ended(ctx: Context, _: Any) -> tuple[int, float]:
     """How many laned runs ended, and when the last one did."""
     return len(ENDED), max(ENDED, default=0.0)
+
+
+@function(id="bench-heard", on="bench.heard")
+async def heard(ctx: Context, event: dict[str, float]) -> float:
+    """The same, started by an event."""
+    return time.time() - event["sent"]

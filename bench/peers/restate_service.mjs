@@ -26,6 +26,8 @@ const bench = restate.service({
       return value;
     },
     noop: async (ctx, value) => value,
+    // Seconds since a moment that the caller gives, in seconds since the epoch.
+    reached: async (ctx, sent) => (performance.timeOrigin + performance.now()) / 1000 - sent,
   },
 });
 

@@ -13,16 +13,18 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
-from harness.load import closed_loop, connections, encode_request
+from harness.load import Connection, closed_loop, connections, encode_request
 from harness.processes import Meter, Process, free_port, running
-from harness.scenario import Column, Figures, Scenario, Setting, Side, Target, summary
+from harness.scenario import Column, Figures, Role, Scenario, Setting, Side, Target, summary
+from peers import restate
 from servers import HERE, READY, Served, ironflow
 
 SLOTS = 10
 """Bodies that a worker runs at once."""
 WARM_SECONDS = 0.5
-MEASURED = ("bench-chain", "bench-reached")
+MEASURED = ("bench-chain", "bench-reached", "bench-heard")
 
 Serve = Callable[[Setting], AbstractAsyncContextManager[Served]]
 
@@ -69,13 +71,29 @@ async def endpoint(setting: Setting) -> AsyncIterator[Served]:
             yield Served(port, (server, made), ready_s)
 
 
-def runs_side(name: str, serve: Serve) -> Side:
+def runs_side(name: str, serve: Serve, **options: Any) -> Side:
     """Runs that are started and awaited."""
+    return load_side(
+        name,
+        serve,
+        lambda steps: encode_request(
+            "POST", "/api/v1/functions/bench-chain/invoke?wait=60s", {"input": steps}
+        ),
+        **options,
+    )
+
+
+def load_side(
+    name: str,
+    serve: Serve,
+    request_for: Callable[[int], bytes],
+    role: Role = "ours",
+    **options: Any,
+) -> Side:
+    """A side that answers a request with the result of a chain of so many steps."""
 
     async def measure(setting: Setting) -> Figures:
-        body = {"input": setting.case["steps"]}
-        path = "/api/v1/functions/bench-chain/invoke?wait=60s"
-        request = encode_request("POST", path, body)
+        request = request_for(setting.case["steps"])
         async with (
             serve(setting) as server,
             connections(server.port, setting.case["at_once"]) as made,
@@ -90,29 +108,53 @@ def runs_side(name: str, serve: Serve) -> Side:
             figures["rss_mib"] = sum(process.rss() for process in server.processes)
             return figures
 
-    return Side(name=name, role="ours", measure=measure)
+    return Side(name=name, role=role, measure=measure, **options)
 
 
-def dispatch_side(name: str, serve: Serve) -> Side:
-    """The time from an invocation to the first line of the body, one at a time, nothing else going
+Reach = Callable[[Connection, float], Awaitable[float]]
+"""Has a body reached: the moment is given, in seconds since the epoch; seconds until it was."""
+
+
+async def by_invocation(connection: Connection, sent: float) -> float:
+    """The run is asked for by name."""
+    path = "/api/v1/functions/bench-reached/invoke?wait=60s"
+    answer = await connection.call(encode_request("POST", path, {"input": sent}))
+    return float(json.loads(answer)["result"])
+
+
+async def by_event(connection: Connection, sent: float) -> float:
+    """An event starts the run."""
+    event = {"name": "bench.heard", "data": {"sent": sent}}
+    emitted = json.loads(await connection.call(encode_request("POST", "/api/v1/events", event)))
+    path = f"/api/v1/runs/{emitted['run_ids'][0]}/result?wait=60s"
+    return float(json.loads(await connection.call(encode_request("GET", path)))["result"])
+
+
+async def by_restate(connection: Connection, sent: float) -> float:
+    """The peer's handler is asked for."""
+    return float(await connection.call(encode_request("POST", "/bench/reached", sent)))
+
+
+def dispatch_side(
+    name: str, serve: Serve, reach: Reach, role: Role = "ours", **options: Any
+) -> Side:
+    """The time from a request to the first line of the body, one at a time, nothing else going
     on.
     """
 
     async def measure(setting: Setting) -> Figures:
-        path = "/api/v1/functions/bench-reached/invoke?wait=60s"
         seconds: list[float] = []
         async with serve(setting) as server, connections(server.port, 1) as (connection,):
             began = time.perf_counter()
             warm = WARM_SECONDS
             while (spent := time.perf_counter() - began) < setting.seconds + warm:
-                sent = time.time()
-                answer = await connection.call(encode_request("POST", path, {"input": sent}))
+                taken = await reach(connection, time.time())
                 if spent > warm:
-                    seconds.append(json.loads(answer)["result"])
+                    seconds.append(taken)
                 await asyncio.sleep(0.005)  # a moment in which everything is idle again
             return summary(len(seconds), setting.seconds, 0.0, seconds)
 
-    return Side(name=name, role="ours", measure=measure)
+    return Side(name=name, role=role, measure=measure, **options)
 
 
 four_workers = functools.partial(workers, count=4)
@@ -126,6 +168,13 @@ SCENARIOS = (
             runs_side("1 worker", workers),
             runs_side("4 workers", four_workers),
             runs_side("endpoint", endpoint),
+            load_side(
+                restate.NAME,
+                restate.served,
+                lambda steps: encode_request("POST", "/bench/chain", steps),
+                role="peer",
+                prepare=restate.install,
+            ),
         ),
         columns=(
             Column(figure="per_second", title="runs/s"),
@@ -141,11 +190,17 @@ SCENARIOS = (
     ),
     Scenario(
         name="dispatch",
-        title="from an invocation to the first line of user code, nothing else going on",
+        title="from an event or a call to the first line of user code, nothing else going on",
         sides=(
-            dispatch_side("in the server", ironflow),
-            dispatch_side("1 worker", workers),
-            dispatch_side("endpoint", endpoint),
+            dispatch_side("event, in the server", ironflow, by_event),
+            dispatch_side("event, 1 worker", workers, by_event),
+            dispatch_side("event, endpoint", endpoint, by_event),
+            dispatch_side("invoked, in the server", ironflow, by_invocation),
+            dispatch_side("invoked, 1 worker", workers, by_invocation),
+            dispatch_side("invoked, endpoint", endpoint, by_invocation),
+            dispatch_side(
+                restate.NAME, restate.served, by_restate, role="peer", prepare=restate.install
+            ),
         ),
         columns=(
             Column(figure="p50_ms", title="p50 ms", digits=2),
