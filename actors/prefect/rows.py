@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from ironflow.core.prefect.lists import status_of, subject
-from ironflow.core.prefect.runs import FlowRun, History, TaskRun
+from ironflow.core.prefect.runs import FlowRun, History, Progress, TaskRun
 
 Row = tuple[Any, ...]
 _encode = msgspec.json.Encoder().encode
@@ -17,9 +17,24 @@ def _tags(tags: list[str]) -> str:
     return _encode(tags).decode() if tags else "[]"
 
 
+def _how_far(run: Progress) -> Row:
+    """The columns that flow runs and task runs share: from `state_id` to `run_time`."""
+    state = run.state
+    named = (None,) * 4 if state is None else (state.id, state.type, state.name, state.at)
+    return (
+        *named,
+        run.run_count,
+        run.expected_at,
+        run.next_scheduled_at,
+        run.started_at,
+        run.ended_at,
+        run.run_time,
+    )
+
+
 def flow_run_row(run: FlowRun, body: bytes) -> Row:
     """The columns of `FLOW_RUNS`."""
-    info, state, creator = run.info, run.state, run.info.created_by
+    info, creator = run.info, run.info.created_by
     return (
         info.id,
         info.flow_id,
@@ -41,23 +56,14 @@ def flow_run_row(run: FlowRun, body: bytes) -> Row:
         info.work_pool_id,
         info.work_pool_name,
         _tags(info.tags),
-        state.id if state is not None else None,
-        state.type if state is not None else None,
-        state.name if state is not None else None,
-        state.at if state is not None else None,
-        run.run_count,
-        run.expected_at,
-        run.next_scheduled_at,
-        run.started_at,
-        run.ended_at,
-        run.run_time,
+        *_how_far(run),
         body,
     )
 
 
 def task_run_row(run: TaskRun, body: bytes) -> Row:
     """The columns of `TASK_RUNS`."""
-    info, state = run.info, run.state
+    info = run.info
     return (
         info.id,
         info.flow_run_id,
@@ -69,16 +75,7 @@ def task_run_row(run: TaskRun, body: bytes) -> Row:
         info.cache_key,
         info.task_version,
         _tags(info.tags),
-        state.id if state is not None else None,
-        state.type if state is not None else None,
-        state.name if state is not None else None,
-        state.at if state is not None else None,
-        run.run_count,
-        run.expected_at,
-        run.next_scheduled_at,
-        run.started_at,
-        run.ended_at,
-        run.run_time,
+        *_how_far(run),
         body,
     )
 

@@ -1,7 +1,8 @@
-"""Lists, counts and pages of runs: a body becomes a selection, a selection SQL, its rows a body."""
+"""Lists, counts and pages: a body becomes a selection, a selection SQL, its rows a body."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +23,7 @@ from ironflow.storage.prefect_filters import (
     where_rows,
 )
 from ironflow.web.prefect.requests import HistoryBody
-from ironflow.web.prefect.routing import Answer, Call
+from ironflow.web.prefect.routing import Answer, Call, Handle, Route
 
 MOST_INTERVALS = 500
 """Intervals of one history."""
@@ -67,7 +68,7 @@ async def list_whole(engine: Engine, selection: Selection) -> bytes:
     return b"[%b]" % b",".join([row[0] for row in rows])
 
 
-async def count(engine: Engine, selection: Selection) -> int:
+async def number_of(engine: Engine, selection: Selection) -> int:
     """How many there are."""
     query = count_rows(selection, engine.clock.now())
     found: int = (await engine.store.reader.select(query.text, query.values))[0][0]
@@ -82,7 +83,7 @@ async def find_ids(engine: Engine, selection: Selection) -> list[str]:
 
 async def page(engine: Engine, selection: Selection, results: bytes) -> bytes:
     """A page with its place among all pages."""
-    total = await count(engine, selection)
+    total = await number_of(engine, selection)
     limit = selection.limit
     pages = -(-total // limit) if limit else 0
     return _encode(_Page(msgspec.Raw(results), total, limit, pages, selection.page))
@@ -138,3 +139,49 @@ async def count_by_interval(call: Call[Any, dict[str, Any]], shape: BodyShape) -
         state = _IntervalState(kind, name, runs, run_time / SECOND, lateness / SECOND)
         intervals[number].states.append(state)
     return 200, _encode(intervals)
+
+
+# -- routes ---------------------------------------------------------------------------------------
+
+
+def list_routes(
+    path: str,
+    *,
+    filter: BodyShape,
+    count: BodyShape,
+    paginate: BodyShape,
+    listing: Callable[[Engine, Selection], Awaitable[bytes]] = list_runs,
+) -> tuple[Route, ...]:
+    """The questions about many things below `path`, alike for all of them but for what a
+    `BodyShape` says.
+    """
+
+    async def filter_them(call: Call[None, dict[str, Any]]) -> Answer:
+        return 200, await listing(call.engine, parse_selection(call.body, filter))
+
+    async def count_them(call: Call[None, dict[str, Any]]) -> Answer:
+        return 200, await number_of(call.engine, parse_selection(call.body, count))
+
+    async def paginate_them(call: Call[None, dict[str, Any]]) -> Answer:
+        selection = parse_selection(call.body, paginate)
+        return 200, await page(call.engine, selection, await listing(call.engine, selection))
+
+    return (
+        query_route(f"{path}/filter", filter_them),
+        query_route(f"{path}/count", count_them),
+        query_route(f"{path}/paginate", paginate_them),
+    )
+
+
+def history_route(path: str, shape: BodyShape) -> Route:
+    """The question about runs by interval and state below `path`."""
+
+    async def read_history(call: Call[None, dict[str, Any]]) -> Answer:
+        return await count_by_interval(call, shape)
+
+    return Route(method="POST", path=f"{path}/history", handle=read_history, body=dict)
+
+
+def query_route(path: str, handle: Handle) -> Route:
+    """A question whose body may be left out."""
+    return Route(method="POST", path=path, handle=handle, body=dict, optional_body=True)

@@ -83,28 +83,6 @@ async def set_state(call: Call[None, SetState]) -> Answer:
 # -- lists ----------------------------------------------------------------------------------------
 
 
-async def filter_flow_runs(call: Bodies) -> Answer:
-    """Flow runs that match."""
-    return 200, await answers.list_runs(call.engine, parse_selection(call.body, FILTER))
-
-
-async def count_flow_runs(call: Bodies) -> Answer:
-    """How many flow runs match."""
-    return 200, await answers.count(call.engine, parse_selection(call.body, COUNT))
-
-
-async def paginate_flow_runs(call: Bodies) -> Answer:
-    """A page of the flow runs that match."""
-    selection = parse_selection(call.body, PAGINATE)
-    results = await answers.list_runs(call.engine, selection)
-    return 200, await answers.page(call.engine, selection, results)
-
-
-async def read_history(call: Bodies) -> Answer:
-    """Flow runs by interval and state."""
-    return await answers.count_by_interval(call, HISTORY)
-
-
 async def read_lateness(call: Bodies) -> Answer:
     """How late flow runs began, on average."""
     selection = parse_selection(call.body, COUNT)
@@ -146,19 +124,13 @@ async def set_states(call: Bodies) -> Answer:
     return 200, b'{"results":[%b]}' % b",".join(results)
 
 
-def _query(path: str, handle: Any) -> Route:
-    return Route(method="POST", path=path, handle=handle, body=dict, optional_body=True)
-
-
 _RUN = "/flow_runs/{id}"
 ROUTES = (
     Route(method="POST", path="/flow_runs/", handle=create_flow_run, body=FlowRunCreate),
-    _query("/flow_runs/filter", filter_flow_runs),
-    _query("/flow_runs/count", count_flow_runs),
-    _query("/flow_runs/paginate", paginate_flow_runs),
-    Route(method="POST", path="/flow_runs/history", handle=read_history, body=dict),
-    _query("/flow_runs/lateness", read_lateness),
-    _query("/flow_runs/bulk_delete", delete_flow_runs),
+    *answers.list_routes("/flow_runs", filter=FILTER, count=COUNT, paginate=PAGINATE),
+    answers.history_route("/flow_runs", HISTORY),
+    answers.query_route("/flow_runs/lateness", read_lateness),
+    answers.query_route("/flow_runs/bulk_delete", delete_flow_runs),
     Route(method="POST", path="/flow_runs/bulk_set_state", handle=set_states, body=dict),
     Route(method="POST", path=f"{_RUN}/set_state", handle=set_state, body=SetState),
     Route(method="GET", path=_RUN, handle=read_flow_run),

@@ -48,23 +48,6 @@ async def delete_flow(call: Call[None, None]) -> Answer:
     return 204, None
 
 
-async def filter_flows(call: Bodies) -> Answer:
-    """Flows that match."""
-    return 200, await answers.list_whole(call.engine, parse_selection(call.body, FILTER))
-
-
-async def count_flows(call: Bodies) -> Answer:
-    """How many flows match."""
-    return 200, await answers.count(call.engine, parse_selection(call.body, COUNT))
-
-
-async def paginate_flows(call: Bodies) -> Answer:
-    """A page of the flows that match."""
-    selection = parse_selection(call.body, PAGINATE)
-    results = await answers.list_whole(call.engine, selection)
-    return 200, await answers.page(call.engine, selection, results)
-
-
 async def delete_flows(call: Bodies) -> Answer:
     """Delete the flows that match, up to a limit."""
     answers.read_limit(call, 50)
@@ -78,16 +61,12 @@ async def delete_flows(call: Bodies) -> Answer:
     return 200, {"deleted": deleted}
 
 
-def _query(path: str, handle: Any) -> Route:
-    return Route(method="POST", path=path, handle=handle, body=dict, optional_body=True)
-
-
 ROUTES = (
     Route(method="POST", path="/flows/", handle=create_flow, body=FlowCreate),
-    _query("/flows/filter", filter_flows),
-    _query("/flows/count", count_flows),
-    _query("/flows/paginate", paginate_flows),
-    _query("/flows/bulk_delete", delete_flows),
+    *answers.list_routes(
+        "/flows", filter=FILTER, count=COUNT, paginate=PAGINATE, listing=answers.list_whole
+    ),
+    answers.query_route("/flows/bulk_delete", delete_flows),
     Route(method="GET", path="/flows/name/{name}", handle=read_flow_by_name),
     Route(method="GET", path="/flows/{id}", handle=read_flow),
     Route(method="PATCH", path="/flows/{id}", handle=update_flow, body=FlowUpdate),

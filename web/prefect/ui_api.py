@@ -15,6 +15,7 @@ from ironflow.core.prefect.resources import FLOW_RUNS, STATE_TYPES, TASK_RUNS
 from ironflow.core.prefect.scalars import parse_moment, parse_uuid
 from ironflow.core.prefect.schemas import Mismatch, find_mismatches
 from ironflow.storage.prefect_filters import select_rows, where_rows
+from ironflow.web.prefect.answers import query_route
 from ironflow.web.prefect.routing import Answer, Call, Route
 
 MOST_IDS = 200
@@ -244,24 +245,20 @@ def _nest(found: list[Mismatch]) -> list[Any]:
     return here
 
 
-def _query(path: str, handle: Any) -> Route:
-    return Route(method="POST", path=path, handle=handle, body=dict, optional_body=True)
-
-
 ROUTES = (
     Route(
         method="POST", path="/ui/flows/count-deployments", handle=count_deployments, body=FlowIds
     ),
     Route(method="POST", path="/ui/flows/next-runs", handle=read_next_runs, body=FlowIds),
-    _query("/ui/flow_runs/history", read_run_history),
+    query_route("/ui/flow_runs/history", read_run_history),
     Route(
         method="POST",
         path="/ui/flow_runs/count-task-runs",
         handle=count_task_runs_of,
         body=FlowRunIds,
     ),
-    _query("/ui/task_runs/count", count_task_runs_by_state),
-    _query("/ui/task_runs/dashboard/counts", read_dashboard_counts),
+    query_route("/ui/task_runs/count", count_task_runs_by_state),
+    query_route("/ui/task_runs/dashboard/counts", read_dashboard_counts),
     Route(method="GET", path="/ui/task_runs/{id}", handle=read_task_run),
     Route(method="GET", path="/observed-states", handle=read_observed_states, query=StatesQuery),
     Route(method="POST", path="/ui/schemas/validate", handle=validate_values, body=ValidateBody),

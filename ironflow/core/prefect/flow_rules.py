@@ -14,16 +14,16 @@ from ironflow.core.prefect.rules import (
     Transition,
     Verdict,
     abort,
-    after,
     ends,
     is_final,
+    keep_ended,
     orchestrate,
     reject,
+    try_again,
     types,
 )
 from ironflow.core.prefect.runs import FlowRun
 from ironflow.core.prefect.states import (
-    AWAITING_RETRY,
     RESUMING,
     State,
     has_persisted_data,
@@ -53,12 +53,9 @@ def _keep_result(transition: Transition) -> Stop | None:
 
 def _guard_terminal(transition: Transition) -> Stop | None:
     """What has ended begins anew only where that makes sense."""
-    initial, proposed = transition.initial, transition.proposed
-    assert initial is not None
-    if proposed.type in ("PAUSED", "CANCELLING", "CRASHED"):
-        return abort(f"The run has ended already: {initial.type}.")
-    if ends(proposed):
-        return None
+    proposed, stop = transition.proposed, keep_ended(transition)
+    if stop is not None or ends(proposed):
+        return stop
     if is_final(transition):
         return reject("The run has completed already.")
     if proposed.type == "SCHEDULED" and transition.situation.deployment_id is None:
@@ -102,11 +99,7 @@ def _retry(transition: Transition) -> Stop | None:
         transition.change_policy(retry_type=None)
         return None
     transition.change_policy(retry_type="in_process", resuming=False, pause_keys=[])
-    at = after(transition.situation.now, policy.retry_delay or 0)
-    failed = transition.proposed
-    state = transition.propose("SCHEDULED", AWAITING_RETRY, failed.message, scheduled_time=at)
-    state.data = failed.data
-    return reject("The run is tried again.", state)
+    return try_again(transition, policy.retry_delay or 0)
 
 
 def _pause(transition: Transition) -> Stop | None:

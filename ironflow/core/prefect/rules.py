@@ -20,6 +20,7 @@ import msgspec
 from ironflow.core.clock import SECOND, to_datetime
 from ironflow.core.prefect.runs import FlowRunPolicy, Progress, TaskRunPolicy
 from ironflow.core.prefect.states import (
+    AWAITING_RETRY,
     STATE_TYPES,
     TERMINAL,
     State,
@@ -239,6 +240,22 @@ def wait_for_scheduled_time(transition: Transition) -> Stop | None:
     if at is None or at <= now:
         return None
     return wait(at, now, "The run is scheduled for a time that has not come.")
+
+
+def keep_ended(transition: Transition) -> Stop | None:
+    """What has ended is neither paused nor cancelled nor crashed any more."""
+    initial = transition.initial
+    if initial is not None and transition.proposed.type in ("PAUSED", "CANCELLING", "CRASHED"):
+        return abort(f"The run has ended already: {initial.type}.")
+    return None
+
+
+def try_again(transition: Transition, seconds: float) -> Stop:
+    """What failed is scheduled for another attempt, so many seconds from now."""
+    failed, at = transition.proposed, after(transition.situation.now, seconds)
+    state = transition.propose("SCHEDULED", AWAITING_RETRY, failed.message, scheduled_time=at)
+    state.data = failed.data
+    return reject("The run is tried again.", state)
 
 
 COPY_SCHEDULED_TIME = Rule(copy_scheduled_time, types("SCHEDULED"), types("PENDING"))

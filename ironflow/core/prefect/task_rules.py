@@ -16,11 +16,12 @@ from ironflow.core.prefect.rules import (
     Transition,
     Verdict,
     abort,
-    after,
     ends,
     is_final,
+    keep_ended,
     orchestrate,
     reject,
+    try_again,
     types,
 )
 from ironflow.core.prefect.runs import TaskRun, TaskRunPolicy
@@ -46,10 +47,10 @@ def _guard_terminal(transition: Transition) -> Stop | None:
     """A result that can be had is kept; a task that begins anew counts from one, and says so when
     its flow is tried again.
     """
-    initial, proposed, situation = transition.initial, transition.proposed, transition.situation
-    assert initial is not None
-    if proposed.type in ("PAUSED", "CANCELLING", "CRASHED"):
-        return abort(f"The run has ended already: {initial.type}.")
+    proposed, situation = transition.proposed, transition.situation
+    stop = keep_ended(transition)
+    if stop is not None:
+        return stop
     if is_final(transition):
         return reject("The run has completed already.")
     if not ends(proposed):
@@ -87,10 +88,7 @@ def _retry(transition: Transition) -> Stop | None:
     if failed.state_details.retriable is False or run.run_count > (policy.retries or 0):
         return None
     delay = retry_delay(policy, run.run_count, transition.situation.rng.random())
-    at = after(transition.situation.now, delay)
-    state = transition.propose("SCHEDULED", AWAITING_RETRY, failed.message, scheduled_time=at)
-    state.data = failed.data
-    return reject("The run is tried again.", state)
+    return try_again(transition, delay)
 
 
 def retry_delay(policy: TaskRunPolicy, run_count: int, chance: float) -> float:
