@@ -5,7 +5,7 @@ filters of events as SQL.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,6 +24,10 @@ PREFECT_EVENTS = Table(
 )
 """An event that comes again changes nothing: every column is fixed."""
 EVENT_RESOURCES = Table("event_resources", 3, ("resource_id", "occurred_at", "event_id"))
+EVENT_MARKS = Table("event_marks", 1, ("name", "seq"))
+"""Under `resources`, up to which `seq` events were entered in `EVENT_RESOURCES`. That is done for
+many at a time: each of an event's resources has a place of its own there, far from the others.
+"""
 LOGS = Table(
     "logs",
     1,
@@ -35,12 +39,18 @@ SAVED_SEARCHES = Table(
     "saved_searches", 1, ("id", "name", "created_at", "updated_at", "filters"), ("created_at",)
 )
 
-TABLES = (PREFECT_EVENTS, EVENT_RESOURCES, LOGS, SAVED_SEARCHES)
+TABLES = (PREFECT_EVENTS, EVENT_RESOURCES, EVENT_MARKS, LOGS, SAVED_SEARCHES)
 OF_RUN = (("logs", "flow_run_id"),)
 """What goes with a run, as (table, column that holds the run's id)."""
 
 LAST_EVENTS = "SELECT seq, id FROM prefect_events ORDER BY seq DESC LIMIT ?"
 LAST_LOG = "SELECT coalesce(max(seq), 0) FROM logs"
+_ENTERED = "coalesce((SELECT m.seq FROM event_marks m WHERE m.name = 'resources'), 0)"
+LOOSE_EVENTS = (
+    "SELECT e.seq, e.occurred_at, e.id, e.resource_id, e.body FROM prefect_events e "
+    f"WHERE e.seq > {_ENTERED} ORDER BY e.seq"
+)
+"""Events whose resources were not entered yet."""
 OLDEST_EVENTS = (
     "SELECT received_at, id, occurred_at, resource_id, body FROM prefect_events "
     "ORDER BY seq LIMIT ?"
@@ -64,8 +74,17 @@ _RELATED = "json_each(e.body, '$.related')"
 _EVERYONE = f"(SELECT value FROM {_RELATED} UNION ALL SELECT {_SUBJECT})"
 
 
-def put_event(batch: Batch, event: Event, seq: int) -> None:
-    """Add an event's rows to a batch."""
+class Loose(NamedTuple):
+    """An event whose resources are not entered yet."""
+
+    seq: int
+    occurred: int
+    id: str
+    resources: frozenset[str]
+
+
+def put_event(batch: Batch, event: Event, seq: int) -> Loose:
+    """Add an event's row to a batch; gives what `enter_resources` has to be told later."""
     row = (
         event.id,
         seq,
@@ -76,8 +95,24 @@ def put_event(batch: Batch, event: Event, seq: int) -> None:
         event.body.decode(),
     )
     batch.puts.append((PREFECT_EVENTS, row))
-    for resource_id in {event.resource_id, *(labels[RESOURCE_ID] for labels in event.related)}:
-        batch.puts.append((EVENT_RESOURCES, (resource_id, event.occurred, event.id)))
+    others = [labels[RESOURCE_ID] for labels in event.related]
+    return Loose(seq, event.occurred, event.id, frozenset([event.resource_id, *others]))
+
+
+def read_loose(row: Sequence[Any]) -> Loose:
+    """The same from a row of `LOOSE_EVENTS`."""
+    seq, occurred, event_id, resource_id, body = row
+    others = [labels[RESOURCE_ID] for labels in msgspec.json.decode(body)["related"]]
+    return Loose(seq, occurred, event_id, frozenset([resource_id, *others]))
+
+
+def enter_resources(batch: Batch, events: Sequence[Loose]) -> None:
+    """Enter the resources of events, in the order of their `seq`, beginning behind the mark."""
+    for _, occurred, event_id, resources in events:
+        for resource_id in sorted(resources):
+            batch.puts.append((EVENT_RESOURCES, (resource_id, occurred, event_id)))
+    if events:
+        batch.puts.append((EVENT_MARKS, ("resources", events[-1].seq)))
 
 
 def put_log(batch: Batch, line: LogLine, seq: int) -> None:
@@ -214,9 +249,15 @@ def _some(source: str, wanted: ResourceFilter, values: Values) -> str:
     ids = wanted.ids or tuple(dict.fromkeys(pair[0] for pair in wanted.in_roles))
     if ids:
         among = _among("x.resource_id", ids, values)
-        text = f"e.id IN (SELECT x.event_id FROM event_resources x WHERE {among}) AND "
+        text = f"{_takes_part(among)} AND "
     inner = _resource("r.value", wanted, values)
     return f"({text}EXISTS (SELECT 1 FROM {source} r WHERE {inner}))"
+
+
+def _takes_part(among: str) -> str:
+    """Events in which a resource takes part, and those of which that is not known yet."""
+    entered = f"e.id IN (SELECT x.event_id FROM event_resources x WHERE {among})"
+    return f"({entered} OR e.seq > {_ENTERED})"
 
 
 def _resource(source: str, wanted: ResourceFilter, values: Values) -> str:
@@ -230,7 +271,7 @@ def _resource(source: str, wanted: ResourceFilter, values: Values) -> str:
         parts.append(_among(resource_id, wanted.ids, values))
         if resource_id == "e.resource_id":
             among = _among("x.resource_id", wanted.ids, values)
-            parts.append(f"e.id IN (SELECT x.event_id FROM event_resources x WHERE {among})")
+            parts.append(_takes_part(among))
     if wanted.prefixes:
         parts.append(_starts(resource_id, wanted.prefixes, values))
     if wanted.roles:

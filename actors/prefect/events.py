@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from ironflow.actors.environment import Environment
@@ -17,12 +20,16 @@ from ironflow.core.clock import SECOND
 from ironflow.core.errors import StorageError
 from ironflow.core.messages import Message
 from ironflow.core.prefect.events import Event
-from ironflow.storage.ports import Batch
+from ironflow.storage.ports import Batch, Done
 from ironflow.storage.prefect_events import (
     LAST_EVENTS,
+    LOOSE_EVENTS,
     OLDEST_EVENTS,
+    Loose,
     delete_events,
+    enter_resources,
     put_event,
+    read_loose,
 )
 
 log = logging.getLogger("ironflow.prefect.events")
@@ -31,6 +38,10 @@ REMEMBERED = 20_000
 """Ids of the newest events that are held in memory: one that comes again is not told twice. Of
 older ones the database takes only the first.
 """
+LOOSE = 64
+"""Events whose resources are entered in one piece."""
+ENTERED_AT_ONCE = 1000
+"""At most: an import may bring any number."""
 CLEAN_UP_EVERY = 3600.0
 """Seconds between two rounds of deleting what is too old."""
 DELETED_AT_ONCE = 200
@@ -51,17 +62,23 @@ class EventBook:
     than the keeper may add events to a commit of their own.
     """
 
-    def __init__(self, live: Live[Event]) -> None:
-        self.live = live
+    def __init__(self, live: Live[Event], append: Callable[[Batch, Done], None]) -> None:
+        """`append` is the journal's."""
+        self.live, self._append = live, append
         self.is_open = False
         """Whether what was there before has been read."""
         self._seq = 0
         self._known: dict[str, None] = {}
+        self._loose: deque[Loose] = deque()
+        self._entering = False
 
-    def open(self, seq: int, known: Sequence[str]) -> None:
-        """Go on counting behind `seq`; `known` are the ids of the newest events, oldest first."""
+    def open(self, seq: int, known: Sequence[str], loose: Iterable[Loose]) -> None:
+        """Go on counting behind `seq`; `known` are the ids of the newest events, oldest first,
+        `loose` are those whose resources are not entered yet.
+        """
         self._seq = seq
         self._known = dict.fromkeys(known)
+        self._loose.extend(loose)
         self.live.begin(seq)
         self.is_open = True
 
@@ -75,7 +92,7 @@ class EventBook:
                 continue
             self._known[event.id] = None
             self._seq += 1
-            put_event(batch, event, self._seq)
+            self._loose.append(put_event(batch, event, self._seq))
             fresh.append((self._seq, event, len(event.body)))
         while len(self._known) > REMEMBERED + len(events):
             del self._known[next(iter(self._known))]
@@ -85,6 +102,31 @@ class EventBook:
         """These events are durable."""
         if fresh:
             self.live.publish(fresh)
+        if len(self._loose) >= LOOSE and not self._entering:
+            self._entering = True
+            self.enter(self._entered)
+
+    def enter(self, done: Done) -> None:
+        """Enter the resources of the oldest events of which that is not done; `done` as the journal
+        calls it. Those of an event that is not written after all do no harm.
+        """
+        batch, some = Batch([], [], []), list(islice(self._loose, ENTERED_AT_ONCE))
+        enter_resources(batch, some)
+
+        def entered(error: Exception | None) -> None:
+            while error is None and self._loose and self._loose[0].seq <= some[-1].seq:
+                self._loose.popleft()
+            done(error)
+
+        self._append(batch, entered)
+
+    def _entered(self, error: Exception | None) -> None:
+        self._entering = False  # after an error the next event tries again
+
+    @property
+    def has_loose(self) -> bool:
+        """Whether there are events whose resources are not entered."""
+        return bool(self._loose)
 
     def forget(self, fresh: Published[Event]) -> None:
         """These events were not written: they may come again."""
@@ -102,8 +144,12 @@ class EventKeeper(Actor):
     async def start(self) -> None:
         """Go on counting where the last process ended, and know its newest events."""
         if not self.book.is_open:
-            rows = await self.environment.store.reader.select(LAST_EVENTS, (REMEMBERED,))
-            self.book.open(rows[0][0] if rows else 0, [row[1] for row in reversed(rows)])
+            select = self.environment.store.reader.select
+            rows = await select(LAST_EVENTS, (REMEMBERED,))
+            loose = [read_loose(row) for row in await select(LOOSE_EVENTS)]
+            if not self.book.is_open:
+                known = [row[1] for row in reversed(rows)]
+                self.book.open(rows[0][0] if rows else 0, known, loose)
         if self.keep:
             self._later(0.0)
 
@@ -142,12 +188,20 @@ class EventKeeper(Actor):
             oldest = await store.reader.select(OLDEST_EVENTS, (DELETED_AT_ONCE,))
             rows = [row for row in oldest if row[0] < cutoff]
             if rows:
+                # Else the resources of an event would be entered after it has gone.
+                await self._enter()
                 delete_events(batch, rows)
                 await store.journal.commit(batch)
         except StorageError as error:
             log.warning("old events could not be deleted now: %s", error)
         self._later(0.0 if len(rows) == DELETED_AT_ONCE else CLEAN_UP_EVERY)
         return len(rows)
+
+    async def _enter(self) -> None:
+        while self.book.has_loose:
+            future: asyncio.Future[None] = self.system.loop.create_future()
+            self.book.enter(partial(_settle, future))
+            await future
 
     def _later(self, seconds: float) -> None:
         self.stop()
@@ -157,3 +211,12 @@ class EventKeeper(Actor):
         """Nothing rings any more."""
         if self.alarm is not None:
             self.alarm.cancel()
+
+
+def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

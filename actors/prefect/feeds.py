@@ -40,7 +40,7 @@ class Feeds:
     def __init__(self, environment: Environment, keep: float = KEEP) -> None:
         self.events: Live[Event] = Live()
         self.logs: Live[LogLine] = Live()
-        self._book = EventBook(self.events)
+        self._book = EventBook(self.events, environment.store.journal.append)
         system = environment.system
         system.register(
             Behavior(

@@ -25,6 +25,7 @@ from ironflow.storage.ports import Batch
 from ironflow.storage.prefect_events import (
     LOG_COLUMNS,
     count_events,
+    enter_resources,
     put_event,
     put_log,
     select_accepted,
@@ -133,12 +134,13 @@ def relations() -> Relations:
     return Relations()
 
 
-def fill(relations: Relations, found: list[Event]) -> None:
-    for table in ("prefect_events", "event_resources"):
+def fill(relations: Relations, found: list[Event], entered: int = 0) -> None:
+    """Of the first `entered` events the resources are entered."""
+    for table in ("prefect_events", "event_resources", "event_marks"):
         relations.connection.execute(f"DELETE FROM {table}")
     batch = Batch([], [], [])
-    for seq, event in enumerate(found, 1):
-        put_event(batch, event, seq)
+    loose = [put_event(batch, event, seq) for seq, event in enumerate(found, 1)]
+    enter_resources(batch, loose[:entered])
     for table, row in batch.puts:
         relations.put(table, row)
 
@@ -147,11 +149,11 @@ def ids_of(rows: list[Any]) -> list[str]:
     return [json.loads(row[0])["id"] for row in rows]
 
 
-@given(found=events, value=filters)
+@given(found=events, value=filters, entered=st.integers(0, 6))
 def test_stored_and_live_events_are_found_alike(
-    relations: Relations, found: list[Event], value: dict[str, Any]
+    relations: Relations, found: list[Event], value: dict[str, Any], entered: int
 ) -> None:
-    fill(relations, found)
+    fill(relations, found, entered)
     wanted = parse(value)
     live = [event for event in found if wanted.matches(event)]
     rows = relations.select(*select_events(wanted, 100))

@@ -13,13 +13,17 @@ import pytest
 from engine_world import SECOND, is_clean, play
 
 from ironflow import function, testing
+from ironflow.actors.prefect.events import LOOSE
 from ironflow.core.clock import to_datetime, to_rfc3339
 from ironflow.core.errors import Conflict, Gone, IronflowError, NotFound, StorageError
 from ironflow.core.prefect.commands import Reply
+from ironflow.core.prefect.event_filters import parse_event_filter
 from ironflow.core.prefect.events import Event
+from ironflow.core.prefect.faults import Fault
 from ironflow.core.prefect.runs import FlowRunInfo, FlowRunPolicy, TaskRunInfo
 from ironflow.core.prefect.states import StateCreate, StateDetails
 from ironflow.storage.ports import RetentionRule
+from ironflow.storage.prefect_events import select_events
 from ironflow.storage.relational import NAMES
 
 DAY = 86_400
@@ -557,5 +561,37 @@ def test_every_move_is_an_event() -> None:
         assert told[1]["payload"]["intended"] == {"from": "PENDING", "to": "RUNNING"}
         roles = [resource["prefect.resource.role"] for resource in told[2]["related"]]
         assert roles == ["flow", "tag"]
+
+    play(main, functions=[])
+
+
+async def events_of(world: testing.World, run_id: str) -> list[str]:
+    """The names of the events in which a flow run takes part, oldest first."""
+    faults: list[Fault] = []
+    wanted = parse_event_filter(
+        {"any_resource": {"id": [f"prefect.flow-run.{run_id}"]}, "order": "ASC"}, faults
+    )
+    rows = await world.store.reader.select(*select_events(wanted, 10))
+    return [msgspec.json.decode(body)["event"].rpartition(".")[2] for body, _, _ in rows]
+
+
+def test_resources_of_events_are_entered_for_many_and_found_before_that() -> None:
+    async def main(world: testing.World) -> None:
+        client = Client(world)
+        entered_ = "coalesce((SELECT seq FROM event_marks), 0)"
+        mark = f"SELECT {entered_}, (SELECT max(seq) FROM prefect_events)"
+        told: list[str] = []
+        for round_ in range(3):
+            for _ in range(LOOSE // 2 - 8):
+                told.append(await client.flow_run())
+                await client.move(told[-1], "RUNNING")
+            ((entered, newest),) = await world.store.reader.select(mark)
+            assert newest == 2 * len(told)
+            assert (entered > 0) == (round_ > 0)
+            assert newest - entered <= LOOSE
+            for run_id in told:
+                assert await events_of(world, run_id) == ["Pending", "Running"]
+            # What is not entered yet is read again by the next life.
+            await world.crash()
 
     play(main, functions=[])

@@ -52,21 +52,9 @@ class _FlowRunNow(msgspec.Struct):
     state: State | None
 
 
-class _TaskRunNow(msgspec.Struct):
-    state_id: str | None
-    state_type: str | None
-    state_name: str | None
-    run_count: int
-    flow_run_run_count: int
-    expected_start_time: str | None
-    next_scheduled_start_time: str | None
-    start_time: str | None
-    end_time: str | None
-    total_run_time: float
-    state: State | None
-
-
-class _TaskRunFacts(msgspec.Struct):
+class _TaskRunBody(msgspec.Struct):
+    created: str | None
+    updated: str | None
     id: str
     name: str
     flow_run_id: str | None
@@ -79,6 +67,17 @@ class _TaskRunFacts(msgspec.Struct):
     tags: list[str]
     labels: dict[str, Any]
     task_inputs: msgspec.Raw
+    state_id: str | None
+    state_type: str | None
+    state_name: str | None
+    run_count: int
+    flow_run_run_count: int
+    expected_start_time: str | None
+    next_scheduled_start_time: str | None
+    start_time: str | None
+    end_time: str | None
+    total_run_time: float
+    state: State | None
 
 
 class RunInputView(msgspec.Struct):
@@ -135,7 +134,9 @@ def encode_flow_run(run: FlowRun, info: bytes) -> bytes:
 def encode_task_run(run: TaskRun) -> bytes:
     """A task run's body."""
     info, state = run.info, run.state
-    facts = _TaskRunFacts(
+    body = _TaskRunBody(
+        moment(run.created_at),
+        moment(run.updated_at),
         info.id,
         info.name,
         info.flow_run_id,
@@ -148,8 +149,6 @@ def encode_task_run(run: TaskRun) -> bytes:
         info.tags,
         info.labels,
         info.task_inputs,
-    )
-    now = _TaskRunNow(
         state.id if state is not None else None,
         state.type if state is not None else None,
         state.name if state is not None else None,
@@ -162,8 +161,7 @@ def encode_task_run(run: TaskRun) -> bytes:
         run.run_time / SECOND,
         state,
     )
-    times = _encode(_Times(moment(run.created_at), moment(run.updated_at)))
-    return b"%b,%b,%b" % (times[:-1], _encode(facts)[1:-1], _encode(now)[1:-1])
+    return _encode(body)[:-1]
 
 
 # -- estimates ------------------------------------------------------------------------------------
