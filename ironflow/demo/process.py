@@ -57,7 +57,8 @@ class Server:
         self.log = folder / "server.log"
         self.pids: list[int] = []
         self._command = [
-            *[*launch, "serve", *modules, "--db", str(db), "--host", HOST, "--port", str(port)]
+            *[*launch, "serve", *modules, "--db", str(db), "--host", HOST, "--port", str(port)],
+            "--no-discovery",  # it is gone in a minute, and leaves only what it has to show
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
