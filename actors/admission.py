@@ -16,6 +16,7 @@ from ironflow.actors.kernel import LATER, Envelope
 from ironflow.actors.outbox import encode_row, with_delivery
 from ironflow.actors.windows import Start
 from ironflow.core import commands as c
+from ironflow.core.affinity import actor_of
 from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.durations import format_duration
 from ironflow.core.effects import Barred
@@ -81,6 +82,8 @@ def _complete(actor: RunActor, spec: FunctionSpec, command: c.CreateRun) -> c.Cr
         rank = spec.policies.rank(_input(command), command.event)
         facts |= {"lanes": rank.lanes, "priority": rank.priority, "share": rank.share}
         _count(actor, definition.id, rank)
+    if definition.actor_key is not None:
+        facts["actor"] = actor_of(definition.actor_key, _input(command))
     return msgspec.structs.replace(command, **facts) if facts else command
 
 
@@ -118,6 +121,7 @@ def _looks_in(spec: FunctionSpec, command: c.CreateRun) -> bool:
     return (
         bool(options.cancel_on)
         or (spec.policies is not None and spec.policies.reads_input)
+        or spec.definition.actor_key is not None
         or (gated and control.singleton is not None and control.singleton.key is not None)
         or (control.batch is not None and not command.events)
     )

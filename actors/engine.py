@@ -20,7 +20,7 @@ from ironflow.actors.breakers import BreakerActor
 from ironflow.actors.endings import Endings
 from ironflow.actors.endpoints import Endpoints, breaker_key
 from ironflow.actors.environment import Environment
-from ironflow.actors.fleet import LEASE, Fleet
+from ironflow.actors.fleet import Fleet
 from ironflow.actors.handlers import HandlerActor
 from ironflow.actors.hosts import Hosts, Slots
 from ironflow.actors.intakes import ACTORS, Intakes, not_waitable
@@ -42,6 +42,7 @@ from ironflow.actors.system import System
 from ironflow.actors.timers import Timers
 from ironflow.actors.windows import Start
 from ironflow.actors.worker import WorkerActor
+from ironflow.actors.worker_queue import LEASE
 from ironflow.actors.workflows import Workflows
 from ironflow.core import commands as c
 from ironflow.core.blockages import Blockages
@@ -102,6 +103,7 @@ class Engine:
         max_crashes: int = MAX_CRASHES,
         retention: Sequence[RetentionRule] = (),
         lease: float = LEASE,
+        actor_wait: float = 0.0,
         caller: Caller | None = None,
         keep_prefect_events: float = KEEP,
         system: System | None = None,
@@ -109,12 +111,14 @@ class Engine:
         salt: tuple[str, ...] = (),
     ) -> None:
         """`capacity`: bodies that execute at once; others wait in the order in which they came.
-        `lease`: seconds that a worker keeps a job unheard; `caller` sends requests to endpoints;
-        `keep_prefect_events` in seconds; `salt`: see `Environment`.
+        `lease`: seconds that a worker keeps a job unheard; `actor_wait`: seconds that a run waits
+        for its actor's worker while that is full, 0 for as long as it takes; `caller` sends
+        requests to endpoints; `keep_prefect_events` in seconds;
+        `salt`: see `Environment`.
         """
         self.store, self.clock, self.ids = store, clock, ids
         self.system = system or System(clock, ids, on_fatal=on_fatal)
-        self.fleet = Fleet(clock, self.system, self._grant, self._knows, lease)
+        self.fleet = Fleet(clock, self.system, self._grant, self._knows, lease, actor_wait)
         self.endpoints = Endpoints(clock, self.system, self._grant, self._knows, caller)
         self.host = Hosts(host, self.fleet, self.endpoints)
         pool = Pool(capacity, lambda fid: host.spec(fid) is not None, self._grant)
@@ -139,6 +143,7 @@ class Engine:
         self.started = False
         """Whether everything that was unfinished has been brought back."""
         self.draining = False
+        self._registering = asyncio.Lock()
         make = self.environment
         self.system.register(Behavior("run", partial(RunActor, make), bound=10_000))
         self.system.register(Behavior("handler", partial(HandlerActor, make)))
@@ -202,15 +207,21 @@ class Engine:
     async def _recover_runs(self) -> None:
         reader = self.store.reader
         self.pool.windows.load(map(Start._make, await reader.starts()))
-        lanes = await reader.lanes()
+        lanes, actors = await reader.lanes(), await reader.actors()
+        if actors:
+            self.fleet.queue.expect_workers()
         # Those that were running first: their bodies may still be alive, with a worker or behind
         # an endpoint, so nobody else may get their places in lanes.
-        total = await self._requeue("running", lanes) + await self._requeue("queued", lanes)
+        total = await self._requeue("running", lanes, actors)
+        total += await self._requeue("queued", lanes, actors)
         if total:
             log.info("%d unfinished runs go on", total)
 
     async def _requeue(
-        self, status: Literal["queued", "running"], lanes: Mapping[str, LaneRow]
+        self,
+        status: Literal["queued", "running"],
+        lanes: Mapping[str, LaneRow],
+        actors: Mapping[str, tuple[str, str | None]],
     ) -> int:
         after: tuple[int, str] | None = None
         total = 0
@@ -218,6 +229,8 @@ class Engine:
         while True:
             rows = await self.store.reader.unfinished(status, RECOVERY_PAGE, after)
             for row in rows:
+                if row.id in actors:
+                    self.pool.prefer(row.id, row.function_id, *actors[row.id])
                 ticket = _ticket(row, lanes.get(row.id))
                 if row.id in lanes:
                     ranked.append(ticket)
@@ -260,20 +273,23 @@ class Engine:
         """Record the functions that this process serves; a changed definition gets a new
         version.
         """
-        known = {row.id: row for row in await self.store.reader.functions()}
-        batch = Batch([], [], [])
-        now = self.clock.now()
-        for definition in definitions:
-            spec = msgspec.json.encode(definition)
-            digest = hashlib.sha256(spec).hexdigest()[:16]
-            row = known.get(definition.id)
-            if row is None or row.hash != digest:
-                version = row.version + 1 if row is not None else 1
-                stream = f"function/{definition.id}"
-                batch.entries.append(NewEntry(stream, version, now, "function.registered", spec))
-                batch.puts.append((FUNCTIONS, (definition.id, version, digest, spec, now)))
-        if batch.entries:
-            await self.store.journal.commit(batch)
+        async with self._registering:  # a version is written once
+            known = {row.id: row for row in await self.store.reader.functions()}
+            batch = Batch([], [], [])
+            now = self.clock.now()
+            for definition in definitions:
+                spec = msgspec.json.encode(definition)
+                digest = hashlib.sha256(spec).hexdigest()[:16]
+                row = known.get(definition.id)
+                if row is None or row.hash != digest:
+                    version = row.version + 1 if row is not None else 1
+                    stream = f"function/{definition.id}"
+                    batch.entries.append(
+                        NewEntry(stream, version, now, "function.registered", spec)
+                    )
+                    batch.puts.append((FUNCTIONS, (definition.id, version, digest, spec, now)))
+            if batch.entries:
+                await self.store.journal.commit(batch)
         self.router.post(FunctionsChanged())
         for definition in definitions:
             self.pool.serve(definition.id)

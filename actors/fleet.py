@@ -14,11 +14,10 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
-
+from ironflow.actors.affinity import Actor
 from ironflow.actors.jobs import Lease, new_lease
 from ironflow.actors.lines import Ticket
-from ironflow.actors.waiting_rows import WaitingRows
+from ironflow.actors.worker_queue import LEASE, Worker, WorkerQueue
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock
 from ironflow.core.errors import IronflowError, Suspended
@@ -33,44 +32,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ironflow.workers")
 
-LEASE = 90.0
-"""Seconds that a worker keeps a job without a word of it, unless it says how often it beats."""
 BEATS = 3
 """Heartbeats that a lease lasts."""
 CANCEL_GRACE = 30.0
 """Seconds that a worker's body has to unwind and to compensate, before it is ended without it."""
 PICK_UP = 10.0
 """Seconds that a job which was made for a poll waits for another one, when that poll is gone."""
-
-
-class Worker(msgspec.Struct, eq=False):
-    """A worker as it registered. Moments are microseconds."""
-
-    id: str
-    functions: frozenset[str]
-    capacity: int
-    registered_at: int
-    heard_at: int
-    hostname: str = ""
-    labels: dict[str, str] = {}
-    version: dict[str, str] = {}
-    lease: float = LEASE
-    """Seconds that it keeps a job without a word of it."""
-    online: bool = True
-    credit: int = 0
-    """Jobs that the poll it holds open may still be answered with."""
-    commands: bool = False
-    """It runs our executor: it reports commands and hears signals (`core.remote`)."""
-    jobs: dict[str, Lease] = {}
-
-    def takes(self, spec: FunctionSpec) -> bool:
-        """Whether it may be handed runs of this function."""
-        wanted = spec.definition.labels
-        return (
-            self.online
-            and spec.id in self.functions
-            and all(self.labels.get(name) == value for name, value in wanted.items())
-        )
 
 
 class Offer(Message[None], frozen=True):
@@ -97,23 +64,19 @@ class Fleet:
         grant: Callable[[str], None],
         knows: Callable[[str], bool],
         lease: float = LEASE,
+        patience: float = 0.0,
     ) -> None:
         """`grant(run_id)` tells a run that a worker was chosen for it; `knows` whether anything
-        executes a function.
+        executes a function. `patience`: see `WorkerQueue`.
         """
-        self.clock, self.system, self._grant, self._knows = clock, system, grant, knows
+        self.clock, self.system, self._knows = clock, system, knows
         self.lease = lease
         self._specs: dict[str, FunctionSpec] = {}
-        self.workers: dict[str, Worker] = {}
+        self.queue = WorkerQueue(system.loop, self._specs, grant, patience)
+        self.workers: Mapping[str, Worker] = self.queue.workers
         self.leases: dict[str, Lease] = {}
         """By run id: a run has one execution at a time."""
-        self._reserved: dict[str, str] = {}
-        """Run id to worker id, from the grant until the job is made."""
-        self._rows: WaitingRows[str] = WaitingRows()
-        """By function."""
         self._chores: set[asyncio.Task[None]] = set()
-        self.closed = False
-        """Draining: nothing is handed out any more."""
 
     # -- functions --------------------------------------------------------------------------------
 
@@ -142,107 +105,86 @@ class Fleet:
         self, ticket_of: Callable[[str], Ticket | None], weight_of: Callable[[str, str], float]
     ) -> None:
         """See `WaitingRows`."""
-        self._rows.order_by(ticket_of, weight_of)
+        self.queue.order_by(ticket_of, weight_of)
+
+    @property
+    def closed(self) -> bool:
+        """Draining: nothing is handed out any more."""
+        return self.queue.closed
 
     @property
     def active(self) -> int:
         """Executions that workers have or are about to get."""
-        return len(self.leases) + len(self._reserved)
+        return len(self.leases) + len(self.queue.reserved)
 
     @property
     def queued(self) -> int:
         """Runs that wait for a worker."""
-        return len(self._rows)
+        return len(self.queue)
 
     def serves(self, function_id: str) -> bool:
         """Whether runs of this function belong to workers."""
         return function_id in self._specs
 
-    def holds(self, run_id: str) -> bool:
-        """Whether a worker has the run or was chosen for it."""
-        return run_id in self._reserved or run_id in self.leases
-
     def acquire(self, run_id: str, function_id: str) -> bool:
         """Choose a worker at once, if one asks for work now and nobody waits for it."""
-        if self.holds(run_id):
-            return True
-        if self.closed or self._rows.has(function_id):
-            return False
-        worker = self._idle_worker(function_id)
-        if worker is None:
-            return False
-        self._reserve(run_id, worker)
-        return True
+        return run_id in self.leases or self.queue.acquire(run_id, function_id)
+
+    def prefer(self, run_id: str, actor: Actor, worker_id: str | None) -> None:
+        """The run has an actor; `worker_id` had it last. To be said whenever it asks for a slot."""
+        if run_id not in self.leases:
+            self.queue.prefer(run_id, actor, worker_id)
+
+    def chosen(self, run_id: str) -> str | None:
+        """The worker that was chosen for a run, or has it."""
+        lease = self.leases.get(run_id)
+        return self.queue.reserved.get(run_id) if lease is None else lease.holder
 
     def release(self, run_id: str, waits: bool = False) -> None:
         """The run does not execute, or no longer; `waits`: it still wants to, from its old
         place.
         """
-        if not waits:
-            self._rows.settle(run_id)
-        worker_id = self._reserved.pop(run_id, None)
-        if worker_id is not None and (worker := self.workers.get(worker_id)) is not None:
-            worker.credit += 1
-            self.pump(worker)
+        self.queue.release(run_id, waits)
         self.close_lease(run_id)
 
     def enqueue(self, run_id: str, function_id: str) -> None:
         """Wait for a worker. Waiting twice is waiting once."""
-        if self.holds(run_id):
-            return
-        self._rows.join(run_id, function_id)
-        worker = self._idle_worker(function_id)
-        if worker is not None:
-            self.pump(worker)
+        if run_id not in self.leases and run_id not in self.queue.reserved:
+            self.queue.enqueue(run_id, function_id)
 
     def discard(self, run_id: str) -> None:
         """The run no longer wants a worker."""
-        self._rows.leave(run_id)
+        self.queue.leave(run_id)
 
     def is_queued(self, run_id: str) -> bool:
         """Whether the run waits for a worker."""
-        return run_id in self._rows
+        return run_id in self.queue
 
     def take_queued(self, function_id: str) -> list[str]:
         """The runs that waited for a worker; they no longer wait here."""
-        return self._rows.clear(function_id)
+        return self.queue.clear(function_id)
 
     def position(self, run_id: str) -> int | None:
-        """How many runs of its function are before this one, None when it does not wait."""
-        return self._rows.before(run_id)
+        """How many runs are before this one in its row, None when it does not wait."""
+        return self.queue.before(run_id)
+
+    def held_up_by_actor(self, run_id: str) -> str | None:
+        """Which worker a run waits for, if its actor is with one."""
+        found = self.queue.waits_for(run_id)
+        if found is None:
+            return None
+        actor, worker_id = found
+        before = self.queue.before(run_id) or 0
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            state = "which is expected back after the start of the server"
+        else:
+            state = f"which has {len(worker.jobs)} of the {worker.capacity} runs that it takes"
+        return f"its actor {actor!r} is with worker {worker_id}, {state}; {before} wait before it"
 
     def close(self) -> None:
         """Hand out nothing any more: the process is draining."""
-        self.closed = True
-        for worker in self.workers.values():
-            worker.credit = 0
-
-    def pump(self, worker: Worker) -> None:
-        """Grant runs to a worker that asks for work, those that wait longest first."""
-        while worker.credit > 0 and not self.closed:
-            heads = [
-                (head, function_id)
-                for function_id in worker.functions
-                if (head := self._rows.first(function_id)) is not None
-                and worker.takes(self._specs[function_id])
-            ]
-            if not heads:
-                return
-            run_id = self._rows.take(min(heads)[1])
-            self._reserve(run_id, worker)
-            self._grant(run_id)
-
-    def _idle_worker(self, function_id: str) -> Worker | None:
-        """Of those that ask for work now, the one with the most room."""
-        spec = self._specs.get(function_id)
-        if spec is None:
-            return None
-        idle = [w for w in self.workers.values() if w.credit > 0 and w.takes(spec)]
-        return max(idle, key=lambda worker: worker.credit, default=None)
-
-    def _reserve(self, run_id: str, worker: Worker) -> None:
-        worker.credit -= 1
-        self._reserved[run_id] = worker.id
+        self.queue.close()
 
     # -- the Host ---------------------------------------------------------------------------------
 
@@ -256,8 +198,7 @@ class Fleet:
 
     def start(self, assignment: Assignment) -> None:
         """Hand an execution to the worker that was chosen for it."""
-        self._rows.settle(assignment.run_id)
-        worker = self.workers.get(self._reserved.pop(assignment.run_id, ""))
+        worker = self.queue.use(assignment.run_id)
         if worker is None or self.closed:
             assignment.effects.leave()
             return
@@ -366,6 +307,22 @@ class Fleet:
         if self.leases.get(run_id) is lease:
             self.close_lease(run_id, lease)
             lease.assignment.effects.leave(f"worker {lease.holder} recorded nothing")
+
+    def enlist(self, worker: Worker) -> None:
+        """A worker is there, or says anew what it is."""
+        self.queue.workers[worker.id] = worker
+        self.queue.fail_over(worker)
+
+    def forget(self, worker_id: str, reason: str) -> None:
+        """A worker is gone, and what it had with it."""
+        worker = self.queue.remove(worker_id)
+        if worker is not None:
+            self.lose_all(worker, reason)
+
+    def lose_all(self, worker: Worker, reason: str) -> None:
+        """The worker has nothing any more: its runs are queued again."""
+        for lease in list(worker.jobs.values()):
+            self.lose(lease, reason)
 
     def lose(self, lease: Lease, reason: str) -> None:
         """The worker is gone: the run is queued again, and its budget counts it."""

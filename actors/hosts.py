@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
 
+from ironflow.actors.affinity import Actor
 from ironflow.actors.endpoints import Endpoints
 from ironflow.actors.fleet import Fleet
 from ironflow.actors.lanes import NO_LIMIT, Lanes, LaneState
@@ -181,6 +182,15 @@ class Slots:
             self._ordered.pop(run_id, None)
             self.lanes.release(run_id)
 
+    def prefer(self, run_id: str, function_id: str, actor: str, worker_id: str | None) -> None:
+        """The run belongs to the worker of its actor; `worker_id` had it last."""
+        if self.fleet.serves(function_id):
+            self.fleet.prefer(run_id, Actor(function_id, actor), worker_id)
+
+    def worker_of(self, run_id: str) -> str | None:
+        """The worker whose slot a run has."""
+        return self.fleet.chosen(run_id)
+
     def _is_queued(self, run_id: str) -> bool:
         return (
             self.pool.is_queued(run_id)
@@ -242,10 +252,10 @@ class Slots:
         return None if lane is None else lane.position(run_id)
 
     def held_up(self, run_id: str) -> str | None:
-        """Which lane a run waits for and why, if it does."""
+        """Which lane or which worker a run waits for and why, if it waits for a certain one."""
         lane = self.lanes.blocked(run_id)
         if lane is None:
-            return None
+            return self.fleet.held_up_by_actor(run_id)
         place = lane.position(run_id)
         ticket = lane.waiting[place]
         return f"{describe(lane, self._terms(lane.name)[1])}; {place} wait before this run" + (

@@ -121,6 +121,7 @@ async def make_job(lease: Lease, by_commands: bool, clock: Clock) -> pull.Job:
         execution_seq=assignment.execution,
         lease_token=lease.token,
         lease_expires_at=to_rfc3339(clock.now() + int(left * SECOND)),
+        actor_id=assignment.actor or msgspec.UNSET,
         record=assignment.record() if by_commands else msgspec.UNSET,
     )
 

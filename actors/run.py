@@ -48,6 +48,7 @@ from ironflow.storage.ports import (
     BLOB_REFS,
     BLOBS,
     DELIVERIES,
+    RUN_ACTORS,
     RUN_LANES,
     RUNS,
     STARTS,
@@ -294,10 +295,12 @@ class RunActor(StreamActor):
         """See whether the body could be run now, and take a slot for it."""
         env, situation = self.environment, self.situation
         run = self.run
-        function_id, lanes = run.function_id, run.lanes
+        function_id, lanes, actor = run.function_id, run.lanes, run.actor
         if isinstance(message, c.CreateRun) and not run.exists:
-            function_id, lanes = message.function_id, message.lanes
+            function_id, lanes, actor = message.function_id, message.lanes, message.actor
         lanes = lanes_of(lanes, run.started_at is not None)
+        if actor is not None:
+            env.pool.prefer(self.key, function_id, actor, run.worker)
         spec = env.host.spec(function_id)
         # A body on its way out must be gone first: its last step may still be executing.
         leaving = env.host.is_active(self.key) and not situation.hot
@@ -305,6 +308,7 @@ class RunActor(StreamActor):
         situation.slot = situation.code is not None and env.pool.acquire(
             self.key, function_id, lanes
         )
+        situation.worker = env.pool.worker_of(self.key) if situation.slot else None
 
     # -- the commit -------------------------------------------------------------------------------
 
@@ -332,12 +336,7 @@ class RunActor(StreamActor):
                     blob = blobs.get(payload.blob) if isinstance(blobs, Mapping) else blobs
                     if blob is not None:
                         batch.puts.append((BLOBS, (payload.blob, len(blob), blob)))
-        if run.lanes or run.priority or run.share is not None:
-            self._note_lanes(batch, decision.entries)
-        for start in self.counts:
-            batch.puts.append((STARTS, start))
-        if self.counts:
-            batch.deletes.extend((STARTS, old) for old in self.environment.pool.windows.take_over())
+        self._note_place(batch, decision.entries)
         sends: list[tuple[str, str, Message[Any]]] = []
         for effect in decision.effects:
             if type(effect) is fx.StartBody:
@@ -358,6 +357,18 @@ class RunActor(StreamActor):
             self.add_snapshot(batch, run.version, _encode_state(run))
         return batch, sends
 
+    def _note_place(self, batch: Batch, entries: Sequence[RunEntry]) -> None:
+        """What a start of the process has to know of the run's place among others."""
+        run = self.run
+        if run.lanes or run.priority or run.share is not None:
+            self._note_lanes(batch, entries)
+        if run.actor is not None:
+            self._note_actor(batch, entries)
+        for start in self.counts:
+            batch.puts.append((STARTS, start))
+        if self.counts:
+            batch.deletes.extend((STARTS, old) for old in self.environment.pool.windows.take_over())
+
     def _note_lanes(self, batch: Batch, entries: Sequence[RunEntry]) -> None:
         """Who has not ended stands in the table of lanes."""
         run = self.run
@@ -366,6 +377,14 @@ class RunActor(StreamActor):
         elif any(type(entry) in (RunCreated, RunReopened) for entry in entries):
             lanes = msgspec.json.encode(run.lanes).decode()
             batch.puts.append((RUN_LANES, (run.id, lanes, run.priority, run.share)))
+
+    def _note_actor(self, batch: Batch, entries: Sequence[RunEntry]) -> None:
+        """Who has not ended stands in the table of actors, with the last worker."""
+        run = self.run
+        if run.is_terminal:
+            batch.deletes.append((RUN_ACTORS, (run.id,)))
+        elif any(type(entry) in (RunCreated, RunReopened, e.RunStarted) for entry in entries):
+            batch.puts.append((RUN_ACTORS, (run.id, run.actor, run.worker)))
 
     def _send(self, batch: Batch, send: c.Send, delivery: str) -> None:
         batch.puts.append((DELIVERIES, encode_row(send, delivery, self.situation.now)))
@@ -455,8 +474,10 @@ class RunActor(StreamActor):
 
     def _enqueue(self) -> None:
         """Wait for a turn; a run that gives back what it was granted keeps its place."""
-        run = self.run
-        self.environment.pool.enqueue(
+        run, pool = self.run, self.environment.pool
+        if run.actor is not None:
+            pool.prefer(run.id, run.function_id, run.actor, run.worker)
+        pool.enqueue(
             Ticket(
                 run.id,
                 run.function_id,
@@ -505,6 +526,7 @@ class RunActor(StreamActor):
             self._record,
             self.unsettled,
             run.events,
+            run.actor,
         )
 
     def _record(self) -> Run:

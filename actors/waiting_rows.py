@@ -170,6 +170,10 @@ class WaitingRows(Generic[Row]):
             del self._orders[key]
         return runs
 
+    def rows(self) -> list[Row]:
+        """Every row in which anybody waits."""
+        return list(self._lines)
+
     def members(self, row: Row) -> list[str]:
         """Who waits in a row, longest first."""
         line = self._lines.get(row)

@@ -11,15 +11,18 @@ from typing import Any
 
 import msgspec
 
-from ironflow.actors.fleet import BEATS, Fleet, Offer, Signal, Worker
+from ironflow.actors.fleet import BEATS, Fleet, Offer, Signal
 from ironflow.actors.jobs import Lease, make_job
 from ironflow.actors.kernel import LATER, Actor, Envelope
+from ironflow.actors.worker_queue import Worker
 from ironflow.core import pull
 from ironflow.core.clock import SECOND, Clock
 from ironflow.core.errors import NotFound
 from ironflow.core.messages import Message
 from ironflow.core.remote import Signals, Woken
 
+DROPPED = 8.0
+"""Seconds after which a worker that has hung up, and asks for nothing, is taken to be draining."""
 DELIVERY = 30.0
 """Seconds until a job that was sent to a worker must be acknowledged: the connection may have
 broken under the answer.
@@ -45,6 +48,8 @@ class RegisterWorker(Message[None], frozen=True, kw_only=True):
     heartbeat: float | None = None
     """Seconds between its heartbeats, if it says so."""
     commands: bool = False
+    instance: str = ""
+    """Differs from one process of this worker to the next, if it says so."""
 
 
 class News(msgspec.Struct, frozen=True):
@@ -71,6 +76,12 @@ class Heartbeat(Message[None], frozen=True):
     """The worker lives, and has these jobs."""
 
     jobs: frozenset[str]
+    draining: bool = False
+    """It ends what it has and takes nothing new."""
+
+
+class Leave(Message[None], frozen=True):
+    """The worker is about to end, and has nothing."""
 
 
 class _PollOver(Message[None], frozen=True):
@@ -97,6 +108,8 @@ class WorkerActor(Actor):
         self.signals: list[Signal] = []
         self.flushing = False
         self.look_at: float | None = None
+        self.hung_up_at: float | None = None
+        """When the poll was dropped after which no other has come."""
 
     def is_quiet(self) -> bool:
         """Kept while the worker is known."""
@@ -104,10 +117,7 @@ class WorkerActor(Actor):
 
     def stop(self) -> None:
         """A crash or the end: the worker registers again."""
-        worker = self.fleet.workers.pop(self.key, None)
-        if worker is not None:
-            for lease in list(worker.jobs.values()):
-                self.fleet.lose(lease, f"worker {self.key} was forgotten")
+        self.fleet.forget(self.key, f"worker {self.key} was forgotten")
 
     def receive(self, message: Message[Any], envelope: Envelope) -> object:
         """Understands the messages of this module, and `Offer`."""
@@ -124,8 +134,13 @@ class WorkerActor(Actor):
                 self._signal(message)
             case Heartbeat():
                 self._beat(message)
-            case PollDropped() | _PollOver():
+            case PollDropped():
+                self._hang_up(message.poll)
+            case _PollOver():
                 self._end_poll(message.poll)
+            case Leave():
+                self.fleet.forget(self.key, f"worker {self.key} has ended")
+                self.cell.leave_when_quiet()
             case _Look():
                 self._look()
             case _:
@@ -136,7 +151,10 @@ class WorkerActor(Actor):
 
     def _register(self, message: RegisterWorker) -> None:
         now, known = self.clock.now(), self.fleet.workers.get(self.key)
-        self.fleet.workers[self.key] = Worker(
+        if known is not None and known.instance != message.instance:
+            # Its process was started anew: what the old one had is gone with it.
+            self.fleet.lose_all(known, f"worker {self.key} was started anew")
+        worker = Worker(
             self.key,
             message.functions,
             message.capacity,
@@ -146,9 +164,12 @@ class WorkerActor(Actor):
             message.labels,
             message.version,
             self.fleet.lease if message.heartbeat is None else BEATS * message.heartbeat,
+            message.instance,
             commands=message.commands,
             jobs=known.jobs if known is not None else {},
         )
+        self.hung_up_at = None
+        self.fleet.enlist(worker)
         self._set_look()
 
     def _worker(self) -> Worker:
@@ -161,6 +182,7 @@ class WorkerActor(Actor):
 
     def _poll(self, message: PollJobs, envelope: Envelope) -> object:
         worker = self._worker()
+        worker.draining, self.hung_up_at = False, None
         if self.held is not None:
             # It asks anew: the connection of the older poll is as good as gone.
             self._answer([])
@@ -168,7 +190,7 @@ class WorkerActor(Actor):
         self.offered = [lease for lease in self.offered if self._is_open(lease)]
         worker.credit = max(message.available - len(self.offered), 0)
         self.held = (envelope, message)
-        self.fleet.pump(worker)
+        self.fleet.queue.pump(worker)
         granted = worker.credit < message.available
         if self.offered or self.signals:
             self._flush_soon()
@@ -188,7 +210,15 @@ class WorkerActor(Actor):
             lease = worker.jobs.get(job_id)
             if lease is not None and lease.delivered:
                 lease.expires_at = expires_at
+        if message.draining:
+            self._drain(worker)
         self._set_look()
+
+    def _drain(self, worker: Worker) -> None:
+        """It gets nothing new; who waited for it goes to others."""
+        if not worker.draining:
+            worker.draining, worker.credit = True, 0
+            self.fleet.queue.fail_over(worker)
 
     # -- jobs -------------------------------------------------------------------------------------
 
@@ -255,6 +285,13 @@ class WorkerActor(Actor):
         if self.held is not None and self.held[1] is poll:
             self._answer([])
 
+    def _hang_up(self, poll: PollJobs) -> None:
+        """Whoever held the poll is gone: the connection broke, or the worker is about to end."""
+        if self.held is not None and self.held[1] is poll:
+            self._answer([])
+            self.hung_up_at = self.system.loop.time()
+            self._set_look()
+
     def _is_open(self, lease: Lease) -> bool:
         return self.fleet.leases.get(lease.assignment.run_id) is lease
 
@@ -278,8 +315,11 @@ class WorkerActor(Actor):
                     lease.assignment.effects.leave()
         if worker.online and silent >= worker.lease * MISSED and self.held is None:
             worker.online = False
+            self.fleet.queue.fail_over(worker)
+        if self.hung_up_at is not None and now - self.hung_up_at >= DROPPED:
+            self._drain(worker)
         if not worker.online and not worker.jobs and silent >= FORGET_AFTER:
-            del self.fleet.workers[self.key]
+            self.fleet.forget(self.key, f"worker {self.key} was forgotten")
             self.cell.leave_when_quiet()
             return
         self._set_look()
@@ -298,6 +338,8 @@ class WorkerActor(Actor):
         patience = worker.lease * MISSED if worker.online else FORGET_AFTER
         ends = [now + max(patience - self._silence(worker), 0.0)]
         ends += [lease.expires_at for lease in worker.jobs.values()]
+        if self.hung_up_at is not None and not worker.draining:
+            ends.append(self.hung_up_at + DROPPED)
         at = max(min(ends), now + 0.05)
         if self.look_at is None or at < self.look_at - 0.001:
             self.look_at = at

@@ -83,6 +83,7 @@ class Assembly:
             retention=retention_rules(settings),
             keep_prefect_events=settings.keep_prefect_events,
             lease=settings.worker_lease,
+            actor_wait=settings.actor_wait,
             caller=self.caller,
             on_fatal=self.on_fatal,
             salt=(environment,) if environment else (),

@@ -99,6 +99,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Doc(ge=1, description="seconds that a worker that says nothing keeps the runs it has"),
     ] = 90.0
+    actor_wait: Annotated[
+        float,
+        Doc(
+            ge=0,
+            description="seconds that a run waits for the worker of its actor while that is full; "
+            "0: as long as it takes",
+        ),
+    ] = 0
     blocked_after: Annotated[
         float,
         Doc(ge=0, description="seconds that code may hold the event loop unreported; 0: for ever"),
@@ -141,6 +149,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 DURATIONS = frozenset(
     {
+        "actor_wait",
         "blocked_after",
         "drain_timeout",
         "linger",

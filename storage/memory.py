@@ -30,6 +30,7 @@ from ironflow.storage.ports import (
     KEYS,
     META,
     OUTCOMES,
+    RUN_ACTORS,
     RUN_LANES,
     RUNS,
     SNAPSHOTS,
@@ -312,6 +313,12 @@ class MemoryReader:
     async def keys(self) -> list[str]:
         """See `ports.Reader`."""
         return [key_id for key_id, _ in self._rows(KEYS).values()]
+
+    async def actors(self) -> dict[str, tuple[str, str | None]]:
+        """See `ports.Reader`."""
+        return {
+            run_id: (actor, worker) for run_id, actor, worker in self._rows(RUN_ACTORS).values()
+        }
 
     async def lanes(self) -> dict[str, LaneRow]:
         """See `ports.Reader`."""

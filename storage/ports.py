@@ -89,6 +89,7 @@ TIMERS = Table("timers", 2, ("target", "name", "at", "version"))
 WAITERS = Table("waiters", 2, ("run_id", "step", "event", "match", "since"))
 RUN_LANES = Table("run_lanes", 1, ("run_id", "lanes", "priority", "share"))
 STARTS = Table("starts", 3, ("lane", "at", "run_id"))
+RUN_ACTORS = Table("run_actors", 1, ("run_id", "actor", "worker"))
 DELIVERIES = Table("deliveries", 1, ("id", "target", "kind", "data", "at"))
 EVENTS = Table("events", 1, ("id", "name", "at", "source", "idempotency_key"))
 FUNCTIONS = Table("functions", 1, ("id", "version", "hash", "spec", "updated_at"))
@@ -107,8 +108,8 @@ INTAKES = Table(
 OUTCOMES = Table("outcomes", 2, ("subject", "function_id", "fate", "run_id", "at", "due_at"))
 META = Table("meta", 1, ("key", "value"))
 TABLES = (
-    RUNS, RUN_LANES, STARTS, TIMERS, WAITERS, DELIVERIES, EVENTS, FUNCTIONS, BLOBS, BLOB_REFS,
-    SNAPSHOTS, KEYS, INTAKES, OUTCOMES, META,
+    RUNS, RUN_LANES, RUN_ACTORS, STARTS, TIMERS, WAITERS, DELIVERIES, EVENTS, FUNCTIONS, BLOBS,
+    BLOB_REFS, SNAPSHOTS, KEYS, INTAKES, OUTCOMES, META,
 )  # fmt: skip
 
 
@@ -397,6 +398,10 @@ class Reader(Protocol):
 
     async def keys(self) -> list[str]:
         """The ids of every key of the API."""
+        ...
+
+    async def actors(self) -> dict[str, tuple[str, str | None]]:
+        """The actor of every run that has one and has not ended, and its last worker."""
         ...
 
     async def lanes(self) -> dict[str, LaneRow]:

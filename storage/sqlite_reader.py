@@ -241,6 +241,11 @@ class SqliteReader:
         """See `ports.Reader`."""
         return [key_id for (key_id,) in await self._fetch(self._scans, self._reads["keys"])]
 
+    async def actors(self) -> dict[str, tuple[str, str | None]]:
+        """See `ports.Reader`."""
+        rows = await self._fetch(self._scans, self._reads["actors"])
+        return {run_id: (actor, worker) for run_id, actor, worker in rows}
+
     async def lanes(self) -> dict[str, LaneRow]:
         """See `ports.Reader`."""
         rows = await self._fetch(self._scans, self._reads["lanes"])

@@ -151,7 +151,7 @@ _MODES: dict[str | int, Placement] = {
     1: "push",
     2: "pull",
 }
-_NOT_YET = ("actor_key", "secrets")
+_NOT_YET = ("secrets",)
 
 
 def definition_of(message: RegisterFunction) -> Definition:
@@ -196,6 +196,7 @@ def definition_of(message: RegisterFunction) -> Definition:
         placement=placement,
         endpoint=_endpoint(message) if placement == "push" else None,
         labels=message.labels,
+        actor_key=message.actor_key or None,
         concurrency=_limits(message.concurrency),
         flow_control=_flow_control(message),
     )
@@ -263,6 +264,7 @@ def function_message(row: FunctionRow, definition: Definition) -> dict[str, Any]
         "triggers": triggers,
         "preferredMode": f"EXECUTION_MODE_{definition.placement.upper()}",
         "endpointUrl": definition.endpoint.url if definition.endpoint is not None else "",
+        "actorKey": definition.actor_key or "",
         "status": "FUNCTION_STATUS_ACTIVE",
         "version": row.version,
         "retry": {

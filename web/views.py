@@ -126,6 +126,8 @@ async def run_view(engine: Engine, run: Run, waiting_for: list[str]) -> wire.Run
         crashes=run.crashes,
         version=run.version,
         steps_total=len(run.steps),
+        worker=run.worker,
+        actor=run.actor,
         waiting_for=waiting_for,
         events=[
             wire.TakenEventView(id=taken.id, name=taken.name, at=to_rfc3339(taken.at))

@@ -233,6 +233,8 @@ class RegisterWorkerRequest(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_interval: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] | None = None
     reports: Literal["yields", "commands"] = "yields"
     """`commands`: it reports by `/commands`, and is handed the run's record with each job."""
+    instance: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    """Differs from one process of this worker to the next: what an older one had is queued anew."""
 
 
 class WorkerStatus(View, frozen=True):
@@ -280,6 +282,8 @@ class HeartbeatRequest(msgspec.Struct, frozen=True, kw_only=True):
     jobs: list[ActiveJob] = []
     active_jobs: int = 0
     worker_id: str | None = None
+    draining: bool = False
+    """It ends what it has and takes nothing new."""
 
 
 class BreakerView(View, frozen=True):
@@ -349,7 +353,9 @@ class ValueView(View, frozen=True):
 
 
 class WorkerView(View, frozen=True):
-    """A worker. `status` is online or offline; `jobs` are the runs that it executes now."""
+    """A worker. `status` is online, draining or offline; `runs` are those that it executes now;
+    `actors` counts the values of actor keys whose runs come to it.
+    """
 
     id: str
     hostname: str
@@ -362,6 +368,7 @@ class WorkerView(View, frozen=True):
     transport: str
     registered_at: str
     last_heartbeat: str
+    actors: int
     runs: list[str]
 
 
@@ -411,6 +418,10 @@ class RunView(RunSummary, frozen=True):
     crashes: int
     version: int
     steps_total: int
+    worker: str | None
+    """The worker that has its current execution, or had the last one; null for none."""
+    actor: str | None
+    """The value of the function's actor key: runs with the same one go to the same worker."""
     waiting_for: list[str]
     """Why it does not go on now, in words; see `/why`."""
     events: list["TakenEventView"]

@@ -11,7 +11,7 @@ import msgspec
 
 from ironflow.actors import jobs as reports
 from ironflow.actors.kernel import Ref
-from ironflow.actors.worker import Heartbeat, PollDropped, PollJobs, RegisterWorker
+from ironflow.actors.worker import Heartbeat, Leave, PollDropped, PollJobs, RegisterWorker
 from ironflow.core import pull
 from ironflow.core.clock import to_rfc3339
 from ironflow.core.errors import InvalidInput, NotFound
@@ -61,6 +61,7 @@ async def register_worker(call: Call[Query, wire.RegisterWorkerRequest]) -> Answ
         version=body.version,
         heartbeat=body.heartbeat_interval,
         commands=body.reports == "commands",
+        instance=body.instance,
     )
     await call.engine.system.ref("worker", _worker_id(call)).ask(message)
     return 200, wire.WorkerStatus(status="registered")
@@ -96,8 +97,15 @@ def _seconds(text: str | None) -> float:
 
 async def beat(call: Call[Query, wire.HeartbeatRequest]) -> Answer:
     """The worker lives; its jobs keep their leases."""
-    await _worker(call).ask(Heartbeat(frozenset(job.job_id for job in call.body.jobs)))
+    jobs = frozenset(job.job_id for job in call.body.jobs)
+    await _worker(call).ask(Heartbeat(jobs, call.body.draining))
     return 200, wire.WorkerStatus(status="ok")
+
+
+async def remove_worker(call: Call[Query, None]) -> Answer:
+    """The worker has ended: what it may still have had is queued anew at once."""
+    await _worker(call).ask(Leave())
+    return 200, wire.WorkerStatus(status="gone")
 
 
 async def acknowledge_job(call: Call[Query, wire.JobAckRequest]) -> Answer:
@@ -151,7 +159,7 @@ async def list_workers(call: Call[Query, None]) -> Answer:
         wire.WorkerView(
             id=worker.id,
             hostname=worker.hostname,
-            status="online" if worker.online else "offline",
+            status=worker.status,
             function_ids=sorted(worker.functions),
             max_concurrent=worker.capacity,
             active_jobs=len(worker.jobs),
@@ -160,6 +168,7 @@ async def list_workers(call: Call[Query, None]) -> Answer:
             transport="rest",
             registered_at=to_rfc3339(worker.registered_at),
             last_heartbeat=to_rfc3339(worker.heard_at),
+            actors=call.engine.fleet.queue.bindings.count(worker.id),
             runs=sorted(lease.assignment.run_id for lease in worker.jobs.values()),
         )
         for worker in sorted(call.engine.fleet.workers.values(), key=lambda worker: worker.id)
@@ -199,6 +208,16 @@ ROUTES = (
     ),
     _say("POST", "register", register_worker, wire.RegisterWorkerRequest, "Register a worker"),
     _say("PUT", "register", register_worker, wire.RegisterWorkerRequest, "Register a worker"),
+    Route(
+        method="DELETE",
+        path=_WORKER,
+        handle=remove_worker,
+        summary="Say that a worker has ended",
+        tag="workers",
+        response=wire.WorkerStatus,
+        statuses={200: "It is forgotten; what it still had is queued anew"},
+        problems=(404, 429, 503),
+    ),
     _say("POST", "heartbeat", beat, wire.HeartbeatRequest, "Keep the leases of a worker's jobs"),
     _say("PUT", "heartbeat", beat, wire.HeartbeatRequest, "Keep the leases of a worker's jobs"),
     Route(

@@ -163,6 +163,8 @@ def _print_run(run: RunView) -> None:
             ("crashes", str(run.crashes) if run.crashes else ""),
             ("event", f"{run.event_name} ({run.event_id})" if run.event_id else ""),
             ("parent", run.parent_id or ""),
+            ("actor", run.actor or ""),
+            ("worker", run.worker or ""),
             ("key", run.idempotency_key or ""),
             ("input", pretty(run.input)),
             ("result", pretty(run.result) if run.status == "completed" else ""),

@@ -75,6 +75,7 @@ class CreateRun(Message[Created], frozen=True, kw_only=True, omit_defaults=True)
     lanes: tuple[str, ...] = ()
     priority: int = 0
     share: str | None = None
+    actor: str | None = None
     handler: str | None = None
     workflow: WorkflowState | None = None
     events: tuple[TakenEvent, ...] = ()

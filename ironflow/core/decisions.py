@@ -41,7 +41,7 @@ from ironflow.core.errors import Conflict, IdempotencyConflict, NotFound, RateLi
 from ironflow.core.expressions import compile_path
 from ironflow.core.messages import Message
 from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus, apply
-from ironflow.core.waking import begin, wake
+from ironflow.core.waking import begin, start, wake
 
 UNRESOLVED = "THROTTLE_KEY_UNRESOLVED"
 """What a run fails with whose input has no value at the key of its throttle."""
@@ -91,6 +91,7 @@ def _create(run: Run, command: c.CreateRun, s: Situation) -> Decision:
             command.merged,
             command.gate,
             command.behind,
+            command.actor,
         )
     ]
     effects: list[Effect] = [*done]
@@ -104,7 +105,7 @@ def _create(run: Run, command: c.CreateRun, s: Situation) -> Decision:
     if command.behind is not None:
         return Decision(entries, c.Created(run.id, True, "waiting"), effects)
     if s.slot and s.code is not None:
-        entries.append(e.RunStarted(1, s.code))
+        entries.append(start(run, s))
         effects.append(StartBody())
         return Decision(entries, c.Created(run.id, True, "running"), effects)
     effects.append(Enqueue())
@@ -147,7 +148,7 @@ def _release(run: Run, command: c.ReleaseRun, s: Situation) -> Decision:
     entries: list[RunEntry] = [e.RunReleased()]
     if run.status is RunStatus.WAITING:
         if s.slot and s.code is not None:
-            entries.append(e.RunStarted(run.execution + 1, s.code))
+            entries.append(start(run, s))
             effects.append(StartBody())
         else:
             effects.append(Enqueue())
@@ -197,7 +198,7 @@ def _recover(run: Run, s: Situation) -> Decision:
             "and it recorded nothing in between; resume it once the cause is mended"
         )
         return Decision([e.RunPaused(reason, "crash_loop")], None, [])
-    return Decision([e.RunStarted(run.execution + 1, s.code, recovered=True)], None, [StartBody()])
+    return Decision([start(run, s, recovered=True)], None, [StartBody()])
 
 
 def _leave(run: Run, command: c.ExecutionLeft, s: Situation) -> Decision:
@@ -240,7 +241,7 @@ def _cancel(run: Run, command: c.CancelRun, s: Situation) -> Decision:
         if run.retry_at is not None:
             effects.append(ClearTimer(ATTEMPT_TIMER))
         if s.slot and s.code is not None:
-            entries.append(e.RunStarted(run.execution + 1, s.code))
+            entries.append(start(run, s))
             return Decision(entries, "running", [*effects, StartBody()])
         if run.status is not RunStatus.QUEUED:
             entries.append(e.RunQueued())
@@ -274,7 +275,7 @@ def _resume(run: Run, command: c.ResumeRun, s: Situation) -> Decision:
         if run.behind is not None:
             return Decision(entries, "waiting", effects)
         if s.slot and s.code is not None:
-            entries.append(e.RunStarted(run.execution + 1, s.code))
+            entries.append(start(run, s))
             return Decision(entries, "running", [*effects, StartBody()])
         return Decision(entries, "queued", [*effects, Enqueue()])
     if run.pausing is not None:
@@ -299,7 +300,7 @@ def _retry(run: Run, command: c.RetryRun, s: Situation) -> Decision:
     # Those of a workflow's waits were cleared at its end; its pauses are over.
     effects.extend(timer for timer in turns.job_timers(run.workflow) if "/" in timer.name)
     if s.slot and s.code is not None:
-        entries.append(e.RunStarted(run.execution + 1, s.code))
+        entries.append(start(run, s))
         return Decision(entries, "running", [*effects, StartBody()])
     return Decision(entries, "queued", [*effects, Enqueue()])
 
@@ -359,7 +360,7 @@ def _retry_function(run: Run, s: Situation) -> Decision:
     if run.retry_at > s.now:
         return _ring_later(ATTEMPT_TIMER, run.retry_at)
     if s.slot and s.code is not None:
-        return Decision([e.RunStarted(run.execution + 1, s.code)], None, [*clear, StartBody()])
+        return Decision([start(run, s)], None, [*clear, StartBody()])
     return Decision([e.AttemptDue()], None, [*clear, Enqueue()])
 
 

@@ -60,6 +60,8 @@ class Situation(msgspec.Struct):
     max_crashes: int = MAX_CRASHES
     barred: Barred | None = None
     """Why the run that is to be created must not be."""
+    worker: str | None = None
+    """The worker that the slot is with, if it is with one."""
 
 
 class SetTimer(msgspec.Struct, frozen=True):

@@ -115,6 +115,8 @@ class RunCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     """The actor that let it in, and is told when it has ended: that of a singleton."""
     behind: str | None = None
     """The run that must have ended before this one begins."""
+    actor: str | None = None
+    """The value by which it goes to the same worker as others (`core.affinity`)."""
 
 
 class RunReleased(msgspec.Struct, frozen=True):
@@ -128,6 +130,8 @@ class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str | None = None
     recovered: bool = False
     """The execution before it ended with the process, not with a report."""
+    worker: str | None = None
+    """Who was chosen to execute it, if that is a worker."""
 
 
 class RunWoken(msgspec.Struct, frozen=True):

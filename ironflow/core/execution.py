@@ -83,6 +83,8 @@ class Assignment(msgspec.Struct, frozen=True):
     unsettled: AbstractSet[str] = frozenset()
     events: tuple[TakenEvent, ...] = ()
     """The events of its batch; their datas are the input, in this order."""
+    actor: str | None = None
+    """The value by which it goes to the same worker as others."""
 
 
 class RunningStep(msgspec.Struct, frozen=True):

@@ -228,6 +228,8 @@ def _describe_running(
     else:
         text = (
             f"the function's own code is executing, between steps, since {_moment(run.updated_at)}"
+            if run.worker is None
+            else f"worker {run.worker} has it; its last word came at {_moment(run.updated_at)}"
         )
         summary = f"Running: {text}."
         reasons.append(Reason("step", text))

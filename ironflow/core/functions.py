@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from ironflow.core.affinity import check_actor_key
 from ironflow.core.breaker import BreakerPolicy
 from ironflow.core.entries import RunKind, RunOptions
 from ironflow.core.errors import InvalidInput
@@ -79,6 +80,10 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     flow_control: FlowControl = NONE
     labels: dict[str, str] = {}
     """What the labels of a worker must say, so that it is handed runs of this function."""
+    actor_key: str | None = None
+    """A path into a run's input: runs with the same value there go to the same worker
+    (`core.affinity`).
+    """
     kind: RunKind = "function"
 
     @property
@@ -137,6 +142,8 @@ def compile_spec(definition: Definition, check_input: Callable[[bytes], object])
     for trigger in definition.triggers:
         validate_pattern(trigger.event, "on.event")
         filters.append((trigger, compile_filter(trigger.expression, "on.expression")))
+    if definition.actor_key is not None:
+        check_actor_key(definition.actor_key)
     schedule = None
     if definition.cron is not None:
         schedule = CronSchedule(definition.cron.expression, definition.cron.timezone)

@@ -413,6 +413,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     execution_seq: int
     lease_token: str
     lease_expires_at: str
+    actor_id: str | msgspec.UnsetType = msgspec.UNSET
+    """The value of the function's actor key: runs with the same one come to this worker, too."""
     record: Any = msgspec.UNSET
     """The run's record for a worker that reports commands: see `core.remote.RecordedJob`."""
 

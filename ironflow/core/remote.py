@@ -182,6 +182,7 @@ class Shadow:
             effects,
             lambda: run,
             events=run.events,
+            actor=run.actor,
         )
 
     def follow(self, command: Message[Any]) -> Any:

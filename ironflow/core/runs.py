@@ -118,6 +118,9 @@ class Run(msgspec.Struct, omit_defaults=True):
     result: Payload | None = None
     error: Failure | None = None
     handler: str | None = None
+    actor: str | None = None
+    worker: str | None = None
+    """The worker that has the current execution, or had the last one."""
     workflow: WorkflowState | None = None
     """What is under way in an event-driven workflow, and its store."""
     events: tuple[e.TakenEvent, ...] = ()
@@ -235,7 +238,7 @@ def _create(run: Run, entry: e.RunCreated, at: int) -> None:
     run.input, run.input_hash = entry.input, entry.input_hash
     run.options, run.event, run.parent = entry.options, entry.event, entry.parent
     run.idempotency_key, run.code = entry.idempotency_key, entry.code
-    run.handler = entry.handler
+    run.handler, run.actor = entry.handler, entry.actor
     run.events, run.merged = entry.events, entry.merged
     run.gate, run.behind = entry.gate, entry.behind
     if entry.behind is not None:
@@ -249,7 +252,7 @@ def _create(run: Run, entry: e.RunCreated, at: int) -> None:
 
 def _start(run: Run, entry: e.RunStarted, at: int) -> None:
     run.status, run.execution = RunStatus.RUNNING, entry.execution
-    run.code = entry.code or run.code
+    run.code, run.worker = entry.code or run.code, entry.worker
     if entry.recovered:
         run.crashes += 1
     if run.started_at is None:

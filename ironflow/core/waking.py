@@ -8,11 +8,16 @@ from ironflow.core.entries import RunEntry
 from ironflow.core.runs import Run, RunStatus
 
 
+def start(run: Run, s: Situation, *, recovered: bool = False) -> e.RunStarted:
+    """The next execution of the body, in the reserved slot."""
+    return e.RunStarted(run.execution + 1, s.code, recovered, s.worker)
+
+
 def begin(run: Run, s: Situation) -> tuple[list[RunEntry], list[Effect]]:
     """Entries and effects that give a run the reserved slot."""
     if s.hot:
         return [e.RunWoken()], [WakeBody(None, uses_slot=True)]
-    return [e.RunStarted(run.execution + 1, s.code)], [StartBody()]
+    return [start(run, s)], [StartBody()]
 
 
 def wake(

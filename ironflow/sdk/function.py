@@ -145,6 +145,7 @@ def function(
     executor: Executor | None = None,
     concurrency: WantedLimits = None,
     flow_control: Wanted = None,
+    actor_key: str | None = None,
     description: str | None = None,
 ) -> Callable[[Callable[..., Any]], Function]: ...
 
@@ -165,6 +166,7 @@ def function(
     executor: Executor | None = None,
     concurrency: WantedLimits = None,
     flow_control: Wanted = None,
+    actor_key: str | None = None,
     description: str | None = None,
 ) -> Any:
     """Make a durable function of `fn(ctx, input)` (or `fn(ctx)`), async or sync.
@@ -180,6 +182,8 @@ def function(
     `{"limit": 2, "key": "data.org_id"}` for each value of a key; several must all have room.
     `flow_control`: every policy by which runs begin, `concurrency` among them
     (`ironflow.FlowControl`, or a mapping of its fields).
+    `actor_key`: a path into the input such as `data.user_id`; runs with the same value there go to
+    the same worker while it is there.
     Raises `InvalidInput` naming what is wrong.
     """
     options = {k: v for k, v in locals().items() if k != "fn"}
@@ -206,6 +210,7 @@ def define(
     executor: Executor | None = None,
     concurrency: WantedLimits = None,
     flow_control: Wanted = None,
+    actor_key: str | None = None,
     description: str | None = None,
 ) -> Function:
     """`function`, but what it makes is known to nobody: put it into a `Registry` of your own."""
@@ -232,6 +237,7 @@ def define(
         input_schema=json_schema(input_type) or None,
         concurrency=concurrency_of(concurrency),
         flow_control=flow_control_of(flow_control),
+        actor_key=actor_key,
     )
     return Function(fn, check_policies(definition), input_type, takes_input)
 

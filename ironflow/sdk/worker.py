@@ -97,6 +97,7 @@ class Worker:
         self._registry = registry
         self._jobs: dict[str, _Held] = {}
         self._chores: set[asyncio.Task[Any]] = set()
+        self._instance = uuid.uuid4().hex
         self._stop = asyncio.Event()
         self._freed = asyncio.Event()
         self._executor: Executor
@@ -163,12 +164,14 @@ class Worker:
         finally:
             for chore in (stopped, chores[0]):
                 chore.cancel()
+            await self._say_farewell(draining=True)
             if self._jobs:
                 log.info("draining: running steps get up to %g s", self.drain_timeout)
             await self._executor.drain(self.drain_timeout)
             await self._link.close()
             chores[1].cancel()
             await asyncio.gather(stopped, *chores, return_exceptions=True)
+            await self._say_farewell(draining=False)
 
     # -- registration -----------------------------------------------------------------------------
 
@@ -207,6 +210,7 @@ class Worker:
             },
             "heartbeat_interval": self.heartbeat,
             "reports": "commands",
+            "instance": self._instance,
         }
         await self._link.request("POST", self._link.path("register"), facts)
         log.info(
@@ -314,6 +318,19 @@ class Worker:
             if held is not None:
                 self._executor.drop(held.job.run_id)
 
+    async def _say_farewell(self, *, draining: bool) -> None:
+        """Tell the server that nothing new is wanted, or that this worker is gone: it need not find
+        out by itself.
+        """
+        jobs = [{"job_id": job_id} for job_id in self._jobs]
+        with contextlib.suppress(IronflowError):
+            if draining:
+                body = {"worker_id": self.id, "jobs": jobs, "draining": True}
+                await self._link.request("POST", self._link.path("heartbeat"), body, seconds=2.0)
+            else:
+                path = self._link.path("").rstrip("/")
+                await self._link.request("DELETE", path, seconds=2.0)
+
     # -- heartbeats -------------------------------------------------------------------------------
 
     async def _beat(self) -> None:
@@ -324,7 +341,12 @@ class Worker:
                 await self._link.request(
                     "POST",
                     self._link.path("heartbeat"),
-                    {"worker_id": self.id, "active_jobs": len(jobs), "jobs": jobs},
+                    {
+                        "worker_id": self.id,
+                        "active_jobs": len(jobs),
+                        "jobs": jobs,
+                        "draining": self._stop.is_set(),
+                    },
                 )
             except IronflowError as error:
                 # Whoever asks for jobs next registers again, if that is what it takes.

@@ -40,6 +40,10 @@ SELECT run_id, step, event, match, since FROM waiters ORDER BY run_id, step;
 -- Every key of the API.
 SELECT id FROM keys ORDER BY created_at, id;
 
+-- name: actors
+-- The actors of runs that have not ended, and who had them last.
+SELECT run_id, actor, worker FROM run_actors;
+
 -- name: lanes
 -- The lanes of runs that have not ended.
 SELECT run_id, lanes, priority, share FROM run_lanes;

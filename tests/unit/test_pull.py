@@ -8,74 +8,17 @@ from typing import Any
 
 import msgspec
 import pytest
-from engine_world import is_clean, play
+from engine_world import is_clean
+from fake_worker import QUICK, FakeWorker, definition, ready, remote, step
 
 from ironflow import function, testing
 from ironflow.actors import jobs as reports
-from ironflow.actors.worker import Heartbeat, PollDropped, PollJobs, RegisterWorker
+from ironflow.actors.worker import Heartbeat, PollDropped, PollJobs
 from ironflow.core import pull
 from ironflow.core.commands import ExecutionLeft
 from ironflow.core.entries import CancelOn, RunOptions
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
-from ironflow.core.functions import Definition, Trigger
-from ironflow.core.retry import RetryPolicy
-
-QUICK = RetryPolicy(max_attempts=3, initial_delay=1.0, jitter=0.0)
-
-
-def definition(function_id: str = "remote", **facts: Any) -> Definition:
-    facts.setdefault("options", RunOptions(retry=QUICK))
-    return Definition(id=function_id, name=function_id, code="c", placement="pull", **facts)
-
-
-class FakeWorker:
-    """A worker of the plain protocol, by hand."""
-
-    def __init__(self, world: testing.World, worker_id: str = "w") -> None:
-        self.world, self.id = world, worker_id
-
-    async def register(self, *functions: str, **facts: Any) -> None:
-        message = RegisterWorker(functions=frozenset(functions or ["remote"]), capacity=10, **facts)
-        await self.ask(message)
-
-    async def ask(self, message: Any) -> Any:
-        return await self.world.engine.system.ref("worker", self.id).ask(message, timeout=None)
-
-    async def poll(self, available: int = 10, wait: float = 20.0) -> list[pull.Job]:
-        jobs: list[pull.Job] = (await self.ask(PollJobs(available=available, wait=wait))).jobs
-        return jobs
-
-    async def job(self) -> pull.Job:
-        (job,) = await self.poll(1)
-        return job
-
-    async def report(self, job: pull.Job, status: str, **facts: Any) -> None:
-        body = {
-            "status": status,
-            "execution_seq": job.execution_seq,
-            "lease_token": job.lease_token,
-        } | facts
-        update = msgspec.json.decode(msgspec.json.encode(body), type=pull.JobUpdate)
-        fleet = self.world.engine.fleet
-        lease = reports.find_lease(
-            fleet, self.id, job.job_id, update.execution_seq, update.lease_token
-        )
-        await reports.report(fleet, lease, update)
-
-
-def step(job: pull.Job, name: str, output: Any = None, **facts: Any) -> dict[str, Any]:
-    return {"id": f"{job.run_id}:{name}:0", "name": name, "output": output} | facts
-
-
-async def ready(world: testing.World, **facts: Any) -> FakeWorker:
-    await world.engine.register_remote(definition(**facts))
-    worker = FakeWorker(world)
-    await worker.register()
-    return worker
-
-
-def remote(main: Any, **options: Any) -> None:
-    play(main, functions=options.pop("functions", []), **options)
+from ironflow.core.functions import Trigger
 
 
 def test_a_run_that_becomes_ready_answers_a_held_poll_at_once() -> None:
@@ -113,6 +56,19 @@ def test_runs_wait_for_a_worker_in_their_order_and_an_empty_poll_ends_in_time() 
         for job in jobs:
             await worker.report(job, "completed")
         is_clean(world)
+
+    remote(main)
+
+
+def test_workers_that_register_the_same_function_at_once_register_one() -> None:
+    async def main(world: testing.World) -> None:
+        register = world.engine.register_remote
+        rows = await asyncio.gather(*(register(definition()) for _ in range(8)))
+        assert {row.version for row, _ in rows} == {1}
+        codes = [definition(description=text) for text in "abc"]
+        await asyncio.gather(*(register(code) for code in codes))
+        row, _ = await world.engine.function("remote")
+        assert row.version == 4
 
     remote(main)
 
@@ -441,14 +397,14 @@ def test_a_run_that_gives_back_its_grant_keeps_its_place() -> None:
     async def main(world: testing.World) -> None:
         worker = await ready(world)
         first, second = [await world.start("remote", n) for n in range(2)]
-        fleet, actor = world.engine.fleet, world.engine.system.ref("run", first)
+        queue, actor = world.engine.fleet.queue, world.engine.system.ref("run", first)
         # Between the grant and its dispatch another message is decided about, with no use for it.
         grants: list[str] = []
-        fleet._grant, grant = grants.append, fleet._grant
+        queue._grant, grant = grants.append, queue._grant
         poll = asyncio.create_task(worker.poll(available=1, wait=20))
         await world.advance(1)
         assert grants == [first]
-        fleet._grant = grant
+        queue._grant = grant
         await actor.ask(ExecutionLeft(0))
         # The slot went to whoever was next; the first one stands before all that came later.
         assert world.engine.pool.position(first) == 0
