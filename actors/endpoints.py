@@ -154,6 +154,10 @@ class Endpoints:
         """Runs that wait to be sent."""
         return len(self._rows)
 
+    def load(self, function_id: str) -> tuple[int, int]:
+        """Calls of a function that are under way or granted, and runs that wait to be sent."""
+        return self._busy.get(function_id, 0), self._rows.size(function_id)
+
     def acquire(self, run_id: str, function_id: str) -> bool:
         """Take a slot at once if one is free and nobody waits for it."""
         if run_id in self._holders:

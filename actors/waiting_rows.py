@@ -37,6 +37,9 @@ class Line:
     def __bool__(self) -> bool:
         return bool(self._blocks)
 
+    def __len__(self) -> int:
+        return sum(map(len, self._blocks))
+
     @property
     def first(self) -> Entry:
         """The lowest entry. Raises `IndexError` when there is none."""
@@ -112,6 +115,10 @@ class WaitingRows(Generic[Row]):
     def has(self, row: Row) -> bool:
         """Whether anybody waits in a row."""
         return row in self._lines
+
+    def size(self, row: Row) -> int:
+        """How many wait in a row."""
+        return len(self._lines.get(row, ()))
 
     def row_of(self, run_id: str) -> Row | None:
         """Where a run waits, if it does."""

@@ -28,6 +28,7 @@ from ironflow.assembly import Assembly, Runtime
 from ironflow.core.clock import Clock, Ids, SystemClock
 from ironflow.core.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.errors import ConfigError
+from ironflow.core.signatures import Key
 from ironflow.discovery import is_loopback, publish, withdraw
 from ironflow.first_start import prepare
 from ironflow.launch import command
@@ -189,7 +190,10 @@ def make_caller(settings: Settings, clock: Clock) -> HttpCaller:
         allowance = Allowance(networks)
     except ValueError as error:
         raise ConfigError(f"push_networks: {error}") from error
-    return HttpCaller(clock, allowance, settings.signing_key or None)
+    keys = [Key(settings.signing_key, settings.signing_key_id), Key(settings.old_signing_key)]
+    if not keys[0] and keys[1]:
+        raise ConfigError("old_signing_key: is of no use without a signing_key")
+    return HttpCaller(clock, allowance, [key for key in keys if key])
 
 
 def _die(reason: str) -> None:

@@ -88,6 +88,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     signing_key: Annotated[
         str, Doc(description="key that signs what is sent to endpoints; empty: nothing is signed")
     ] = ""
+    signing_key_id: Annotated[
+        str, Doc(max_length=100, description="name of the key that goes along with signatures")
+    ] = ""
+    old_signing_key: Annotated[
+        str,
+        Doc(description="the key before, which signs, too, while endpoints may still have only it"),
+    ] = ""
     push_networks: Annotated[
         str,
         Doc(description="networks beside public addresses that endpoints may be in, by comma"),
@@ -161,7 +168,7 @@ DURATIONS = frozenset(
         "keep_prefect_events",
     }
 )
-SECRETS = frozenset({"signing_key"})
+SECRETS = frozenset({"signing_key", "old_signing_key"})
 """Settings whose values are not to be shown."""
 NAMES = tuple(field.name for field in msgspec.structs.fields(Settings))
 

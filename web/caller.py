@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -20,7 +20,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from ironflow.core.clock import SECOND, Clock
 from ironflow.core.push import CallFailure, Reply
-from ironflow.core.signatures import HEADER, sign
+from ironflow.core.signatures import HEADER, BadSignature, Key, sign_with, verify
 
 LARGEST_ANSWER = 16 * 1024 * 1024
 """Bytes."""
@@ -76,12 +76,11 @@ class _CheckedResolver(AbstractResolver):
 class HttpCaller:
     """`ironflow.core.push.Caller` over aiohttp."""
 
-    def __init__(
-        self, clock: Clock, allowance: Allowance, key: str | None = None, key_id: str = ""
-    ) -> None:
-        """`key` signs requests; without one they go out unsigned."""
-        self._clock, self._allowance = clock, allowance
-        self._key, self._key_id = key, key_id
+    def __init__(self, clock: Clock, allowance: Allowance, keys: Sequence[Key] = ()) -> None:
+        """`keys` sign requests, the one in use first, one that is being replaced behind it; without
+        any they go out unsigned.
+        """
+        self._clock, self._allowance, self._keys = clock, allowance, tuple(keys)
         self._session: aiohttp.ClientSession | None = None
 
     def check(self, url: str) -> None:
@@ -97,9 +96,8 @@ class HttpCaller:
         """POST JSON. Raises `CallFailure` with the reason in one line."""
         # An answer that unfolds to more than it weighs is not asked for, and not unfolded.
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        if self._key is not None:
-            now = self._clock.now() // SECOND
-            headers[HEADER] = sign(self._key, body, now, self._key_id)
+        if self._keys:
+            headers[HEADER] = sign_with(self._keys, body, self._clock.now() // SECOND)
         self.check(url)  # the connector does not resolve what is no name
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
         try:
@@ -109,7 +107,8 @@ class HttpCaller:
                 if response.status in (301, 302, 303, 307, 308):
                     raise CallFailure(f"answered {response.status}: redirects are not followed")
                 answer = await _read(response)
-                return Reply(response.status, answer, self._retry_after(response))
+                signature = response.headers.get(HEADER)
+                return Reply(response.status, answer, self._retry_after(response), signature)
         except TimeoutError as error:
             raise CallFailure(f"did not answer within {seconds:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -117,6 +116,14 @@ class HttpCaller:
             if refused is not None:
                 raise refused from error
             raise CallFailure(f"cannot be reached: {str(error) or type(error).__name__}") from error
+
+    def check_answer(self, reply: Reply) -> None:
+        """Raise `CallFailure` for an answer that was not signed with one of the keys, if any."""
+        if self._keys:
+            try:
+                verify(reply.signature, reply.body, self._keys, self._clock.now() / SECOND)
+            except BadSignature as error:
+                raise CallFailure(f"did not sign its answer with our key: {error}") from None
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:

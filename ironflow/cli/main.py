@@ -60,6 +60,9 @@ VERBS = {
     "debounce": Entry("intakes", "debounce", "List, start and cancel debounced events that wait."),
     "batches": Entry("intakes", "batches", "List, start and cancel batches that are not full."),
     "singletons": Entry("intakes", "singletons", "List singletons that hold a run."),
+    "endpoints": Entry(
+        "endpoints", "endpoints", "List endpoints, and register the functions that they serve."
+    ),
     "breakers": Entry(
         "breakers", "breakers", "List, open, close and reset the circuit breakers of endpoints."
     ),

@@ -124,6 +124,17 @@ class Gone(IronflowError):
     retry_after = 1.0
 
 
+class EndpointFailed(IronflowError):
+    """An endpoint that the server has asked something did not answer as one."""
+
+    code = "endpoint_failed"
+    status = 502
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.url, self.reason = url, reason
+        super().__init__(f"{url} {reason}")
+
+
 class Draining(IronflowError):
     """The server is shutting down and takes no new work."""
 

@@ -4,7 +4,7 @@ from pull (`core.pull`) in spelling only.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -64,6 +64,8 @@ class Reply(NamedTuple):
     status: int
     body: bytes
     retry_after: float | None = None
+    signature: str | None = None
+    """What the other side signed its answer with, if it did."""
 
 
 class CallFailure(Exception):
@@ -80,6 +82,28 @@ class Caller(Protocol):
     async def call(self, url: str, body: bytes, seconds: float) -> Reply:
         """POST JSON. Raises `CallFailure` with the reason in one line."""
         ...
+
+    def check_answer(self, reply: Reply) -> None:
+        """Raise `CallFailure` for an answer that was not signed with a key of this side, if it has
+        one.
+        """
+        ...
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """The other thing than an `Invocation` that an endpoint is sent: what functions are there?
+    `introspect` is a text that was never used before, and comes back with the answer.
+    """
+
+    introspect: Annotated[str, msgspec.Meta(min_length=8, max_length=200)]
+
+
+class Introduction(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a `Question`: the definitions of an endpoint's functions, as JSON."""
+
+    introspect: str
+    functions: tuple[msgspec.Raw, ...]
+    sdk: str = ""
 
 
 def invocation(job: Job, callback: str | None, values: dict[str, bytes]) -> bytes:

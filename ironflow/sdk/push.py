@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -23,16 +24,25 @@ import msgspec
 
 from ironflow.core import commands as c
 from ironflow.core.breaker import BreakerPolicy
-from ironflow.core.clock import Clock, Ids, SystemClock
+from ironflow.core.clock import SECOND, Clock, Ids, SystemClock
 from ironflow.core.errors import ConfigError, NotFound
 from ironflow.core.messages import Message
-from ironflow.core.push import Invocation
+from ironflow.core.push import Introduction, Invocation, Question
 from ironflow.core.remote import Report, Shadow, encode_report
 from ironflow.core.runs import Run
-from ironflow.core.signatures import HEADER, TOLERANCE, BadSignature, verify
+from ironflow.core.signatures import (
+    HEADER,
+    TOLERANCE,
+    BadSignature,
+    Key,
+    Seen,
+    sign_with,
+    verify,
+)
 from ironflow.discovery import ENVIRONMENT, KEY, Found, locate
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Function, Registry
+from ironflow.version import VERSION
 
 BUDGET = 7.0
 """Seconds after which a body is let go of at its next step: the server waits for ten."""
@@ -81,18 +91,17 @@ class Endpoint:
         max_steps: int | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`signing_key` is the server's (IRONFLOW_SIGNING_KEY when not given), or several by their
-        names while they are rotated; without one requests are refused unless `insecure`.
-        `tolerance` and `budget` in seconds; `max_steps` in one invocation, None for as many as the
-        budget allows. Raises `ConfigError`.
+        """`signing_key` is the server's (IRONFLOW_SIGNING_KEY when not given, and while keys are
+        rotated IRONFLOW_OLD_SIGNING_KEY beside it), or several by their names; without one requests
+        are refused unless `insecure`. `tolerance` and `budget` in seconds; `max_steps` in one
+        invocation, None for as many as the budget allows. Raises `ConfigError`.
         """
         self._registry = Registry()
         for function in functions:
             self._registry.add(function)
         if not len(self._registry):
             raise ConfigError("functions: this endpoint has none to serve")
-        key = signing_key if signing_key is not None else os.environ.get("IRONFLOW_SIGNING_KEY")
-        self._keys = dict(key) if isinstance(key, Mapping) else {"": key} if key else {}
+        self._keys = _keys_of(signing_key)
         if not self._keys and not insecure:
             raise ConfigError(
                 "signing_key: none is given; anyone could run these functions "
@@ -100,6 +109,7 @@ class Endpoint:
             )
         self._tolerance, self._budget, self._max_steps = tolerance, budget, max_steps
         self._clock = clock or SystemClock()
+        self._seen, self._seeing = Seen(tolerance), threading.Lock()
 
     # -- one request ------------------------------------------------------------------------------
 
@@ -108,7 +118,7 @@ class Endpoint:
     ) -> Response:
         """Answer a request: POST runs an execution, GET says which functions are here."""
         if method == "GET":
-            return self._introspect()
+            return self._list_functions()
         if method != "POST":
             return _refuse(405, "METHOD_NOT_ALLOWED", "POST runs a function, GET lists them")
         if len(body) > LARGEST_BODY:
@@ -119,6 +129,8 @@ class Endpoint:
         except BadSignature as error:
             return _refuse(401, error.code, str(error))
         except msgspec.ValidationError as error:
+            if (question := _decode_question(body)) is not None:
+                return self._introduce(question)
             return _refuse(400, "VALIDATION_ERROR", str(error))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return _refuse(400, "INVALID_JSON", f"the body is not JSON: {error}")
@@ -133,9 +145,23 @@ class Endpoint:
     def _check(self, body: bytes, headers: Mapping[str, str]) -> None:
         if self._keys:
             found = next((v for k, v in headers.items() if k.lower() == HEADER.lower()), None)
-            verify(found, body, self._keys, self._clock.now() / 1e6, self._tolerance)
+            now = self._clock.now() / 1e6
+            verify(found, body, self._keys, now, self._tolerance)
+            with self._seeing:  # WSGI servers have many threads
+                self._seen.take(found or "", now)
 
-    def _introspect(self) -> Response:
+    def _introduce(self, question: Question) -> Response:
+        """What is here, whole and signed, for a server that registers it."""
+        found = [msgspec.Raw(_encode(f.spec.definition)) for f in self._registry.all()]
+        introduction = Introduction(
+            introspect=question.introspect, functions=tuple(found), sdk=VERSION
+        )
+        body, headers = _encode(introduction), dict(JSON)
+        if self._keys:
+            headers[HEADER] = sign_with(self._keys, body, self._clock.now() // SECOND)
+        return Response(200, headers, body)
+
+    def _list_functions(self) -> Response:
         functions = [
             {"id": f.id, "name": f.spec.definition.name, "code": f.spec.definition.code}
             for f in self._registry.all()
@@ -370,6 +396,23 @@ class _Collected:
         """Close connections."""
         if self._session is not None:
             await self._session.close()
+
+
+def _keys_of(given: str | Mapping[str, str] | None) -> list[Key]:
+    """The keys that are taken, the one in use first."""
+    if isinstance(given, Mapping):
+        return [Key(secret, name) for name, secret in given.items()]
+    if given is not None:
+        return [Key(given)] if given else []
+    names = ("IRONFLOW_SIGNING_KEY", "IRONFLOW_OLD_SIGNING_KEY")
+    return [Key(secret) for name in names if (secret := os.environ.get(name))]
+
+
+def _decode_question(body: bytes) -> Question | None:
+    try:
+        return msgspec.json.decode(body, type=Question)
+    except msgspec.ValidationError:
+        return None
 
 
 def _refuse(status: int, code: str, message: str) -> Response:

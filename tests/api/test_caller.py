@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 
 from ironflow.core.clock import SystemClock
 from ironflow.core.push import CallFailure
-from ironflow.core.signatures import HEADER, verify
+from ironflow.core.signatures import HEADER, Key, verify
 from ironflow.web import caller as module
 from ironflow.web.caller import Allowance, HttpCaller, Refused, check_url
 
@@ -32,7 +32,7 @@ async def answering(handler: Handler) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def calling(networks: list[str], key: str | None = None) -> AsyncIterator[HttpCaller]:
-    caller = HttpCaller(SystemClock(), Allowance(networks), key)
+    caller = HttpCaller(SystemClock(), Allowance(networks), [Key(key)] if key else ())
     try:
         yield caller
     finally:

@@ -4,6 +4,7 @@ right, and no finished step runs again.
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 import subprocess
@@ -102,6 +103,52 @@ def test_endpoints_and_server_are_killed_at_random_instants(
         client.stopped.set()
     assert server.stop() == 0
     check_journal(server.db)
+
+
+def ironflow(server: ServerProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line, for this server."""
+    line = [sys.executable, "-m", "ironflow", *arguments]
+    line += ["--server", f"http://127.0.0.1:{server.port}"]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("framework", ["aiohttp", "flask", "asgi"])
+def test_the_server_registers_what_an_endpoint_serves(
+    tmp_path: Path, crew: list[WorkerProcess], framework: str
+) -> None:
+    # Keys are being rotated: the endpoint has only the old one.
+    options = ["--push-networks", "127.0.0.0/8", "--signing-key", "new-key", "--signing-key-id"]
+    server = ServerProcess(tmp_path, None, *options, "2026-11", "--old-signing-key", "crash-key")
+    try:
+        server.start()
+        port = free_port()
+        crew.append(WorkerProcess(server, [sys.executable, APP, framework, str(port)]))
+        crew[0].start()
+        wait_until_up(server, port)
+        url = f"http://127.0.0.1:{port}/ironflow"
+        dry = ironflow(server, "endpoints", "add", url, "--dry-run", "--json")
+        assert {one["change"] for one in json.loads(dry.stdout)["differences"]} == {"new"}
+        assert ironflow(server, "endpoints", "ls", "--json").stdout == ""
+        assert ironflow(server, "endpoints", "add", url, "--concurrency", "3").returncode == 0
+        listed = json.loads(ironflow(server, "endpoints", "ls", "--json").stdout)
+        assert listed["url"] == url
+        assert {(f["id"], f["concurrency"], f["breaker"]) for f in listed["functions"]} == {
+            ("mixed", 3, "closed"), ("child", 3, "closed"),
+        }  # fmt: skip
+        run_id = server.post("/api/v1/functions/child/invoke", {"input": 1})["run_id"]
+        assert server.get(f"/api/v1/runs/{run_id}/result?wait=60s")["status"] == "completed"
+        checked = ironflow(server, "endpoints", "check")
+        assert (checked.returncode, "is as registered" in checked.stdout) == (0, True)
+        refused = ironflow(server, "endpoints", "add", "http://10.1.2.3/ironflow")
+        assert (refused.returncode, "not a public address" in refused.stderr) == (2, True)
+        crew[0].kill()
+        gone = ironflow(server, "endpoints", "sync")
+        assert (gone.returncode, "cannot be reached" in gone.stderr) == (1, True)
+        assert server.stop() == 0
+    finally:
+        if server.process is not None and server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
 
 
 FOREIGN = """
