@@ -20,6 +20,7 @@ from ironflow.actors.lines import Ticket
 from ironflow.actors.worker_queue import LEASE, Worker, WorkerQueue
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock
+from ironflow.core.entries import CancelRung
 from ironflow.core.errors import IronflowError, Suspended
 from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.functions import Definition, FunctionSpec, compile_spec
@@ -235,15 +236,22 @@ class Fleet:
         if lease is None:
             return
         if self._tell(lease, Signal(lease, "cancelled")):
+            self._note(lease, "asked")
             self.system.loop.call_later(CANCEL_GRACE, self._end_cancelled, lease)
         else:
             self._end_cancelled(lease)
 
     def _end_cancelled(self, lease: Lease) -> None:
         if self.leases.get(lease.assignment.run_id) is lease:
+            self._note(lease, "abandoned")
             execution = lease.assignment.execution
             end = c.EndExecution(execution=execution, outcome="unwound")
             self._spawn(self._end(lease.assignment, end))
+
+    def _note(self, lease: Lease, rung: CancelRung) -> None:
+        """Have the run's history say what was done to end its body."""
+        note = c.NoteCancel(lease.assignment.execution, rung, f"worker {lease.holder}")
+        self.system.ref("run", lease.assignment.run_id).post(note)
 
     async def _end(self, assignment: Assignment, end: c.EndExecution) -> None:
         """End an execution in the worker's place."""

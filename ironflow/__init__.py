@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ironflow.embedded import run as run
     from ironflow.embedded import run_sync as run_sync
     from ironflow.sdk.blocking import BlockingContext as BlockingContext
+    from ironflow.sdk.cancellation import is_cancelled as is_cancelled
     from ironflow.sdk.context import Context as Context
     from ironflow.sdk.function import Function as Function
     from ironflow.sdk.function import function as function
@@ -75,6 +76,7 @@ _HOMES = {
     "Winner": "sdk.waits",
     "Worker": "sdk.worker",
     "function": "sdk.function",
+    "is_cancelled": "sdk.cancellation",
     "run": "embedded",
     "run_sync": "embedded",
 }

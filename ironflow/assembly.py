@@ -72,6 +72,7 @@ class Assembly:
             step_threads=settings.step_threads,
             step_processes=settings.step_processes,
             logs=(settings.log_format, settings.log_level),
+            cancel_grace=settings.cancel_grace,
         )
         engine = Engine(
             store,

@@ -85,6 +85,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     step_processes: Annotated[
         int, Doc(ge=0, description="processes for steps that ask for one; 0 is one a core")
     ] = 0
+    cancel_grace: Annotated[
+        float,
+        Doc(
+            ge=0,
+            description="seconds that a step in a process gets to end when it is asked to, and "
+            "after SIGTERM; 0: it is killed",
+        ),
+    ] = 2.0
     signing_key: Annotated[
         str, Doc(description="key that signs what is sent to endpoints; empty: nothing is signed")
     ] = ""
@@ -158,6 +166,7 @@ DURATIONS = frozenset(
     {
         "actor_wait",
         "blocked_after",
+        "cancel_grace",
         "drain_timeout",
         "linger",
         "worker_lease",

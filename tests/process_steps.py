@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ironflow import NonRetryable
+from ironflow import NonRetryable, is_cancelled
 
 
 @dataclass
@@ -62,6 +62,34 @@ def burn(file: str) -> None:
     write(file, f"{os.getpid()} {child.pid}")
     while True:
         pass
+
+
+def ignore_sigterm(file: str) -> None:
+    """Will not end, whatever it is told."""
+    write(file, str(os.getpid()))
+    while True:
+        try:
+            time.sleep(600)
+        except SystemExit:
+            continue
+
+
+def ask_whether_cancelled(file: str) -> str:
+    """Ends when it learns that its run is to."""
+    write(file, str(os.getpid()))
+    while not is_cancelled():
+        time.sleep(0.01)
+    return "tidied up"
+
+
+async def await_for_ever(file: str) -> None:
+    """Ends as a task does."""
+    write(file, str(os.getpid()))
+    await asyncio.Event().wait()
+
+
+def cancelled_now() -> bool:
+    return is_cancelled()
 
 
 def burn_the_first_time(file: str) -> str:

@@ -23,6 +23,7 @@ from ironflow.core.commands import Outcome
 from ironflow.core.entries import Failure, Payload, decode_entry
 from ironflow.core.errors import InvalidInput
 from ironflow.core.execution import RunningStep
+from ironflow.core.explain import describe_rungs
 from ironflow.core.functions import Definition
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.runs import Run, Step, StepStatus
@@ -127,6 +128,7 @@ async def run_view(engine: Engine, run: Run, waiting_for: list[str]) -> wire.Run
         version=run.version,
         steps_total=len(run.steps),
         worker=run.worker,
+        cancel=describe_rungs(run),
         actor=run.actor,
         waiting_for=waiting_for,
         events=[

@@ -483,6 +483,8 @@ class RunView(RunSummary, frozen=True):
     steps_total: int
     worker: str | None
     """The worker that has its current execution, or had the last one; null for none."""
+    cancel: list[str]
+    """What was done to end its body when that was asked for, step by step, in words."""
     actor: str | None
     """The value of the function's actor key: runs with the same one go to the same worker."""
     waiting_for: list[str]

@@ -155,6 +155,7 @@ def _print_run(run: RunView) -> None:
             ("status", run.status),
             ("why", "" if run.ended_at else "; ".join(run.waiting_for)),
             ("reason", run.reason or ""),
+            ("cancel", "; ".join(run.cancel)),
             ("created", _when(run.created_at)),
             ("started", _when(run.started_at)),
             ("ended", _when(run.ended_at)),

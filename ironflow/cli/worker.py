@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
+import asyncio
 import sys
-import time
+import uuid
 
 import click
 
 from ironflow.cli.failures import Wrong
 from ironflow.cli.options import Duration, Verb, server_option
-
-RESTART_SECONDS = 1.0
-"""Between the death of a worker process and its next start."""
 
 
 @click.command("worker", cls=Verb)
@@ -22,7 +17,7 @@ RESTART_SECONDS = 1.0
 @click.option("--concurrency", type=click.IntRange(1, 100_000), default=10, show_default=True,
               help="Bodies that a process runs at once.")  # fmt: skip
 @click.option("--processes", type=click.IntRange(1, 256), default=1, show_default=True,
-              help="Processes; one that dies is started again.")  # fmt: skip
+              help="Processes; one that dies is started again after a pause.")  # fmt: skip
 @click.option("--heartbeat", type=Duration(), default="10s", show_default=True,
               help="Between two signs of life; after three without one its runs go to others.",
               )  # fmt: skip
@@ -30,6 +25,10 @@ RESTART_SECONDS = 1.0
               help="What this worker is, for functions that want some; may be given several times.",
               )  # fmt: skip
 @click.option("--id", "worker_id", metavar="ID", help="Name of the worker (default: a new one).")
+@click.option("--cancel-grace", type=Duration(), default="2s", show_default=True,
+              help="For a step in a process to end when it is asked to, and after SIGTERM.",
+              )  # fmt: skip
+@click.option("--lifeline", type=int, hidden=True)
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text",
               show_default=True, help="Log lines on stderr, for people or for machines.",
               )  # fmt: skip
@@ -43,6 +42,8 @@ def worker(
     heartbeat: float,
     labels: tuple[str, ...],
     worker_id: str | None,
+    cancel_grace: float,
+    lifeline: int | None,
     log_format: str,
     log_level: str,
     server: str,
@@ -58,7 +59,7 @@ def worker(
     """
     wanted = parse_labels(labels)
     if processes > 1:
-        return supervise(processes)
+        return supervise(processes, worker_id, prefix=log_format == "text")
     from ironflow.logs import configure_logging
     from ironflow.modules import load_module
     from ironflow.sdk.worker import Worker
@@ -72,8 +73,9 @@ def worker(
         labels=wanted,
         worker_id=worker_id,
         heartbeat=heartbeat,
+        cancel_grace=cancel_grace,
     )
-    made.run()
+    made.run(lifeline)
     return 0
 
 
@@ -88,50 +90,28 @@ def parse_labels(texts: tuple[str, ...]) -> dict[str, str]:
     return labels
 
 
-def supervise(processes: int) -> int:
+def supervise(processes: int, worker_id: str | None, *, prefix: bool) -> int:
     """Keep so many processes of this very command line alive until a signal."""
+    from ironflow.cli.supervisor import Supervisor
     from ironflow.launch import command
 
-    arguments = [*command(), *_without_processes(sys.argv[1:])]
-    ended = False
-    children: list[subprocess.Popen[bytes]] = []
+    line = [*command(), *_without(sys.argv[1:], "--processes", "--id")]
+    name = worker_id or uuid.uuid4().hex[:12]
 
-    def on_signal(number: int, _: object) -> None:
-        nonlocal ended
-        ended = True
-        for child in children:
-            if child.poll() is None:
-                child.send_signal(number)
+    async def main() -> int:
+        return await Supervisor(line, name, processes, prefix=prefix).run()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    children = [subprocess.Popen(arguments, start_new_session=True) for _ in range(processes)]
-    code = 0
-    while not ended:
-        pid, status = os.wait()
-        for place, child in enumerate(children):
-            if child.pid != pid:
-                continue
-            child.returncode = os.waitstatus_to_exitcode(status)
-            if child.returncode == 2:
-                # Wrong usage: the next one would say the same.
-                on_signal(signal.SIGTERM, None)
-                code = 2
-            elif not ended:
-                time.sleep(RESTART_SECONDS)
-                children[place] = subprocess.Popen(arguments, start_new_session=True)
-    for child in children:
-        child.wait()
-    return code
+    return asyncio.run(main())
 
 
-def _without_processes(arguments: list[str]) -> list[str]:
+def _without(arguments: list[str], *options: str) -> list[str]:
+    """The arguments without these options, however they are spelled."""
     kept, skip = [], False
     for argument in arguments:
         if skip:
             skip = False
-        elif argument == "--processes":
+        elif argument in options:
             skip = True
-        elif not argument.startswith("--processes="):
+        elif argument.partition("=")[0] not in options:
             kept.append(argument)
     return kept

@@ -164,6 +164,8 @@ def _native(method: str, reads: bool, parts: list[str]) -> Requirement:
             return Requirement("functions:list", "function")
         action = "read" if reads else "invoke" if rest[-1:] == ["invoke"] else "register"
         return Requirement(f"functions:{action}", "function", "function_id")
+    if family == "endpoints":
+        return Requirement("functions:list" if reads else "functions:register", "function")
     if family == "runs":
         action = {"GET": "read", "HEAD": "read", "DELETE": "delete"}.get(method, "control")
         if rest[-1:] == ["cancel"]:

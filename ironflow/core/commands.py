@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from ironflow.core.entries import (
+    CancelRung,
     EventRef,
     Failure,
     ParentRef,
@@ -188,6 +189,14 @@ class EndExecution(Message[Directive], frozen=True, kw_only=True, omit_defaults=
     """The body could not be reached: the attempt does not count."""
     compensations: bool = False
     blob: bytes | None = None
+
+
+class NoteCancel(Message[None], frozen=True):
+    """Whoever has the body was told to end it, in the way that the rung says."""
+
+    execution: int
+    rung: CancelRung
+    whom: str
 
 
 class TurnEnd(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -412,6 +412,7 @@ _DECIDERS: dict[type, Callable[[Run, Any, Situation], Decision]] = {
     c.StartWait: reports.start_wait,
     c.Park: reports.park,
     c.EndExecution: reports.end_execution,
+    c.NoteCancel: reports.note_cancel,
     c.CancelRun: _cancel,
     c.PauseRun: _pause,
     c.ResumeRun: _resume,

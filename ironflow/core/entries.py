@@ -31,6 +31,8 @@ StepKind = Literal[
 WaitOutcome = Literal["completed", "timed_out", "failed", "cancelled"]
 PauseCause = Literal["request", "crash_loop", "exhausted"]
 Exhaustion = Literal["fail", "pause"]
+CancelRung = Literal["asked", "terminated", "killed", "abandoned"]
+"""How hard a body is told to end: it is asked to; it gets SIGTERM; SIGKILL; nobody waits for it."""
 UnwindOutcome = Literal["failed", "cancelled", "timed_out"]
 
 
@@ -228,11 +230,15 @@ class AttemptDue(msgspec.Struct, frozen=True):
     """The pause before the function's next attempt is over."""
 
 
-class CancelRequested(msgspec.Struct, frozen=True):
-    """The run is to end; its body is being unwound."""
+class CancelRequested(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The run is to end; its body is being unwound. Again, with a `rung`: `whom` was made to end in
+    the way that the rung says.
+    """
 
     outcome: UnwindOutcome
     reason: str
+    rung: CancelRung | None = None
+    whom: str = ""
 
 
 class PauseRequested(msgspec.Struct, frozen=True):

@@ -354,10 +354,24 @@ def _describe_pending(run: Run) -> list[Reason]:
     elif run.cancelling is not None:
         text = f"the run is to end ({run.cancelling.reason}); its body is being unwound"
         reasons.append(Reason("cancel", text))
+    reasons += [Reason("cancel", text) for text in describe_rungs(run)]
     if run.pausing is not None:
         text = f"a pause was asked for ({run.pausing}); it takes effect at the next step boundary"
         reasons.append(Reason("pause", text))
     return reasons
+
+
+_RUNGS = {
+    "asked": "was asked to end it",
+    "terminated": "got SIGTERM",
+    "killed": "was killed",
+    "abandoned": "is not waited for any longer",
+}
+
+
+def describe_rungs(run: Run) -> list[str]:
+    """What was done to end the body of a run, step by step."""
+    return [f"{one.whom} {_RUNGS[one.rung]}, at {_moment(one.at)}" for one in run.rungs]
 
 
 def _describe_end(run: Run) -> tuple[str, list[Reason]]:
@@ -375,6 +389,7 @@ def _describe_end(run: Run) -> tuple[str, list[Reason]]:
         case _:
             text = f"Cancelled {when}: {run.reason or 'no reason was given'}. {again}."
     reasons = [Reason("ended", text)]
+    reasons += [Reason("cancel", text) for text in describe_rungs(run)]
     for step in run.steps.values():
         if step.status is StepStatus.FAILED and step.error is not None:
             text = f"step {step.name!r} failed in attempt {step.attempt}: {_failure(step.error)}"

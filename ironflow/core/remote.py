@@ -33,6 +33,7 @@ REPORTS: dict[str, type[Message[Any]]] = {
     "start_wait": c.StartWait,
     "park": c.Park,
     "end_execution": c.EndExecution,
+    "note_cancel": c.NoteCancel,
     LEAVE: c.ExecutionLeft,
 }
 """What a worker may say of an execution, by the name on the wire."""

@@ -179,6 +179,16 @@ def park(run: Run, command: c.Park, s: Situation) -> Decision:
     return Decision(entries)
 
 
+def note_cancel(run: Run, command: c.NoteCancel, s: Situation) -> Decision:
+    """Somebody was told to end the body: it stands in the run's history."""
+    fence(run, command.execution)
+    ending = run.cancelling
+    if ending is None or any((r.rung, r.whom) == (command.rung, command.whom) for r in run.rungs):
+        return Decision([])
+    whom = command.whom[:200]
+    return Decision([e.CancelRequested(ending.outcome, ending.reason, command.rung, whom)])
+
+
 def end_execution(run: Run, command: c.EndExecution, s: Situation) -> Decision:
     """The body ended: the run ends with it, is tried again, or runs its compensations first."""
     fence(run, command.execution)

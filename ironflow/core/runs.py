@@ -75,6 +75,14 @@ class Step(msgspec.Struct, omit_defaults=True, gc=False):
     vital: bool = False
 
 
+class Rung(msgspec.Struct, frozen=True):
+    """How hard somebody who has the body of a run was told to end it, and when."""
+
+    rung: e.CancelRung
+    whom: str
+    at: int
+
+
 class Run(msgspec.Struct, omit_defaults=True):
     """The state of a run: the fold of its stream up to `version`."""
 
@@ -111,6 +119,8 @@ class Run(msgspec.Struct, omit_defaults=True):
     deadline: int | None = None
     """When the run is out of time; a retry of an ended run begins a new one."""
     cancelling: e.CancelRequested | None = None
+    rungs: list[Rung] = []
+    """What was done to end its body."""
     unwinding: e.RunUnwinding | None = None
     pausing: str | None = None
     reason: str | None = None
@@ -183,6 +193,8 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
             else:
                 run.attempt += 1
                 run.crashes = 0
+        case e.CancelRequested() if entry.rung is not None:
+            run.rungs.append(Rung(entry.rung, entry.whom, at))
         case e.CancelRequested():
             run.cancelling, run.reason, run.pausing = entry, entry.reason, None
         case e.PauseRequested():
@@ -474,6 +486,7 @@ def _reopen(run: Run, at: int) -> None:
             job.failures = 0
     run.status, run.ended_at, run.error, run.reason = RunStatus.QUEUED, None, None, None
     run.unwinding = run.cancelling = run.retry_at = run.result = None
+    run.rungs.clear()
     run.attempt += 1
     run.crashes = 0
     run.deadline = _deadline(run, at)

@@ -91,13 +91,14 @@ async def _call(
     finally:
         branch.busy = None
         execution.running.pop(place.key, None)
-        execution.killed.discard(place.key)
+        execution.killed.pop(place.key, None)
     return data, value, None
 
 
 async def _record_kill(execution: Execution, place: Place, attempt: int, started: int) -> None:
-    """Record that a step's process was killed to unwind the run: it may have had effects."""
-    error = StepProcessLost(place.name, "was killed, because the run was to end")
+    """Record that a step's process was ended to unwind the run: it may have had effects."""
+    how = execution.killed[place.key]
+    error = StepProcessLost(place.name, f"was {how}, because the run was to end")
     await execution.report(
         _failed(execution, place, attempt, started, describe_failure(error, NO_RETRY))
     )

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ironflow.core import commands as c
-from ironflow.core.entries import StepKind
+from ironflow.core.entries import CancelRung, StepKind
 from ironflow.core.errors import (
     MisusedContext,
     NonDeterminism,
@@ -120,8 +120,8 @@ class Execution:
         self.running: dict[str, tuple[str, int, int]] = {}
         self.killable: set[asyncio.Task[Any]] = set()
         """What waits for a process that may be killed."""
-        self.killed: set[str] = set()
-        """Keys of steps whose process was killed."""
+        self.killed: dict[str, CancelRung] = {}
+        """Keys of steps whose process was terminated or killed."""
         self.compensations: list[Compensation] = []
         self.values: list[c.RecordStep] = []
         self._reporting_values = asyncio.Lock()

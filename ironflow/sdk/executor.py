@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from functools import cached_property, partial
 from types import FunctionType
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock, Ids
+from ironflow.core.entries import CancelRung
 from ironflow.core.errors import (
     Gone,
     IronflowError,
@@ -53,6 +55,8 @@ LINGER = 2.0
 IDLE_BODIES = 2000
 """Waiting bodies that stay in memory at most."""
 STEP_THREADS = 32
+CANCEL_GRACE = 2.0
+"""Seconds in which a process that was asked to end its step, or got SIGTERM, may do so."""
 Interceptor = Callable[[str, str, Callable[..., Any]], Awaitable[Callable[..., Any]]]
 
 
@@ -69,8 +73,12 @@ class Executor:
         step_threads: int = STEP_THREADS,
         step_processes: int = 0,
         logs: tuple[str, str] | None = None,
+        cancel_grace: float = CANCEL_GRACE,
     ) -> None:
-        """`step_processes`: 0 is one a core; `logs`: format and level of their log lines."""
+        """`step_processes`: 0 is one a core; `logs`: format and level of their log lines.
+        `cancel_grace`: seconds between two rungs of the ladder on which they are made to end.
+        """
+        self.cancel_grace = cancel_grace
         self.registry, self.clock, self.ids = registry, clock, ids
         self.loop = asyncio.get_running_loop()
         self.linger = linger
@@ -81,6 +89,7 @@ class Executor:
         self._threads = ThreadPoolExecutor(step_threads, thread_name_prefix="ironflow-step")
         self._process_options = step_processes, logs
         self._draining = False
+        self._chores: set[asyncio.Task[None]] = set()
         self.lookup: Callable[[str], FunctionSpec | None] = self.spec
         """Finds functions that a body may invoke: here, or wherever the engine knows of."""
         self.is_remote = False
@@ -340,10 +349,25 @@ class Executor:
         body.killable.add(task)
         try:
             return await self.processes.call(
-                place.name, fn, args, kwargs, partial(body.killed.add, place.key)
+                place.name,
+                fn,
+                args,
+                kwargs,
+                partial(self._note_rung, body, place),
+                lambda: self.cancel_grace if body.unwinding and not body.leaving else 0.0,
             )
         finally:
             body.killable.discard(task)
+
+    def _note_rung(self, body: Execution, place: Place, rung: CancelRung, pid: int) -> None:
+        """A step's process was told to end."""
+        if rung in ("terminated", "killed"):
+            body.killed[place.key] = rung
+        if body.unwinding:
+            note = c.NoteCancel(body.number, rung, f"process {pid} of step {place.name!r}")
+            chore = self.loop.create_task(_report_note(body, note))
+            self._chores.add(chore)
+            chore.add_done_callback(self._chores.discard)
 
     async def call_branch(self, branch: Callable[[], Any]) -> Any:
         """Call a branch of a parallel block; a sync one belongs to a sync body and gets a
@@ -404,6 +428,11 @@ class Executor:
             if late:
                 await asyncio.wait(late, timeout=1.0)
         self._close_pools()
+
+
+async def _report_note(body: Execution, note: c.NoteCancel) -> None:
+    with suppress(IronflowError, Suspended):  # it has ended meanwhile: then it needs no note
+        await body.effects.ask(note)
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:

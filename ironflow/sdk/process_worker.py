@@ -23,13 +23,19 @@ import sys
 import threading
 import traceback
 import types
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from ironflow.core.errors import NonRetryable
 from ironflow.logs import configure_logging
 from ironflow.modules import load_module
+from ironflow.sdk.cancellation import asked
 
+CANCEL, TERMINATE = b"cancel", b"terminate"
+"""Words beside calls: the one that is under way is to end; it and what it has started get
+SIGTERM.
+"""
 loading_main = False
 """Whether the parent's main module is being loaded: it must not start runs of its own then."""
 
@@ -89,7 +95,62 @@ def main(connection: Connection) -> None:
     threading.Thread(target=_read, args=(connection, calls), daemon=True).start()
     loader = Loader(setup)
     while True:
-        connection.send_bytes(pickle.dumps(perform(calls.get(), loader)))
+        request = calls.get()
+        current.begin()
+        try:
+            answer = perform(request, loader)
+        except (SystemExit, asyncio.CancelledError) as error:  # SIGTERM, at an awkward moment
+            answer = raised(error)
+        finally:
+            current.end()
+        connection.send_bytes(pickle.dumps(answer))
+
+
+class Current:
+    """The call that is under way, for those that may interrupt it."""
+
+    def __init__(self) -> None:
+        self._busy = self._terminating = False
+        self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+
+    def begin(self) -> None:
+        """A call begins."""
+        asked.clear()
+        self._busy = True
+
+    def end(self) -> None:
+        """It is over: what was meant for it has no effect any more."""
+        self._busy, self._task = False, None
+
+    def follow(self, task: asyncio.Task[Any]) -> None:
+        """The call is async."""
+        self._task = (task.get_loop(), task)
+        if asked.is_set():
+            task.cancel()
+
+    def ask_to_end(self) -> None:
+        """In another thread: whoever asks is told, and what is async is cancelled."""
+        asked.set()
+        if (found := self._task) is not None:
+            loop, task = found
+            with suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(task.cancel)
+
+    def terminate(self) -> None:
+        """In another thread: this process and whatever it has started get SIGTERM."""
+        self._terminating = True
+        os.killpg(0, signal.SIGTERM)
+
+    def on_signal(self, *_: object) -> None:
+        """A service manager signals the whole group, too: the parent decides what becomes of
+        us.
+        """
+        if self._terminating and self._busy:
+            self._terminating = False
+            raise SystemExit(128 + signal.SIGTERM)
+
+
+current = Current()
 
 
 def _end_with_parent(lifeline: int) -> None:
@@ -108,14 +169,20 @@ def _leave_signals_to_the_parent() -> None:
 
     Handlers, for an ignored signal would be ignored by what a step starts, too.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, current.on_signal)
 
 
 def _read(connection: Connection, calls: queue.SimpleQueue[bytes]) -> None:
     try:
         while True:
-            calls.put(connection.recv_bytes())
+            word = connection.recv_bytes()
+            if word == CANCEL:
+                current.ask_to_end()
+            elif word == TERMINATE:
+                current.terminate()
+            else:
+                calls.put(word)
     except (EOFError, OSError):
         _flush()
         # What a step has started in this session is of no use to anyone now.
@@ -202,6 +269,9 @@ def perform(request: bytes, loader: Loader) -> Answer:
 
 
 async def _awaited(result: Any) -> Any:
+    task = asyncio.current_task()
+    assert task is not None
+    current.follow(task)
     return await result
 
 

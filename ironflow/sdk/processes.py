@@ -2,10 +2,10 @@
 killed.
 
 A step's function and arguments are pickled, called in a worker process, and its result or exception
-comes back. Unlike a thread a process can be stopped: a cancel or a time-out kills it, together with
-whatever it has started. One that dies by itself (out of memory, a crash in C) fails the attempt and
-not the server. Processes are started when they are first needed, used again, and ended after a
-while without work.
+comes back. Unlike a thread a process can be stopped: a time-out kills it, together with whatever it
+has started; a cancel asks it to end, then terminates it, then kills it. One that dies by itself
+(out of memory, a crash in C) fails the attempt and not the server. Processes are started when they
+are first needed, used again, and ended after a while without work.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ironflow.core.entries import CancelRung
 from ironflow.core.errors import InvalidInput, NonRetryable, NotSerializable, StepProcessLost
 from ironflow.modules import loaded_files
 from ironflow.sdk import process_worker
@@ -46,7 +47,7 @@ Logs = tuple[str, str]
 class Job:
     """One call: what is called, who waits for it, and where it is under way."""
 
-    __slots__ = ("args", "fn", "future", "kwargs", "step", "worker")
+    __slots__ = ("args", "ended", "fn", "future", "kwargs", "step", "worker")
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Job:
         self.step, self.fn, self.args, self.kwargs = step, fn, args, kwargs
         self.future = future
         self.worker: Worker | None = None
+        self.ended = threading.Event()
 
 
 class ProcessPool:
@@ -79,9 +81,12 @@ class ProcessPool:
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        on_kill: Callable[[], object],
+        on_rung: Callable[[CancelRung, int], object],
+        grace: Callable[[], float],
     ) -> Any:
-        """Call `fn` in a process, when one is free. Cancelled, the process is killed first.
+        """Call `fn` in a process, when one is free. Cancelled, the process is made to end that
+        first: it is asked to, gets SIGTERM after `grace()` seconds and SIGKILL after as many
+        again; at once when that is 0. `on_rung` is told of each, with the process.
 
         Raises what `fn` raises, `InvalidInput` when the call cannot be sent, `NotSerializable` when
         its result cannot, `StepProcessLost` when the process died.
@@ -105,16 +110,35 @@ class ProcessPool:
             if job.worker is None:
                 self._waiting.remove(job)
             elif not job.future.done():
-                on_kill()
-                job.worker.kill()
-                # The next attempt must not overlap with what is left of this one.
-                await asyncio.wait([job.future])
+                await self._end(job, job.worker, on_rung, grace())
             if job.future.done() and not job.future.cancelled():
                 job.future.exception()
             raise
         finally:
             if virtual is not None:
                 virtual.release()
+
+    async def _end(
+        self, job: Job, worker: Worker, on_rung: Callable[[CancelRung, int], object], grace: float
+    ) -> None:
+        """Make a process end its call; the next attempt must not overlap with what is left of
+        it.
+        """
+        ladder: tuple[tuple[CancelRung, Callable[[], bool]], ...] = (
+            ("asked", worker.ask_to_end),
+            ("terminated", worker.terminate),
+        )
+        try:
+            for rung, tell in ladder:
+                if grace > 0 and not job.ended.is_set() and tell():
+                    on_rung(rung, worker.pid or 0)
+                    # By the clock on the wall, also where the loop's time jumps.
+                    await self._loop.run_in_executor(None, job.ended.wait, grace)
+        finally:
+            if not job.ended.is_set():
+                on_rung("killed", worker.pid or 0)
+                worker.kill()
+        await asyncio.wait([job.future])
 
     def close(self) -> None:
         """Kill every process; what they were doing is lost."""
@@ -172,8 +196,29 @@ class Worker(threading.Thread):
         self._lifeline = -1
         """The end of a pipe that is open for as long as this process lives."""
         self._doomed = False
+        self._sending = threading.Lock()
 
     # -- on the loop's thread ---------------------------------------------------------------------
+
+    def ask_to_end(self) -> bool:
+        """Tell the process that its call is to end; False when that cannot be told."""
+        return self._tell(process_worker.CANCEL)
+
+    def terminate(self) -> bool:
+        """Have the process and whatever it has started get SIGTERM. It is not used again."""
+        self._doomed = True
+        return self._tell(process_worker.TERMINATE)
+
+    def _tell(self, word: bytes) -> bool:
+        connection = self._connection
+        if connection is None:
+            return False
+        try:
+            with self._sending:
+                connection.send_bytes(word)
+        except OSError:
+            return False
+        return True
 
     def kill(self) -> None:
         """Let the thread kill the process and whatever that has started. Does not block."""
@@ -211,6 +256,9 @@ class Worker(threading.Thread):
                 result = contain(self._perform, job)
             except BaseException as raised:  # noqa: BLE001 - travels to the loop
                 error = raised
+            job.ended.set()
+            if self._doomed:
+                self._end()
             self._report(self, job, result, error)
             del job, result, error
 
@@ -222,7 +270,8 @@ class Worker(threading.Thread):
             connection = self._connect()
             if self._doomed:
                 raise EOFError
-            connection.send_bytes(request)
+            with self._sending:
+                connection.send_bytes(request)
             answer: Answer = pickle.loads(connection.recv_bytes())
         except (EOFError, OSError) as error:
             code = self._end()

@@ -31,7 +31,7 @@ from ironflow.core.errors import ConfigError, Gone, IronflowError
 from ironflow.core.functions import Definition
 from ironflow.core.remote import RecordedJob, Shadow, Signals, encode_report
 from ironflow.discovery import locate
-from ironflow.sdk.executor import STEP_THREADS, Executor
+from ironflow.sdk.executor import CANCEL_GRACE, STEP_THREADS, Executor
 from ironflow.sdk.function import Function, Registry, registry
 from ironflow.sdk.link import FIRST_PAUSE, LONGEST_PAUSE, Link, Refused, RemoteEffects
 from ironflow.version import VERSION
@@ -76,6 +76,8 @@ class Worker:
         poll: float = POLL,
         drain_timeout: float = DRAIN,
         step_threads: int = STEP_THREADS,
+        step_processes: int = 0,
+        cancel_grace: float = CANCEL_GRACE,
         clock: Clock | None = None,
     ) -> None:
         """`server_url`: where none is given, IRONFLOW_SERVER_URL, else the server that runs in
@@ -91,12 +93,14 @@ class Worker:
         self.id = worker_id or str(uuid.uuid4())
         self.labels = dict(labels or {})
         self.heartbeat, self.poll, self.drain_timeout = heartbeat, poll, drain_timeout
-        self._step_threads = step_threads
+        self._step_threads, self._step_processes = step_threads, step_processes
+        self._cancel_grace = cancel_grace
         self._clock = clock or SystemClock()
         self._functions = functions
         self._registry = registry
         self._jobs: dict[str, _Held] = {}
         self._chores: set[asyncio.Task[Any]] = set()
+        self._lifeline: int | None = None
         self._instance = uuid.uuid4().hex
         self._stop = asyncio.Event()
         self._freed = asyncio.Event()
@@ -105,8 +109,11 @@ class Worker:
 
     # -- life -------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Work until SIGTERM or Ctrl-C, then let running steps end. Blocks."""
+    def run(self, lifeline: int | None = None) -> None:
+        """Work until SIGTERM or Ctrl-C, then let running steps end. Blocks. `lifeline`: the reading
+        end of a pipe; the worker also ends when whoever has the other end is gone.
+        """
+        self._lifeline = lifeline
         from ironflow.logs import configure_logging
 
         if not logging.getLogger("ironflow").handlers:
@@ -123,7 +130,15 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError):  # Windows
                 loop.add_signal_handler(number, self.stop)
+        if self._lifeline is not None:
+            loop.add_reader(self._lifeline, self._end_alone, self._lifeline)
         await self.serve()
+
+    def _end_alone(self, lifeline: int) -> None:
+        asyncio.get_running_loop().remove_reader(lifeline)
+        if not self._stop.is_set():
+            log.warning("whoever started this worker is gone: it ends, too")
+            self._stop.set()
 
     def stop(self) -> None:
         """Ask for nothing more and let running steps end; a second time: end now."""
@@ -145,7 +160,13 @@ class Worker:
             ids = Ids(self._clock)
             # A body that waits is let go of at once: the server hands it out when it can go on.
             self._executor = Executor(
-                self._registry, self._clock, ids, linger=0.0, step_threads=self._step_threads
+                self._registry,
+                self._clock,
+                ids,
+                linger=0.0,
+                step_threads=self._step_threads,
+                step_processes=self._step_processes,
+                cancel_grace=self._cancel_grace,
             )
             self._executor.is_remote = True
             await self._work()

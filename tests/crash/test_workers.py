@@ -245,3 +245,120 @@ def test_the_unmodified_sdk_is_throttled(
         assert last - first >= timedelta(seconds=2)
     failed = server.get(f"/api/v1/runs/{lost}/result?wait=60s")
     assert failed["error"]["code"] == "THROTTLE_KEY_UNRESOLVED"
+
+
+def test_a_supervisor_keeps_its_workers_alive_and_ends_with_them(
+    bare_server: ServerProcess, crew: list[WorkerProcess]
+) -> None:
+    server = bare_server
+    server.start()
+    line = [sys.executable, "-m", "ironflow", "worker", str(HERE / "kill_app.py")]
+    watcher = WorkerProcess(server, [*line, "--processes", "2", "--id", "pair"])
+    crew.append(watcher)
+    watcher.start()
+    assert wait_for_crew(server, 2) == {"pair-1", "pair-2"}
+    before = workers_of(watcher)
+    assert len(before) == 2
+    victim = before.pop()
+    os.kill(victim, signal.SIGKILL)
+    log = server.folder / "workers.log"
+    while b"was killed by SIGKILL; again in" not in log.read_bytes():
+        crew_wait(0.05, server)
+    while len(workers_of(watcher) - {victim}) < 2:
+        crew_wait(0.05, server)
+    assert wait_for_crew(server, 2) == {"pair-1", "pair-2"}
+    lines = log.read_text().splitlines()
+    assert {line[:4] for line in lines if "runs 2 function(s)" in line} == {"[1] ", "[2] "}
+    # SIGTERM drains all of them.
+    left = workers_of(watcher)
+    assert watcher.kill(signal.SIGTERM) == 0
+    assert not [pid for pid in left if is_alive(pid)]
+    wait_for_crew(server, 0)
+    # And nobody is left behind by one that is killed.
+    watcher.start()
+    wait_for_crew(server, 2)
+    left = workers_of(watcher)
+    watcher.kill()
+    while any(is_alive(pid) for pid in left):
+        crew_wait(0.05, server)
+    wait_for_crew(server, 0)
+    assert server.stop() == 0
+
+
+def test_a_cancel_reaches_a_process_of_a_worker_and_each_rung_is_told(
+    bare_server: ServerProcess, crew: list[WorkerProcess], tmp_path: Path
+) -> None:
+    server, script, pids = bare_server, tmp_path / "deaf.py", tmp_path / "pids"
+    script.write_text(DEAF)
+    server.start()
+    line = [sys.executable, "-m", "ironflow", "worker", str(script), "--cancel-grace", "300ms"]
+    worker = WorkerProcess(server, [*line, "--id", "wharf"], PIDS=str(pids))
+    crew.append(worker)
+    worker.start()
+    wait_for_function(server, "deaf")
+    run_id = server.post("/api/v1/functions/deaf/invoke", {})["run_id"]
+    while not pids.exists() or not pids.read_text():
+        crew_wait(0.05, server)
+    (pid,) = [int(word) for word in pids.read_text().split()]
+    server.post(f"/api/v1/runs/{run_id}/cancel", {})
+    ended = server.get(f"/api/v1/runs/{run_id}/result?wait=60s")
+    assert ended["status"] == "cancelled"
+    assert not is_alive(pid)
+    told = server.get(f"/api/v1/runs/{run_id}")["cancel"]
+    assert [text.partition(", at ")[0] for text in told] == [
+        "worker wharf was asked to end it",
+        f"process {pid} of step 'stand' was asked to end it",
+        f"process {pid} of step 'stand' got SIGTERM",
+        f"process {pid} of step 'stand' was killed",
+    ]
+    why = server.get(f"/api/v1/runs/{run_id}/why")
+    assert [reason["text"] for reason in why["reasons"] if reason["kind"] == "cancel"] == told
+    assert worker.kill(signal.SIGTERM) == 0
+    assert server.stop() == 0
+
+
+DEAF = """
+import os, time
+from ironflow import function
+
+def stand():
+    with open(os.environ["PIDS"], "w") as file:
+        file.write(str(os.getpid()))
+    while True:
+        try:
+            time.sleep(600)
+        except SystemExit:
+            pass
+
+@function(id="deaf", executor="process")
+async def deaf(ctx):
+    await ctx.step.run("stand", stand)
+"""
+
+
+def workers_of(watcher: WorkerProcess) -> set[int]:
+    """The processes that a supervisor has started and that live."""
+    assert watcher.process is not None
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(watcher.process.pid)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return {int(word) for word in listed.stdout.split() if is_alive(int(word))}
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there, and more than a zombie."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def wait_for_crew(server: ServerProcess, number: int) -> set[str]:
+    """The workers that are online, once there are so many."""
+    while True:
+        workers = server.get("/api/v1/workers")["workers"]
+        found = {worker["id"] for worker in workers if worker["status"] == "online"}
+        if len(found) == number:
+            return found
+        crew_wait(0.05, server)

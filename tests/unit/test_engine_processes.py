@@ -14,6 +14,7 @@ import pytest
 from engine_world import is_clean, play
 
 from ironflow import Context, NonRetryable, StepError, function, testing
+from ironflow.core.explain import explain
 from ironflow.sdk.process_worker import raised
 from ironflow.sdk.processes import Raised, describe_exit, take
 
@@ -24,7 +25,8 @@ QUICK = {"max_attempts": 2, "initial_delay": 0.01}
 async def in_process(ctx: Context, call: dict[str, Any]) -> Any:
     """Any step of `process_steps`, by name."""
     fn = getattr(steps, call["fn"])
-    return await ctx.step.run("work", fn, *call.get("args", []), timeout=call.get("timeout"))
+    options = {"timeout": call.get("timeout"), "executor": call.get("executor")}
+    return await ctx.step.run("work", fn, *call.get("args", []), **options)
 
 
 @function(id="sync-in-process", executor="process", retry=QUICK)
@@ -222,13 +224,16 @@ def test_a_time_out_kills_the_process_and_all_that_it_started(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("of", [in_process, sync_in_process])
-@pytest.mark.parametrize("fn", ["burn", "stall_in_c"])
-def test_a_cancel_kills_the_process_and_the_record_shows_it(
-    of: Any, fn: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("fn", "how"), [("burn", "terminated"), ("stall_in_c", "killed"), ("ignore_sigterm", "killed")]
+)
+def test_a_cancel_ends_the_process_and_the_record_shows_it(
+    of: Any, fn: str, how: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "pid"
 
     async def main(world: testing.World) -> None:
+        world.executor.cancel_grace = 0.3
         run_id = await world.start(of, {"fn": fn, "args": [str(file)]})
         pids = await appeared(file)
         assert await world.cancel(run_id, "enough") in ("running", "cancelled")
@@ -238,7 +243,14 @@ def test_a_cancel_kills_the_process_and_the_record_shows_it(
         step = ended.steps["work"]
         assert step.error is not None
         assert step.error.kind == "StepProcessLost"
-        assert "was killed, because the run was to end" in step.error.message
+        assert f"was {how}, because the run was to end" in step.error.message
+        ladder = ["asked", "terminated", "killed"]
+        state = await world.state(run_id)
+        assert [rung.rung for rung in state.rungs] == ladder[: ladder.index(how) + 1]
+        whom = f"process {pids[0]} of step 'work'"
+        assert {rung.whom for rung in state.rungs} == {whom}
+        why = explain(state, world.clock.now()).reasons
+        assert any(whom in reason.text and "SIGTERM" in reason.text for reason in why)
         is_clean(world)
         # The pool is as good as new, and the run can be taken up again.
         assert isinstance((await world.run(of, {"fn": "pid"})).result, int)
@@ -250,6 +262,27 @@ def test_a_cancel_kills_the_process_and_the_record_shows_it(
         await gone(again)
 
     play(main, functions=[of])
+
+
+@pytest.mark.parametrize("fn", ["ask_whether_cancelled", "await_for_ever"])
+def test_a_step_that_listens_ends_by_itself_and_its_process_stays(fn: str, tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+
+    async def main(world: testing.World) -> None:
+        world.executor.cancel_grace = 60.0
+        call = {"fn": fn, "args": [str(file)], "executor": "process"}
+        run_id = await world.start(in_process, call)
+        (pid,) = await appeared(file)
+        await world.cancel(run_id)
+        ended = await world.wait(run_id)
+        assert (ended.status, ended.steps) == ("cancelled", {})
+        rungs = (await world.state(run_id)).rungs
+        assert [(rung.rung, str(pid) in rung.whom) for rung in rungs] == [("asked", True)]
+        assert world.executor.processes.pids == [pid]
+        # The next one is not told what was meant for this one.
+        assert (await world.run(in_process, {"fn": "cancelled_now"})).result is False
+
+    play(main)
 
 
 def test_a_crash_of_the_server_leaves_no_process(tmp_path: Path) -> None:
@@ -272,6 +305,7 @@ def test_more_calls_than_processes_wait_their_turn_and_a_waiting_one_can_be_canc
 
     async def main(world: testing.World) -> None:
         world.executor._process_options = 1, None
+        world.executor.cancel_grace = 0.1
         busy = await world.start(in_process, {"fn": "burn", "args": [str(file)]})
         await appeared(file)
         waiting = await world.start(in_process, {"fn": "pid"})

@@ -244,7 +244,7 @@ def next_entry(version):
 
 async def main():
     store = await open_sqlite(sys.argv[1], on_fatal=lambda error: print("fatal", error))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, resource.RLIM_INFINITY))
     version = 0
     try:
         while True:
