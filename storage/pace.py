@@ -8,14 +8,17 @@ thread makes it, and the loop goes on meanwhile.
 
 from __future__ import annotations
 
-QUICK = 0.0005
+QUICK = 0.00025
 """Seconds that commits take on average at most to be made on the loop."""
 PROMPT = 0.0003
 """Seconds that the loop took at most to come round to the last commit: with more, others wait."""
-ALONE = 8
+ALONE = 16
 """Commits of one batch in a row before the next is made on the loop."""
-WEIGHT = 0.125
-"""Of the newest commit in the average. One of 40 ms sends the next forty to the thread."""
+RISE, FALL = 0.5, 1 / 32
+"""Weights of the newest commit in the average: one that is slow counts at once, and those that are
+quick again only when there are many. On a machine that is busy with other things commits stall now
+and then, and one thread alone gets its turn later than two do: there the thread makes them all.
+"""
 
 
 class Pace:
@@ -41,4 +44,5 @@ class Pace:
         if self.average >= 1.0:
             self.average = seconds
         else:
-            self.average += WEIGHT * (seconds - self.average)
+            weight = RISE if seconds > self.average else FALL
+            self.average += weight * (seconds - self.average)

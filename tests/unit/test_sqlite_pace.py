@@ -84,7 +84,15 @@ def test_a_disk_that_stalls_is_left_to_the_thread_for_a_while() -> None:
     while not pace.is_short(1, 0.0):
         pace.note(1, QUICK / 4)
         commits += 1
-    assert 20 < commits < 100
+    assert 100 < commits < 400
+
+
+def test_a_machine_on_which_commits_stall_now_and_then_is_left_to_the_thread() -> None:
+    pace, on_loop = quick_pace(), 0
+    for number in range(3000):
+        on_loop += pace.is_short(1, 0.0)
+        pace.note(1, QUICK * 8 if number % 40 == 0 else QUICK / 2)
+    assert on_loop < 300
 
 
 # -- a commit on the loop ----------------------------------------------------------------------
