@@ -17,15 +17,16 @@ from typing import Literal
 import msgspec
 
 from ironflow.actors.breakers import BreakerActor
+from ironflow.actors.catalog import Catalog
 from ironflow.actors.endings import Endings
-from ironflow.actors.endpoints import Endpoints, breaker_key
+from ironflow.actors.endpoints import Endpoints
 from ironflow.actors.environment import Environment
 from ironflow.actors.fleet import Fleet
 from ironflow.actors.handlers import HandlerActor
 from ironflow.actors.hosts import Hosts, Slots
 from ironflow.actors.intakes import ACTORS, Intakes, not_waitable
 from ironflow.actors.janitor import Janitor
-from ironflow.actors.kernel import Behavior, Ensure, Ref
+from ironflow.actors.kernel import Behavior, Ref
 from ironflow.actors.keyring import Keyring
 from ironflow.actors.lines import Ticket
 from ironflow.actors.outbox import Outbox, decode_row
@@ -35,7 +36,7 @@ from ironflow.actors.prefect.feeds import KEEP, Feeds
 from ironflow.actors.prefect.flow_events import FlowRunEvents
 from ironflow.actors.prefect.history import fold as fold_flow_run
 from ironflow.actors.registrar import Registrar
-from ironflow.actors.router import EventEmitted, FunctionsChanged, Router
+from ironflow.actors.router import EventEmitted, Router
 from ironflow.actors.run import RunActor, fold
 from ironflow.actors.schedule import ScheduleActor
 from ironflow.actors.system import System
@@ -60,21 +61,18 @@ from ironflow.core.errors import (
     NotFound,
 )
 from ironflow.core.execution import Host
-from ironflow.core.functions import Definition, check_policies
+from ironflow.core.functions import Definition
 from ironflow.core.intake import defers
 from ironflow.core.lanes import Policies, lanes_of
 from ironflow.core.patterns import validate_event_name
 from ironflow.core.prefect.lists import as_run
 from ironflow.core.prefect.runs import History
 from ironflow.core.prefect.runs import is_ours as is_of_flow_run
-from ironflow.core.push import Caller, CallFailure
+from ironflow.core.push import Caller
 from ironflow.core.runs import Run
 from ironflow.storage.ports import (
-    FUNCTIONS,
-    Batch,
     FunctionRow,
     LaneRow,
-    NewEntry,
     RetentionRule,
     RunRow,
     Store,
@@ -164,6 +162,8 @@ class Engine:
         self.system.register(
             Behavior("worker", partial(WorkerActor, self.fleet, clock), idle_after=None)
         )
+        self.catalog = Catalog(self)
+        """The functions that are known: versions, status, history."""
         self.keyring = Keyring(store, clock, ids)
         self.registrar = Registrar(store, clock)
         self.router = self.system.ref("router")
@@ -189,7 +189,7 @@ class Engine:
         await self.system.start([self.router, self.system.ref("janitor")])
         await self.keyring.start()
         await self.registrar.start()
-        await self._find_remote_functions()
+        await self.catalog.find_remote()
         await self.register([spec.definition for spec in self.host.local.specs()])
         for row in await self.store.reader.deliveries():
             try:
@@ -273,83 +273,11 @@ class Engine:
         """Record the functions that this process serves; a changed definition gets a new
         version.
         """
-        async with self._registering:  # a version is written once
-            known = {row.id: row for row in await self.store.reader.functions()}
-            batch = Batch([], [], [])
-            now = self.clock.now()
-            for definition in definitions:
-                spec = msgspec.json.encode(definition)
-                digest = hashlib.sha256(spec).hexdigest()[:16]
-                row = known.get(definition.id)
-                if row is None or row.hash != digest:
-                    version = row.version + 1 if row is not None else 1
-                    stream = f"function/{definition.id}"
-                    batch.entries.append(
-                        NewEntry(stream, version, now, "function.registered", spec)
-                    )
-                    batch.puts.append((FUNCTIONS, (definition.id, version, digest, spec, now)))
-            if batch.entries:
-                await self.store.journal.commit(batch)
-        self.router.post(FunctionsChanged())
-        for definition in definitions:
-            self.pool.serve(definition.id)
-        scheduled = {d.id for d in definitions if d.cron is not None}
-        scheduled |= {i for i, row in known.items() if b'"cron"' in row.spec}
-        for function_id in sorted(scheduled):
-            if self.host.spec(function_id) is not None:
-                await self.system.ref("schedule", function_id).ask(Ensure())
-
-    async def _find_remote_functions(self) -> None:
-        """What others execute is known before any of them speaks: events start it, runs wait."""
-        for row in await self.store.reader.functions():
-            definition = msgspec.json.decode(row.spec, type=Definition)
-            if self.host.local.spec(row.id) is None:
-                await self._place(definition)
-
-    async def _place(self, definition: Definition) -> None:
-        """Have a function executed where its definition says."""
-        if definition.placement == "pull":
-            self.fleet.add(definition)
-            self.endpoints.remove(definition.id)
-        elif definition.placement == "push" and definition.endpoint is not None:
-            self.endpoints.add(definition)
-            self.fleet.remove(definition.id)
-            key = breaker_key(definition.id, definition.endpoint)
-            await self.system.ref("breaker", key).ask(Ensure())
+        await self.catalog.register(definitions)
 
     async def register_remote(self, definition: Definition) -> tuple[FunctionRow, bool]:
-        """Have a function executed by workers or behind an endpoint, from now on; its row, and
-        whether the id is new.
-
-        Raises `Conflict` when this process executes it itself, `InvalidInput` for a definition that
-        makes no sense, `Draining`.
-        """
-        self.check_open()
-        if self.host.local.spec(definition.id) is not None:
-            raise Conflict(f"function {definition.id} is executed by the server itself")
-        if definition.placement == "embedded":
-            raise InvalidInput("placement", "must be pull or push")
-        definition = check_policies(definition)
-        if definition.placement == "push":
-            self._check_endpoint(definition)
-        before = {row.id for row in await self.store.reader.functions()}
-        await self._place(definition)
-        await self.register([definition])
-        row, _ = await self.function(definition.id)
-        return row, definition.id not in before
-
-    def _check_endpoint(self, definition: Definition) -> None:
-        endpoint, caller = definition.endpoint, self.endpoints.caller
-        if endpoint is None:
-            raise InvalidInput("endpoint", "a push function needs one")
-        if caller is None:
-            raise InvalidInput("placement", "this process calls no endpoints")
-        if endpoint.concurrency < 1 or endpoint.timeout <= 0:
-            raise InvalidInput("endpoint", "concurrency and timeout must be positive")
-        try:
-            caller.check(endpoint.url)
-        except CallFailure as failure:
-            raise InvalidInput("endpoint.url", str(failure)) from None
+        """See `Catalog`."""
+        return await self.catalog.register_remote(definition)
 
     def _policies_of(self, function_id: str) -> Policies | None:
         spec = self.host.spec(function_id)
@@ -359,16 +287,12 @@ class Engine:
         return self.host.spec(function_id) is not None
 
     async def functions(self) -> list[tuple[FunctionRow, Definition]]:
-        """Every function that was ever registered, by id."""
-        rows = await self.store.reader.functions()
-        return [(row, msgspec.json.decode(row.spec, type=Definition)) for row in rows]
+        """Every function, by id."""
+        return await self.catalog.all()
 
     async def function(self, function_id: str) -> tuple[FunctionRow, Definition]:
         """One function. Raises `NotFound`."""
-        for row, definition in await self.functions():
-            if row.id == function_id:
-                return row, definition
-        raise NotFound("function", function_id)
+        return await self.catalog.get(function_id)
 
     # -- requests ---------------------------------------------------------------------------------
 
@@ -390,7 +314,12 @@ class Engine:
         """What is invoked: as this process can execute it, else as it was registered."""
         self.check_open()
         spec = self.host.spec(function_id)
-        return spec.definition if spec is not None else (await self.function(function_id))[1]
+        if spec is not None:
+            return spec.definition
+        row, definition = await self.function(function_id)
+        if row.status == "archived":
+            raise Conflict(f"function {function_id} is archived")
+        return definition
 
     def _prepare(
         self, definition: Definition, data: bytes, idempotency_key: str | None

@@ -118,6 +118,8 @@ class Slots:
         self.lanes = Lanes(
             lambda lane: self._terms(lane)[0], self._weight_of, self._enqueue, self.windows
         )
+        self._paused: dict[str, dict[str, None]] = {}
+        """The functions that are paused, with their runs that wait for that to end."""
         self._ordered: dict[str, Ticket] = {}
         """Of runs that wait for a slot and whose function has an order of its own."""
         for place in (pool, fleet, endpoints):
@@ -147,7 +149,8 @@ class Slots:
     def queued(self) -> int:
         """Runs that wait for a slot."""
         others = self.fleet.queued + self.endpoints.queued
-        return self.pool.queued + others + self.lanes.queued
+        held = sum(map(len, self._paused.values()))
+        return self.pool.queued + others + self.lanes.queued + held
 
     @property
     def unserved(self) -> int:
@@ -165,6 +168,8 @@ class Slots:
         return False
 
     def _acquire(self, run_id: str, function_id: str) -> bool:
+        if function_id in self._paused:
+            return False
         if self.fleet.serves(function_id):
             return self.fleet.acquire(run_id, function_id)
         if self.endpoints.serves(function_id):
@@ -196,6 +201,7 @@ class Slots:
             self.pool.is_queued(run_id)
             or self.fleet.is_queued(run_id)
             or self.endpoints.is_queued(run_id)
+            or any(run_id in runs for runs in self._paused.values())
         )
 
     def enqueue(self, ticket: Ticket) -> None:
@@ -227,7 +233,9 @@ class Slots:
             yield rows[ticket.function_id].take()
 
     def _wait(self, run_id: str, function_id: str) -> None:
-        if self.fleet.serves(function_id):
+        if function_id in self._paused:
+            self._paused[function_id][run_id] = None
+        elif self.fleet.serves(function_id):
             self.fleet.enqueue(run_id, function_id)
         elif self.endpoints.serves(function_id):
             self.endpoints.enqueue(run_id, function_id)
@@ -241,6 +249,8 @@ class Slots:
         self.endpoints.discard(run_id)
         self._ordered.pop(run_id, None)
         self.lanes.discard(run_id)
+        if function_id in self._paused:
+            self._paused[function_id].pop(run_id, None)
 
     def position(self, run_id: str) -> int | None:
         """How many runs are before this one, None when it does not wait."""
@@ -252,7 +262,10 @@ class Slots:
         return None if lane is None else lane.position(run_id)
 
     def held_up(self, run_id: str) -> str | None:
-        """Which lane or which worker a run waits for and why, if it waits for a certain one."""
+        """Which lane, worker or end of a pause a run waits for and why, if it does."""
+        for function_id, runs in self._paused.items():
+            if run_id in runs:
+                return f"function {function_id} is paused"
         lane = self.lanes.blocked(run_id)
         if lane is None:
             return self.fleet.held_up_by_actor(run_id)
@@ -272,6 +285,17 @@ class Slots:
         for run_id in waiting:
             self._wait(run_id, function_id)
         self.lanes.refresh()
+
+    def pause(self, function_id: str) -> None:
+        """Let no run of a function begin or go on. A run that holds a slot keeps it."""
+        held = self._paused.setdefault(function_id, {})
+        waiting = self.pool.take_unserved(function_id) + self.fleet.take_queued(function_id)
+        held.update(dict.fromkeys(waiting + self.endpoints.take_queued(function_id)))
+
+    def go_on(self, function_id: str) -> None:
+        """The function is paused no more."""
+        for run_id in self._paused.pop(function_id, {}):
+            self._wait(run_id, function_id)
 
     def close(self) -> None:
         """Grant nothing any more: the process is draining."""

@@ -92,7 +92,11 @@ STARTS = Table("starts", 3, ("lane", "at", "run_id"))
 RUN_ACTORS = Table("run_actors", 1, ("run_id", "actor", "worker"))
 DELIVERIES = Table("deliveries", 1, ("id", "target", "kind", "data", "at"))
 EVENTS = Table("events", 1, ("id", "name", "at", "source", "idempotency_key"))
-FUNCTIONS = Table("functions", 1, ("id", "version", "hash", "spec", "updated_at"))
+FUNCTIONS = Table(
+    "functions",
+    1,
+    ("id", "version", "hash", "spec", "updated_at", "status", "created_at", "revision"),
+)
 BLOBS = Table("blobs", 1, ("hash", "size", "data"), ("size", "data"))
 BLOB_REFS = Table("blob_refs", 2, ("stream", "hash"))
 SNAPSHOTS = Table("snapshots", 1, ("stream", "version", "data"))
@@ -227,13 +231,17 @@ class IntakeRow(NamedTuple):
 
 
 class FunctionRow(msgspec.Struct, frozen=True):
-    """A registered function: `spec` is its JSON definition, `version` counts changes of `hash`."""
+    """A registered function: `spec` is its JSON definition, `version` counts changes of `hash`,
+    `revision` is the newest entry of its stream."""
 
     id: str
     version: int
     hash: str
     spec: bytes
     updated_at: int
+    status: str
+    created_at: int
+    revision: int
 
 
 class Snapshot(NamedTuple):

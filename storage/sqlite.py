@@ -137,9 +137,11 @@ class _Opening:
         self._lock = ProcessLock(self.path, self.now)
         connection = open_connection(self.path, busy_timeout=self.busy_timeout)
         try:
-            schema_version(connection, self.path, len(migrations()))
+            known = schema_version(connection, self.path, len(migrations()))
             set_up_writer(connection, self.path, self.durability)
-            migrate(connection, self.path, self.now)
+            if migrate(connection, self.path, self.now) != known:
+                # Migrations leave a long log behind, for a database that is still small.
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             if self.max_pages is not None:
                 connection.execute(f"PRAGMA max_page_count = {self.max_pages}")
             self._log = WriteAheadLog(self.path, synced=self.durability == "full")

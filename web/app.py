@@ -31,8 +31,9 @@ from ironflow.web import (
     workers_api,
 )
 from ironflow.web.access import make_access_middleware
+from ironflow.web.connect.face import add_connect_face
+from ironflow.web.connect.refusals import make_middleware as make_connect_middleware
 from ironflow.web.environments import PLACE, Environments, Opener
-from ironflow.web.function_service import add_function_service
 from ironflow.web.limits import HeldLimits
 from ironflow.web.metrics import Metrics
 from ironflow.web.openapi import describe_api
@@ -160,6 +161,7 @@ def make_app(
             metrics.middleware,
             origins.answer_preflights,
             problems,
+            make_connect_middleware(engine.ids, dev=dev),
             make_prefect_middleware(),
             make_access_middleware(
                 engine, environments, HeldLimits(streams_per_key, polls_per_key)
@@ -187,7 +189,7 @@ def _fill(
     app[OPENAPI] = description
     app.on_response_prepare.append(note_prepared)
     add_routes(app, [route for route in ROUTES if not (page_at_root and route.path == "/")])
-    add_function_service(app)
+    add_connect_face(app)
     app.router.add_get("/openapi.json", _serve_openapi)
     metrics.add_routes(app)
     add_stream_routes(app, engine)

@@ -1,15 +1,12 @@
-"""`IronflowService`: functions that are executed by workers are registered here."""
+"""Functions as the Connect services describe them, and the definitions that they amount to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
-from aiohttp import web
 
 from ironflow.core.breaker import BreakerPolicy
-from ironflow.core.clock import to_rfc3339
 from ironflow.core.entries import CancelOn, RunOptions
 from ironflow.core.errors import InvalidInput
 from ironflow.core.flow_control import (
@@ -25,11 +22,7 @@ from ironflow.core.flow_control import (
 )
 from ironflow.core.functions import Cron, Definition, Endpoint, Placement, Trigger
 from ironflow.core.retry import RetryPolicy
-from ironflow.storage.ports import FunctionRow
-from ironflow.web.connect import add_method
-from ironflow.web.routing import State
 
-SERVICE = "IronflowService"
 ATTEMPTS = 25
 """How often a function's body is tried when it does not say."""
 PUSH_SECONDS = 10.0
@@ -125,10 +118,10 @@ class RegisterFunction(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     name: str = ""
     description: str = ""
     triggers: tuple[TriggerMessage, ...] = ()
-    preferred_mode: str | int = "EXECUTION_MODE_PULL"
+    preferred_mode: str = "EXECUTION_MODE_PULL"
     endpoint_url: str = ""
     circuit_breaker: BreakerMessage = BreakerMessage()
-    metadata: dict[str, Any] = {}
+    metadata: msgspec.Raw = msgspec.Raw(b"{}")
     retry: RetryMessage = RetryMessage()
     timeout_ms: Annotated[float, msgspec.Meta(ge=0)] = 0
     cancel_on: tuple[CancelMessage, ...] = ()
@@ -136,28 +129,33 @@ class RegisterFunction(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     concurrency: ConcurrencyMessage | None = None
     debounce: DebounceMessage | None = None
     throttle: WindowMessage | None = None
-    priority: int | str = 0
+    priority: msgspec.Raw = msgspec.Raw(b"0")
     fairness: FairnessMessage | None = None
     rate_limit: WindowMessage | None = None
     batch: BatchMessage | None = None
     singleton: SingletonMessage | None = None
     actor_key: str = ""
     secrets: tuple[str, ...] = ()
+    recording: bool = False
+    recording_profile: Literal["", "all", "run_lifecycle", "steps"] = ""
+    change_reason: Annotated[str, msgspec.Meta(max_length=2000)] = ""
 
 
-_MODES: dict[str | int, Placement] = {
+_MODES: dict[str, Placement] = {
+    "EXECUTION_MODE_UNSPECIFIED": "pull",
     "EXECUTION_MODE_PUSH": "push",
     "EXECUTION_MODE_PULL": "pull",
-    1: "push",
-    2: "pull",
+}
+_MODE_NAMES: dict[Placement, str] = {
+    "push": "EXECUTION_MODE_PUSH",
+    "pull": "EXECUTION_MODE_PULL",
+    "embedded": "EXECUTION_MODE_UNSPECIFIED",
 }
 _NOT_YET = ("secrets",)
 
 
 def definition_of(message: RegisterFunction) -> Definition:
     """The definition that a registration amounts to. Raises `InvalidInput` naming the field."""
-    if message.preferred_mode not in _MODES:
-        raise InvalidInput("preferredMode", "must be EXECUTION_MODE_PULL or EXECUTION_MODE_PUSH")
     placement = _MODES[message.preferred_mode]
     for name in _NOT_YET:
         if getattr(message, name):
@@ -173,10 +171,14 @@ def definition_of(message: RegisterFunction) -> Definition:
         if trigger.event:
             triggers.append(Trigger(trigger.event, trigger.expression or None))
     retry = message.retry
+    metadata: dict[str, Any] = msgspec.json.decode(message.metadata)
+    code = metadata.pop(CODE_HASH, "")
+    if not isinstance(code, str):
+        raise InvalidInput(f"metadata.{CODE_HASH}", "must be text")
     return Definition(
         id=message.id,
         name=message.name or message.id,
-        code=str(message.metadata.get(CODE_HASH, "")),
+        code=code,
         description=message.description,
         triggers=tuple(triggers),
         cron=Cron(crons[0].cron, crons[0].timezone) if crons else None,
@@ -199,6 +201,9 @@ def definition_of(message: RegisterFunction) -> Definition:
         actor_key=message.actor_key or None,
         concurrency=_limits(message.concurrency),
         flow_control=_flow_control(message),
+        metadata=metadata,
+        recording=message.recording,
+        recording_profile=message.recording_profile,
     )
 
 
@@ -210,7 +215,7 @@ def _flow_control(message: RegisterFunction) -> FlowControl:
     fair, limit, throttle = message.fairness, message.rate_limit, message.throttle
     debounce, batch, single = message.debounce, message.batch, message.singleton
     return FlowControl(
-        priority=message.priority,
+        priority=_priority(message.priority),
         fairness=Fairness(fair.key, fair.weights) if fair is not None else None,
         rate_limit=RateLimit(*_window(limit)) if limit is not None else None,
         throttle=Throttle(*_window(throttle)) if throttle is not None else None,
@@ -226,6 +231,13 @@ def _flow_control(message: RegisterFunction) -> FlowControl:
         else None,
         singleton=Singleton(single.key or None, single.mode) if single is not None else None,
     )
+
+
+def _priority(raw: msgspec.Raw) -> int | str:
+    try:
+        return msgspec.json.decode(raw, type=int | str)
+    except msgspec.ValidationError:
+        raise InvalidInput("priority", "must be a whole number or an expression") from None
 
 
 def _window(message: WindowMessage) -> tuple[int, float, str | None]:
@@ -248,25 +260,23 @@ def _endpoint(message: RegisterFunction) -> Endpoint:
     )
 
 
-def function_message(row: FunctionRow, definition: Definition) -> dict[str, Any]:
-    """A registered function, as the protocol shows it."""
-    options = definition.options
+def definition_message(definition: Definition) -> dict[str, Any]:
+    """A definition, as the protocol shows it."""
+    options, endpoint = definition.options, definition.endpoint
     triggers: list[dict[str, Any]] = [
-        {"event": t.event, **({"expression": t.expression} if t.expression else {})}
-        for t in definition.triggers
+        {"event": t.event, "expression": t.expression or ""} for t in definition.triggers
     ]
     if definition.cron is not None:
-        triggers.append({"cron": definition.cron.expression})
-    return {
+        cron = definition.cron
+        triggers.append({"cron": cron.expression, "timezone": cron.timezone})
+    metadata = definition.metadata | ({CODE_HASH: definition.code} if definition.code else {})
+    message = {
         "id": definition.id,
         "name": definition.name,
         "description": definition.description,
         "triggers": triggers,
-        "preferredMode": f"EXECUTION_MODE_{definition.placement.upper()}",
-        "endpointUrl": definition.endpoint.url if definition.endpoint is not None else "",
+        "preferredMode": _MODE_NAMES[definition.placement],
         "actorKey": definition.actor_key or "",
-        "status": "FUNCTION_STATUS_ACTIVE",
-        "version": row.version,
         "retry": {
             "maxAttempts": options.retry.max_attempts,
             "initialDelayMs": round(options.retry.initial_delay * 1000),
@@ -276,10 +286,21 @@ def function_message(row: FunctionRow, definition: Definition) -> dict[str, Any]
         },
         "timeoutMs": round(options.timeout * 1000) if options.timeout else 0,
         "cancelOn": [{"event": c.event, "match": c.match or ""} for c in options.cancel_on],
-        "metadata": {CODE_HASH: definition.code},
-        "updatedAt": to_rfc3339(row.updated_at),
+        "metadata": msgspec.Raw(msgspec.json.encode(metadata)),
+        "labels": definition.labels,
+        "recording": definition.recording,
+        "recordingProfile": definition.recording_profile,
         **_policies_message(definition),
     }
+    if endpoint is not None:
+        breaker = endpoint.breaker
+        message["endpointUrl"] = endpoint.url
+        message["circuitBreaker"] = {
+            "failureThreshold": breaker.failures,
+            "openDurationMs": round(breaker.open_for * 1000),
+            "maxOpenDurationMs": round(breaker.longest * 1000),
+        }
+    return message
 
 
 def _policies_message(definition: Definition) -> dict[str, Any]:
@@ -289,7 +310,7 @@ def _policies_message(definition: Definition) -> dict[str, Any]:
         first = definition.concurrency[0]
         shown["concurrency"] = {"limit": first.limit, "key": first.key or ""}
     if control.priority:
-        shown["priority"] = control.priority
+        shown["priority"] = msgspec.Raw(msgspec.json.encode(control.priority))
     if control.fairness is not None:
         shown["fairness"] = msgspec.structs.asdict(control.fairness)
     for name, window in (("rateLimit", control.rate_limit), ("throttle", control.throttle)):
@@ -311,19 +332,3 @@ def _policies_message(definition: Definition) -> dict[str, Any]:
         single = control.singleton
         shown["singleton"] = {"key": single.key or "", "mode": single.mode}
     return shown
-
-
-async def register_function(state: State, message: RegisterFunction) -> Mapping[str, Any]:
-    """Register a function; an identical definition changes nothing."""
-    try:
-        row, created = await state.engine.register_remote(definition_of(message))
-    except InvalidInput as error:
-        # In this form policies are fields of the registration itself.
-        raise InvalidInput(error.field.removeprefix("flow_control."), error.reason) from None
-    _, definition = await state.engine.function(row.id)
-    return {"function": function_message(row, definition), "created": created}
-
-
-def add_function_service(app: web.Application) -> None:
-    """Serve the methods."""
-    add_method(app, SERVICE, "RegisterFunction", RegisterFunction, register_function)

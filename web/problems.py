@@ -101,12 +101,19 @@ def make_middleware(
                 raise  # half an answer is out: all that is left is to end the connection
             if isinstance(error, web.HTTPException) and error.status < 400:
                 raise
-            problem, headers = _translate(request, error)
-            if problem is None:
-                problem = _unexpected(request, error, ids.new(), dev)
-            return respond(problem, headers)
+            return respond(*explain(request, error, ids, dev=dev))
 
     return answer_problems
+
+
+def explain(
+    request: web.Request, error: Exception, ids: Ids, *, dev: bool
+) -> tuple[Problem, dict[str, str]]:
+    """What is said of any error, and headers that go with it; one that nobody expected is
+    logged.
+    """
+    problem, headers = _translate(request, error)
+    return problem or _unexpected(request, error, ids.new(), dev), headers
 
 
 async def note_prepared(request: web.Request, response: web.StreamResponse) -> None:

@@ -284,15 +284,19 @@ async def event_views(
     return views
 
 
+def next_run_at(engine: Engine, function_id: str) -> int | None:
+    """When the schedule of a function starts the next run, if it has one."""
+    spec = engine.host.spec(function_id)
+    if spec is None or spec.schedule is None:
+        return None
+    try:
+        return spec.schedule.next_after(engine.clock.now())
+    except InvalidInput:
+        return None  # no such time will come
+
+
 def function_view(engine: Engine, row: FunctionRow, definition: Definition) -> wire.FunctionView:
     """A function, and whether it can be run here."""
-    spec = engine.host.spec(row.id)
-    next_at: int | None = None
-    if spec is not None and spec.schedule is not None:
-        try:
-            next_at = spec.schedule.next_after(engine.clock.now())
-        except InvalidInput:
-            next_at = None  # no such time will come
     return wire.FunctionView(
         id=row.id,
         name=definition.name,
@@ -305,12 +309,12 @@ def function_view(engine: Engine, row: FunctionRow, definition: Definition) -> w
         ],
         cron=definition.cron.expression if definition.cron is not None else None,
         timezone=definition.cron.timezone if definition.cron is not None else None,
-        next_run_at=moment(next_at),
+        next_run_at=moment(next_run_at(engine, row.id)),
         timeout=definition.options.timeout,
         retry=_retry_view(definition.options.retry),
         input_schema=definition.input_schema,
         flow_control=definition.policies,
-        served=spec is not None,
+        served=engine.host.spec(row.id) is not None,
         updated_at=to_rfc3339(row.updated_at),
     )
 

@@ -85,6 +85,11 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     (`core.affinity`).
     """
     kind: RunKind = "function"
+    metadata: dict[str, Any] = {}
+    """Whoever registered it wrote this; nothing here reads it."""
+    recording: bool = False
+    recording_profile: str = ""
+    """Whether, and what of, its runs is to be recorded: the journal always has all of it."""
 
     @property
     def policies(self) -> FlowControl:

@@ -74,7 +74,7 @@ SELECT id, target, kind, data, at FROM deliveries ORDER BY at, id;
 
 -- name: functions
 -- Every registered function.
-SELECT id, version, hash, spec, updated_at FROM functions ORDER BY id;
+SELECT id, version, hash, spec, updated_at, status, created_at, revision FROM functions ORDER BY id;
 
 -- name: blob
 -- A large value.

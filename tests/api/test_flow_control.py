@@ -24,7 +24,7 @@ async def test_policies_of_a_registration_come_back(memory_api: Any) -> None:
         "fairness": {"key": "data.org", "weights": {"big": 2.0}},
         "rateLimit": {"limit": 10, "periodMs": 60_000, "key": ""},
         "throttle": {"limit": 3, "periodMs": 1000, "key": "data.org"},
-        "debounce": {"periodMs": 2000, "key": "data.doc", "maxWaitMs": 9000},
+        "debounce": {"periodMs": 2000, "key": "data.doc", "maxWaitMs": "9000"},
         "singleton": {"key": "data.org", "mode": "cancel"},
     }
     status, made = await register(memory_api, **policies)

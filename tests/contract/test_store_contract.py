@@ -371,9 +371,17 @@ async def test_values_of_every_column_come_back_as_they_were(store: Store) -> No
     deliveries = await store.reader.deliveries()
     assert [delivery.id for delivery in deliveries] == ["d1", "d2", "d0"]
     assert deliveries[1].data == data
-    await put(store, (FUNCTIONS, ("f", 1, "h", data, 3)), (FUNCTIONS, ("a", 2, "h", b"", 3)))
+    await put(
+        store,
+        (FUNCTIONS, ("f", 1, "h", data, 3, "active", 1, 1)),
+        (FUNCTIONS, ("a", 2, "h", b"", 3, "paused", 2, 4)),
+    )
     functions = await store.reader.functions()
     assert [(row.id, row.version, row.spec) for row in functions] == [("a", 2, b""), ("f", 1, data)]
+    assert [(row.status, row.created_at, row.revision) for row in functions] == [
+        ("paused", 2, 4),
+        ("active", 1, 1),
+    ]
 
 
 # -- streams -----------------------------------------------------------------------------------

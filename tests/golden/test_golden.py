@@ -36,7 +36,13 @@ HERE = Path(__file__).parent
 BY_NAME = {story.name: story for story in STORIES}
 NAMES = sorted(file.stem for file in HERE.glob("*.ndjson"))
 _TABLES = {table.name: table for table in (*TABLES, *RELATIONAL)}
-LATER: dict[str, Any] = {"kind": "function", "priority": 0}
+LATER: dict[str, Any] = {
+    "kind": "function",
+    "priority": 0,
+    "status": "active",
+    "created_at": 0,
+    "revision": 1,
+}
 """Columns that tables got after journals were recorded, and what a migration gave old rows."""
 
 
