@@ -50,7 +50,7 @@ from ironflow.core.blockages import Blockages
 from ironflow.core.clock import Clock, Ids
 from ironflow.core.crash_points import reach
 from ironflow.core.effects import MAX_CRASHES
-from ironflow.core.entries import Payload, pack
+from ironflow.core.entries import EventFacts, Payload, pack
 from ironflow.core.errors import (
     Conflict,
     Damaged,
@@ -141,7 +141,6 @@ class Engine:
         self.started = False
         """Whether everything that was unfinished has been brought back."""
         self.draining = False
-        self._registering = asyncio.Lock()
         make = self.environment
         self.system.register(Behavior("run", partial(RunActor, make), bound=10_000))
         self.system.register(Behavior("handler", partial(HandlerActor, make)))
@@ -365,6 +364,7 @@ class Engine:
         *,
         idempotency_key: str | None = None,
         source: str = "api",
+        facts: EventFacts | None = None,
     ) -> c.Emitted:
         """Emit an event with JSON data. Durable, with the runs that it starts, when it returns.
 
@@ -372,7 +372,7 @@ class Engine:
         """
         self.check_open()
         validate_event_name(name, "name")
-        return await self.emit_for(None, name, data, idempotency_key, source)
+        return await self.emit_for(None, name, data, idempotency_key, source, facts)
 
     async def emit_for(
         self,
@@ -381,6 +381,7 @@ class Engine:
         data: bytes,
         idempotency_key: str | None,
         source: str,
+        facts: EventFacts | None = None,
     ) -> c.Emitted:
         """`emit`; with a `function_id` for that function alone, in a space of keys of its own."""
         digest = _digest(data)
@@ -407,6 +408,7 @@ class Engine:
                 source=source,
                 idempotency_key=idempotency_key,
                 data_hash=digest,
+                facts=facts,
                 function_id=function_id,
                 blob=blob,
             )
@@ -431,14 +433,16 @@ class Engine:
         """
         return await (await self._actor(run_id)).ask(c.PauseRun(reason))
 
-    async def resume(self, run_id: str) -> str:
-        """Let a paused run go on; answers its status. Raises `NotFound`, `Conflict`."""
+    async def resume(self, run_id: str, from_step: str | None = None) -> str:
+        """Let a paused run go on, from a step on if the key of one is given; answers its status.
+        Raises `NotFound`, `Conflict`.
+        """
         self.check_open()
-        return await (await self._actor(run_id)).ask(c.ResumeRun())
+        return await (await self._actor(run_id)).ask(c.ResumeRun(from_step))
 
-    async def retry(self, run_id: str, reason: str = "") -> str:
-        """Try a failed or cancelled run again from its failure; answers its status. Raises
-        `NotFound`, `Conflict`.
+    async def retry(self, run_id: str, reason: str = "", from_step: str | None = None) -> str:
+        """Try a failed or cancelled run again from its failure, or from a step on; answers its
+        status. Raises `NotFound`, `Conflict`.
         """
         self.check_open()
         actor, blob = await self._actor(run_id), None
@@ -447,8 +451,23 @@ class Engine:
             if run.input.blob is not None and run.options.cancel_on:
                 blob = await self.load_payload(run.input)
             if run.gate is not None:
-                return await self.intakes.readmit(run, c.RetryRun(reason, blob))
-        return await actor.ask(c.RetryRun(reason, blob))
+                return await self.intakes.readmit(run, c.RetryRun(reason, blob, from_step))
+        return await actor.ask(c.RetryRun(reason, blob, from_step))
+
+    async def patch_step(
+        self, run_id: str, key: str, output: bytes, *, reason: str, by: str, injected: bool
+    ) -> None:
+        """Give a step that has ended another result, in a run that is paused (or, unless
+        `injected`, failed or cancelled). Raises `NotFound`, `Conflict`.
+        """
+        self.check_open()
+        if await self._is_flow_run(run_id):
+            raise Conflict(f"run {run_id} is moved by its client's process")
+        result, blob = pack(output)
+        command = c.PatchStep(
+            key=key, result=result, reason=reason, by=by, injected=injected, blob=blob
+        )
+        await self.system.ref("run", run_id).ask(command)
 
     async def _actor(self, run_id: str) -> Ref:
         """Who decides about a run: its client's process moves a Prefect flow run, the engine all

@@ -111,7 +111,7 @@ async def make_job(lease: Lease, by_commands: bool, clock: Clock) -> pull.Job:
         on_exhausted=assignment.options.on_exhausted,
         event=pull.job_event(
             assignment.run_id,
-            (event.id, event.name) if event is not None else None,
+            event,
             assignment.created_at,
             data if data is not None else values[assignment.input.blob or ""],
             assignment.events,

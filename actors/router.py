@@ -21,7 +21,7 @@ from ironflow.actors.outbox import encode_row, with_delivery
 from ironflow.actors.waiters import Waiter
 from ironflow.core import commands as c
 from ironflow.core.clock import derive_id, to_rfc3339
-from ironflow.core.entries import EventRef, Payload, pack
+from ironflow.core.entries import EventFacts, EventRef, Payload, pack
 from ironflow.core.errors import Gone, IdempotencyConflict, IronflowError, StorageError
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.intake import intake_of
@@ -62,6 +62,7 @@ class EventEmitted(msgspec.Struct, frozen=True, omit_defaults=True):
     source: str
     data_hash: str = ""
     idempotency_key: str | None = None
+    facts: EventFacts | None = None
     runs: tuple[str, ...] = ()
     """Runs that it started at once."""
     delivered: tuple[str, ...] = ()
@@ -180,6 +181,7 @@ class Router(Actor):
             command.source,
             command.data_hash,
             command.idempotency_key,
+            command.facts,
             run_ids,
             tuple(send.target.removeprefix("run/") for send in delivers),
             tuple(starts),
@@ -303,7 +305,7 @@ class Router(Actor):
             input_hash=command.data_hash,
             options=spec.definition.options,
             code=spec.definition.code,
-            event=EventRef(command.id, command.name),
+            event=EventRef(command.id, command.name, command.facts),
         )
         intake = intake_of(spec.definition, data)
         if intake is None:

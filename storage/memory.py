@@ -232,21 +232,29 @@ class MemoryReader:
         self, where: RunFilter, limit: int = 50, before: tuple[int, str] | None = None
     ) -> list[RunRow]:
         """See `ports.Reader`."""
+        found = [r for r in self._matching(where) if before is None or _created(r) < before]
+        return sorted(found, key=_created, reverse=True)[:limit]
+
+    async def count_matching(self, where: RunFilter) -> int:
+        """See `ports.Reader`."""
+        return len(self._matching(where))
+
+    def _matching(self, where: RunFilter) -> list[RunRow]:
         exact = {
             name: getattr(where, name)
             for name in ("function_id", "event_id", "event_name", "parent_id", "idempotency_key")
             if getattr(where, name) is not None
         }
-        found = [
+        search = where.search or ""
+        return [
             run
             for run in map(_run, self._rows(RUNS).values())
             if all(getattr(run, name) == value for name, value in exact.items())
             and where.kind in (None, run.kind)
             and (not where.statuses or run.status in where.statuses)
+            and (search in run.id or search in run.function_id)
             and _within(run.created_at, where.since, where.until)
-            and (before is None or _created(run) < before)
         ]
-        return sorted(found, key=_created, reverse=True)[:limit]
 
     async def unfinished(
         self,

@@ -158,6 +158,8 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     event_name: str | None = None
     parent_id: str | None = None
     idempotency_key: str | None = None
+    search: str | None = None
+    """Part of the id or of the function's."""
     since: int | None = None
     until: int | None = None
 
@@ -378,6 +380,10 @@ class Reader(Protocol):
     ) -> list[RunRow]:
         """Runs of this status that this process executes (not those of a client's own process, kind
         `flow`), oldest first by (created_at, id), strictly after that key."""
+        ...
+
+    async def count_matching(self, where: RunFilter) -> int:
+        """Number of the runs that `runs` would give, without a limit."""
         ...
 
     async def count_runs(self) -> dict[tuple[str, str], int]:

@@ -162,6 +162,9 @@ class SqliteReader:
         exact = [n for n in ("function_id", *_SELECTIVE) if getattr(where, n) is not None]
         values |= {name: getattr(where, name) for name in exact}
         conditions = [f"{name} = :{name}" for name in exact]
+        if where.search is not None:
+            conditions.append("(instr(id, :search) OR instr(function_id, :search))")
+            values["search"] = where.search
         if where.kind is not None:
             # A literal, so that SQLite sees that the partial index of rare kinds serves it.
             conditions.append(f"kind = '{where.kind}'")
@@ -175,6 +178,12 @@ class SqliteReader:
             names = []
         branches = [[f"status = {name}", *conditions] for name in names] or [conditions]
         return _unite(base, branches, "created_at DESC, id DESC"), values
+
+    async def count_matching(self, where: RunFilter) -> int:
+        """See `ports.Reader`."""
+        query, values = self.runs_query(where, -1, None)
+        rows = await self._fetch(self._scans, f"SELECT count(*) FROM ({query})", values)
+        return int(rows[0][0])
 
     async def unfinished(
         self,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -81,3 +82,44 @@ class Caller:
         reply = await self.call(method, message)
         assert reply.status not in (200, 500), reply.value
         return reply.code, str(reply.value["message"])
+
+
+class Streaming:
+    """One server stream: messages as they come, then how it ended."""
+
+    def __init__(self, caller: Caller, response: Any, service: str, name: str) -> None:
+        self.caller, self.response = caller, response
+        self.service, self.name = service, name
+
+    async def next(self) -> Any:
+        """The next message, or `{"end": ...}` at the end."""
+        head = await self.response.content.readexactly(5)
+        data = await self.response.content.readexactly(int.from_bytes(head[1:], "big"))
+        if head[0] & 2:
+            return {"end": json.loads(data)}
+        return self.caller.decode(self.service, self.name, data)
+
+    async def take(self, number: int) -> list[Any]:
+        return [await self.next() for _ in range(number)]
+
+
+@asynccontextmanager
+async def stream(
+    caller: Caller,
+    method: str,
+    message: Mapping[str, Any],
+    headers: Mapping[str, str] = NOTHING,
+) -> AsyncIterator[Streaming]:
+    """Open a server stream: one envelope, gzipped where the codec is protobuf."""
+    service, _, name = method.partition("/")
+    body, flags = caller.encode(service, name, message), 0
+    sent = {"Content-Type": f"application/connect+{caller.codec}", **headers}
+    if caller.codec == "proto":
+        body, flags = gzip.compress(body), 1
+        sent["Connect-Content-Encoding"] = "gzip"
+    envelope = bytes([flags]) + len(body).to_bytes(4, "big") + body
+    path = f"/ironflow.v1.{service}/{name}"
+    async with caller.client.post(path, data=envelope, headers=sent) as response:
+        assert response.status == 200
+        assert response.content_type == f"application/connect+{caller.codec}"
+        yield Streaming(caller, response, service, name)

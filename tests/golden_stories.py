@@ -219,6 +219,17 @@ async def pause(world: testing.World, run_id: str) -> None:
     await world.resume(run_id)
 
 
+async def change(world: testing.World, run_id: str) -> None:
+    await world.advance(15)
+    await world.pause(run_id)
+    await world.advance(60)
+    engine = world.engine
+    await engine.patch_step(
+        run_id, "work-0", b'"other"', reason="by hand", by="apikey:1", injected=True
+    )
+    await engine.resume(run_id, "work-1")
+
+
 async def crash(world: testing.World, run_id: str) -> None:
     await world.advance(15)
     await world.crash()
@@ -297,6 +308,12 @@ STORIES = [
         "paused",
         [_made(worker, "worker")],
         start("golden-worker", None, pause),
+        orders=("resume",),
+    ),
+    Story(
+        "changed",
+        [_made(worker, "changed")],
+        start("golden-changed", None, change),
         orders=("resume",),
     ),
     Story("crashed", [_made(worker, "worker")], start("golden-worker", None, crash)),

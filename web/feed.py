@@ -326,6 +326,11 @@ class Feed:
             self.encoded += 1
         return frame
 
+    def newer(self, after: int) -> list[Entry]:
+        """The next entries of the ring; `after` must not be below `base`."""
+        start = bisect_right(self._seqs, after)
+        return self._entries[start : start + CHUNK_ENTRIES]
+
     async def chunk(self, after: int, selection: Selection) -> tuple[bytes, int]:
         """The frames of the next selected entries of the ring, and the last seq that was looked at.
 

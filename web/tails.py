@@ -50,6 +50,32 @@ class Tail:
         return data
 
 
+class EntryTail:
+    """A reader of everything that wants the entries themselves."""
+
+    def __init__(self, feed: Feed, after: int) -> None:
+        self.feed, self.cursor = feed, after
+        self._limit = PAGE_FIRST
+
+    async def take(self) -> Sequence[Entry] | None:
+        """The next entries, empty when there may be more; None at the end."""
+        feed = self.feed
+        if self.cursor >= feed.base:
+            page = feed.newer(self.cursor)
+            if not page:
+                return None
+        else:
+            base = feed.base
+            page = await feed.tail(self.cursor, self._limit)
+            self._limit = next_limit(page, self._limit)
+            if not page:
+                # Everything up to `base` was committed before it was asked for: there is no more.
+                self.cursor = max(self.cursor, base)
+                return ()
+        self.cursor = page[-1].seq
+        return page
+
+
 class RunTail:
     """A reader of one run: a cursor into its stream, whose versions have no gaps."""
 

@@ -20,7 +20,7 @@ from ironflow.actors.system import ActorStatistics
 from ironflow.core.blockages import Blockage
 from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.commands import Outcome
-from ironflow.core.entries import Failure, Payload, decode_entry
+from ironflow.core.entries import EventFacts, Failure, Payload, decode_entry
 from ironflow.core.errors import InvalidInput
 from ironflow.core.execution import RunningStep
 from ironflow.core.explain import describe_rungs
@@ -268,6 +268,7 @@ async def event_views(
     views = []
     for row, event in zip(rows, emitted, strict=True):
         decided = outcomes.get(row.id, [])
+        facts = event.facts or EventFacts()
         started = [one.run_id for one in decided if one.fate == "started"]
         views.append(
             wire.EventView(
@@ -278,6 +279,9 @@ async def event_views(
                 source=row.source,
                 idempotency_key=row.idempotency_key,
                 run_ids=[*event.runs, *started],
+                version=facts.version,
+                metadata=facts.metadata,
+                emitted_by=facts.emitted_by,
                 outcomes=[*plain_outcomes(event), *map(judge.view, decided)],
             )
         )

@@ -131,6 +131,10 @@ class EventView(View, frozen=True):
     run_ids: list[str]
     outcomes: list[OutcomeView]
     """What became of it at each function that it concerned."""
+    version: int
+    metadata: dict[str, Any] | None
+    emitted_by: str
+    """Who emitted it: `apikey:<id>`, or nothing where no key was needed."""
 
 
 class EventPage(View, frozen=True):

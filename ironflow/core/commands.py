@@ -15,6 +15,7 @@ import msgspec
 
 from ironflow.core.entries import (
     CancelRung,
+    EventFacts,
     EventRef,
     Failure,
     ParentRef,
@@ -254,20 +255,37 @@ class PauseRun(Message[str], frozen=True):
 
 
 class ResumeRun(Message[str], frozen=True):
-    """Go on after a pause. Answers the status."""
+    """Go on after a pause. Answers the status. `from_step`: the key of the first step that is
+    done again.
+    """
+
+    from_step: str | None = None
 
 
 class RetryRun(Message[str], frozen=True):
     """Try a failed or cancelled run again from where it failed. Answers the status.
 
     `blob` is its input, when that lies in the blob table and an event that cancels depends on it.
+    `from_step`: the key of the first step that is done again.
     """
 
     reason: str = ""
     blob: bytes | None = None
+    from_step: str | None = None
     gate: str | None = None
     """The singleton that has let the run in again."""
     delivery: str | None = None
+
+
+class PatchStep(Message[None], frozen=True, kw_only=True, omit_defaults=True):
+    """Give a step that has ended another result; `injected`: only while the run is paused."""
+
+    key: str
+    result: Payload
+    reason: str = ""
+    by: str = ""
+    injected: bool = False
+    blob: bytes | None = None
 
 
 class TimerFired(Message[None], frozen=True):
@@ -340,6 +358,7 @@ class EmitEvent(Message[Emitted], frozen=True, kw_only=True, omit_defaults=True)
     source: str = "api"
     idempotency_key: str | None = None
     data_hash: str = ""
+    facts: EventFacts | None = None
     at: int | None = None
     function_id: str | None = None
     """For this function alone, whatever its triggers: an invocation that is debounced or batched.

@@ -40,7 +40,7 @@ from ironflow.core.entries import CancelOn, Failure, RunEntry
 from ironflow.core.errors import Conflict, IdempotencyConflict, NotFound, RateLimited
 from ironflow.core.expressions import compile_path
 from ironflow.core.messages import Message
-from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus, apply
+from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus, apply, steps_from
 from ironflow.core.waking import begin, start, wake
 
 UNRESOLVED = "THROTTLE_KEY_UNRESOLVED"
@@ -270,8 +270,10 @@ def _pause(run: Run, command: c.PauseRun, s: Situation) -> Decision:
 
 def _resume(run: Run, command: c.ResumeRun, s: Situation) -> Decision:
     if run.status is RunStatus.PAUSED:
-        entries: list[RunEntry] = [e.RunResumed()]
-        effects: list[Effect] = [] if run.retry_at is None else [ClearTimer(ATTEMPT_TIMER)]
+        entries, effects = _rewind(run, command.from_step)
+        entries.append(e.RunResumed())
+        if run.retry_at is not None:
+            effects.append(ClearTimer(ATTEMPT_TIMER))
         if run.behind is not None:
             return Decision(entries, "waiting", effects)
         if s.slot and s.code is not None:
@@ -291,8 +293,9 @@ def _retry(run: Run, command: c.RetryRun, s: Situation) -> Decision:
                 done.extend(_give_back(run, command))
             return Decision([], None, done)
         raise Conflict(f"run {run.id} has not failed: {run.status.value}")
-    entries: list[RunEntry] = [e.RunReopened(command.reason)]
-    effects: list[Effect] = done
+    entries, effects = _rewind(run, command.from_step)
+    entries.append(e.RunReopened(command.reason))
+    effects += done
     if run.options.timeout is not None:
         effects.append(SetTimer(TIMEOUT_TIMER, s.now + int(run.options.timeout * SECOND)))
     for index, rule in enumerate(run.options.cancel_on):
@@ -303,6 +306,38 @@ def _retry(run: Run, command: c.RetryRun, s: Situation) -> Decision:
         entries.append(start(run, s))
         return Decision(entries, "running", [*effects, StartBody()])
     return Decision(entries, "queued", [*effects, Enqueue()])
+
+
+def _rewind(run: Run, key: str | None) -> tuple[list[RunEntry], list[Effect]]:
+    """What it takes to forget a step and all later ones; what they wait for is let go of."""
+    if key is None:
+        return [], []
+    if key not in run.steps or run.workflow is not None:
+        raise NotFound("step", key)
+    waiting = [step for step in steps_from(run, key) if step.status in OPEN]
+    effects = [effect for step in waiting for effect in close_wait(run, step)]
+    return [e.RunRewound(key)], effects
+
+
+_PATCHABLE = frozenset({"run", "event", "invoke", "value"})
+"""Kinds of steps whose result somebody reads."""
+
+
+def _patch_step(run: Run, command: c.PatchStep, s: Situation) -> Decision:
+    step = run.steps.get(command.key)
+    if step is None or run.workflow is not None:
+        raise NotFound("step", command.key)
+    wanted = (RunStatus.PAUSED,) if command.injected else _STOPPED
+    if run.status not in wanted:
+        states = " or ".join(status.value for status in wanted)
+        raise Conflict(f"run {run.id} is {run.status.value}: it must be {states} for this")
+    if step.kind not in _PATCHABLE or step.ended_at is None or step.status in OPEN:
+        raise Conflict(f"step {step.key} is a {step.kind} that is {step.status.value}")
+    by, reason = command.by, command.reason
+    return Decision([e.StepPatched(step.key, command.result, reason, by, command.injected)])
+
+
+_STOPPED = (RunStatus.PAUSED, RunStatus.FAILED, RunStatus.CANCELLED)
 
 
 # -- what a run waited for ------------------------------------------------------------------------
@@ -417,6 +452,7 @@ _DECIDERS: dict[type, Callable[[Run, Any, Situation], Decision]] = {
     c.PauseRun: _pause,
     c.ResumeRun: _resume,
     c.RetryRun: _retry,
+    c.PatchStep: _patch_step,
     c.TimerFired: _fire_timer,
     c.EventDelivered: _deliver_event,
     c.ChildEnded: _end_child,

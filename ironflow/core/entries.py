@@ -36,11 +36,20 @@ CancelRung = Literal["asked", "terminated", "killed", "abandoned"]
 UnwindOutcome = Literal["failed", "cancelled", "timed_out"]
 
 
-class EventRef(msgspec.Struct, frozen=True):
+class EventFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What whoever emitted an event said of it beside its data; `emitted_by` is who that was."""
+
+    metadata: dict[str, Any] | None = None
+    version: int = 1
+    emitted_by: str = ""
+
+
+class EventRef(msgspec.Struct, frozen=True, omit_defaults=True):
     """The event that started a run."""
 
     id: str
     name: str
+    facts: EventFacts | None = None
 
 
 class TakenEvent(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -292,6 +301,22 @@ class RunReopened(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class StepPatched(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Somebody gave a step that had ended another result: `injected` while its run was paused."""
+
+    key: str
+    result: Payload
+    reason: str = ""
+    by: str = ""
+    injected: bool = False
+
+
+class RunRewound(msgspec.Struct, frozen=True):
+    """This step and every later one are forgotten, to be done again."""
+
+    key: str
+
+
 class TurnRecorded(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the steps of a workflow did since its last turn, in order, in one piece.
 
@@ -335,7 +360,8 @@ RunEntry = (
     RunCreated | RunStarted | RunWoken | RunQueued | RunParked | StepCompleted | StepFailed
     | StepRetryDue | WaitStarted | WaitEnded | AttemptFailed | AttemptDue | CancelRequested
     | PauseRequested | RunPaused | RunResumed | RunUnwinding | RunCompleted | RunFailed
-    | RunCancelled | RunReopened | TurnRecorded | SignalReceived | JobDue | ChildReported
+    | RunCancelled | RunReopened | StepPatched | RunRewound | TurnRecorded | SignalReceived
+    | JobDue | ChildReported
     | RunReleased
 )  # fmt: skip
 
@@ -361,6 +387,8 @@ KINDS: dict[type, str] = {
     RunFailed: "run.failed",
     RunCancelled: "run.cancelled",
     RunReopened: "run.reopened",
+    StepPatched: "step.patched",
+    RunRewound: "run.rewound",
     TurnRecorded: "turn.recorded",
     SignalReceived: "signal.received",
     JobDue: "job.due",
@@ -399,7 +427,7 @@ def payloads(entry: RunEntry) -> tuple[Payload | None, ...]:
     match entry:
         case RunCreated():
             return (entry.input,)
-        case StepCompleted() | WaitEnded() | RunCompleted():
+        case StepCompleted() | StepPatched() | WaitEnded() | RunCompleted():
             return (entry.result,)
         case TurnRecorded():
             return tuple(payload for op in entry.ops for payload in op_payloads(op))

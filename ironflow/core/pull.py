@@ -21,6 +21,8 @@ from ironflow.core.decisions import literal
 from ironflow.core.durations import parse_duration
 from ironflow.core.entries import (
     NULL,
+    EventFacts,
+    EventRef,
     Failure,
     ParentRef,
     Payload,
@@ -382,6 +384,7 @@ class JobEvent(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: str
     data: Json
     source: str = "api"
+    version: int = 1
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     """Of a batch: `{"batch": [{"id", "name", "timestamp", "source"}, ...]}`, in the order of the
     datas.
@@ -457,7 +460,7 @@ def _event_object(data: bytes) -> bytes:
 
 def job_event(
     run_id: str,
-    event: tuple[str, str] | None,
+    event: EventRef | None,
     created_at: int,
     data: bytes,
     batch: Iterable[TakenEvent] = (),
@@ -465,16 +468,19 @@ def job_event(
     """The event of a run; one that was invoked has one of its own. That of a batch is its first
     one, with the list of all datas.
     """
-    event_id, name = event or (run_id, "ironflow.invoke")
+    found = event or EventRef(run_id, "ironflow.invoke")
+    facts = found.facts or EventFacts()
     taken = [
         {"id": one.id, "name": one.name, "timestamp": to_rfc3339(one.at), "source": one.source}
         for one in batch
     ]
+    metadata = facts.metadata if facts.metadata is not None else msgspec.UNSET
     return JobEvent(
-        id=event_id,
-        name=name,
+        id=found.id,
+        name=found.name,
         timestamp=to_rfc3339(created_at),
         data=Json(data),
-        source="cron" if name == CRON_EVENT else "api",
-        metadata={"batch": taken} if taken else msgspec.UNSET,
+        source="cron" if found.name == CRON_EVENT else "api",
+        version=facts.version,
+        metadata={"batch": taken} if taken else metadata,
     )

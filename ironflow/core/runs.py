@@ -73,6 +73,11 @@ class Step(msgspec.Struct, omit_defaults=True, gc=False):
     child: str | None = None
     target: str | None = None
     vital: bool = False
+    original: Payload | None = None
+    """The result that it had before somebody gave it another one."""
+    patched_at: int | None = None
+    patched_by: str = ""
+    injected: bool = False
 
 
 class Rung(msgspec.Struct, frozen=True):
@@ -219,6 +224,10 @@ def apply(run: Run, entry: RunEntry, at: int) -> None:  # noqa: C901, PLR0912, P
             _end(run, RunStatus.CANCELLED, at)
         case e.RunReopened():
             _reopen(run, at)
+        case e.StepPatched():
+            _patch(run.steps[entry.key], entry, at)
+        case e.RunRewound():
+            _rewind(run, entry.key)
         case e.SignalReceived():
             state = workflow_of(run)
             state.inbox[entry.id] = Signal(entry.event, entry.step)
@@ -467,6 +476,25 @@ def _was_passed(run: Run, step: Step, seen: dict[str, int]) -> bool:
         if seen.get(scope, 0) > (enclosing in run.steps):
             return True
     return False
+
+
+def _patch(step: Step, entry: e.StepPatched, at: int) -> None:
+    if step.patched_at is None:
+        step.original = step.result
+    step.status, step.result, step.error = StepStatus.COMPLETED, entry.result, None
+    step.patched_at, step.patched_by, step.injected = at, entry.by, entry.injected
+
+
+def steps_from(run: Run, key: str) -> list[Step]:
+    """A step and those that began later."""
+    keys = list(run.steps)
+    return [run.steps[later] for later in keys[keys.index(key) :]] if key in run.steps else []
+
+
+def _rewind(run: Run, key: str) -> None:
+    for step in steps_from(run, key):
+        run.open.pop(step.key, None)
+        _forget(run, step)
 
 
 def _reopen(run: Run, at: int) -> None:
