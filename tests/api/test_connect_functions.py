@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 from connect_client import CODECS, Caller
+
+from ironflow.storage.sqlite import open_sqlite
 
 WHOLE = {
     "id": "f",
@@ -136,6 +139,45 @@ async def test_a_paused_function_holds_its_runs_and_lets_them_go(api: Any) -> No
     await api.reach(run_id, "completed")
 
 
+async def test_status_and_history_outlive_the_process(serve: Any, tmp_path: Path) -> None:
+    path = tmp_path / "again.db"
+    async with serve(await open_sqlite(path)) as api:
+        caller = Caller(api.client)
+        for function_id, status in (("echo", "PAUSED"), ("far", "PAUSED"), ("old", "ARCHIVED")):
+            if function_id != "echo":
+                await caller.ok("RegisterFunction", {"id": function_id, "changeReason": "new"})
+            change = {"id": function_id, "status": f"FUNCTION_STATUS_{status}"}
+            await caller.ok("UpdateFunctionStatus", change)
+        run_id = await api.start("echo", 7)
+    async with serve(await open_sqlite(path)) as api:
+        caller = Caller(api.client)
+        listed = await caller.ok("ListFunctions", {"status": "FUNCTION_STATUS_PAUSED"})
+        assert [f["id"] for f in listed["functions"]] == ["echo", "far"]
+        assert (await caller.fail("InvokeFunction", {"functionId": "old"}))[0] == (
+            "failed_precondition"
+        )
+        history = await caller.ok("ListFunctionHistory", {"functionId": "far"})
+        assert [e["changeReason"] for e in history["entries"]] == ["", "new"]
+        assert (await api.engine.run(run_id)).status == "queued"
+        again = {"id": "echo", "status": "FUNCTION_STATUS_ACTIVE"}
+        await caller.ok("UpdateFunctionStatus", again)
+        await api.reach(run_id, "completed")
+
+
+async def test_a_paused_pull_function_is_handed_to_nobody(api: Any) -> None:
+    caller = Caller(api.client)
+    await caller.ok("RegisterFunction", {"id": "far"})
+    worker = {"function_ids": ["far"], "max_concurrent_jobs": 2}
+    assert (await api.post("/api/v1/workers/w/register", worker)).status == 200
+    run_id = await api.start("far")
+    await caller.ok("UpdateFunctionStatus", {"id": "far", "status": "FUNCTION_STATUS_PAUSED"})
+    jobs = "/api/v1/workers/w/jobs?available=2"
+    assert (await api.get(f"{jobs}&wait=0.01")).status == 204
+    poll = asyncio.create_task(api.get(f"{jobs}&wait=20"))
+    await caller.ok("UpdateFunctionStatus", {"id": "far", "status": "FUNCTION_STATUS_ACTIVE"})
+    assert [job["run_id"] for job in (await poll).json["jobs"]] == [run_id]
+
+
 async def test_an_archived_function_is_not_started(api: Any) -> None:
     caller = Caller(api.client)
     body = {"id": "f", "triggers": [{"event": "go"}, {"cron": "0 0 1 1 *"}]}
@@ -148,6 +190,17 @@ async def test_an_archived_function_is_not_started(api: Any) -> None:
     active = {"id": "f", "status": "FUNCTION_STATUS_ACTIVE"}
     assert (await caller.ok("UpdateFunctionStatus", active))["nextRun"]
     assert len((await api.post("/api/v1/events", {"name": "go"})).json["run_ids"]) == 1
+
+
+async def test_the_server_says_what_it_is(api: Any, caller: Caller) -> None:
+    await caller.ok("RegisterFunction", {"id": "f"})
+    info = await caller.ok("Info")
+    assert (info["version"], info["functionCount"]) == ("1.2.3", len(api.shelf.registry.all()) + 1)
+    health = await caller.ok("Health")
+    assert (health["status"], health["components"]["journal"]["status"]) == ("healthy", "healthy")
+    spoken = (await api.get("/api/v1/capabilities")).json
+    assert "connect" in spoken["transports"]
+    assert spoken["auth_required"] is False
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from ironflow.web.connect import events, functions, runs, subscriptions, time_travel
+from ironflow.web.connect import events, functions, runs, server, subscriptions, time_travel
 from ironflow.web.connect.dispatch import Method, add_refusals, add_service
 
 SERVICES: dict[str, dict[str, Method]] = {
-    "IronflowService": {**functions.METHODS, **events.METHODS, **runs.METHODS},
+    "IronflowService": {**functions.METHODS, **events.METHODS, **runs.METHODS, **server.METHODS},
     "TimeTravelService": time_travel.TIME_TRAVEL_METHODS,
     "AuditService": time_travel.AUDIT_METHODS,
     "PubSubService": subscriptions.METHODS,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from ironflow.core.entries import RunKind
 from ironflow.core.errors import Conflict, InvalidInput, IronflowError, NotFound
 from ironflow.core.json_text import keep_json
 from ironflow.core.pull import step_key
@@ -36,6 +37,8 @@ from ironflow.web.queries import (
 DELETE_AT_MOST = 10_000
 """Runs that one call deletes."""
 DELETE_AT_ONCE = 500
+OURS: tuple[RunKind, ...] = ("function", "workflow")
+"""Kinds of runs that the engine moves; a Prefect flow run is its client's."""
 LIST_AT_MOST = 500
 FURTHEST = 10_000
 """How far an offset reaches: a cursor reaches everything."""
@@ -234,6 +237,8 @@ async def delete_run(call: Call[OneRun]) -> Mapping[str, Any]:
     row = await call.engine.store.reader.run(run_id)
     if row is None:
         raise NotFound("run", run_id)
+    if row.kind not in OURS:
+        raise Conflict(f"run {run_id} is deleted by the client that made it")
     if row.status not in TERMINAL:
         raise Conflict(f"run {run_id} has not ended: {row.status}")
     await call.engine.store.forget([run_id])
@@ -250,14 +255,17 @@ async def delete_runs(call: Call[DeleteRuns]) -> Mapping[str, Any]:
         statuses = (BY_STATUS[query.status],)
         if statuses[0] not in TERMINAL:
             raise InvalidInput("status", "must be one in which a run has ended")
-    where = RunFilter(function_id=query.function_id or None, statuses=statuses, until=query.until)
     deleted = 0
-    while deleted < DELETE_AT_MOST:
-        rows = await call.engine.store.reader.runs(where, DELETE_AT_ONCE)
-        if not rows:
-            break
-        await call.engine.store.forget([row.id for row in rows])
-        deleted += len(rows)
+    for kind in OURS:
+        where = RunFilter(
+            kind=kind, function_id=query.function_id or None, statuses=statuses, until=query.until
+        )
+        while deleted < DELETE_AT_MOST:
+            rows = await call.engine.store.reader.runs(where, DELETE_AT_ONCE)
+            if not rows:
+                break
+            await call.engine.store.forget([row.id for row in rows])
+            deleted += len(rows)
     return {"deleted": deleted}
 
 
