@@ -224,7 +224,7 @@ async def test_registrations_that_make_no_sense_name_the_field(
 
 
 async def test_a_registered_function_shows_its_debounce(shop: Any) -> None:
-    wanted = {"periodMs": 1000, "key": "event.data.user", "maxWaitMs": 2000}
+    wanted = {"periodMs": 1000, "key": "event.data.user", "maxWaitMs": "2000"}
     async with shop.client.post(REGISTER, json={"id": "far", "debounce": wanted}) as answer:
         assert answer.status == 200
         function = (await answer.json())["function"]
