@@ -162,7 +162,7 @@ SABOTAGE: dict[Patch, set[str]] = {
     forget_timers_of_the_journal: {"memory_agrees_with_rows"},
     set_no_timer: {"timers_agree_with_stream"},
     consume_nothing: {"memory_agrees_with_rows", "nothing_is_left"},
-    post_messages_without_rows: {"something_will_wake_it"},
+    post_messages_without_rows: {"something_will_wake_it", "singleton_is_held_by_a_run"},
     park_what_is_to_be_woken: {"something_will_wake_it", "every_run_has_ended"},
     grant_without_end: {"capacity_is_kept"},
     let_everybody_into_a_lane: {"lanes_are_kept", "throttles_are_kept"},
