@@ -59,7 +59,7 @@ def _parse_text(text: str, field: str) -> float:
         if _TEXT.fullmatch(text):
             return math.fsum(float(n) * _UNITS[unit] for n, unit in _PART.findall(text))
         if _BARE.fullmatch(text):
-            return float(text)
+            return float(text.strip())  # more counts as space in a pattern than in a number
     raise InvalidInput(
         field,
         f"{text[:_MAX_TEXT]!r} is not a duration: write numbers with units ms, s, m, h, d or w, "
