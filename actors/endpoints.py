@@ -336,6 +336,12 @@ class Endpoints:
             return
         except (IronflowError, Suspended) as error:
             log.debug("run %s: its answer came too late: %s", assignment.run_id, error)
+        except Exception as error:
+            # A mistake of ours. The run waits like after any other failure, instead of being sent
+            # again at once and without end.
+            log.exception("run %s could not be sent", assignment.run_id)
+            await self._fail(lease, endpoint, f"could not be called: {error!r:.200}", None)
+            return
         finally:
             if self.leases.get(assignment.run_id) is lease:
                 self.close_lease(assignment.run_id, lease)

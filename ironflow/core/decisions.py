@@ -280,7 +280,7 @@ def _resume(run: Run, command: c.ResumeRun, s: Situation) -> Decision:
             entries.append(start(run, s))
             return Decision(entries, "running", [*effects, StartBody()])
         return Decision(entries, "queued", [*effects, Enqueue()])
-    if run.pausing is not None:
+    if run.pausing is not None and command.from_step is None:
         return Decision([e.PauseRequested(None)], run.status.value)
     raise Conflict(f"run {run.id} is not paused: {run.status.value}")
 

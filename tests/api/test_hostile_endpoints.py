@@ -19,6 +19,7 @@ from ironflow.core.breaker import BreakerPolicy
 from ironflow.core.clock import SystemClock
 from ironflow.core.entries import RunOptions
 from ironflow.core.retry import RetryPolicy
+from ironflow.core.signatures import Key
 from ironflow.storage.memory import MemoryStore
 from ironflow.web.caller import Allowance, HttpCaller
 
@@ -149,7 +150,7 @@ class Place:
 @pytest.fixture
 async def place(serve: Any, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Place]:
     """At the end the server must be well, and its log without an error."""
-    caller = HttpCaller(SystemClock(), Allowance(["127.0.0.0/8"]), KEY)
+    caller = HttpCaller(SystemClock(), Allowance(["127.0.0.0/8"]), [Key(KEY)])
     try:
         async with serve(MemoryStore(), caller=caller) as api:
             yield Place(api)

@@ -111,12 +111,19 @@ class World:
                 assert run.deadline is not None
                 assert run.deadline <= self.now, "out of time too early"
             done = {k: s for k, s in run.steps.items() if s.status is StepStatus.COMPLETED}
+            keys = list(run.steps)
+            forgotten = keys[keys.index(entry.key) :] if isinstance(entry, e.RunRewound) else []
             apply(run, again, self.now)
             self.history.append((kind, data, self.now))
             assert run.version == version + 1 == len(self.history), "versions have a gap"
             for key, step in done.items():
                 kept = run.steps.get(key)
                 if isinstance(entry, e.RunReopened) and step.kind in REDONE:
+                    continue
+                if isinstance(entry, e.RunRewound) and key in forgotten:
+                    assert kept is None
+                    continue
+                if isinstance(entry, e.StepPatched) and key == entry.key:
                     continue
                 assert kept == step, f"finished step {key} was changed by {entry}"
         if was is RunStatus.PAUSED and run.status is not RunStatus.PAUSED:
@@ -156,8 +163,9 @@ class World:
 
     def _check_terminal(self, entry: e.RunEntry, command: Message[Any]) -> None:
         if self.run.is_terminal:
-            assert isinstance(command, c.RetryRun), f"{entry} after the end"
-            assert isinstance(entry, e.RunReopened), f"{entry} after the end"
+            assert isinstance(command, c.RetryRun | c.PatchStep), f"{entry} after the end"
+            allowed = e.RunReopened | e.RunRewound | e.StepPatched
+            assert isinstance(entry, allowed), f"{entry} after the end"
 
     def _act(self, decision: fx.Decision) -> None:
         run = self.run
@@ -474,6 +482,18 @@ def pause(world: World, i: int, j: int) -> None:
 @op
 def resume(world: World, i: int, j: int) -> None:
     world.tell(c.ResumeRun())
+
+
+@op
+def resume_from(world: World, i: int, j: int) -> None:
+    key = _place(i)[0]
+    rewind = c.RetryRun("again", from_step=key) if j % 2 else c.ResumeRun(from_step=key)
+    world.tell(rewind)
+
+
+@op
+def patch(world: World, i: int, j: int) -> None:
+    world.tell(c.PatchStep(key=_place(i)[0], result=ONE, injected=j % 2 == 0))
 
 
 @op
