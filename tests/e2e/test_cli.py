@@ -457,7 +457,7 @@ def test_a_reader_that_goes_away_is_no_error(place: Place) -> None:
         (["runs", "ls", "--limit", "0"], 2, "--limit: 0 is not in the range"),
         (["runs", "ls", "--since", "yesterday"], 2, "--since: 'yesterday' is no moment"),
         (["runs", "ls", "--server", "nowhere"], 2, "--server: 'nowhere' is not a URL"),
-        (["why"], 2, "RUN: is missing"),
+        (["why"], 2, "RUN|EVENT: is missing"),
         (["invoke", "greet", "--wait", "soon"], 2, "--wait: 'soon' is not a duration"),
         (["invoke", "greet", "--input", "{bad"], 2, "--input: '{bad' is not JSON"),
         (["invoke", "greet", "--input", "@no.json"], 2, "--input: cannot read 'no.json'"),
