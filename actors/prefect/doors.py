@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ironflow.actors.kernel import Behavior
-from ironflow.actors.prefect.flow import ChangeFlow, CreateFlow, DeleteFlow, FlowActor
+from ironflow.actors.prefect.flow import ChangeFlow, CreateFlow, DeleteFlow, FlowActor, ReadFlow
 from ironflow.actors.prefect.flow_run import FlowRunActor
 from ironflow.actors.prefect.recorder import Recorder
 from ironflow.actors.prefect.sinks import MoveSink
@@ -89,10 +89,18 @@ class Prefect:
     async def create_flow(self, name: str, tags: list[str], labels: Labels) -> c.Reply:
         """Create a flow, or find it by its name."""
         self._check_open()
-        return await self.system.ref("flow", name).ask(CreateFlow(tags, labels))
+        saved = await self.system.ref("flow", name).ask(CreateFlow(tags, labels))
+        self._flows.keep(saved.id, name)
+        return saved.reply
 
     async def read_flow(self, column: str, value: str) -> bytes:
         """The body of a flow by its `id` or `name`. Raises `NotFound`."""
+        name = self._flows.get(value) if column == "id" else value
+        if name is not None and self.system.is_live(f"flow/{name}"):
+            saved = await self.system.ref("flow", name).ask(ReadFlow())
+            if saved is None or (column == "id" and saved.id != value):
+                raise NotFound("flow", value)
+            return saved.reply.body
         query = f"SELECT body FROM flows WHERE {column} = ?"
         rows = await self.reader.select(query, (value,), quick=True)
         if not rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,11 +21,22 @@ from ironflow.storage.prefect_runs import FLOWS
 _encode = msgspec.json.Encoder().encode
 
 
-class CreateFlow(Message[Reply], frozen=True):
+class Saved(NamedTuple):
+    """A flow as it is now."""
+
+    id: str
+    reply: Reply
+
+
+class CreateFlow(Message[Saved], frozen=True):
     """Create the flow, or find it."""
 
     tags: list[str]
     labels: Labels
+
+
+class ReadFlow(Message[Saved | None], frozen=True):
+    """Look at the flow; None when there is none."""
 
 
 class ChangeFlow(Message[None], frozen=True):
@@ -78,11 +89,13 @@ class FlowActor(StreamActor):
         match message:
             case CreateFlow():
                 if self.flow is not None:
-                    return self._answer(envelope, Reply(200, self._body(self.flow)))
+                    return self._show(envelope)
                 now = self.environment.clock.now()
                 id_ = self.environment.ids.new()
                 self._save(FlowSaved(id_, message.tags, message.labels, now), now, envelope, 201)
                 return LATER
+            case ReadFlow():
+                return self._show(envelope)
             case ChangeFlow():
                 flow = self._find(message.id)
                 changed = msgspec.structs.replace(flow, tags=message.tags)
@@ -106,10 +119,13 @@ class FlowActor(StreamActor):
             raise NotFound("flow", id_)
         return self.flow
 
-    def _answer(self, envelope: Envelope, reply: Reply) -> object:
+    def _show(self, envelope: Envelope) -> object:
+        if self.flow is None:
+            return None
+        saved = Saved(self.flow.id, Reply(200, self._body(self.flow)))
         if not self.uncommitted:
-            return reply
-        self.commit(Batch([], [], []), envelope, reply)
+            return saved
+        self.commit(Batch([], [], []), envelope, saved)
         return LATER
 
     def _save(self, flow: FlowSaved, now: int, envelope: Envelope, status: int | None) -> None:
@@ -119,7 +135,8 @@ class FlowActor(StreamActor):
         row = (flow.id, self.key, tags, flow.created_at, now, body)
         batch = Batch([], [(FLOWS, row)], [])
         self._append(batch, "flow.saved", _encode(flow), now)
-        self.commit(batch, envelope, None if status is None else Reply(status, body))
+        saved = None if status is None else Saved(flow.id, Reply(status, body))
+        self.commit(batch, envelope, saved)
 
     def _append(self, batch: Batch, kind: str, data: bytes, now: int) -> None:
         self.version += 1

@@ -528,6 +528,39 @@ def test_deleting_a_flow_takes_its_runs_along() -> None:
     play(main, functions=[])
 
 
+def test_the_life_of_a_run_reads_nothing() -> None:
+    """What is told while a run goes on is in memory: a read would wait for what is written."""
+
+    async def main(world: testing.World) -> None:
+        client, doors, asked = Client(world), world.engine.prefect, list[str]()
+        select, load = world.store.reader.select, world.store.reader.load
+        await world.engine.feeds.ready()
+
+        async def note(query: str, *values: Any, **options: Any) -> Any:
+            asked.append(query)
+            return await select(query, *values, **options)
+
+        async def note_load(stream: str) -> Any:
+            asked.append(stream)
+            return await load(stream)
+
+        world.store.reader.select, world.store.reader.load = note, note_load  # type: ignore[method-assign]
+        run_id = await client.flow_run()
+        assert asked == ["flow/nightly"]
+        task_id = await client.task_run(run_id, "a")
+        await client.move(run_id, "RUNNING")
+        await client.move_task(task_id, "RUNNING")
+        await client.move_task(task_id, "COMPLETED")
+        await client.move(run_id, "COMPLETED")
+        assert (await client.see(run_id))["state_type"] == "COMPLETED"
+        assert (await client.see_task(task_id))["state_type"] == "COMPLETED"
+        assert read(await doors.read_flow("id", client.flow_id))["name"] == "nightly"
+        assert read(await doors.read_flow("name", "nightly"))["id"] == client.flow_id
+        assert asked == ["flow/nightly"]
+
+    play(main, functions=[])
+
+
 def test_a_disk_that_is_full_refuses_and_loses_nothing() -> None:
     async def main(world: testing.World) -> None:
         client = Client(world)
