@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import click
 import msgspec
 
 from ironflow.cli import moments
-from ironflow.cli.client import connect, decode, segment
-from ironflow.cli.options import (
-    VerbGroup,
-    confirm_removal,
-    json_option,
-    removal_options,
-    server_option,
-)
-from ironflow.cli.output import Column, print_body, print_items, print_table
-from ironflow.web.access_wire import Deleted, EnvironmentView, ProjectView
+from ironflow.cli.client import connect, decode
+from ironflow.cli.named import Things
+from ironflow.cli.options import VerbGroup, json_option, removal_options, server_option
+from ironflow.cli.output import Column, print_body
+from ironflow.web.access_wire import EnvironmentView, ProjectView
 
 
 @click.group(cls=VerbGroup)
@@ -33,27 +26,34 @@ def environments() -> None:
     """
 
 
-@environments.command("ls")
-@server_option
-@json_option
-def list_environments(*, server: str, as_json: bool) -> None:
+ENVIRONMENTS = Things(
+    group=environments,
+    one="environment",
+    path="/environments",
+    view=EnvironmentView,
+    columns=(
+        Column("id"),
+        Column("name", wide=True),
+        Column("project"),
+        Column("status"),
+        Column("created"),
+    ),
+    row=lambda view: [
+        view.id,
+        view.name,
+        view.project_id,
+        view.status,
+        moments.ago(view.created_at),
+    ],
+    empty="no environments",
+)
+ENVIRONMENTS.add_list(
     """List environments, oldest first.
 
     Example:
       ironflow environments ls --json | jq -r .id
     """
-    found = decode(connect(server).get("/environments"), list[EnvironmentView])
-    if as_json:
-        print_items([msgspec.json.encode(one) for one in found])
-        return
-    _print_environments(found)
-
-
-def _print_environments(found: Sequence[EnvironmentView]) -> None:
-    rows = [[e.id, e.name, e.project_id, e.status, moments.ago(e.created_at)] for e in found]
-    columns = [Column("id"), Column("name", wide=True), Column("project"), Column("status"),
-               Column("created")]  # fmt: skip
-    print_table(columns, rows, empty="no environments")
+)
 
 
 @environments.command("create")
@@ -67,28 +67,16 @@ def create_environment(*, name: str, project: str | None, server: str, as_json: 
     Example:
       ironflow environments create staging --project shop
     """
-    body = connect(server).post("/environments", {"name": name, "project_id": project})
-    if as_json:
-        print_body(body)
-        return
-    print(decode(body, EnvironmentView).id)
+    ENVIRONMENTS.create(server, {"name": name, "project_id": project}, as_json=as_json)
 
 
-@environments.command("show")
-@click.argument("environment")
-@server_option
-@json_option
-def show_environment(*, environment: str, server: str, as_json: bool) -> None:
+ENVIRONMENTS.add_show(
     """Show ENVIRONMENT (its id or name).
 
     Example:
       ironflow environments show staging
     """
-    body = connect(server).get(f"/environments/{segment(environment)}")
-    if as_json:
-        print_body(body)
-        return
-    _print_environments([decode(body, EnvironmentView)])
+)
 
 
 @environments.command("rename")
@@ -102,8 +90,8 @@ def rename_environment(*, environment: str, name: str, server: str, as_json: boo
     Example:
       ironflow environments rename staging preview
     """
-    path = f"/environments/{segment(environment)}"
-    body = connect(server).request("PUT", path, None, msgspec.json.encode({"name": name}), 0.0)
+    path, asked = ENVIRONMENTS.path_of(environment), msgspec.json.encode({"name": name})
+    body = connect(server).request("PUT", path, None, asked, 0.0)
     if as_json:
         print_body(body)
         return
@@ -125,16 +113,16 @@ def remove_environment(
     Example:
       ironflow environments rm staging --yes
     """
-    client, path = connect(server), f"/environments/{segment(environment)}"
-    view = decode(client.get(path), EnvironmentView)
-    what = f"{view.id} ({view.name}), everything in it and its keys"
-    if not confirm_removal(what, dry_run=dry_run, yes=yes):
-        return
-    body = client.request("DELETE", path, {"force": "true"} if force else None, None, 60.0)
-    if as_json:
-        print_body(body)
-        return
-    print(f"{decode(body, Deleted).deleted} is gone")
+    ENVIRONMENTS.remove(
+        environment,
+        ", everything in it and its keys",
+        server,
+        dry_run=dry_run,
+        yes=yes,
+        as_json=as_json,
+        query={"force": "true"} if force else None,
+        wait=60.0,
+    )
 
 
 @click.group(cls=VerbGroup)
@@ -146,27 +134,27 @@ def projects() -> None:
     """
 
 
-@projects.command("ls")
-@server_option
-@json_option
-def list_projects(*, server: str, as_json: bool) -> None:
+PROJECTS = Things(
+    group=projects,
+    one="project",
+    path="/projects",
+    view=ProjectView,
+    columns=(
+        Column("id"),
+        Column("name", wide=True),
+        Column("created"),
+        Column("description", note=True),
+    ),
+    row=lambda view: [view.id, view.name, moments.ago(view.created_at), view.description],
+    empty="no projects",
+)
+PROJECTS.add_list(
     """List projects, oldest first.
 
     Example:
       ironflow projects ls
     """
-    found = decode(connect(server).get("/projects"), list[ProjectView])
-    if as_json:
-        print_items([msgspec.json.encode(one) for one in found])
-        return
-    _print_projects(found)
-
-
-def _print_projects(found: Sequence[ProjectView]) -> None:
-    rows = [[p.id, p.name, moments.ago(p.created_at), p.description] for p in found]
-    columns = [Column("id"), Column("name", wide=True), Column("created"),
-               Column("description", note=True)]  # fmt: skip
-    print_table(columns, rows, empty="no projects")
+)
 
 
 @projects.command("create")
@@ -180,47 +168,20 @@ def create_project(*, name: str, description: str, server: str, as_json: bool) -
     Example:
       ironflow projects create shop --description "all that the shop runs"
     """
-    body = connect(server).post("/projects", {"name": name, "description": description})
-    if as_json:
-        print_body(body)
-        return
-    print(decode(body, ProjectView).id)
+    PROJECTS.create(server, {"name": name, "description": description}, as_json=as_json)
 
 
-@projects.command("show")
-@click.argument("project")
-@server_option
-@json_option
-def show_project(*, project: str, server: str, as_json: bool) -> None:
+PROJECTS.add_show(
     """Show PROJECT (its id or name).
 
     Example:
       ironflow projects show shop
     """
-    body = connect(server).get(f"/projects/{segment(project)}")
-    if as_json:
-        print_body(body)
-        return
-    _print_projects([decode(body, ProjectView)])
-
-
-@projects.command("rm")
-@click.argument("project")
-@removal_options
-@server_option
-@json_option
-def remove_project(*, project: str, dry_run: bool, yes: bool, server: str, as_json: bool) -> None:
+)
+PROJECTS.add_remove(
     """Remove PROJECT (its id or name), which must have no environments.
 
     Example:
       ironflow projects rm shop --yes
     """
-    client, path = connect(server), f"/projects/{segment(project)}"
-    view = decode(client.get(path), ProjectView)
-    if not confirm_removal(f"{view.id} ({view.name})", dry_run=dry_run, yes=yes):
-        return
-    body = client.request("DELETE", path, None, None, 0.0)
-    if as_json:
-        print_body(body)
-        return
-    print(f"{decode(body, Deleted).deleted} is gone")
+)

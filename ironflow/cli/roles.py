@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import click
-import msgspec
 
-from ironflow.cli.client import connect, decode, segment
+from ironflow.cli.client import connect, decode
 from ironflow.cli.failures import Failed
-from ironflow.cli.options import (
-    VerbGroup,
-    confirm_removal,
-    json_option,
-    removal_options,
-    server_option,
-)
-from ironflow.cli.output import Column, print_body, print_items, print_table
-from ironflow.web.access_wire import Deleted, PolicyDecision, PolicyView, RoleView
+from ironflow.cli.named import Things
+from ironflow.cli.options import VerbGroup, json_option, server_option
+from ironflow.cli.output import Column, print_body
+from ironflow.web.access_wire import PolicyDecision, PolicyView, RoleView
 
 
 @click.group(cls=VerbGroup)
@@ -33,34 +25,32 @@ def roles() -> None:
     """
 
 
-@roles.command("ls")
-@server_option
-@json_option
-def list_roles(*, server: str, as_json: bool) -> None:
+ROLES = Things(
+    group=roles,
+    one="role",
+    path="/roles",
+    view=RoleView,
+    columns=(
+        Column("id"),
+        Column("name", wide=True),
+        Column("keys"),
+        Column("policies", note=True),
+    ),
+    row=lambda view: [
+        view.id,
+        view.name,
+        str(view.api_key_count),
+        "built in" if view.is_default else ", ".join(view.policies),
+    ],
+    empty="no roles",
+)
+ROLES.add_list(
     """List roles, the built-in ones first.
 
     Example:
       ironflow roles ls
     """
-    found = decode(connect(server).get("/roles"), list[RoleView])
-    if as_json:
-        print_items([msgspec.json.encode(one) for one in found])
-        return
-    _print_roles(found)
-
-
-def _print_roles(found: Sequence[RoleView]) -> None:
-    rows = [
-        [r.id, r.name, str(r.api_key_count), "built in" if r.is_default else ", ".join(r.policies)]
-        for r in found
-    ]
-    columns = [
-        Column("id"),
-        Column("name", wide=True),
-        Column("keys"),
-        Column("policies", note=True),
-    ]
-    print_table(columns, rows, empty="no roles")
+)
 
 
 @roles.command("create")
@@ -75,56 +65,29 @@ def create_role(*, name: str, policies: tuple[str, ...], server: str, as_json: b
     Example:
       ironflow roles create order-desk --policy orders --policy no-refunds
     """
-    body = connect(server).post("/roles", {"name": name, "policies": list(policies)})
-    if as_json:
-        print_body(body)
-        return
-    print(decode(body, RoleView).id)
+    ROLES.create(server, {"name": name, "policies": list(policies)}, as_json=as_json)
 
 
-@roles.command("show")
-@click.argument("role")
-@server_option
-@json_option
-def show_role(*, role: str, server: str, as_json: bool) -> None:
-    """Show ROLE (its id or name).
-
-    Example:
-      ironflow roles show developer --json | jq .actions
-    """
-    body = connect(server).get(f"/roles/{segment(role)}")
-    if as_json:
-        print_body(body)
-        return
-    view = decode(body, RoleView)
-    _print_roles([view])
+def _print_actions(view: RoleView) -> None:
     if view.actions:
         print("\nmay, with everything: " + ", ".join(view.actions))
 
 
-@roles.command("rm")
-@click.argument("role")
-@removal_options
-@server_option
-@json_option
-def remove_role(*, role: str, dry_run: bool, yes: bool, server: str, as_json: bool) -> None:
+ROLES.add_show(
+    """Show ROLE (its id or name).
+
+    Example:
+      ironflow roles show developer --json | jq .actions
+    """,
+    _print_actions,
+)
+ROLES.add_remove(
     """Remove ROLE (its id or name), which no key may have.
 
     Example:
       ironflow roles rm order-desk --yes
     """
-    client, path = connect(server), f"/roles/{segment(role)}"
-    view = decode(client.get(path), RoleView)
-    if not confirm_removal(f"{view.id} ({view.name})", dry_run=dry_run, yes=yes):
-        return
-    _print_deleted(client.request("DELETE", path, None, None, 0.0), as_json=as_json)
-
-
-def _print_deleted(body: bytes, *, as_json: bool) -> None:
-    if as_json:
-        print_body(body)
-        return
-    print(f"{decode(body, Deleted).deleted} is gone")
+)
 
 
 @click.group(cls=VerbGroup)
@@ -141,27 +104,34 @@ def policies() -> None:
     """
 
 
-@policies.command("ls")
-@server_option
-@json_option
-def list_policies(*, server: str, as_json: bool) -> None:
+POLICIES = Things(
+    group=policies,
+    one="policy",
+    path="/policies",
+    view=PolicyView,
+    columns=(
+        Column("id"),
+        Column("name", wide=True),
+        Column("effect"),
+        Column("actions"),
+        Column("resources", note=True),
+    ),
+    row=lambda view: [
+        view.id,
+        view.name,
+        view.effect,
+        ", ".join(view.actions),
+        ", ".join(view.resources),
+    ],
+    empty="no policies: built-in roles need none",
+)
+POLICIES.add_list(
     """List policies, oldest first.
 
     Example:
       ironflow policies ls
     """
-    found = decode(connect(server).get("/policies"), list[PolicyView])
-    if as_json:
-        print_items([msgspec.json.encode(one) for one in found])
-        return
-    _print_policies(found)
-
-
-def _print_policies(found: Sequence[PolicyView]) -> None:
-    rows = [[p.id, p.name, p.effect, ", ".join(p.actions), ", ".join(p.resources)] for p in found]
-    columns = [Column("id"), Column("name", wide=True), Column("effect"), Column("actions"),
-               Column("resources", note=True)]  # fmt: skip
-    print_table(columns, rows, empty="no policies: built-in roles need none")
+)
 
 
 @policies.command("create")
@@ -189,55 +159,30 @@ def create_policy(
     Example:
       ironflow policies create orders --allow --action runs:read --resource "$IRN"
     """
-    body = connect(server).post(
-        "/policies",
-        {
-            "name": name,
-            "effect": "allow" if allows else "deny",
-            "actions": list(actions),
-            "resources": list(resources),
-            "description": description,
-        },
-    )
-    if as_json:
-        print_body(body)
-        return
-    print(decode(body, PolicyView).id)
+    asked = {
+        "name": name,
+        "effect": "allow" if allows else "deny",
+        "actions": list(actions),
+        "resources": list(resources),
+        "description": description,
+    }
+    POLICIES.create(server, asked, as_json=as_json)
 
 
-@policies.command("show")
-@click.argument("policy")
-@server_option
-@json_option
-def show_policy(*, policy: str, server: str, as_json: bool) -> None:
+POLICIES.add_show(
     """Show POLICY (its id or name).
 
     Example:
       ironflow policies show orders
     """
-    body = connect(server).get(f"/policies/{segment(policy)}")
-    if as_json:
-        print_body(body)
-        return
-    _print_policies([decode(body, PolicyView)])
-
-
-@policies.command("rm")
-@click.argument("policy")
-@removal_options
-@server_option
-@json_option
-def remove_policy(*, policy: str, dry_run: bool, yes: bool, server: str, as_json: bool) -> None:
+)
+POLICIES.add_remove(
     """Remove POLICY (its id or name), which no role may have.
 
     Example:
       ironflow policies rm orders --yes
     """
-    client, path = connect(server), f"/policies/{segment(policy)}"
-    view = decode(client.get(path), PolicyView)
-    if not confirm_removal(f"{view.id} ({view.name})", dry_run=dry_run, yes=yes):
-        return
-    _print_deleted(client.request("DELETE", path, None, None, 0.0), as_json=as_json)
+)
 
 
 @policies.command("check")
