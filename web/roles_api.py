@@ -4,28 +4,23 @@ are. Only an admin's key that is bound to no environment changes any of this.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ironflow.core.access import Key
 from ironflow.core.actions import BUILT_IN
-from ironflow.core.directory import Directory, Role
+from ironflow.core.directory import Role
 from ironflow.core.errors import InvalidInput, NotFound
 from ironflow.core.irn import parse_irn
 from ironflow.core.policies import Policy, check_action
 from ironflow.web import access_wire as wire
+from ironflow.web.named import WRITES, AnyCall, Things, directory_of, recorded
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Route
 from ironflow.web.scope import bound_environment, check_admin
 from ironflow.web.views import moment
 
 
-def _directory(call: Call[Any, Any]) -> Directory:
-    return call.engine.registrar.directory
-
-
-def role_view(call: Call[Any, Any], role: Role) -> wire.RoleView:
+def role_view(call: AnyCall, role: Role) -> wire.RoleView:
     """A role on the wire."""
-    directory, now = _directory(call), call.engine.clock.now()
+    directory, now = directory_of(call), call.engine.clock.now()
     bound = bound_environment(call.request)
     keys = [k for k in call.engine.keyring.all() if role.id in k.roles and k.is_good(now)]
     return wire.RoleView(
@@ -53,94 +48,18 @@ def policy_view(policy: Policy) -> wire.PolicyView:
     )
 
 
-# -- roles ----------------------------------------------------------------------------------------
-
-
-async def list_roles(call: Call[Query, None]) -> Answer:
-    """Roles, the built-in ones first."""
-    return 200, [role_view(call, role) for role in _directory(call).all_roles()]
-
-
-async def get_role(call: Call[Query, None]) -> Answer:
-    """One role."""
-    return 200, role_view(call, _directory(call).role(call.path["role"]))
-
-
-async def create_role(call: Call[Query, wire.RoleRequest]) -> Answer:
-    """Make a role."""
-    check_admin(call.request)
-    body = call.body
-    entry = await call.engine.registrar.record(
-        lambda directory: directory.create_role(body.name, body.policies)
-    )
-    return 201, role_view(call, _directory(call).role(entry.id))
-
-
-async def change_role(call: Call[Query, wire.RoleChange]) -> Answer:
-    """Rename a role, or give it other policies. Keys that have it are held to it at once."""
-    check_admin(call.request)
-    body, given = call.body, call.path["role"]
-    entry = await call.engine.registrar.record(
-        lambda directory: directory.change_role(given, body.name, body.policies)
-    )
-    return 200, role_view(call, _directory(call).role(entry.id))
-
-
-async def delete_role(call: Call[Query, None]) -> Answer:
-    """Delete a role that no key has."""
-    check_admin(call.request)
+async def _delete_role(call: AnyCall) -> str:
     keyring, now, given = call.engine.keyring, call.engine.clock.now(), call.path["role"]
-    role = _directory(call).role(given)
+    role = directory_of(call).role(given)
     users = [key.name for key in keyring.all() if role.id in key.roles and key.is_good(now)]
     entry = await call.engine.registrar.record(
         lambda directory: directory.delete_role(given, users)
     )
-    return 200, wire.Deleted(status="deleted", deleted=entry.id)
+    return entry.id
 
 
-# -- policies -------------------------------------------------------------------------------------
-
-
-async def list_policies(call: Call[Query, None]) -> Answer:
-    """Policies, oldest first."""
-    return 200, [policy_view(policy) for policy in _directory(call).policies.values()]
-
-
-async def get_policy(call: Call[Query, None]) -> Answer:
-    """One policy."""
-    return 200, policy_view(_directory(call).policy(call.path["policy"]))
-
-
-async def create_policy(call: Call[Query, wire.PolicyRequest]) -> Answer:
-    """Make a policy."""
-    check_admin(call.request)
-    body = call.body
-    entry = await call.engine.registrar.record(
-        lambda directory: directory.create_policy(
-            body.name, body.effect, body.actions, body.resources, body.description
-        )
-    )
-    return 201, policy_view(_directory(call).policy(entry.policy.id))
-
-
-async def change_policy(call: Call[Query, wire.PolicyRequest]) -> Answer:
-    """Put another policy in its place. Keys are held to it at once."""
-    check_admin(call.request)
-    body, given = call.body, call.path["policy"]
-    entry = await call.engine.registrar.record(
-        lambda directory: directory.change_policy(
-            given, body.name, body.effect, body.actions, body.resources, body.description
-        )
-    )
-    return 200, policy_view(_directory(call).policy(entry.policy.id))
-
-
-async def delete_policy(call: Call[Query, None]) -> Answer:
-    """Delete a policy that no role has."""
-    check_admin(call.request)
-    given = call.path["policy"]
-    entry = await call.engine.registrar.record(lambda directory: directory.delete_policy(given))
-    return 200, wire.Deleted(status="deleted", deleted=entry.id)
+def _policy(body: wire.PolicyRequest) -> tuple[str, str, list[str], list[str], str]:
+    return body.name, body.effect, body.actions, body.resources, body.description
 
 
 async def check_policies(call: Call[Query, wire.PolicyCheck]) -> Answer:
@@ -156,7 +75,7 @@ async def check_policies(call: Call[Query, wire.PolicyCheck]) -> Answer:
             raise NotFound("key", body.key)
     if (key is None) == (not body.roles):
         raise InvalidInput("key", "name a key (by its id) or roles")
-    directory = _directory(call)
+    directory = directory_of(call)
     roles = key.roles if key is not None else directory.role_ids(body.roles)
     decision = directory.grant(roles).decide(body.action, resource)
     allowed, policy, reason = decision
@@ -169,50 +88,56 @@ async def check_policies(call: Call[Query, wire.PolicyCheck]) -> Answer:
     )
 
 
-_WRITES = (401, 409, 503, 507)
+ROLES = Things(
+    one="role",
+    many="roles",
+    response=wire.RoleView,
+    find=lambda call, given: directory_of(call).role(given),
+    view=role_view,
+    check=check_admin,
+)
+POLICIES = Things(
+    one="policy",
+    many="policies",
+    response=wire.PolicyView,
+    find=lambda call, given: directory_of(call).policy(given),
+    view=lambda _, policy: policy_view(policy),
+    check=check_admin,
+)
 
 ROUTES = (
-    Route(
-        method="GET", path="/api/v1/roles", handle=list_roles,
-        summary="List roles", tag="roles",
-        response=list[wire.RoleView], statuses={200: "Roles, the built-in ones first"},
+    ROLES.list_all(
+        lambda call: directory_of(call).all_roles(),
+        summary="List roles", meaning="Roles, the built-in ones first",
     ),
-    Route(
-        method="POST", path="/api/v1/roles", handle=create_role,
-        summary="Make a role of policies", tag="roles",
-        request=wire.RoleRequest, response=wire.RoleView,
-        statuses={201: "The role"}, problems=(404, *_WRITES),
+    ROLES.create(
+        recorded(lambda call, directory: directory.create_role(
+            call.body.name, call.body.policies
+        )),
+        summary="Make a role of policies", meaning="The role",
+        request=wire.RoleRequest, problems=(404, *WRITES),
     ),
-    Route(
-        method="GET", path="/api/v1/roles/{role}", handle=get_role,
-        summary="Get a role by its id or name", tag="roles",
-        response=wire.RoleView, statuses={200: "The role"}, problems=(404,),
+    ROLES.get(summary="Get a role by its id or name"),
+    # Keys that have it are held to it at once, as they are to a changed policy.
+    ROLES.change(
+        "PATCH",
+        recorded(lambda call, directory: directory.change_role(
+            call.path["role"], call.body.name, call.body.policies
+        )),
+        summary="Rename a role, or give it other policies", request=wire.RoleChange,
     ),
-    Route(
-        method="PATCH", path="/api/v1/roles/{role}", handle=change_role,
-        summary="Rename a role, or give it other policies", tag="roles",
-        request=wire.RoleChange, response=wire.RoleView,
-        statuses={200: "The role"}, problems=(404, *_WRITES),
+    ROLES.delete(_delete_role, summary="Delete a role that no key has"),
+    POLICIES.list_all(
+        lambda call: directory_of(call).policies.values(),
+        summary="List policies", meaning="Policies, oldest first",
     ),
-    Route(
-        method="DELETE", path="/api/v1/roles/{role}", handle=delete_role,
-        summary="Delete a role that no key has", tag="roles",
-        response=wire.Deleted, statuses={200: "It is gone"}, problems=(404, *_WRITES),
-    ),
-    Route(
-        method="GET", path="/api/v1/policies", handle=list_policies,
-        summary="List policies", tag="policies",
-        response=list[wire.PolicyView], statuses={200: "Policies, oldest first"},
-    ),
-    Route(
-        method="POST", path="/api/v1/policies", handle=create_policy,
-        summary="Make a policy",
+    POLICIES.create(
+        recorded(lambda call, directory: directory.create_policy(*_policy(call.body))),
+        summary="Make a policy", meaning="The policy",
         details="It allows or denies actions (`runs:cancel`, `runs:*`, `*`) on things, named by "
         "patterns `irn:ironflow:{organization}:{project}:{type}:{environment}:{id}`. What any "
         "policy of a key's roles denies is denied; else what any allows is allowed.",
-        tag="policies",
-        request=wire.PolicyRequest, response=wire.PolicyView,
-        statuses={201: "The policy"}, problems=_WRITES,
+        request=wire.PolicyRequest, problems=WRITES,
     ),
     Route(
         method="POST", path="/api/v1/policies/check", handle=check_policies,
@@ -220,20 +145,16 @@ ROUTES = (
         request=wire.PolicyCheck, response=wire.PolicyDecision,
         statuses={200: "The decision"}, problems=(404,),
     ),
-    Route(
-        method="GET", path="/api/v1/policies/{policy}", handle=get_policy,
-        summary="Get a policy by its id or name", tag="policies",
-        response=wire.PolicyView, statuses={200: "The policy"}, problems=(404,),
+    POLICIES.get(summary="Get a policy by its id or name"),
+    POLICIES.change(
+        "PUT",
+        recorded(lambda call, directory: directory.change_policy(
+            call.path["policy"], *_policy(call.body)
+        )),
+        summary="Put another policy in its place", request=wire.PolicyRequest,
     ),
-    Route(
-        method="PUT", path="/api/v1/policies/{policy}", handle=change_policy,
-        summary="Put another policy in its place", tag="policies",
-        request=wire.PolicyRequest, response=wire.PolicyView,
-        statuses={200: "The policy"}, problems=(404, *_WRITES),
-    ),
-    Route(
-        method="DELETE", path="/api/v1/policies/{policy}", handle=delete_policy,
-        summary="Delete a policy that no role has", tag="policies",
-        response=wire.Deleted, statuses={200: "It is gone"}, problems=(404, *_WRITES),
+    POLICIES.delete(
+        recorded(lambda call, directory: directory.delete_policy(call.path["policy"])),
+        summary="Delete a policy that no role has",
     ),
 )  # fmt: skip

@@ -83,6 +83,11 @@ class PolicyPut(msgspec.Struct, frozen=True):
 
     policy: Policy
 
+    @property
+    def id(self) -> str:
+        """The policy's id."""
+        return self.policy.id
+
 
 class PolicyDeleted(msgspec.Struct, frozen=True):
     """A policy is gone."""
