@@ -12,9 +12,13 @@ from ironflow.core.function_history import Change, FunctionStatus, Revision
 from ironflow.core.functions import Definition
 from ironflow.storage.ports import FunctionRow
 from ironflow.web.connect.dispatch import Call, Method
+from ironflow.web.connect.function_messages import (
+    RegisterFunction,
+    definition_message,
+    definition_of,
+)
 from ironflow.web.connect.json_codec import Plain
 from ironflow.web.connect.pages import Page, cut, decode_page_cursor, encode_page_cursor
-from ironflow.web.function_service import RegisterFunction, definition_message, definition_of
 from ironflow.web.scope import KEY
 from ironflow.web.views import next_run_at
 
