@@ -20,12 +20,12 @@ from ironflow.core.affinity import actor_of
 from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.durations import format_duration
 from ironflow.core.effects import Barred
-from ironflow.core.entries import pack
 from ironflow.core.errors import StorageError
 from ironflow.core.functions import Definition, FunctionSpec
 from ironflow.core.intake import gate_of
 from ironflow.core.lanes import Rank
 from ironflow.core.messages import Message
+from ironflow.core.payloads import pack
 from ironflow.storage.ports import BLOB_REFS, BLOBS, DELIVERIES, Batch
 
 if TYPE_CHECKING:

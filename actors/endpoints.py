@@ -31,7 +31,6 @@ from ironflow.core import commands as c
 from ironflow.core import push
 from ironflow.core.breaker import Breaker, BreakerStatus
 from ironflow.core.clock import Clock, to_rfc3339
-from ironflow.core.entries import Failure
 from ironflow.core.errors import (
     InvalidInput,
     IronflowError,
@@ -41,6 +40,7 @@ from ironflow.core.errors import (
 )
 from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.functions import Definition, Endpoint, FunctionSpec, compile_spec
+from ironflow.core.payloads import Failure
 from ironflow.core.remote import Answer, Report
 from ironflow.core.runs import Step
 from ironflow.core.workflow_state import WorkflowState

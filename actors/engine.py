@@ -50,7 +50,7 @@ from ironflow.core.blockages import Blockages
 from ironflow.core.clock import Clock, Ids
 from ironflow.core.crash_points import reach
 from ironflow.core.effects import MAX_CRASHES
-from ironflow.core.entries import EventFacts, Payload, pack
+from ironflow.core.entries import EventFacts
 from ironflow.core.errors import (
     Conflict,
     Damaged,
@@ -65,6 +65,7 @@ from ironflow.core.functions import Definition
 from ironflow.core.intake import defers
 from ironflow.core.lanes import Policies, lanes_of
 from ironflow.core.patterns import validate_event_name
+from ironflow.core.payloads import Payload, pack
 from ironflow.core.prefect.lists import as_run
 from ironflow.core.prefect.runs import History
 from ironflow.core.prefect.runs import is_ours as is_of_flow_run

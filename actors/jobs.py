@@ -14,10 +14,10 @@ import msgspec
 from ironflow.core import commands as c
 from ironflow.core import pull
 from ironflow.core.clock import SECOND, Clock, to_rfc3339
-from ironflow.core.entries import Failure
 from ironflow.core.errors import Conflict, IronflowError, NotFound, StaleExecution
 from ironflow.core.execution import Assignment
 from ironflow.core.messages import Message
+from ironflow.core.payloads import Failure
 from ironflow.core.remote import Answer, Report, decode_report
 
 if TYPE_CHECKING:

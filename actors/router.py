@@ -21,12 +21,13 @@ from ironflow.actors.outbox import encode_row, with_delivery
 from ironflow.actors.waiters import Waiter
 from ironflow.core import commands as c
 from ironflow.core.clock import derive_id, to_rfc3339
-from ironflow.core.entries import EventFacts, EventRef, Payload, pack
+from ironflow.core.entries import EventFacts, EventRef
 from ironflow.core.errors import Gone, IdempotencyConflict, IronflowError, StorageError
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.intake import intake_of
 from ironflow.core.messages import Message
 from ironflow.core.patterns import PatternIndex
+from ironflow.core.payloads import Payload, pack
 from ironflow.core.values import convert_input, encode_plain
 from ironflow.storage.ports import (
     BLOB_REFS,

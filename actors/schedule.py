@@ -17,9 +17,10 @@ from ironflow.actors.outbox import encode_row, with_delivery
 from ironflow.actors.stream import Renew, StreamActor
 from ironflow.core import commands as c
 from ironflow.core.clock import to_rfc3339
-from ironflow.core.entries import EventRef, pack
+from ironflow.core.entries import EventRef
 from ironflow.core.functions import Cron
 from ironflow.core.messages import Message
+from ironflow.core.payloads import pack
 from ironflow.core.pull import CRON_EVENT
 from ironflow.storage.ports import DELIVERIES, TIMERS, Batch, NewEntry
 

@@ -15,9 +15,9 @@ from ironflow.actors.kernel import Envelope
 from ironflow.actors.stream import StreamActor
 from ironflow.core import commands as c
 from ironflow.core import intake as i
-from ironflow.core.entries import Failure
 from ironflow.core.errors import Conflict
 from ironflow.core.messages import Message
+from ironflow.core.payloads import Failure
 from ironflow.storage.ports import INTAKES, Batch, IntakeRow
 
 

@@ -16,9 +16,10 @@ import msgspec
 
 from ironflow.actors.handlers import COLUMNS, BeginRun, HandlerRow, find
 from ironflow.core import commands as c
-from ironflow.core.entries import Failure, RunCompleted, RunFailed, decode_entry, pack
+from ironflow.core.entries import RunCompleted, RunFailed, decode_entry
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
 from ironflow.core.functions import FunctionSpec
+from ironflow.core.payloads import Failure, pack
 from ironflow.core.runs import Run
 from ironflow.core.workflow_face import WorkflowFace
 from ironflow.core.workflow_state import EventData, WorkflowState

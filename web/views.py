@@ -20,11 +20,12 @@ from ironflow.actors.system import ActorStatistics
 from ironflow.core.blockages import Blockage
 from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.commands import Outcome
-from ironflow.core.entries import EventFacts, Failure, Payload, decode_entry
+from ironflow.core.entries import EventFacts, decode_entry
 from ironflow.core.errors import InvalidInput
 from ironflow.core.execution import RunningStep
 from ironflow.core.explain import describe_rungs
 from ironflow.core.functions import Definition
+from ironflow.core.payloads import Failure, Payload
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.runs import Run, Step, StepStatus
 from ironflow.core.workflow_steps import StepHistory

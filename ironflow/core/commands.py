@@ -17,9 +17,7 @@ from ironflow.core.entries import (
     CancelRung,
     EventFacts,
     EventRef,
-    Failure,
     ParentRef,
-    Payload,
     RunKind,
     RunOptions,
     StepKind,
@@ -28,6 +26,7 @@ from ironflow.core.entries import (
 )
 from ironflow.core.flow_control import Batch, Debounce, SingletonMode
 from ironflow.core.messages import Message
+from ironflow.core.payloads import Failure, Payload
 from ironflow.core.prefect.commands import CancelFlowRun, MirrorChild
 from ironflow.core.workflow_state import EventData, TurnOp, WorkflowState
 

@@ -18,7 +18,8 @@ from ironflow.core.effects import (
     RemoveWaiter,
     job_timer,
 )
-from ironflow.core.entries import Failure, RunEntry
+from ironflow.core.entries import RunEntry
+from ironflow.core.payloads import Failure
 from ironflow.core.runs import Run, Step
 
 

@@ -36,10 +36,11 @@ from ironflow.core.effects import (
     Situation,
     StartBody,
 )
-from ironflow.core.entries import CancelOn, Failure, RunEntry
+from ironflow.core.entries import CancelOn, RunEntry
 from ironflow.core.errors import Conflict, IdempotencyConflict, NotFound, RateLimited
 from ironflow.core.expressions import compile_path
 from ironflow.core.messages import Message
+from ironflow.core.payloads import NULL, Failure, Payload
 from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus, apply, steps_from
 from ironflow.core.waking import begin, start, wake
 
@@ -156,7 +157,7 @@ def _release(run: Run, command: c.ReleaseRun, s: Situation) -> Decision:
 
 
 def watch_for_cancel(
-    index: int, rule: CancelOn, payload: e.Payload, blob: bytes | None = None
+    index: int, rule: CancelOn, payload: Payload, blob: bytes | None = None
 ) -> list[AddWaiter]:
     """The waiter behind a `cancel_on` rule: the event must carry the value that the run's input
     has.
@@ -369,7 +370,7 @@ def _fire_timer(run: Run, command: c.TimerFired, s: Situation) -> Decision:
     if step.status is StepStatus.RETRYING:
         ended = e.StepRetryDue(step.key)
     elif step.kind == "sleep":
-        ended = e.WaitEnded(step.key, "completed", e.NULL)
+        ended = e.WaitEnded(step.key, "completed", NULL)
     elif step.vital:
         decision = finish(run, e.RunFailed(wait_failure(step)))
         return Decision(
@@ -427,7 +428,7 @@ def _end_child(run: Run, command: c.ChildEnded, s: Situation) -> Decision:
         done.append(ClearTimer(STEP_TIMER + step.key))
     ended: RunEntry
     if command.status == "completed":
-        ended = e.WaitEnded(step.key, "completed", command.result or e.NULL)
+        ended = e.WaitEnded(step.key, "completed", command.result or NULL)
     else:
         error = command.error or Failure(
             "Cancelled", f"was cancelled: {command.reason}", "cancelled", retryable=False

@@ -12,11 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from ironflow.core.errors import Damaged
-from ironflow.core.payloads import INLINE_LIMIT as INLINE_LIMIT  # noqa: PLC0414 - its old home
-from ironflow.core.payloads import NULL as NULL  # noqa: PLC0414
-from ironflow.core.payloads import Failure as Failure  # noqa: PLC0414
-from ironflow.core.payloads import Payload as Payload  # noqa: PLC0414
-from ironflow.core.payloads import pack as pack  # noqa: PLC0414
+from ironflow.core.payloads import Failure, Payload
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.workflow_fold import op_payloads
 from ironflow.core.workflow_state import EventData, TurnOp, WorkflowState

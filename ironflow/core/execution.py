@@ -13,9 +13,10 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from ironflow.core.entries import EventRef, Payload, RunOptions, TakenEvent, UnwindOutcome
+from ironflow.core.entries import EventRef, RunOptions, TakenEvent, UnwindOutcome
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.messages import Message
+from ironflow.core.payloads import Payload
 from ironflow.core.runs import Run, Step
 from ironflow.core.workflow_state import WorkflowState
 from ironflow.core.workflow_stream import StreamedEvent

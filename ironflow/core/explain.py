@@ -16,8 +16,8 @@ import msgspec
 from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.durations import format_duration
 from ironflow.core.effects import ATTEMPT_TIMER, STEP_TIMER, job_timer
-from ironflow.core.entries import Failure
 from ironflow.core.execution import RunningStep
+from ironflow.core.payloads import Failure
 from ironflow.core.runs import Run, RunStatus, Step, StepStatus
 from ironflow.core.workflow_state import WorkflowState
 

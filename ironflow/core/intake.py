@@ -17,9 +17,10 @@ import msgspec
 
 from ironflow.core import commands as c
 from ironflow.core.clock import SECOND
-from ironflow.core.entries import Payload, TakenEvent, pack
+from ironflow.core.entries import TakenEvent
 from ironflow.core.flow_control import FlowControl, compile_key
 from ironflow.core.functions import Definition
+from ironflow.core.payloads import Payload, pack
 
 MOST_KEY = 200
 """Characters of a key's value that an address holds; a longer one is named by its hash."""

@@ -19,22 +19,13 @@ from ironflow.core import commands as c
 from ironflow.core.clock import SECOND, derive_id, from_datetime, to_rfc3339
 from ironflow.core.decisions import literal
 from ironflow.core.durations import parse_duration
-from ironflow.core.entries import (
-    NULL,
-    EventFacts,
-    EventRef,
-    Failure,
-    ParentRef,
-    Payload,
-    StepKind,
-    TakenEvent,
-    pack,
-)
+from ironflow.core.entries import EventFacts, EventRef, ParentRef, StepKind, TakenEvent
 from ironflow.core.errors import InvalidInput
 from ironflow.core.expressions import compile_path
 from ironflow.core.functions import compile_filter
 from ironflow.core.json_text import keep_json
 from ironflow.core.patterns import validate_pattern
+from ironflow.core.payloads import NULL, Failure, Payload, pack
 from ironflow.core.remote_checks import LONGEST_PAUSE
 from ironflow.core.runs import Step, StepStatus
 

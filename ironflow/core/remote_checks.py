@@ -14,12 +14,12 @@ from typing import Any
 
 from ironflow.core import commands as c
 from ironflow.core.clock import SECOND
-from ironflow.core.entries import Payload
 from ironflow.core.errors import InvalidInput
 from ironflow.core.functions import compile_filter
 from ironflow.core.json_text import keep_json
 from ironflow.core.messages import Message
 from ironflow.core.patterns import validate_event_name, validate_pattern
+from ironflow.core.payloads import Payload
 from ironflow.core.values import MAX_DEPTH
 
 LONGEST_TEXT = 4000

@@ -19,8 +19,9 @@ from ironflow.core.effects import (
     SetTimer,
     Situation,
 )
-from ironflow.core.entries import Failure, RunEntry
+from ironflow.core.entries import RunEntry
 from ironflow.core.errors import Conflict, StaleExecution
+from ironflow.core.payloads import NULL, Failure
 from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus
 
 
@@ -195,7 +196,7 @@ def end_execution(run: Run, command: c.EndExecution, s: Situation) -> Decision:
     if run.retry_at is not None:
         return Decision([], "go")  # reported before
     if command.outcome == "completed":
-        return finish(run, e.RunCompleted(command.result or e.NULL))
+        return finish(run, e.RunCompleted(command.result or NULL))
     if command.outcome == "compensated":
         if run.unwinding is None:
             raise Conflict(f"run {run.id} has nothing to compensate: it is not being unwound")

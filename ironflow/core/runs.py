@@ -16,7 +16,8 @@ import msgspec
 
 from ironflow.core import entries as e
 from ironflow.core.clock import SECOND
-from ironflow.core.entries import Failure, Payload, RunEntry, RunKind, StepKind
+from ironflow.core.entries import RunEntry, RunKind, StepKind
+from ironflow.core.payloads import NULL, Failure, Payload
 from ironflow.core.workflow_fold import apply_op
 from ironflow.core.workflow_state import Signal, WorkflowState
 
@@ -103,7 +104,7 @@ class Run(msgspec.Struct, omit_defaults=True):
     started_at: int | None = None
     ended_at: int | None = None
     updated_at: int = 0
-    input: Payload = e.NULL
+    input: Payload = NULL
     input_hash: str = ""
     options: e.RunOptions = e.RunOptions()
     event: e.EventRef | None = None

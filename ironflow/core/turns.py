@@ -15,8 +15,9 @@ from ironflow.core.effects import (
     job_timer,
     split_job_timer,
 )
-from ironflow.core.entries import Failure, RunEntry
+from ironflow.core.entries import RunEntry
 from ironflow.core.errors import Conflict
+from ironflow.core.payloads import NULL, Failure
 from ironflow.core.reports import boundary, fence
 from ironflow.core.runs import Run, workflow_of
 from ironflow.core.waking import wake
@@ -85,7 +86,7 @@ def _end(
     if run.cancelling is not None and end.error is not None:
         # Asked to end while it was failing: the turn stands, the end is the one that was asked for.
         return Decision(entries, "unwind", effects)
-    last: RunEntry = e.RunCompleted(end.result or e.NULL)
+    last: RunEntry = e.RunCompleted(end.result or NULL)
     if end.error is not None:
         last = e.RunFailed(end.error)
     decision = finish(run, last)

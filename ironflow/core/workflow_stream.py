@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ironflow.core import entries as e
-from ironflow.core.entries import Failure, Payload, RunEntry
+from ironflow.core.entries import RunEntry
+from ironflow.core.payloads import Failure, Payload
 from ironflow.core.workflow_state import (
     JobBegan,
     JobEnded,

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ironflow.core import commands as c
-from ironflow.core.entries import Failure, pack
 from ironflow.core.errors import StepProcessLost, Unwound
 from ironflow.core.functions import Executor as ExecutorName
+from ironflow.core.payloads import Failure, pack
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.runs import Step, StepStatus
 from ironflow.core.values import normalize

@@ -12,7 +12,8 @@ from uuid import UUID
 
 from ironflow.core import commands as c
 from ironflow.core.clock import to_datetime, to_rfc3339
-from ironflow.core.entries import EventRef, pack
+from ironflow.core.entries import EventRef
+from ironflow.core.payloads import pack
 from ironflow.core.runs import StepStatus
 from ironflow.core.values import decode_value, encode_value
 from ironflow.sdk.execution import Execution

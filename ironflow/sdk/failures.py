@@ -9,8 +9,8 @@ import traceback
 from typing import Any
 
 from ironflow.core import errors
-from ironflow.core.entries import Failure
 from ironflow.core.errors import IronflowError, NonRetryable, StepError
+from ironflow.core.payloads import Failure
 from ironflow.core.retry import RetryPolicy
 
 TRACE_LIMIT = 4000

@@ -12,7 +12,7 @@ import msgspec
 from ironflow.core import commands as c
 from ironflow.core.clock import SECOND, derive_id
 from ironflow.core.durations import parse_duration
-from ironflow.core.entries import NULL, ParentRef, StepKind, pack
+from ironflow.core.entries import ParentRef, StepKind
 from ironflow.core.errors import (
     InvalidInput,
     InvokeError,
@@ -21,6 +21,7 @@ from ironflow.core.errors import (
 )
 from ironflow.core.functions import compile_filter
 from ironflow.core.patterns import validate_pattern
+from ironflow.core.payloads import NULL, pack
 from ironflow.core.runs import Step, StepStatus
 from ironflow.core.values import encode_plain, normalize
 from ironflow.sdk.execution import (

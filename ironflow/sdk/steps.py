@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from ironflow.core import commands as c
 from ironflow.core.clock import SECOND, derive_id, from_datetime
 from ironflow.core.durations import parse_duration
-from ironflow.core.entries import pack
 from ironflow.core.errors import (
     InvalidInput,
 )
 from ironflow.core.functions import EXECUTORS
 from ironflow.core.functions import Executor as ExecutorName
 from ironflow.core.patterns import validate_event_name
+from ironflow.core.payloads import pack
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.runs import StepStatus
 from ironflow.core.values import encode_plain

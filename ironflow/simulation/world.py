@@ -21,8 +21,8 @@ from ironflow.actors.virtual_time import VirtualClock, VirtualTimeLoop
 from ironflow.core import commands as c
 from ironflow.core.clock import Ids, to_datetime
 from ironflow.core.durations import parse_duration
-from ironflow.core.entries import Failure
 from ironflow.core.errors import Gone, StorageError
+from ironflow.core.payloads import Failure
 from ironflow.core.runs import Run, Step
 from ironflow.core.values import convert_input, encode_plain
 from ironflow.sdk.executor import Executor

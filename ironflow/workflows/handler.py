@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ironflow.core.entries import Failure
+from ironflow.core.payloads import Failure
 from ironflow.core.runs import Run, RunStatus
 from ironflow.core.workflow_state import WorkflowState
 from ironflow.core.workflow_stream import StreamedEvent

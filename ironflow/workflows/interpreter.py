@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from ironflow.core import commands as c
-from ironflow.core.entries import Failure
 from ironflow.core.errors import Suspended, Unwound
 from ironflow.core.execution import Assignment, LocalEffects, RunningStep
+from ironflow.core.payloads import Failure
 from ironflow.core.runs import Step
 from ironflow.core.workflow_fold import apply_op
 from ironflow.core.workflow_state import (

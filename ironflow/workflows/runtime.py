@@ -21,9 +21,9 @@ import msgspec
 from ironflow.actors.engine import Engine
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock, Ids, SystemClock, derive_id
-from ironflow.core.entries import ParentRef, pack
+from ironflow.core.entries import ParentRef
 from ironflow.core.errors import Conflict, InvalidInput, StorageError
-from ironflow.core.payloads import Payload
+from ironflow.core.payloads import Payload, pack
 from ironflow.core.runs import Run
 from ironflow.core.workflow_state import WorkflowState
 from ironflow.core.workflow_stream import StreamedEvent

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ironflow.core.clock import SECOND
-from ironflow.core.entries import Failure
+from ironflow.core.payloads import Failure
 from ironflow.core.workflow_state import Job, JobBegan, JobEnded, JobFailed, JobLeft
 from ironflow.workflows.context import Context
 from ironflow.workflows.errors import WorkflowRuntimeError

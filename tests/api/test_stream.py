@@ -20,7 +20,8 @@ from aiohttp.test_utils import TestServer
 from ironflow.actors.engine import Engine
 from ironflow.actors.virtual_time import in_virtual_time, virtual_clock
 from ironflow.core.clock import Clock, Ids, SystemClock
-from ironflow.core.entries import RunCreated, encode_entry, pack
+from ironflow.core.entries import RunCreated, encode_entry
+from ironflow.core.payloads import pack
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry
 from ironflow.storage.memory import MemoryStore

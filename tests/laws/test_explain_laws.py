@@ -21,10 +21,11 @@ from ironflow.core import decisions as d
 from ironflow.core import effects as fx
 from ironflow.core import entries as e
 from ironflow.core.clock import SECOND
-from ironflow.core.entries import CancelOn, Failure, ParentRef, Payload, RunOptions, StepKind
+from ironflow.core.entries import CancelOn, ParentRef, RunOptions, StepKind
 from ironflow.core.errors import IronflowError
 from ironflow.core.explain import WakeSource, explain, wake_sources
 from ironflow.core.messages import Message
+from ironflow.core.payloads import Failure, Payload
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus, apply, replay
 

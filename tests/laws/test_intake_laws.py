@@ -22,9 +22,10 @@ from ironflow.actors.audit import check_store
 from ironflow.actors.router import EventEmitted
 from ironflow.core import commands as c
 from ironflow.core import intake as i
-from ironflow.core.entries import NULL, EventRef
+from ironflow.core.entries import EventRef
 from ironflow.core.errors import Conflict, NotFound
 from ironflow.core.flow_control import Batch, Debounce
+from ironflow.core.payloads import NULL
 from ironflow.core.runs import RunStatus
 from ironflow.simulation.watch import TablesPicture
 

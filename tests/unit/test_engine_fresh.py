@@ -9,8 +9,8 @@ from engine_world import is_clean, play
 
 from ironflow import function, testing
 from ironflow.core import commands as c
-from ironflow.core.entries import pack
 from ironflow.core.errors import IronflowError
+from ironflow.core.payloads import pack
 
 
 @function(id="fresh-echo")

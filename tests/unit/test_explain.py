@@ -7,9 +7,10 @@ import pytest
 
 from ironflow.core import entries as e
 from ironflow.core.clock import SECOND
-from ironflow.core.entries import Failure, Payload, RunOptions
+from ironflow.core.entries import RunOptions
 from ironflow.core.execution import RunningStep
 from ironflow.core.explain import Explanation, Reason, WakeSource, explain, wake_sources
+from ironflow.core.payloads import Failure, Payload
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.runs import Run, RunStatus, Step, StepStatus, apply
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ironflow.core import entries as e
-from ironflow.core.entries import Payload, RunEntry
+from ironflow.core.entries import RunEntry
+from ironflow.core.payloads import Payload
 from ironflow.core.pull import step_id
 from ironflow.core.runs import Run, apply
 from ironflow.web.connect.run_messages import TEXT

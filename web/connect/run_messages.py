@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ironflow.actors.engine import Engine
-from ironflow.core.entries import Failure, Payload
 from ironflow.core.functions import Placement
+from ironflow.core.payloads import Failure, Payload
 from ironflow.core.pull import step_id
 from ironflow.core.runs import Run, Step, StepStatus
 from ironflow.storage.ports import RunRow

@@ -13,11 +13,12 @@ import msgspec
 
 from ironflow.actors.router import EventEmitted
 from ironflow.core import entries as e
-from ironflow.core.entries import Payload, decode_entry
+from ironflow.core.entries import decode_entry
 from ironflow.core.errors import Draining, InvalidInput
 from ironflow.core.expressions import Expression
 from ironflow.core.functions import compile_filter
 from ironflow.core.patterns import compile_pattern
+from ironflow.core.payloads import Payload
 from ironflow.core.values import convert_input
 from ironflow.storage.ports import Entry
 from ironflow.web.connect.dispatch import Call, Method
