@@ -535,6 +535,7 @@ def test_the_life_of_a_run_reads_nothing() -> None:
         client, doors, asked = Client(world), world.engine.prefect, list[str]()
         select, load = world.store.reader.select, world.store.reader.load
         await world.engine.feeds.ready()
+        await world.advance(1)  # what is old is looked for at the start
 
         async def note(query: str, *values: Any, **options: Any) -> Any:
             asked.append(query)
