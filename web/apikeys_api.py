@@ -5,12 +5,12 @@ from __future__ import annotations
 from ironflow.core.access import SHOWN, Key
 from ironflow.core.durations import parse_duration
 from ironflow.core.errors import InvalidInput
-from ironflow.web import access_wire as wire
 from ironflow.web.keys_api import find_environment, find_key, find_roles
 from ironflow.web.queries import Query, check_text
 from ironflow.web.routing import Answer, Call, Route
 from ironflow.web.scope import bound_environment, check_grantable
 from ironflow.web.views import moment
+from ironflow.web.wire import access as wire
 
 GRACE = 86_400.0
 """Seconds for which a key stays good after it was rotated."""

@@ -27,7 +27,6 @@ from ironflow.web import (
     roles_api,
     runs_api,
     server_api,
-    wire,
     workers_api,
 )
 from ironflow.web.access import make_access_middleware
@@ -43,6 +42,7 @@ from ironflow.web.problems import make_middleware, note_prepared
 from ironflow.web.readiness import JournalWatch
 from ironflow.web.routing import STATE, Route, State, add_routes
 from ironflow.web.stream import RunStreamQuery, StreamQuery, add_stream_routes
+from ironflow.web.wire.workers import AnswersView, ReportsRequest
 from ironflow.web.workflows import described
 from ironflow.web.workflows.face import add_workflow_routes
 from ironflow.web.workflows.origins import Origins
@@ -84,8 +84,8 @@ ELSEWHERE = (
         name="report_execution_of_environment",
         summary="Report what happened in an execution behind an endpoint of an environment",
         tag="endpoints",
-        request=wire.ReportsRequest,
-        response=wire.AnswersView,
+        request=ReportsRequest,
+        response=AnswersView,
         statuses={200: "An answer to each report"},
         problems=(422, 429, 503),
     ),

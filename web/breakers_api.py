@@ -7,16 +7,18 @@ from ironflow.actors.jobs import Lease, take_reports
 from ironflow.core.breaker import Breaker, Word
 from ironflow.core.errors import NotFound
 from ironflow.core.remote import Report
-from ironflow.web import wire
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Handle, Route
 from ironflow.web.views import moment
+from ironflow.web.wire.endpoints import BreakerPage, BreakerView
+from ironflow.web.wire.runs import ReasonRequest
+from ironflow.web.wire.workers import AnswersView, ReportsRequest
 
 
-def breaker_view(key: str, breaker: Breaker) -> wire.BreakerView:
+def breaker_view(key: str, breaker: Breaker) -> BreakerView:
     """A breaker on the wire."""
     function_id, _, endpoint = key.partition("|")
-    return wire.BreakerView(
+    return BreakerView(
         key=key,
         function_id=function_id,
         endpoint=endpoint,
@@ -31,11 +33,11 @@ def breaker_view(key: str, breaker: Breaker) -> wire.BreakerView:
 async def list_breakers(call: Call[Query, None]) -> Answer:
     """Every breaker, by key."""
     known = sorted(call.engine.endpoints.breakers.items())
-    return 200, wire.BreakerPage(items=[breaker_view(key, breaker) for key, breaker in known])
+    return 200, BreakerPage(items=[breaker_view(key, breaker) for key, breaker in known])
 
 
 def _steer(word: Word, summary: str) -> Route:
-    async def steer(call: Call[Query, wire.ReasonRequest]) -> Answer:
+    async def steer(call: Call[Query, ReasonRequest]) -> Answer:
         key = call.path["key"]
         if key not in call.engine.endpoints.breakers:
             raise NotFound("circuit breaker", key)
@@ -50,15 +52,15 @@ def _steer(word: Word, summary: str) -> Route:
         name=f"{word}_breaker",
         summary=summary,
         tag="endpoints",
-        request=wire.ReasonRequest,
+        request=ReasonRequest,
         optional_body=True,
-        response=wire.BreakerView,
+        response=BreakerView,
         statuses={200: "The breaker as it is now"},
         problems=(404, 429, 503, 507),
     )
 
 
-async def report_execution(call: Call[Query, wire.ReportsRequest]) -> Answer:
+async def report_execution(call: Call[Query, ReportsRequest]) -> Answer:
     """Reports of endpoints with our executor, while they work; each has an answer of its own."""
     endpoints = call.engine.endpoints
 
@@ -66,7 +68,7 @@ async def report_execution(call: Call[Query, wire.ReportsRequest]) -> Answer:
         return endpoints.find_lease(one.job_id, one.execution_seq, one.lease_token)
 
     answers = await take_reports(endpoints, find, call.body.reports)
-    return 200, wire.AnswersView(answers=answers)
+    return 200, AnswersView(answers=answers)
 
 
 ROUTES = (
@@ -76,7 +78,7 @@ ROUTES = (
         handle=list_breakers,
         summary="List circuit breakers",
         tag="endpoints",
-        response=wire.BreakerPage,
+        response=BreakerPage,
         statuses={200: "Every breaker, by key"},
     ),
     _steer("open", "Send nothing to an endpoint until it is closed by hand"),
@@ -88,8 +90,8 @@ ROUTES = (
         handle=report_execution,
         summary="Report what happened in an execution behind an endpoint",
         tag="endpoints",
-        request=wire.ReportsRequest,
-        response=wire.AnswersView,
+        request=ReportsRequest,
+        response=AnswersView,
         statuses={200: "An answer to each report"},
         problems=(429, 503),
     ),

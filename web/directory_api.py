@@ -10,13 +10,13 @@ from typing import Any
 from ironflow.core.access import PermissionDenied
 from ironflow.core.directory import DEFAULT_ENVIRONMENT, Named
 from ironflow.core.errors import Conflict, NotFound
-from ironflow.web import access_wire as wire
 from ironflow.web.environments import Environments
 from ironflow.web.named import WRITES, AnyCall, Things, directory_of, recorded
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Route
 from ironflow.web.scope import bound_environment, check_unbound
 from ironflow.web.views import moment
+from ironflow.web.wire import access as wire
 
 
 def _environments(call: AnyCall) -> Environments:

@@ -10,9 +10,9 @@ from ironflow.actors.introspection import Survey, register_found, survey
 from ironflow.core.breaker import BreakerStatus
 from ironflow.core.functions import Definition
 from ironflow.storage.ports import FunctionRow
-from ironflow.web import wire
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Route
+from ironflow.web.wire import endpoints as wire
 
 
 async def list_endpoints(call: Call[Query, None]) -> Answer:

@@ -12,7 +12,6 @@ from ironflow.core.errors import Draining, Gone, InvalidInput, IronflowError, No
 from ironflow.core.json_text import keep_json
 from ironflow.core.patterns import validate_event_name
 from ironflow.storage.ports import EventFilter
-from ironflow.web import wire
 from ironflow.web.outcomes import Judge
 from ironflow.web.problems import describe
 from ironflow.web.queries import (
@@ -28,6 +27,7 @@ from ironflow.web.queries import (
 )
 from ironflow.web.routing import Answer, Call, Route
 from ironflow.web.views import Values, event_views
+from ironflow.web.wire import events as wire
 
 MAX_BATCH = 1000
 """Events in one request."""

@@ -8,10 +8,10 @@ from ironflow.core.errors import InvalidInput
 from ironflow.core.functions import Definition
 from ironflow.core.json_text import keep_json
 from ironflow.core.runs import Run
-from ironflow.web import wire
 from ironflow.web.queries import Query, check_key, parse_wait
 from ironflow.web.routing import Answer, Call, Route
 from ironflow.web.views import failure_view, function_view, load, moment
+from ironflow.web.wire import functions as wire
 
 
 class InvokeBody(wire.InvokeRequest, frozen=True):

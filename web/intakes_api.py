@@ -17,7 +17,7 @@ from ironflow.core.intake import Intake
 from ironflow.storage.ports import FunctionRow, IntakeRow
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Handle, Route
-from ironflow.web.wire_intakes import (
+from ironflow.web.wire.intakes import (
     BatchEntryView,
     BatchPage,
     DebounceEntryView,

@@ -8,11 +8,11 @@ from typing import Any
 from ironflow.core.access import Key, PermissionDenied
 from ironflow.core.durations import parse_duration
 from ironflow.core.errors import InvalidInput, NotFound
-from ironflow.web import access_wire as wire
 from ironflow.web.queries import Query, check_text
 from ironflow.web.routing import Answer, Call, Route
 from ironflow.web.scope import bound_environment, check_grantable
 from ironflow.web.views import moment
+from ironflow.web.wire import access as wire
 
 LONGEST_GRACE = 7 * 86400.0
 """Seconds for which a rotated key may stay good."""

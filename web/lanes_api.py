@@ -11,9 +11,9 @@ from ironflow.actors.lanes import LaneState
 from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.errors import NotFound
 from ironflow.core.lanes import RATE, THROTTLE, parse_lane
-from ironflow.web import wire
 from ironflow.web.queries import Query, decode_cursor, encode_cursor
 from ironflow.web.routing import Answer, Call, Route
+from ironflow.web.wire import lanes as wire
 
 MOST_LISTED = 1000
 """Runs of a lane, those in it and those that wait."""

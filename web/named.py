@@ -13,10 +13,10 @@ from typing import Any, Generic, Protocol, TypeVar
 from aiohttp import web
 
 from ironflow.core.directory import Directory
-from ironflow.web import access_wire as wire
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Handle, Route
 from ironflow.web.wire import View
+from ironflow.web.wire import access as wire
 
 T = TypeVar("T")
 AnyCall = Call[Any, Any]

@@ -10,7 +10,7 @@ from ironflow.actors.router import EventEmitted
 from ironflow.core.clock import to_rfc3339
 from ironflow.core.commands import Outcome
 from ironflow.storage.ports import IntakeRow, RunRow
-from ironflow.web import wire
+from ironflow.web.wire import events as wire
 
 
 def plain_outcomes(event: EventEmitted) -> Iterator[wire.OutcomeView]:

@@ -10,12 +10,12 @@ from ironflow.core.directory import Role
 from ironflow.core.errors import InvalidInput, NotFound
 from ironflow.core.irn import parse_irn
 from ironflow.core.policies import Policy, check_action
-from ironflow.web import access_wire as wire
 from ironflow.web.named import WRITES, AnyCall, Things, directory_of, recorded
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Route
 from ironflow.web.scope import bound_environment, check_admin
 from ironflow.web.views import moment
+from ironflow.web.wire import access as wire
 
 
 def role_view(call: AnyCall, role: Role) -> wire.RoleView:

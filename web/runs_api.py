@@ -13,7 +13,6 @@ from ironflow.core.prefect.explain import explain_flow_run
 from ironflow.core.prefect.lists import running_steps as tasks_running
 from ironflow.core.runs import TERMINAL, Run
 from ironflow.storage.ports import RunFilter
-from ironflow.web import wire
 from ironflow.web.functions_api import WaitQuery
 from ironflow.web.queries import (
     Moment,
@@ -36,6 +35,7 @@ from ironflow.web.views import (
     step_views,
     workflow_steps,
 )
+from ironflow.web.wire import runs as wire
 
 Status = Literal["queued", "running", "waiting", "paused", "completed", "failed", "cancelled"]
 

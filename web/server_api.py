@@ -7,10 +7,10 @@ from typing import Annotated
 import msgspec
 
 from ironflow.core.runs import RunStatus
-from ironflow.web import wire
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Route
 from ironflow.web.views import actor_view, blockage_view
+from ironflow.web.wire import server as wire
 
 
 class ActorsQuery(Query, frozen=True):

@@ -30,8 +30,19 @@ from ironflow.core.retry import RetryPolicy
 from ironflow.core.runs import Run, Step, StepStatus
 from ironflow.core.workflow_steps import StepHistory
 from ironflow.storage.ports import Entry, EventRow, FunctionRow, RunRow
-from ironflow.web import wire
 from ironflow.web.outcomes import Judge, plain_outcomes
+from ironflow.web.wire.events import EventView
+from ironflow.web.wire.functions import FunctionView, RetryView, TriggerView
+from ironflow.web.wire.runs import (
+    EntryView,
+    FailureView,
+    ResultView,
+    RunSummary,
+    RunView,
+    StepView,
+    TakenEventView,
+)
+from ironflow.web.wire.server import ActorView, BlockageView
 
 FULL_LIMIT = 32 * 1024 * 1024
 """Bytes of large values in one list; past it they are shown by name even if all were asked for."""
@@ -75,11 +86,11 @@ def seconds(start: int | None, end: int | None) -> float | None:
     return None if start is None or end is None else (end - start) / SECOND
 
 
-def failure_view(error: Failure | None) -> wire.FailureView | None:
+def failure_view(error: Failure | None) -> FailureView | None:
     """What went wrong."""
     if error is None:
         return None
-    return wire.FailureView(
+    return FailureView(
         kind=error.kind,
         message=error.message,
         code=error.code,
@@ -112,14 +123,14 @@ def _summary(row: RunRow) -> dict[str, Any]:
     }
 
 
-def run_summary(row: RunRow) -> wire.RunSummary:
+def run_summary(row: RunRow) -> RunSummary:
     """A run in a list."""
-    return wire.RunSummary(**_summary(row))
+    return RunSummary(**_summary(row))
 
 
-async def run_view(engine: Engine, run: Run, waiting_for: list[str]) -> wire.RunView:
+async def run_view(engine: Engine, run: Run, waiting_for: list[str]) -> RunView:
     """A run, whole."""
-    return wire.RunView(
+    return RunView(
         **_summary(run_row(run)),
         input=await load(engine, run.input),
         result=await load(engine, run.result),
@@ -133,7 +144,7 @@ async def run_view(engine: Engine, run: Run, waiting_for: list[str]) -> wire.Run
         actor=run.actor,
         waiting_for=waiting_for,
         events=[
-            wire.TakenEventView(id=taken.id, name=taken.name, at=to_rfc3339(taken.at))
+            TakenEventView(id=taken.id, name=taken.name, at=to_rfc3339(taken.at))
             for taken in run.events
         ],
         merged=run.merged,
@@ -141,10 +152,10 @@ async def run_view(engine: Engine, run: Run, waiting_for: list[str]) -> wire.Run
     )
 
 
-async def result_view(engine: Engine, run: Run) -> wire.ResultView:
+async def result_view(engine: Engine, run: Run) -> ResultView:
     """How a run ended, if it has."""
     row = run_row(run)
-    return wire.ResultView(
+    return ResultView(
         run_id=run.id,
         status=row.status,
         result=await load(engine, run.result),
@@ -153,7 +164,7 @@ async def result_view(engine: Engine, run: Run) -> wire.ResultView:
     )
 
 
-async def step_views(run: Run, running: list[RunningStep], values: Values) -> list[wire.StepView]:
+async def step_views(run: Run, running: list[RunningStep], values: Values) -> list[StepView]:
     """A run's steps as they began, those that execute now among them."""
     executing = {step.key: step for step in running}
     views = []
@@ -180,10 +191,10 @@ async def workflow_steps(engine: Engine, run_id: str) -> dict[str, Step]:
     return history.steps
 
 
-async def _step_view(step: Step, now: RunningStep | None, values: Values) -> wire.StepView:
+async def _step_view(step: Step, now: RunningStep | None, values: Values) -> StepView:
     started = now.started_at if now is not None else step.started_at
     ended = None if now is not None else step.ended_at
-    return wire.StepView(
+    return StepView(
         key=step.key,
         name=step.name,
         kind=step.kind,
@@ -203,9 +214,9 @@ async def _step_view(step: Step, now: RunningStep | None, values: Values) -> wir
     )
 
 
-def _running_view(run: Run, step: RunningStep) -> wire.StepView:
+def _running_view(run: Run, step: RunningStep) -> StepView:
     scope = step.key[: step.key.rfind("/") + 1]
-    return wire.StepView(
+    return StepView(
         key=step.key,
         name=step.name,
         kind="compensate" if scope.startswith(COMPENSATIONS) else "run",
@@ -225,7 +236,7 @@ def _running_view(run: Run, step: RunningStep) -> wire.StepView:
     )
 
 
-async def entry_view(entry: Entry, values: Values) -> wire.EntryView:
+async def entry_view(entry: Entry, values: Values) -> EntryView:
     """A journal entry, with its values unwrapped."""
     data: Any = msgspec.Raw(entry.data)
     try:
@@ -242,8 +253,8 @@ async def entry_view(entry: Entry, values: Values) -> wire.EntryView:
     return _entry_view(entry, data)
 
 
-def _entry_view(entry: Entry, data: Any) -> wire.EntryView:
-    return wire.EntryView(
+def _entry_view(entry: Entry, data: Any) -> EntryView:
+    return EntryView(
         seq=entry.seq,
         stream=entry.stream,
         version=entry.version,
@@ -256,9 +267,7 @@ def _entry_view(entry: Entry, data: Any) -> wire.EntryView:
 # -- events and functions -------------------------------------------------------------------------
 
 
-async def event_views(
-    engine: Engine, rows: Sequence[EventRow], values: Values
-) -> list[wire.EventView]:
+async def event_views(engine: Engine, rows: Sequence[EventRow], values: Values) -> list[EventView]:
     """Events, with what became of them."""
     emitted = [msgspec.json.decode(row.data, type=EventEmitted) for row in rows]
     asked = [row.id for row, event in zip(rows, emitted, strict=True) if event.intakes]
@@ -272,7 +281,7 @@ async def event_views(
         facts = event.facts or EventFacts()
         started = [one.run_id for one in decided if one.fate == "started"]
         views.append(
-            wire.EventView(
+            EventView(
                 id=row.id,
                 name=row.name,
                 data=await values.show(event.data),
@@ -300,16 +309,16 @@ def next_run_at(engine: Engine, function_id: str) -> int | None:
         return None  # no such time will come
 
 
-def function_view(engine: Engine, row: FunctionRow, definition: Definition) -> wire.FunctionView:
+def function_view(engine: Engine, row: FunctionRow, definition: Definition) -> FunctionView:
     """A function, and whether it can be run here."""
-    return wire.FunctionView(
+    return FunctionView(
         id=row.id,
         name=definition.name,
         version=row.version,
         code=definition.code,
         description=definition.description,
         triggers=[
-            wire.TriggerView(event=trigger.event, expression=trigger.expression)
+            TriggerView(event=trigger.event, expression=trigger.expression)
             for trigger in definition.triggers
         ],
         cron=definition.cron.expression if definition.cron is not None else None,
@@ -324,8 +333,8 @@ def function_view(engine: Engine, row: FunctionRow, definition: Definition) -> w
     )
 
 
-def _retry_view(policy: RetryPolicy) -> wire.RetryView:
-    return wire.RetryView(
+def _retry_view(policy: RetryPolicy) -> RetryView:
+    return RetryView(
         max_attempts=policy.max_attempts,
         initial_delay=policy.initial_delay,
         factor=policy.factor,
@@ -334,9 +343,9 @@ def _retry_view(policy: RetryPolicy) -> wire.RetryView:
     )
 
 
-def blockage_view(found: Blockage) -> wire.BlockageView:
+def blockage_view(found: Blockage) -> BlockageView:
     """A time that the event loop was held up."""
-    return wire.BlockageView(
+    return BlockageView(
         at=to_rfc3339(found.at),
         seconds=found.seconds,
         place=found.place,
@@ -346,9 +355,9 @@ def blockage_view(found: Blockage) -> wire.BlockageView:
     )
 
 
-def actor_view(actor: ActorStatistics) -> wire.ActorView:
+def actor_view(actor: ActorStatistics) -> ActorView:
     """A live actor."""
-    return wire.ActorView(
+    return ActorView(
         address=actor.address,
         state=actor.state,
         mailbox=actor.mailbox,

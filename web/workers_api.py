@@ -16,9 +16,20 @@ from ironflow.core import pull
 from ironflow.core.clock import to_rfc3339
 from ironflow.core.errors import InvalidInput, NotFound
 from ironflow.core.remote import Report
-from ironflow.web import wire
 from ironflow.web.queries import Query, check_text
 from ironflow.web.routing import Answer, Call, Handle, Route
+from ironflow.web.wire.runs import ValueView
+from ironflow.web.wire.workers import (
+    AnswersView,
+    HeartbeatRequest,
+    JobAckRequest,
+    JobPage,
+    RegisterWorkerRequest,
+    ReportsRequest,
+    WorkerPage,
+    WorkerStatus,
+    WorkerView,
+)
 
 LONGEST_POLL = 25.0
 """Seconds; workers give up on a request after 30."""
@@ -47,7 +58,7 @@ def _worker(call: Call[Any, Any]) -> Ref:
     return call.engine.system.ref("worker", worker_id)
 
 
-async def register_worker(call: Call[Query, wire.RegisterWorkerRequest]) -> Answer:
+async def register_worker(call: Call[Query, RegisterWorkerRequest]) -> Answer:
     """Register a worker."""
     body = call.body
     for function_id in body.function_ids:
@@ -64,7 +75,7 @@ async def register_worker(call: Call[Query, wire.RegisterWorkerRequest]) -> Answ
         instance=body.instance,
     )
     await call.engine.system.ref("worker", _worker_id(call)).ask(message)
-    return 200, wire.WorkerStatus(status="registered")
+    return 200, WorkerStatus(status="registered")
 
 
 async def poll_jobs(call: Call[PollQuery, None]) -> Answer:
@@ -79,7 +90,7 @@ async def poll_jobs(call: Call[PollQuery, None]) -> Answer:
         ref.post(PollDropped(poll))
         raise
     if news.jobs or news.signals:
-        return 200, wire.JobPage(jobs=news.jobs, signals=news.signals)
+        return 200, JobPage(jobs=news.jobs, signals=news.signals)
     if wait > 0:
         call.headers["Ironflow-Poll-Wait"] = f"{wait:g}"
     return 204, None
@@ -95,20 +106,20 @@ def _seconds(text: str | None) -> float:
     return min(seconds, LONGEST_POLL)
 
 
-async def beat(call: Call[Query, wire.HeartbeatRequest]) -> Answer:
+async def beat(call: Call[Query, HeartbeatRequest]) -> Answer:
     """The worker lives; its jobs keep their leases."""
     jobs = frozenset(job.job_id for job in call.body.jobs)
     await _worker(call).ask(Heartbeat(jobs, call.body.draining))
-    return 200, wire.WorkerStatus(status="ok")
+    return 200, WorkerStatus(status="ok")
 
 
 async def remove_worker(call: Call[Query, None]) -> Answer:
     """The worker has ended: what it may still have had is queued anew at once."""
     await _worker(call).ask(Leave())
-    return 200, wire.WorkerStatus(status="gone")
+    return 200, WorkerStatus(status="gone")
 
 
-async def acknowledge_job(call: Call[Query, wire.JobAckRequest]) -> Answer:
+async def acknowledge_job(call: Call[Query, JobAckRequest]) -> Answer:
     """The worker has the job."""
     body = call.body
     reports.find_lease(
@@ -118,7 +129,7 @@ async def acknowledge_job(call: Call[Query, wire.JobAckRequest]) -> Answer:
         body.execution_seq,
         body.lease_token,
     )
-    return 200, wire.WorkerStatus(status="ok")
+    return 200, WorkerStatus(status="ok")
 
 
 async def report_job(call: Call[Query, pull.JobUpdate]) -> Answer:
@@ -128,10 +139,10 @@ async def report_job(call: Call[Query, pull.JobUpdate]) -> Answer:
         call.engine.fleet, _worker_id(call), job_id, update.execution_seq, update.lease_token
     )
     await reports.report(call.engine.fleet, lease, update)
-    return 200, wire.WorkerStatus(status="ok")
+    return 200, WorkerStatus(status="ok")
 
 
-async def report_commands(call: Call[Query, wire.ReportsRequest]) -> Answer:
+async def report_commands(call: Call[Query, ReportsRequest]) -> Answer:
     """Reports of a worker that runs our executor; each has an answer of its own."""
     worker_id, engine = _worker_id(call), call.engine
     _worker(call)
@@ -142,7 +153,7 @@ async def report_commands(call: Call[Query, wire.ReportsRequest]) -> Answer:
         )
 
     answers = await reports.take_reports(engine.fleet, find, call.body.reports)
-    return 200, wire.AnswersView(answers=answers)
+    return 200, AnswersView(answers=answers)
 
 
 async def get_value(call: Call[Query, None]) -> Answer:
@@ -150,13 +161,13 @@ async def get_value(call: Call[Query, None]) -> Answer:
     data = await call.engine.store.reader.blob(check_text(call.path["digest"], "digest"))
     if data is None:
         raise NotFound("stored value", call.path["digest"])
-    return 200, wire.ValueView(value=msgspec.Raw(data))
+    return 200, ValueView(value=msgspec.Raw(data))
 
 
 async def list_workers(call: Call[Query, None]) -> Answer:
     """Every worker that is known."""
     workers = [
-        wire.WorkerView(
+        WorkerView(
             id=worker.id,
             hostname=worker.hostname,
             status=worker.status,
@@ -173,7 +184,7 @@ async def list_workers(call: Call[Query, None]) -> Answer:
         )
         for worker in sorted(call.engine.fleet.workers.values(), key=lambda worker: worker.id)
     ]
-    return 200, wire.WorkerPage(workers=workers, count=len(workers))
+    return 200, WorkerPage(workers=workers, count=len(workers))
 
 
 _WORKER = "/api/v1/workers/{worker_id}"
@@ -190,7 +201,7 @@ def _say(
         summary=summary,
         tag="workers",
         request=request,
-        response=wire.WorkerStatus,
+        response=WorkerStatus,
         statuses={200: "Done"},
         problems=(404, 409, 429, 503, *problems),
     )
@@ -203,23 +214,23 @@ ROUTES = (
         handle=list_workers,
         summary="List workers",
         tag="workers",
-        response=wire.WorkerPage,
+        response=WorkerPage,
         statuses={200: "Every worker that is known, by id"},
     ),
-    _say("POST", "register", register_worker, wire.RegisterWorkerRequest, "Register a worker"),
-    _say("PUT", "register", register_worker, wire.RegisterWorkerRequest, "Register a worker"),
+    _say("POST", "register", register_worker, RegisterWorkerRequest, "Register a worker"),
+    _say("PUT", "register", register_worker, RegisterWorkerRequest, "Register a worker"),
     Route(
         method="DELETE",
         path=_WORKER,
         handle=remove_worker,
         summary="Say that a worker has ended",
         tag="workers",
-        response=wire.WorkerStatus,
+        response=WorkerStatus,
         statuses={200: "It is forgotten; what it still had is queued anew"},
         problems=(404, 429, 503),
     ),
-    _say("POST", "heartbeat", beat, wire.HeartbeatRequest, "Keep the leases of a worker's jobs"),
-    _say("PUT", "heartbeat", beat, wire.HeartbeatRequest, "Keep the leases of a worker's jobs"),
+    _say("POST", "heartbeat", beat, HeartbeatRequest, "Keep the leases of a worker's jobs"),
+    _say("PUT", "heartbeat", beat, HeartbeatRequest, "Keep the leases of a worker's jobs"),
     Route(
         method="GET",
         path=f"{_WORKER}/jobs",
@@ -227,14 +238,14 @@ ROUTES = (
         summary="Ask for jobs; held until there is one, or `wait` seconds",
         tag="workers",
         query=PollQuery,
-        response=wire.JobPage,
+        response=JobPage,
         statuses={
             200: "Jobs",
             204: "None came; `Ironflow-Poll-Wait` says for how long it was held",
         },
         problems=(404, 429, 503),
     ),
-    _say("PUT", "jobs/{job_id}/ack", acknowledge_job, wire.JobAckRequest, "Acknowledge a job"),
+    _say("PUT", "jobs/{job_id}/ack", acknowledge_job, JobAckRequest, "Acknowledge a job"),
     _say("PUT", "jobs/{job_id}", report_job, pull.JobUpdate, "Report on a job", 507),
     Route(
         method="POST",
@@ -242,8 +253,8 @@ ROUTES = (
         handle=report_commands,
         summary="Report what happened in executions, command by command",
         tag="workers",
-        request=wire.ReportsRequest,
-        response=wire.AnswersView,
+        request=ReportsRequest,
+        response=AnswersView,
         statuses={200: "An answer to each report"},
         problems=(404, 429, 503),
     ),
@@ -253,7 +264,7 @@ ROUTES = (
         handle=get_value,
         summary="Get a large value by its SHA-256",
         tag="workers",
-        response=wire.ValueView,
+        response=ValueView,
         statuses={200: "The value"},
         problems=(404, 503),
     ),

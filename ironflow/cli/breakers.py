@@ -9,7 +9,7 @@ from ironflow.cli import moments
 from ironflow.cli.client import connect, decode, segment
 from ironflow.cli.options import VerbGroup, json_option, server_option
 from ironflow.cli.output import Column, print_body, print_items, print_table
-from ironflow.web.wire import BreakerPage, BreakerView
+from ironflow.web.wire.endpoints import BreakerPage, BreakerView
 
 
 @click.group(cls=VerbGroup)

@@ -9,7 +9,7 @@ from ironflow.cli.client import Client, connect, decode
 from ironflow.cli.failures import Wrong
 from ironflow.cli.options import Duration, Verb, VerbGroup, json_option, server_option
 from ironflow.cli.output import Column, print_items, print_table
-from ironflow.web.wire import EndpointPage, EndpointRequest, SurveyView
+from ironflow.web.wire.endpoints import EndpointPage, EndpointRequest, SurveyView
 
 
 @click.group(cls=VerbGroup)

@@ -10,7 +10,7 @@ from ironflow.cli.client import connect, decode
 from ironflow.cli.named import Things
 from ironflow.cli.options import VerbGroup, json_option, removal_options, server_option
 from ironflow.cli.output import Column, print_body
-from ironflow.web.access_wire import EnvironmentView, ProjectView
+from ironflow.web.wire.access import EnvironmentView, ProjectView
 
 
 @click.group(cls=VerbGroup)

@@ -17,7 +17,7 @@ from ironflow.cli.output import (
     print_table,
 )
 from ironflow.cli.run_ids import short_id
-from ironflow.web.wire import EventView
+from ironflow.web.wire.events import EventView
 
 LONGEST_DATA = 80
 

@@ -14,7 +14,7 @@ from ironflow.cli.client import Client, connect, decode, segment
 from ironflow.cli.options import VerbGroup, json_option, server_option
 from ironflow.cli.output import Column, print_body, print_items, print_table, say
 from ironflow.cli.run_ids import short_id
-from ironflow.web.wire_intakes import (
+from ironflow.web.wire.intakes import (
     BatchEntryView,
     BatchPage,
     DebounceEntryView,

@@ -15,7 +15,9 @@ from ironflow.cli.options import Duration, Verb, json_option, server_option
 from ironflow.cli.output import print_body, print_json, say
 from ironflow.core.durations import format_duration
 from ironflow.core.runs import TERMINAL
-from ironflow.web.wire import EmitView, InvokeView, ResultView
+from ironflow.web.wire.events import EmitView
+from ironflow.web.wire.functions import InvokeView
+from ironflow.web.wire.runs import ResultView
 
 LONGEST_WAIT = 300.0
 """Seconds that the server lets one request wait."""

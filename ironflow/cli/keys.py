@@ -9,7 +9,7 @@ from ironflow.cli import moments
 from ironflow.cli.client import connect, decode, segment
 from ironflow.cli.options import VerbGroup, json_option, server_option
 from ironflow.cli.output import Column, print_body, print_items, print_table
-from ironflow.web.access_wire import KeyPage, KeyView, NewKeyView
+from ironflow.web.wire.access import KeyPage, KeyView, NewKeyView
 
 
 @click.group(cls=VerbGroup)

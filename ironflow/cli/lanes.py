@@ -10,7 +10,7 @@ from ironflow.cli.options import VerbGroup, json_option, limit_option, server_op
 from ironflow.cli.output import Column, print_body, print_fields, print_items, print_table
 from ironflow.cli.run_ids import short_id
 from ironflow.core.durations import format_duration
-from ironflow.web.wire import LaneView
+from ironflow.web.wire.lanes import LaneView
 
 SHOWN = 3
 """Runs of a lane in a list of lanes."""

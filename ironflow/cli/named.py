@@ -14,7 +14,7 @@ import msgspec
 from ironflow.cli.client import connect, decode, segment
 from ironflow.cli.options import confirm_removal, json_option, removal_options, server_option
 from ironflow.cli.output import Column, print_body, print_items, print_table
-from ironflow.web.access_wire import Deleted
+from ironflow.web.wire.access import Deleted
 
 
 class Named(Protocol):

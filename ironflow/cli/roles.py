@@ -9,7 +9,7 @@ from ironflow.cli.failures import Failed
 from ironflow.cli.named import Things
 from ironflow.cli.options import VerbGroup, json_option, server_option
 from ironflow.cli.output import Column, print_body
-from ironflow.web.access_wire import PolicyDecision, PolicyView, RoleView
+from ironflow.web.wire.access import PolicyDecision, PolicyView, RoleView
 
 
 @click.group(cls=VerbGroup)

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from ironflow.cli.moments import seconds_since
 from ironflow.cli.run_ids import short_id
 from ironflow.core.durations import format_duration
-from ironflow.web.wire import RunView, StepView
+from ironflow.web.wire.runs import RunView, StepView
 
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 SYMBOLS = {

@@ -23,8 +23,8 @@ from ironflow.cli.output import (
 from ironflow.cli.run_ids import resolve, short_id
 from ironflow.core.entries import RunKind
 from ironflow.core.runs import RunStatus
-from ironflow.web.wire import (
-    EventView,
+from ironflow.web.wire.events import EventView
+from ironflow.web.wire.runs import (
     FailureView,
     RunSummary,
     RunView,

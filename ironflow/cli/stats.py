@@ -8,7 +8,7 @@ from ironflow.cli.client import connect, decode
 from ironflow.cli.options import Verb, json_option, server_option
 from ironflow.cli.output import pretty, print_body, print_fields
 from ironflow.core.durations import format_duration
-from ironflow.web.wire import EventLoopView, StatisticsView
+from ironflow.web.wire.server import EventLoopView, StatisticsView
 
 
 @click.command("stats", cls=Verb)

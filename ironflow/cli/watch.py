@@ -23,7 +23,7 @@ from ironflow.cli.run_ids import short_id
 from ironflow.cli.run_tree import Line, build, fit, symbol
 from ironflow.cli.streaming import Message, follow
 from ironflow.core.runs import TERMINAL
-from ironflow.web.wire import EntryView, RunView, StepPage
+from ironflow.web.wire.runs import EntryView, RunView, StepPage
 
 if TYPE_CHECKING:
     from rich.text import Text

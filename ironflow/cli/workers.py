@@ -9,7 +9,7 @@ from ironflow.cli import moments
 from ironflow.cli.client import connect, decode
 from ironflow.cli.options import VerbGroup, json_option, server_option
 from ironflow.cli.output import Column, print_items, print_table
-from ironflow.web.wire import WorkerPage
+from ironflow.web.wire.workers import WorkerPage
 
 
 @click.group(cls=VerbGroup)

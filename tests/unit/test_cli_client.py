@@ -18,7 +18,7 @@ from ironflow.cli.client import PAGE, Client, decode, segment
 from ironflow.cli.failures import Failed, Refused, Unreachable, Wrong
 from ironflow.cli.run_ids import resolve, short_id
 from ironflow.cli.streaming import Message, follow, parse
-from ironflow.web.wire import Health
+from ironflow.web.wire.server import Health
 
 JSON = "application/json"
 PROBLEM = "application/problem+json"

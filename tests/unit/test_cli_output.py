@@ -20,7 +20,7 @@ from ironflow.cli.inputs import read_json
 from ironflow.cli.output import Column, clean, print_fields, print_json, print_table
 from ironflow.cli.run_tree import Node, build, fit, symbol
 from ironflow.cli.watch import describe_entry
-from ironflow.web.wire import EntryView, FailureView, RunView, StepView
+from ironflow.web.wire.runs import EntryView, FailureView, RunView, StepView
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 COLUMNS = [Column("run"), Column("function", wide=True), Column("took", right=True)]
