@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ironflow.actors.intake import TIMER, BatchActor, DebounceActor
+from ironflow.actors.pending import TIMER, BatchActor, DebounceActor
 from ironflow.actors.singleton import SingletonActor
 from ironflow.core import intake as i
 from ironflow.core.entries import UNREADABLE

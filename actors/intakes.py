@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ironflow.actors.environment import Environment
-from ironflow.actors.intake import BatchActor, DebounceActor, IntakeActor
+from ironflow.actors.intake import IntakeActor
 from ironflow.actors.kernel import Ensure
+from ironflow.actors.pending import BatchActor, DebounceActor
 from ironflow.actors.singleton import SingletonActor
 from ironflow.core import commands as c
 from ironflow.core.errors import Conflict, FailedPrecondition

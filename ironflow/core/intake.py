@@ -118,6 +118,11 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         """What outcomes are kept under: the event's id, else that of the run."""
         return subject_of(self.run_id, self.create)
 
+    @property
+    def digest(self) -> str | None:
+        """The digest of its data, where that is kept out of line."""
+        return self.create.input.blob
+
 
 def subject_of(run_id: str, create: c.CreateRun) -> str:
     """What the outcome of a request is kept under."""
@@ -164,6 +169,12 @@ class Debouncing(msgspec.Struct):
     first_at: int = 0
     due_at: int | None = None
     count: int = 0
+    """How many events came, of which the last is kept."""
+
+    @property
+    def requests(self) -> list[Request]:
+        """What waits, the newest last."""
+        return [] if self.latest is None else [self.latest]
 
     def apply(self, entry: DebounceEntry) -> None:
         """Change by one entry."""
@@ -210,6 +221,21 @@ class Batching(msgspec.Struct):
     due_at: int | None = None
     size: int = 0
     """Bytes of data."""
+
+    @property
+    def requests(self) -> list[Request]:
+        """What waits, the newest last."""
+        return self.items
+
+    @property
+    def first_at(self) -> int:
+        """When the oldest was emitted; microseconds."""
+        return self.items[0].at if self.items else 0
+
+    @property
+    def count(self) -> int:
+        """How many events wait."""
+        return len(self.items)
 
     def apply(self, entry: BatchEntry) -> None:
         """Change by one entry."""
