@@ -41,7 +41,7 @@ from ironflow.storage.ports import Store
 from ironflow.web.app import make_app
 from ironflow.web.caller import Allowance, HttpCaller
 from ironflow.web.environments import Environments
-from ironflow.web.patience import PatientRunner
+from ironflow.web.fast_path import FastRunner
 from ironflow.web.routing import STATE
 
 log = logging.getLogger("ironflow")
@@ -145,7 +145,7 @@ class Server:
             polls_per_key=settings.polls_per_key,
         )
         self._environments = app[STATE].environments
-        self._runner = PatientRunner(
+        self._runner = FastRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=2.0
         )
         await self._runner.setup()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from functools import partial
 
 import msgspec
@@ -16,12 +17,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ironflow.actors.engine import Engine
-from ironflow.core.access import Key, PermissionDenied
+from ironflow.core.access import Key, PermissionDenied, Unauthenticated
 from ironflow.core.actions import Requirement, requirement_of
 from ironflow.core.directory import DEFAULT_ENVIRONMENT, Directory
 from ironflow.web.environments import Environments
 from ironflow.web.limits import Held, HeldLimits, kind_held, waits
-from ironflow.web.prefect.routing import is_ours as is_prefect
+from ironflow.web.prefect.paths import is_ours as is_prefect
 from ironflow.web.scope import KEY
 from ironflow.web.whole import read_ahead
 from ironflow.web.workflows.origins import is_workflow_path
@@ -40,12 +41,12 @@ _EVERYTHING = "*"
 """Stands for the id of a thing where a request is about all of them, or does not say which."""
 
 
-def secret_of(request: web.Request) -> str | None:
-    """The key that a request carries."""
-    found = request.headers.get("X-API-Key")
+def secret_of(headers: Mapping[str, str]) -> str | None:
+    """The key that a request carries in its headers."""
+    found = headers.get("X-API-Key")
     if found:
         return found
-    scheme, _, rest = request.headers.get("Authorization", "").partition(" ")
+    scheme, _, rest = headers.get("Authorization", "").partition(" ")
     rest = rest.strip()
     if scheme.lower() == "bearer":
         return rest
@@ -142,6 +143,33 @@ def _says_where(request: web.Request) -> bool:
     return HEADER in headers or NAME_HEADER in headers or "Authorization" in headers
 
 
+class Gate:
+    """Tells at a look whether a request that names no environment is for the default one, and
+    nobody would refuse it.
+    """
+
+    def __init__(self, engine: Engine, environments: Environments) -> None:
+        self._keyring, self._environments = engine.keyring, environments
+
+    def admits(self, secret: str | None, needed: Requirement | None) -> bool:
+        """False: look closer, perhaps it is refused. `secret` is the key that it carries."""
+        keyring = self._keyring
+        if not keyring.is_needed:
+            return secret is None  # a key that nobody asks for may say where
+        if needed is None:
+            return True
+        try:
+            key = keyring.check(secret)
+        except Unauthenticated:
+            return False
+        grant = self._environments.directory.grant(key.roles)
+        return (
+            key.environment in (None, DEFAULT_ENVIRONMENT)
+            and grant.plain is not None
+            and needed.action in grant.plain
+        )
+
+
 def make_access_middleware(
     engine: Engine, environments: Environments, limits: HeldLimits
 ) -> Middleware:
@@ -162,9 +190,9 @@ def make_access_middleware(
                     return await handler(request)
                 needed = _READ_SERVER
             if request.path not in SOCKETS or "Upgrade" not in request.headers:
-                request[KEY] = key = keyring.check(secret_of(request))
+                request[KEY] = key = keyring.check(secret_of(request.headers))
         elif "Authorization" in request.headers:
-            key = keyring.find(secret_of(request))  # nobody asks for it, but it says where
+            key = keyring.find(secret_of(request.headers))  # nobody asks for it, but it says where
         environment = choose_environment(request, key, environments.directory)
         if needed is not None and key is not None:
             grant = environments.directory.grant(key.roles)

@@ -29,10 +29,11 @@ from ironflow.web import (
     server_api,
     workers_api,
 )
-from ironflow.web.access import make_access_middleware
+from ironflow.web.access import Gate, make_access_middleware
 from ironflow.web.connect.face import add_connect_face
 from ironflow.web.connect.refusals import make_middleware as make_connect_middleware
 from ironflow.web.environments import PLACE, Environments, Opener
+from ironflow.web.fast_path import FAST_PATH, FastPath
 from ironflow.web.limits import HeldLimits
 from ironflow.web.metrics import Metrics
 from ironflow.web.openapi import describe_api
@@ -169,6 +170,7 @@ def make_app(
         ],
     )
     state = State(engine, version, started_at, JournalWatch(engine), environments)
+    app[FAST_PATH] = FastPath(Gate(engine, environments), body_limit, metrics.count_request)
     app.router.add_post(f"{PLACE}/api/v1/executions/commands", environments.serve_place)
     _fill(app, state, metrics, origins, page_at_root=page_at_root)
     return app

@@ -245,14 +245,15 @@ class Metrics(Collector):
                 raise
             finally:
                 seconds = None if request.get(LIVE) else perf_counter() - began
-                self._count_request(request, status, seconds)
+                resource = request.match_info.route.resource
+                route = resource.canonical if resource is not None else UNMATCHED
+                method = request.method if request.method in METHODS else OTHER
+                self.count_request(method, route, status, seconds)
 
         return count_requests
 
-    def _count_request(self, request: web.Request, status: int, seconds: float | None) -> None:
-        resource = request.match_info.route.resource
-        route = resource.canonical if resource is not None else UNMATCHED
-        method = request.method if request.method in METHODS else OTHER
+    def count_request(self, method: str, route: str, status: int, seconds: float | None) -> None:
+        """Count an answer; `route` is a template, `seconds` None for one that has no end."""
         key = method, route, status
         self._requests[key] = self._requests.get(key, 0) + 1
         if seconds is not None:

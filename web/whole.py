@@ -53,12 +53,7 @@ class Whole(web.Response):
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has hung up")
-        status = self._status
-        head = (
-            f"HTTP/1.1 {status} {_PHRASES[status]}\r\n"
-            f"Content-Type: {headers[hdrs.CONTENT_TYPE]}\r\nContent-Length: {len(body)}\r\n"
-            f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
-        ).encode()
+        head = _encode_head(self._status, headers[hdrs.CONTENT_TYPE], len(body))
         if len(body) < LONG:
             transport.write(head + body)
         else:
@@ -69,6 +64,30 @@ class Whole(web.Response):
         # A client that asks and does not read is waited for.
         await writer.drain()
         return writer
+
+
+def _encode_head(status: int, content_type: str, length: int) -> bytes:
+    return (
+        f"HTTP/1.1 {status} {_PHRASES[status]}\r\n"
+        f"Content-Type: {content_type}\r\nContent-Length: {length}\r\n"
+        f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
+    ).encode()
+
+
+def encode_answer(status: int, body: bytes) -> bytes:
+    """What `Whole` writes on a connection that stays open."""
+    return _encode_head(status, JSON, len(body)) + body
+
+
+def encode_response(response: web.Response) -> bytes:
+    """The same of a response with headers of its own, whose body is bytes that are all there."""
+    body = response.body
+    assert isinstance(body, bytes)
+    lines = [f"HTTP/1.1 {response.status} {_PHRASES[response.status]}"]
+    lines += [f"{name}: {value}" for name, value in response.headers.items()]
+    lines += [f"Content-Length: {len(body)}"]
+    lines += [f"Date: {rfc822_formatted_time()}", f"Server: {SERVER_SOFTWARE}", "", ""]
+    return "\r\n".join(lines).encode() + body
 
 
 READ = web.RequestKey("read_before", bytes)

@@ -27,6 +27,7 @@ from ironflow.storage.memory import MemoryStore
 from ironflow.storage.ports import Store
 from ironflow.storage.sqlite import open_sqlite
 from ironflow.web.app import make_app
+from ironflow.web.fast_path import FastRunner
 
 LARGE = 100_000
 
@@ -212,6 +213,13 @@ class Api:
 Serve = Callable[..., AbstractAsyncContextManager[Api]]
 
 
+class ApiServer(TestServer):
+    """A server with the runner that the real one has."""
+
+    async def _make_runner(self, **options: Any) -> Any:
+        return FastRunner(self.app, **options)
+
+
 @asynccontextmanager
 async def serve_store(
     store: Store, *, caller: Caller | None = None, clock: Clock | None = None, **options: Any
@@ -223,7 +231,7 @@ async def serve_store(
     await engine.start()
     app = make_app(engine, version="1.2.3", started_at=clock.now(), **options)
     try:
-        async with TestClient(TestServer(app)) as client:
+        async with TestClient(ApiServer(app)) as client:
             yield Api(client, engine, shelf)
     finally:
         shelf.gate.set()

@@ -184,4 +184,4 @@ def history_route(path: str, shape: BodyShape) -> Route:
 
 def query_route(path: str, handle: Handle) -> Route:
     """A question whose body may be left out."""
-    return Route(method="POST", path=path, handle=handle, body=dict, optional_body=True)
+    return Route(method="POST", path=path, handle=handle, body=dict, optional_body=True, fast=True)

@@ -22,8 +22,9 @@ from ironflow.web.prefect import (
     ui_api,
     unstored_api,
 )
+from ironflow.web.prefect.paths import PREFIX
 from ironflow.web.prefect.problems import say
-from ironflow.web.prefect.routing import PREFIX, add_routes
+from ironflow.web.prefect.routing import add_routes
 
 ROUTES = (
     *general_api.ROUTES,

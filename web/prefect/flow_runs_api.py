@@ -126,14 +126,14 @@ async def set_states(call: Bodies) -> Answer:
 
 _RUN = "/flow_runs/{id}"
 ROUTES = (
-    Route(method="POST", path="/flow_runs/", handle=create_flow_run, body=FlowRunCreate),
+    Route(method="POST", path="/flow_runs/", handle=create_flow_run, body=FlowRunCreate, fast=True),
     *answers.list_routes("/flow_runs", filter=FILTER, count=COUNT, paginate=PAGINATE),
     answers.history_route("/flow_runs", HISTORY),
     answers.query_route("/flow_runs/lateness", read_lateness),
     answers.query_route("/flow_runs/bulk_delete", delete_flow_runs),
     Route(method="POST", path="/flow_runs/bulk_set_state", handle=set_states, body=dict),
-    Route(method="POST", path=f"{_RUN}/set_state", handle=set_state, body=SetState),
-    Route(method="GET", path=_RUN, handle=read_flow_run),
+    Route(method="POST", path=f"{_RUN}/set_state", handle=set_state, body=SetState, fast=True),
+    Route(method="GET", path=_RUN, handle=read_flow_run, fast=True),
     Route(method="PATCH", path=_RUN, handle=update_flow_run, body=FlowRunUpdate),
     Route(method="DELETE", path=_RUN, handle=delete_flow_run),
     Route(method="PATCH", path=f"{_RUN}/labels", handle=update_labels, body=Labels),

@@ -62,13 +62,13 @@ async def delete_flows(call: Bodies) -> Answer:
 
 
 ROUTES = (
-    Route(method="POST", path="/flows/", handle=create_flow, body=FlowCreate),
+    Route(method="POST", path="/flows/", handle=create_flow, body=FlowCreate, fast=True),
     *answers.list_routes(
         "/flows", filter=FILTER, count=COUNT, paginate=PAGINATE, listing=answers.list_whole
     ),
     answers.query_route("/flows/bulk_delete", delete_flows),
     Route(method="GET", path="/flows/name/{name}", handle=read_flow_by_name),
-    Route(method="GET", path="/flows/{id}", handle=read_flow),
+    Route(method="GET", path="/flows/{id}", handle=read_flow, fast=True),
     Route(method="PATCH", path="/flows/{id}", handle=update_flow, body=FlowUpdate),
     Route(method="DELETE", path="/flows/{id}", handle=delete_flow),
 )

@@ -73,10 +73,9 @@ def say(status: int, detail: object, retry_after: float | None = None) -> web.Re
     return web.Response(body=body, status=status, content_type="application/json", headers=headers)
 
 
-def say_unexpected(request: web.Request, error: Exception, error_id: str) -> web.Response:
+def say_unexpected(where: str, error: Exception, error_id: str) -> web.Response:
     """A defect of ours: the log has the traceback, the client an id to ask about."""
-    where = f"{request.method} {_clean(request.path)}"
-    log.error("error %s at %s", error_id, where, exc_info=error)
+    log.error("error %s at %s", error_id, _clean(where), exc_info=error)
     return say(500, f"{SERVER_DETAIL}; the log has it under error {error_id}")
 
 

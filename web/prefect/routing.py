@@ -27,6 +27,8 @@ from ironflow.core.prefect.faults import (
 )
 from ironflow.core.prefect.scalars import parse_uuid
 from ironflow.core.values import MAX_DEPTH
+from ironflow.web.fast_path import FAST_PATH, Headers, Reply
+from ironflow.web.prefect.paths import PREFIX, is_ours
 from ironflow.web.prefect.problems import respond, say, say_unexpected
 from ironflow.web.whole import Whole, read_whole
 
@@ -34,7 +36,6 @@ Q = TypeVar("Q")
 B = TypeVar("B")
 T = TypeVar("T")
 
-PREFIX = "/api"
 API_VERSION = "0.8.4"
 """The version of the API that this face speaks."""
 OLDEST_API_VERSION = (0, 8, 0)
@@ -53,19 +54,25 @@ _encode = msgspec.json.Encoder().encode
 class Call(Generic[Q, B]):
     """One request, decoded. `path` has UUIDs in their usual form; `raw` is the body as it came."""
 
-    __slots__ = ("body", "engine", "path", "query", "raw", "request")
+    __slots__ = ("_request", "body", "engine", "path", "query", "raw")
 
     def __init__(
         self,
-        request: web.Request,
+        request: web.Request | None,
         engine: Engine,
         path: dict[str, str],
         query: Q,
         body: B,
         raw: bytes,
     ) -> None:
-        self.request, self.engine, self.path = request, engine, path
+        self._request, self.engine, self.path = request, engine, path
         self.query, self.body, self.raw = query, body, raw
+
+    @property
+    def request(self) -> web.Request:
+        """The request as aiohttp has it, which the fast path does without."""
+        assert self._request is not None, "its route is fast"
+        return self._request
 
     def invalid(self, faults: Iterable[Fault]) -> InvalidRequest:
         """The refusal that shows the client its body beside what is wrong with it."""
@@ -99,6 +106,10 @@ class Route:
     query: type[msgspec.Struct] | None = None
     optional_body: bool = False
     text: tuple[str, ...] = ()
+    fast: bool = False
+    """Its answer is JSON and takes no look at the request itself: it may be given on the fast
+    path.
+    """
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -110,8 +121,9 @@ class Route:
 def add_routes(app: web.Application, engine: Engine, routes: Iterable[Route]) -> None:
     """Serve the routes under `/api`."""
     app[ENGINE] = engine
+    fast = app.get(FAST_PATH)
     for route in routes:
-        dispatch = _dispatch(route, engine)
+        endpoint = _Endpoint(route, engine)
         ids = route.ids
         pattern = _PART.sub(
             lambda found, ids=ids: (  # type: ignore[misc]
@@ -119,56 +131,67 @@ def add_routes(app: web.Application, engine: Engine, routes: Iterable[Route]) ->
             ),
             route.path,
         )
-        app.router.add_route(route.method, PREFIX + pattern, dispatch)
+        app.router.add_route(route.method, PREFIX + pattern, endpoint.dispatch)
+        if route.fast and fast is not None:
+            fast.add(route.method, PREFIX + route.path, endpoint.serve)
 
 
-def _dispatch(
-    route: Route, engine: Engine
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    handle, ids = route.handle, route.ids
-    bodies = BodyDecoder(route.body, optional=route.optional_body) if route.body else None
-    queries = QueryDecoder(route.query) if route.query is not None else None
+class _Endpoint:
+    """A route at work."""
 
-    async def dispatch(request: web.Request) -> web.StreamResponse:
+    def __init__(self, route: Route, engine: Engine) -> None:
+        self._route, self._engine = route, engine
+        self._bodies = BodyDecoder(route.body, optional=route.optional_body) if route.body else None
+        self._queries = QueryDecoder(route.query) if route.query is not None else None
+
+    async def dispatch(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request of aiohttp's."""
         try:
-            version = request.headers.get(VERSION_HEADER)
-            if version is not None and version != API_VERSION:
-                check_version(version)
+            _check_version(request.headers)
             path: dict[str, str] = dict(request.match_info)
-            for name in ids:
+            for name in self._route.ids:
                 path[name] = parse_uuid(path[name]) or path[name]
             raw, body = b"", None
-            if bodies is not None:
+            if self._bodies is not None:
                 raw = await read_whole(request)
-                body = bodies.decode(raw)
-            query = queries.decode(request) if queries is not None else None
-            result = await handle(Call(request, engine, path, query, body, raw))
+                body = self._bodies.decode(raw)
+            query = self._queries.decode(request) if self._queries is not None else None
+            result = await self._route.handle(Call(request, self._engine, path, query, body, raw))
         except Exception as error:  # noqa: BLE001 - the one place where errors become responses
-            return _answer_error(request, error, engine)
+            return self._refuse(error, request.path)
         if isinstance(result, web.StreamResponse):
             return result
         status, value = result
         if status == 204:
             return web.Response(status=204)
-        if not isinstance(value, bytes):
-            value = _encode(value)
-        return Whole(value, status)
+        return Whole(value if isinstance(value, bytes) else _encode(value), status)
 
-    return dispatch
+    async def serve(self, headers: Headers, path: dict[str, str], raw: bytes) -> Reply:
+        """Answer a plain request (see `web.fast_path`)."""
+        try:
+            _check_version(headers)
+            body = self._bodies.decode(raw) if self._bodies is not None else None
+            result = await self._route.handle(Call(None, self._engine, path, None, body, raw))
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._refuse(error, self._route.path)
+        assert isinstance(result, tuple)
+        status, value = result
+        return status, value if isinstance(value, bytes) else _encode(value)
+
+    def _refuse(self, error: Exception, path: str) -> web.Response:
+        response = respond(error)
+        if response is None:
+            if isinstance(error, web.HTTPException):
+                raise error
+            where = f"{self._route.method} {path}"
+            response = say_unexpected(where, error, self._engine.ids.new())
+        return response
 
 
-def _answer_error(request: web.Request, error: Exception, engine: Engine) -> web.Response:
-    response = respond(error)
-    if response is None:
-        if isinstance(error, web.HTTPException):
-            raise error
-        response = say_unexpected(request, error, engine.ids.new())
-    return response
-
-
-def is_ours(path: str) -> bool:
-    """Whether a path belongs to this face."""
-    return path.startswith("/api/") and not path.startswith("/api/v1/") and path != "/api/v1"
+def _check_version(headers: Headers) -> None:
+    version = headers.get(VERSION_HEADER)
+    if version is not None and version != API_VERSION:
+        check_version(version)
 
 
 def make_middleware() -> Middleware:

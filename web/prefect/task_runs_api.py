@@ -51,11 +51,11 @@ async def set_state(call: Call[None, SetState]) -> Answer:
 
 _RUN = "/task_runs/{id}"
 ROUTES = (
-    Route(method="POST", path="/task_runs/", handle=create_task_run, body=TaskRunCreate),
+    Route(method="POST", path="/task_runs/", handle=create_task_run, body=TaskRunCreate, fast=True),
     *answers.list_routes("/task_runs", filter=FILTER, count=COUNT, paginate=PAGINATE),
     answers.history_route("/task_runs", COUNT),
-    Route(method="POST", path=f"{_RUN}/set_state", handle=set_state, body=SetState),
-    Route(method="GET", path=_RUN, handle=read_task_run),
+    Route(method="POST", path=f"{_RUN}/set_state", handle=set_state, body=SetState, fast=True),
+    Route(method="GET", path=_RUN, handle=read_task_run, fast=True),
     Route(method="PATCH", path=_RUN, handle=update_task_run, body=TaskRunUpdate),
     Route(method="DELETE", path=_RUN, handle=delete_task_run),
 )

@@ -1,0 +1,354 @@
+"""The fast path answers plain requests as aiohttp's way does, and leaves all others to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from ironflow.storage.memory import MemoryStore
+from ironflow.web import fast_path, patience
+from ironflow.web.fast_path import FAST_PATH, FastPath, Plain
+
+HEAD = "Host: x\r\nContent-Type: application/json\r\n"
+NOWHERE = "00000000-0000-4000-8000-000000000000"
+
+
+class Line:
+    """A connection to the server under test."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def read(self) -> tuple[int, dict[str, str], bytes]:
+        """The next answer: status, headers but for the date, body."""
+        async with asyncio.timeout(20):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            first, *lines = head.rstrip("\r\n").split("\r\n")
+            headers = dict(line.split(": ", 1) for line in lines)
+            headers.pop("Date")
+            body = await self.reader.readexactly(int(headers.get("Content-Length", 0)))
+        return int(first.split(" ")[1]), headers, body
+
+    async def ask(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
+        self.writer.write(request)
+        return await self.read()
+
+
+def encode(method: str, path: str, body: Any = None, head: str = HEAD) -> bytes:
+    """A request; `body` bytes as they are, else as JSON."""
+    data = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
+    length = f"Content-Length: {len(data)}\r\n" if body is not None else ""
+    return f"{method} /api{path} HTTP/1.1\r\n{head}{length}\r\n".encode() + data
+
+
+class Site:
+    """The server under test, and how many requests its fast path has taken."""
+
+    def __init__(self, api: Any) -> None:
+        self.api, self.taken, self.lines = api, 0, list[Line]()
+        fast: FastPath = api.client.server.app[FAST_PATH]
+        read = fast.read
+
+        def note(data: bytes) -> Plain | int:
+            found = read(data)
+            self.taken += isinstance(found, Plain)
+            return found
+
+        fast.read = note  # type: ignore[method-assign]
+
+    async def dial(self) -> Line:
+        line = Line(*await asyncio.open_connection(self.api.client.host, self.api.client.port))
+        self.lines.append(line)
+        return line
+
+    async def make(self, line: Line, path: str, body: Any) -> str:
+        status, _, answer = await line.ask(encode("POST", path, body))
+        assert status in (200, 201), answer
+        made: str = msgspec.json.decode(answer)["id"]
+        return made
+
+    async def run(self, line: Line) -> str:
+        flow = await self.make(line, "/flows/", {"name": "f"})
+        return await self.make(line, "/flow_runs/", {"flow_id": flow})
+
+
+@pytest.fixture
+async def site(serve: Any) -> AsyncIterator[Site]:
+    async with serve(MemoryStore()) as api:
+        made = Site(api)
+        yield made
+        for line in made.lines:
+            line.writer.close()
+
+
+@pytest.fixture
+def few_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_path, "MOST_HEADS", 2)
+
+
+def blind(body: bytes) -> Any:
+    """An answer without what differs from one time to the next."""
+    found = msgspec.json.decode(body)
+    if isinstance(found, dict):
+        for key in ("id", "created", "updated", "name", "expected_start_time", "state_id", "state"):
+            found.pop(key, None)
+        found.pop("estimated_start_time_delta", None)
+    return found
+
+
+REQUESTS = {
+    "created": ("POST", "/flows/", {"name": "f"}),
+    "moved": ("POST", "/flow_runs/{run}/set_state", {"state": {"type": "PENDING"}}),
+    "refused": ("POST", "/task_runs/{task}/set_state", {"state": {"type": "RUNNING"}}),
+    "seen": ("GET", "/flow_runs/{run}", None),
+    "listed": ("POST", "/flow_runs/filter", {"limit": 0}),
+    "listed-by-default": ("POST", "/flows/count", b""),
+    "nowhere": ("POST", f"/flow_runs/{NOWHERE}/set_state", {"state": {"type": "PENDING"}}),
+    "conflict": ("POST", "/flow_runs/", {"flow_id": NOWHERE}),
+    "no-json": ("POST", "/flow_runs/", b"{"),
+    "no-body": ("POST", "/task_runs/", b""),
+    "faults": ("POST", "/flow_runs/{run}/set_state", {"state": {"type": "ODD"}}),
+    "limit": ("POST", "/flow_runs/filter", {"limit": 201}),
+    "deep": ("POST", "/flow_runs/filter", b"[" * 5000),
+    "not-text": ("POST", "/flow_runs/filter", b'{"sort":"\xff"}'),
+}
+
+
+@pytest.mark.parametrize("case", REQUESTS)
+async def test_the_answer_is_the_one_that_aiohttp_gives(site: Site, case: str) -> None:
+    method, path, body = REQUESTS[case]
+    line = await site.dial()
+    run = await site.run(line)
+    task = await site.make(
+        line, "/task_runs/", {"flow_run_id": run, "task_key": "a", "dynamic_key": "0"}
+    )
+    request = encode(method, path.format(run=run, task=task), body)
+    slow = await line.ask(
+        encode(method, path.format(run=run, task=task), body, f"X-Case: {case}\r\n{HEAD}")
+    )
+    await line.ask(request)
+    before = site.taken
+    fast = await line.ask(request)
+    assert site.taken == before + 1
+    if case in ("created", "moved"):  # the first time it was new
+        slow = await line.ask(encode(method, path.format(run=run), body, f"X-Again: 1\r\n{HEAD}"))
+    for one in (slow, fast):
+        one[1].pop("Content-Length")
+    assert fast[:2] == slow[:2]
+    assert blind(fast[2]) == blind(slow[2])
+
+
+@pytest.mark.parametrize(
+    ("status", "head", "path"),
+    [
+        (403, "Origin: https://elsewhere.example\r\n", "/flows/"),
+        (403, "Sec-Fetch-Site: cross-site\r\n", "/flows/"),
+        (404, "X-Ironflow-Environment: nowhere\r\n", "/flows/"),
+        (400, "X-PREFECT-API-VERSION: 0.1.0\r\n", "/flows/"),
+        (200, "X-PREFECT-API-VERSION: 0.8.4\r\n", "/flows/"),
+        (200, "", "/flows/?x=1"),
+        (307, "", "/flows"),
+        (405, "", f"/flow_runs/{NOWHERE}"),
+    ],
+)
+async def test_what_somebody_looks_at_is_looked_at(
+    site: Site, status: int, head: str, path: str
+) -> None:
+    line = await site.dial()
+    await site.make(line, "/flows/", {"name": "f"})
+    for _ in range(3):
+        found, *_ = await line.ask(encode("POST", path, {"name": "f"}, HEAD + head))
+        assert found == status
+
+
+async def test_a_request_may_come_in_pieces(site: Site) -> None:
+    line = await site.dial()
+    request = encode("POST", "/flows/", {"name": "f"})
+    whole = await line.ask(request)
+    for place in range(1, len(request)):
+        piecewise = await site.dial()
+        assert (await piecewise.ask(request))[0] == 200
+        piecewise.writer.write(request[:place])
+        await piecewise.writer.drain()
+        await asyncio.sleep(0)
+        assert (await piecewise.ask(request[place:]))[2] == (await line.ask(request))[2]
+        assert (await piecewise.ask(request))[2] == (await line.ask(request))[2]
+        piecewise.writer.close()
+    assert whole[0] == 201
+
+
+async def test_who_does_not_wait_is_answered_in_order(site: Site) -> None:
+    line = await site.dial()
+    run = await site.run(line)
+    names = [f"f{n}" for n in range(40)]
+    requests = [encode("POST", "/flows/", {"name": name}) for name in names]
+    requests.insert(20, encode("GET", f"/flow_runs/{run}"))
+    requests.insert(30, encode("GET", "/health"))
+    for size in (1, 3, 41):
+        for start in range(0, len(requests), size):
+            line.writer.write(b"".join(requests[start : start + size]))
+            await asyncio.sleep(0)
+        answers = [msgspec.json.decode((await line.read())[2]) for _ in requests]
+        assert answers.pop(30) is True
+        assert answers.pop(20)["id"] == run
+        assert [answer["name"] for answer in answers] == names
+
+
+async def test_other_ways_to_send_a_body_are_understood(site: Site) -> None:
+    line = await site.dial()
+    data, flow = b'{"name":"f"}', await site.make(await site.dial(), "/flows/", {"name": "f"})
+    chunked = f"POST /api/flows/ HTTP/1.1\r\n{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode()
+    plain = encode("POST", "/flows/", data)
+    for request in (plain, plain, chunked + b"c\r\n%b\r\n0\r\n\r\n" % data, plain, plain):
+        status, _, body = await line.ask(request)
+        assert (status, msgspec.json.decode(body)["id"]) == (200, flow)
+    line = await site.dial()
+    await line.ask(plain)
+    expecting = encode("POST", "/flows/", data, HEAD + "Expect: 100-continue\r\n")
+    line.writer.write(expecting[: -len(data)])
+    assert (await line.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+    assert (await line.ask(data))[0] == 200
+    closing = encode("POST", "/flows/", data, HEAD + "Connection: close\r\n")
+    for _ in range(2):
+        line = await site.dial()
+        assert (await line.ask(closing))[1]["Connection"] == "close"
+        assert await line.reader.read() == b""
+
+
+async def test_bodies_are_limited(serve: Any) -> None:
+    async with serve(MemoryStore(), body_limit=100) as api:
+        site = Site(api)
+        line = await site.dial()
+        for length, status in ((60, 201), (101, 413), (60, 201), (200_000, 413)):
+            body = {"name": f"{length:x<{length - 11}}"}
+            for _ in range(2):
+                line = await site.dial() if length > 100 else line
+                found, _, answer = await line.ask(encode("POST", "/flows/", body))
+                assert found in (status, 200), answer
+        line.writer.close()
+
+
+async def test_keys_are_asked_for(site: Site) -> None:
+    line = await site.dial()
+    request = encode("POST", "/flows/", {"name": "f"})
+    reading = "GET", f"/flow_runs/{NOWHERE}", None
+    await line.ask(request)
+    await line.ask(request)
+    admin = await make_key(site, "admin", "")
+    assert (await line.ask(request))[0] == 401
+    viewer = await make_key(site, "viewer", admin)
+    for secret, expected in ((admin, (200, 404)), (viewer, (403, 404)), ("ifkey_no", (401, 401))):
+        head = f"{HEAD}Authorization: Bearer {secret}\r\n"
+        for _ in range(3):
+            before = site.taken
+            changed, *_ = await line.ask(encode("POST", "/flows/", {"name": "f"}, head))
+            seen, *_ = await line.ask(encode(*reading, head))
+            assert (changed, seen) == expected
+        assert site.taken - before == sum(status not in (401, 403) for status in expected)
+
+
+async def make_key(site: Site, role: str, admin: str) -> str:
+    headers = {"Authorization": f"Bearer {admin}"} if admin else {}
+    body = {"name": role, "role": role}
+    async with site.api.client.post("/api/v1/keys", json=body, headers=headers) as made:
+        secret: str = (await made.json())["secret"]
+    return secret
+
+
+async def test_answers_are_counted_under_their_routes(site: Site) -> None:
+    line = await site.dial()
+    run = await site.run(line)
+    for _ in range(4):
+        await line.ask(encode("GET", f"/flow_runs/{run}"))
+    async with site.api.client.get("/metrics") as response:
+        text = await response.text()
+    assert 'route="/api/flow_runs/{id}",status="200"} 4.0' in text
+    assert site.taken
+
+
+async def test_many_heads_push_out_others(site: Site, few_heads: None) -> None:
+    line = await site.dial()
+    for number in range(20):
+        head = f"{HEAD}X-Number: {number % 5}\r\n"
+        for _ in range(2):
+            assert (await line.ask(encode("POST", "/flows/", {"name": "f"}, head)))[0] < 300
+    assert site.taken == 20
+
+
+async def test_one_that_hangs_up_waits_for_nothing(site: Site) -> None:
+    line = await site.dial()
+    run = await site.run(line)
+    request = encode("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "PENDING"}})
+    await line.ask(request)
+    prefect, entered, left = site.api.engine.prefect, asyncio.Event(), asyncio.Event()
+
+    async def wait(*_: Any, **__: Any) -> None:
+        entered.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            left.set()
+
+    prefect.set_flow_run_state = wait
+    line.writer.write(request)
+    await entered.wait()
+    line.writer.close()
+    async with asyncio.timeout(20):
+        await left.wait()
+    async with site.api.client.get("/metrics") as response:
+        assert 'route="/api/flow_runs/{id}/set_state",status="499"} 1.0' in await response.text()
+
+
+async def test_a_server_that_ends_answers_first(site: Site) -> None:
+    line = await site.dial()
+    run = await site.run(line)
+    request = encode("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "PENDING"}})
+    await line.ask(request)
+    prefect, entered, go_on = site.api.engine.prefect, asyncio.Event(), asyncio.Event()
+
+    async def wait(*_: Any, **__: Any) -> tuple[int, bytes]:
+        entered.set()
+        await asyncio.sleep(0)
+        await go_on.wait()
+        return 200, b'"at last"'
+
+    prefect.set_flow_run_state = wait
+    line.writer.write(request)
+    await entered.wait()
+    ending = asyncio.create_task(site.api.client.server.close())
+    await asyncio.sleep(0)
+    go_on.set()
+    assert (await line.read())[2] == b'"at last"'
+    assert await line.reader.read() == b""
+    await ending
+
+
+async def test_what_nobody_expected_is_a_500_with_an_id(site: Site) -> None:
+    line = await site.dial()
+    run = await site.run(line)
+    request = encode("GET", f"/flow_runs/{run}")
+    await line.ask(request)
+
+    async def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    site.api.engine.prefect.read_flow_run = fail
+    status, _, body = await line.ask(request)
+    assert (status, b"the log has it under error" in body) == (500, True)
+    assert (await line.ask(encode("GET", "/health")))[0] == 200
+
+
+async def test_one_that_says_half_a_request_is_hung_up_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = await site.dial()
+    request = encode("POST", "/flows/", {"name": "f"})
+    await line.ask(request)
+    monkeypatch.setattr(patience, "HEAD_SECONDS", 0.1)
+    line.writer.write(request[:-3])
+    async with asyncio.timeout(20):
+        assert (await line.reader.read()).startswith(b"HTTP/1.1 408 ")

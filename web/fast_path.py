@@ -1,0 +1,325 @@
+"""The fast path: plain requests for a few busy routes, answered by the connection itself.
+
+aiohttp makes a message, a stream, a request, two tasks and a response of every request, and
+asks a row of middlewares about it; for a few hundred bytes of JSON that is most of what the answer
+costs. Here a request in one piece, whose head has come before, byte for byte, and was plain as
+aiohttp's own parser read it, is looked up, admitted, handled and answered in one write.
+
+Nothing is decided here that is decided elsewhere. Whatever is not plain goes the usual way: another
+route, a query, a header that somebody looks at, a large body, a key that needs more than a look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Coroutine, Mapping
+from time import perf_counter
+from typing import Any, NamedTuple, cast
+
+from aiohttp import web
+from aiohttp.http_parser import RawRequestMessage
+
+from ironflow.core.actions import Requirement, requirement_of
+from ironflow.web.access import HEADER, NAME_HEADER, Gate, secret_of
+from ironflow.web.limits import kind_held
+from ironflow.web.patience import BODY_BYTES, PatientHandler, PatientRunner
+from ironflow.web.whole import encode_answer, encode_response
+
+log = logging.getLogger("ironflow.web")
+
+Headers = Mapping[str, str]
+Reply = tuple[int, bytes] | web.Response
+"""A status and a JSON body, or a response whose body is all there."""
+Serve = Callable[[Headers, dict[str, str], bytes], Coroutine[Any, Any, Reply]]
+"""Answers a request: its headers, the parts of its path, its body. Raises nothing but
+`CancelledError`."""
+Count = Callable[[str, str, int, float], None]
+"""Told of an answer: method, template, status, seconds."""
+
+MOST_HEADS = 1024
+"""Heads that are remembered: a client sends the same one again and again."""
+LONGEST_HEAD = 2048
+"""Bytes of a head that is remembered."""
+CANCELLED = 499
+
+_ID = rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_LINE = re.compile(
+    rb"([A-Z]{3,5}) ((?:/[a-z0-9_]+)*?)(?:/(%b))?((?:/[a-z0-9_]+)*/?) HTTP/1\.1\r\n" % _ID
+)
+_FIRST = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
+_PART = re.compile(r"/\{(\w+)\}")
+_LOOKED_AT = ("Origin", "Sec-Fetch-Site", "Expect", HEADER, NAME_HEADER)
+
+
+class FastRoute(NamedTuple):
+    """A route that may be answered here. `name`: of the id in its path, if there is one."""
+
+    method: str
+    template: str
+    name: str
+    needed: Requirement | None
+    serve: Serve
+
+
+class Head(NamedTuple):
+    """What is known of a plain head, but for its first line. `length` of the body in bytes."""
+
+    length: int
+    headers: Headers
+    secret: str | None
+
+
+class Plain(NamedTuple):
+    """A plain request that is all there."""
+
+    route: FastRoute
+    path: dict[str, str]
+    headers: Headers
+    body: bytes
+
+
+class FastPath:
+    """The routes of an application that are served so, and the heads that have come before."""
+
+    def __init__(self, gate: Gate, body_limit: int, count: Count) -> None:
+        self.count = count
+        self._gate, self._most = gate, min(body_limit, BODY_BYTES)
+        self._routes: dict[tuple[bytes, ...], FastRoute] = {}
+        self._heads: dict[bytes, Head] = {}
+
+    def add(self, method: str, template: str, serve: Serve) -> None:
+        """Serve a route here, too. Its path has one part that is not fixed at most, a UUID."""
+        if kind_held(method, template):
+            raise ValueError(f"{template} may be held open: that is counted elsewhere")
+        before, *rest = _PART.split(template)
+        name, after = rest or ("", before)
+        key = method.encode(), before.encode() if name else b"", after.encode()
+        needed = requirement_of(method, template)
+        self._routes[key] = FastRoute(method, template, name, needed, serve)
+
+    def read(self, data: bytes) -> Plain | int:
+        """The plain request that `data` is; else how many bytes of it are still to come, 0 when it
+        is none.
+        """
+        line = _LINE.match(data)
+        if line is None:
+            return 0
+        method, before, id_, after = line.groups()
+        route = self._routes.get((method, before, after))
+        start = line.end()
+        end = data.find(b"\r\n\r\n", start)
+        if route is None or end < 0:
+            return 0
+        head = self._heads.get(data[start:end])
+        if head is None or head.length > self._most:
+            return 0
+        missing = end + 4 + head.length - len(data)
+        if missing:
+            return max(missing, 0)
+        if not self._gate.admits(head.secret, route.needed):
+            return 0
+        path = {route.name: id_.decode()} if route.name else {}
+        return Plain(route, path, head.headers, data[end + 4 :])
+
+    def learn(self, data: bytes, message: RawRequestMessage, is_whole: bool) -> int:
+        """Remember the head of the message that begins where `data` does, if it is plain. How many
+        bytes of the message are still to come; -1 when that is not known, or more has come.
+        """
+        line, end = _FIRST.match(data), data.find(b"\r\n\r\n")
+        if line is None or end < line.end() or message.chunked or message.upgrade:
+            return -1
+        headers = message.headers
+        length = int(headers.get("Content-Length", "0"))
+        left = end + 4 + length - len(data)
+        if left < 0 or is_whole is not (left == 0):
+            return -1
+        if (
+            end - line.end() <= LONGEST_HEAD
+            and not (message.should_close or message.compression)
+            and not any(name in headers for name in _LOOKED_AT)
+        ):
+            if len(self._heads) >= MOST_HEADS:
+                self._heads.clear()
+            self._heads[data[line.end() : end]] = Head(length, headers, secret_of(headers))
+        return left
+
+
+FAST_PATH = web.AppKey("fast_path", FastPath)
+
+
+class Steps:
+    """Takes a coroutine from wait to wait without a task. `done` is told what it returned, None
+    when it was cancelled.
+    """
+
+    __slots__ = ("_awaited", "_coroutine", "_done", "_loop")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, Reply],
+        done: Callable[[Reply | None], None],
+    ) -> None:
+        self._loop, self._coroutine, self._done = loop, coroutine, done
+        self._awaited: asyncio.Future[Any] | None = None
+
+    def go_on(self, _: object = None) -> None:
+        """Take the next step."""
+        self._awaited = None
+        try:
+            awaited = self._coroutine.send(None)
+        except StopIteration as stop:
+            self._done(stop.value)
+        except asyncio.CancelledError:
+            self._done(None)
+        except Exception:
+            log.exception("a request could not be answered")
+            self._done(None)
+        else:
+            if awaited is None:  # it lets others go first
+                self._loop.call_soon(self.go_on)
+                return
+            awaited._asyncio_future_blocking = False
+            awaited.add_done_callback(self.go_on)
+            self._awaited = awaited
+
+    def cancel(self) -> None:
+        """End what it waits for."""
+        if self._awaited is not None:
+            self._awaited.cancel()
+
+
+class FastHandler(PatientHandler):
+    """A connection that answers plain requests itself."""
+
+    __slots__ = ("_began", "_fast", "_held", "_left", "_plain", "_steps")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Nothing has come yet."""
+        super().connection_made(transport)
+        manager = self._manager
+        assert isinstance(manager, _FastServer)
+        self._fast = manager.fast
+        self._held = b""
+        """The beginning of a plain request, or what came while one is answered."""
+        self._left = 0
+        """Bytes that aiohttp is still to get of its message; -1: what comes is no beginning."""
+        self._steps: Steps | None = None
+        self._plain: Plain | None = None
+        self._began = 0.0
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Nobody waits for the answer any more."""
+        super().connection_lost(exc)
+        if self._steps is not None:
+            self._steps.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Something came: the whole of a request, or a part of one."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        if self._steps is not None:
+            self._hold_back(data)
+            return
+        if not self._left and self._is_idle():
+            found = self._fast.read(data)
+            if isinstance(found, Plain):
+                self._answer(found)
+                return
+            if found:
+                self._held = data
+                if self._deadline is None:
+                    self._await_head()
+                return
+        self._hand_on(data)
+
+    def _is_idle(self) -> bool:
+        """Whether the request before was answered, the answer is out, and nothing ends."""
+        return not (
+            self._waiter is None
+            or self._messages
+            or self._paused
+            or self._upgraded
+            or self._close
+            or self._force_close
+        )
+
+    def _hand_on(self, data: bytes) -> None:
+        """What came is aiohttp's to read."""
+        before = self._request_count
+        super().data_received(data)
+        if self._left > 0:
+            self._left = max(self._left - len(data), -1)
+        elif self._left == 0 and data:
+            self._left = -1
+            if self._request_count == before + 1 and self._messages:
+                message, payload = self._messages[-1]
+                if isinstance(message, RawRequestMessage):
+                    self._left = self._fast.learn(data, message, payload.is_eof())
+
+    def _hold_back(self, data: bytes) -> None:
+        """A client that asks before it was answered waits for its turn."""
+        self._held = data
+        if self.transport is not None:
+            self.transport.pause_reading()
+
+    def _answer(self, plain: Plain) -> None:
+        assert self._manager is not None
+        self._calm()
+        self._manager.requests_count += 1
+        self._request_in_progress = True
+        self._plain, self._began = plain, perf_counter()
+        serving = plain.route.serve(plain.headers, plain.path, plain.body)
+        self._steps = Steps(self._loop, serving, self._answered)
+        self._steps.go_on()
+
+    def _answered(self, reply: Reply | None) -> None:
+        plain = self._plain
+        assert plain is not None
+        self._steps = self._plain = None
+        self._request_in_progress = False
+        if reply is None:
+            status, answer = CANCELLED, b""
+        elif isinstance(reply, web.Response):
+            status, answer = reply.status, encode_response(reply)
+        else:
+            status, answer = reply[0], encode_answer(*reply)
+        if self.transport is not None:
+            if answer:
+                self.transport.write(answer)
+            else:
+                self.transport.abort()
+        route = plain.route
+        self._fast.count(route.method, route.template, status, perf_counter() - self._began)
+        if self._handler_waiter is not None:
+            self._handler_waiter.set_result(None)  # the server ends, and has waited for this
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._held:
+            if self.transport is not None:
+                self.transport.resume_reading()
+            self.data_received(b"")
+
+
+class FastRunner(PatientRunner):
+    """Runs an application, on the fast path where it has one."""
+
+    __slots__ = ()
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        fast = self.app.get(FAST_PATH)
+        if fast is not None:
+            server.__class__ = _FastServer
+            cast("_FastServer", server).fast = fast
+        return server
+
+
+class _FastServer(web.Server):
+    """Makes the connections."""
+
+    fast: FastPath
+
+    def __call__(self) -> FastHandler:
+        return FastHandler(self, loop=self._loop, **self._kwargs)
