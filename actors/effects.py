@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from ironflow.actors.kernel import Ref
@@ -44,6 +44,16 @@ class LocalEffects:
         except (StorageError, Gone) as error:
             failure = error
         return await self._insist(command, failure)
+
+    def report(
+        self,
+        command: Message[R],
+        then: Callable[[R | None, Exception | None], None],
+        *,
+        at_once: bool,
+    ) -> None:
+        """See `core.execution.LocalEffects`."""
+        self._ref.send(command, then, at_once=at_once)
 
     def request(self, command: Message[R]) -> asyncio.Future[R]:
         """Report now, and see later with `settle` what became of it. What is requested in a row is

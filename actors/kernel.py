@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, final
 
 import msgspec
 
@@ -60,15 +60,50 @@ class Behavior(msgspec.Struct, frozen=True):
     restart: Restart = Restart()
 
 
+class Reply(Protocol):
+    """Where an answer goes: a future, as a rule."""
+
+    def done(self) -> bool:
+        """Whether nobody wants it any more."""
+        ...
+
+    def set_result(self, result: Any, /) -> None:
+        """This is the answer."""
+        ...
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """There is none, for this reason."""
+        ...
+
+
+class Told:
+    """The `Reply` of somebody who is called when it is there, and not a turn of the loop later."""
+
+    __slots__ = ("_tell",)
+
+    def __init__(self, tell: Callable[[Any, Exception | None], None]) -> None:
+        self._tell = tell
+
+    def done(self) -> bool:
+        """See `Reply`."""
+        return False
+
+    def set_result(self, result: Any, /) -> None:
+        """See `Reply`."""
+        self._tell(result, None)
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """See `Reply`."""
+        self._tell(None, exception)
+
+
 class Envelope:
     """A message on its way, and where its answer goes."""
 
     # Slots and no dataclass: one is made for every message.
     __slots__ = ("message", "reply", "trusted")
 
-    def __init__(
-        self, message: Message[Any], reply: asyncio.Future[Any] | None, trusted: bool = False
-    ) -> None:
+    def __init__(self, message: Message[Any], reply: Reply | None, trusted: bool = False) -> None:
         self.message, self.reply, self.trusted = message, reply, trusted
 
     def answer(self, value: object) -> None:
@@ -165,6 +200,19 @@ class Ref:
         reply: asyncio.Future[R] = system.loop.create_future()
         system.cell(self.address).deliver(Envelope(message, reply, trusted=True))
         return reply
+
+    def send(
+        self,
+        message: Message[R],
+        then: Callable[[R | None, Exception | None], None],
+        *,
+        at_once: bool = False,
+    ) -> None:
+        """`request` without a future: `then` is called with the answer, or with why there is none.
+        `at_once` as for `ask`.
+        """
+        envelope = Envelope(message, Told(then), trusted=True)
+        self.system.cell(self.address).deliver(envelope, at_once=at_once)
 
     async def ask(
         self,

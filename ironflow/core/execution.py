@@ -49,6 +49,19 @@ class LocalEffects(Effects, Protocol):
     other.
     """
 
+    def report(
+        self,
+        command: Message[R],
+        then: Callable[[R | None, Exception | None], None],
+        *,
+        at_once: bool,
+    ) -> None:
+        """`ask` for whoever does not await: once it is durable `then` gets the answer, or at any
+        time why there is none. Repeats nothing; `then` must not raise. `at_once`: the engine may
+        decide before this returns.
+        """
+        ...
+
     def follow(self, run_id: str, after: int = -1) -> AsyncIterator[StreamedEvent]:
         """The streamed events of a workflow after a sequence, as they come, up to its end."""
         ...

@@ -234,11 +234,32 @@ class WatchedEffects:
         """Report and wait for the answer."""
         life = self._watch.world.lives
         answer = await self._effects.ask(command)
+        self._check(command, answer, life)
+        return answer
+
+    def report(
+        self,
+        command: Message[R],
+        then: Callable[[R | None, Exception | None], None],
+        *,
+        at_once: bool,
+    ) -> None:
+        """Report without waiting."""
+        life = self._watch.world.lives
+
+        def hear(answer: R | None, error: Exception | None) -> None:
+            if error is None:
+                self._check(command, answer, life)
+            then(answer, error)
+
+        effects = cast("LocalEffects", self._effects)
+        effects.report(command, hear, at_once=at_once)
+
+    def _check(self, command: Message[R], answer: R | None, life: int) -> None:
         run = self._watch.runs.get(self._run_id)
         if run is not None and life == self._watch.world.lives:
             found = laws.acknowledged_report_is_durable(run, command, answer)
             self._watch.find("acknowledged_report_is_durable", f"run/{self._run_id}", found)
-        return answer
 
     async def blob(self, digest: str) -> bytes:
         """A large value by its digest."""

@@ -9,6 +9,11 @@ up only when the turn that made them is durable.
 What a step streams while it goes on is committed on the next turn of the loop; what it stores and
 sends waits for its end, for at most `PATIENCE` seconds, so that a step that never ends can still
 hand on work.
+
+Nothing here waits in a task: `_go_on` is called when a step has ended, when a turn is recorded and
+when something came, and does what can be done then. Between the end of a step and its turn on the
+way to the journal there is no turn of the event loop, nor between the turn's return and the task of
+the next step.
 """
 
 from __future__ import annotations
@@ -18,12 +23,13 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, cast
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
 from ironflow.core import commands as c
-from ironflow.core.errors import Suspended, Unwound
+from ironflow.core.errors import Gone, StorageError, Suspended, Unwound
 from ironflow.core.execution import Assignment, LocalEffects, RunningStep
 from ironflow.core.payloads import Failure
 from ironflow.core.runs import Step
@@ -67,6 +73,14 @@ _encode_state = msgspec.json.Encoder().encode
 _decode_state = msgspec.json.Decoder(WorkflowState).decode
 
 
+class Turn(NamedTuple):
+    """A turn on its way to the journal, and who waits for it: jobs to take up, futures."""
+
+    command: c.RecordTurn
+    fresh: list[int]
+    commits: list[asyncio.Future[None]]
+
+
 class Interpreter:
     """One execution of a workflow's run: the body that the executor holds."""
 
@@ -99,8 +113,12 @@ class Interpreter:
         self.objects = Objects(function, assignment.effects, self.keep)
         self.workers = Workers(self)
         self.end: c.TurnEnd | None = None
-        self._bell = asyncio.Event()
-        self._due = self._is_parked = False
+        self.context: Context
+        """What the steps inherit."""
+        self._over: asyncio.Future[Turn | None] | None = None
+        """Ends the body; with a turn that the journal would not take, it is for another try."""
+        self._recording: Turn | None = None
+        self._due = self._is_parked = self._is_going = self._is_called = self._is_told = False
         self._patience: asyncio.TimerHandle | None = None
         self._since: float | None = None
         """Since when something waits for the end of its step."""
@@ -122,7 +140,7 @@ class Interpreter:
     @property
     def is_idle(self) -> bool:
         """Whether nothing but something durable holds the body up."""
-        return not self.workers.active and not self.ops and not self._due
+        return not (self.workers.active or self.ops or self._due or self._recording)
 
     def attach(
         self,
@@ -145,13 +163,13 @@ class Interpreter:
     def suspend(self) -> None:
         """Leave at the next boundary: steps that execute end first, and no new ones begin."""
         self.leaving = True
-        self._bell.set()
+        self._call()
 
     def unwind(self) -> None:
         """Cancel whatever executes, and end."""
         self.unwinding = True
         self.workers.cancel()
-        self._bell.set()
+        self._call()
 
     def running_steps(self) -> list[RunningStep]:
         """What executes now."""
@@ -173,7 +191,7 @@ class Interpreter:
             if self.assignment.unwinding is not None:
                 raise Unwound
             await self._restore()
-            await self._work()
+            await self._live()
         except Unwound:
             await self.workers.stop()
             if self.leaving:
@@ -184,6 +202,7 @@ class Interpreter:
                 gate.release()
             if self._patience is not None:
                 self._patience.cancel()
+            self._over = None
             self.workers.cancel()
 
     async def _restore(self) -> None:
@@ -201,31 +220,79 @@ class Interpreter:
             self.router.route(self.router.prepare(event, None, inside=False))
             self._begin_fresh()
 
-    async def _work(self) -> None:
-        while True:
+    async def _live(self) -> None:
+        """From the first job to the end. Raises `Unwound`, `Suspended`, and what reports raise."""
+        self.context = copy_context()
+        self._over = self.loop.create_future()
+        self._advance()
+        while (turn := await self._over) is not None:
+            self._over = self.loop.create_future()
+            directive = await self.effects.ask(turn.command)
+            self._recorded(directive, None)
+
+    def _advance(self) -> None:
+        """Do what can be done now."""
+        self._is_called = False
+        if self._is_going or self._recording is not None:
+            return
+        self._is_going = True
+        try:
+            self._go_on()
+        except Exception as error:  # noqa: BLE001 - raised in the body's task
+            self._finish(error)
+        finally:
+            self._is_going = False
+
+    def _go_on(self) -> None:
+        while self._recording is None and self._over is not None and not self._over.done():
             if self.unwinding:
-                raise Unwound
-            if self._due:
+                self._finish(Unwound())
+            elif self._due:
                 self._due = False
                 is_level = not (self.fresh or self._has_news())
                 self._take_in()
                 if is_level and self.fresh and not self._due:
                     self._begin_fresh()
-                # A step may end the run while this turn is being recorded: that is the next turn.
-                elif self._has_news() and await self._commit(parks=self._is_through()):
-                    return
+                elif self._has_news():
+                    self._record(parks=self._is_through())
+            else:
                 self.workers.dispatch()
-                continue
-            self.workers.dispatch()
-            if not self.workers.active:
+                if self.workers.active:
+                    return
+                if self._due:
+                    continue
                 if self.leaving or self.pausing:
                     if self.ops:
-                        await self._commit()
-                        continue
-                    raise Suspended
-                if await self._park():
-                    continue
-            await self._rest()
+                        self._record()
+                    else:
+                        self._finish(Suspended())
+                elif self.router.queues:
+                    return
+                elif self._is_parked:
+                    self.executor.note_idle(self)
+                    return
+                else:  # nothing is left to do, and the last turn has not said so
+                    self._record(parks=True)
+
+    def _finish(self, error: BaseException | None) -> None:
+        """The body ends, or breaks."""
+        over = self._over
+        if over is None or over.done():
+            return
+        if error is None:
+            over.set_result(None)
+        else:
+            over.set_exception(error)
+
+    def note_step_ended(self) -> None:
+        """A step has left its worker. What it did is recorded now, with that of others which are
+        about to end if there are any.
+        """
+        if self.workers.active:
+            self.ring()
+        else:
+            self._due = True
+            self._advance()
 
     def _begin_fresh(self) -> None:
         """Take new jobs up although no turn has recorded them.
@@ -242,9 +309,15 @@ class Interpreter:
         self.flush_later()
 
     def ring(self) -> None:
-        """There is something to do."""
+        """There is something to do, or to record: on the next turn of the loop."""
         self._due = True
-        self._bell.set()
+        self._call()
+
+    def _call(self) -> None:
+        """Have `_advance` called soon; not by whoever will do it anyway."""
+        if not (self._is_called or self._is_going or self._recording is not None):
+            self._is_called = True
+            self.loop.call_soon(self._advance)
 
     def finish(self, event: Any) -> None:
         """The run ends with this stop event; the first one counts."""
@@ -260,11 +333,6 @@ class Interpreter:
             self.end = c.TurnEnd(error=failure)
             self.ring()
 
-    async def _rest(self) -> None:
-        self._bell.clear()
-        if not (self._due or self.unwinding):
-            await self._bell.wait()
-
     def _has_news(self) -> bool:
         """Whether there is anything to record."""
         return bool(self.ops or self.creates or self.end)
@@ -273,19 +341,6 @@ class Interpreter:
         """Whether nothing is left to do before something comes from outside."""
         under_way = self.workers.active or self.router.queues or self.fresh
         return not (under_way or self.leaving or self.pausing)
-
-    async def _park(self) -> bool:
-        """Tell the engine that nothing is left to do, unless the last turn has; True when something
-        came meanwhile.
-        """
-        if self.router.queues:
-            return False
-        if not self._is_parked:
-            await self._commit(parks=True)
-        if self._due or self.workers.active or self.leaving or self.unwinding:
-            return True
-        self.executor.note_idle(self)
-        return False
 
     # -- turns ------------------------------------------------------------------------------------
 
@@ -300,12 +355,6 @@ class Interpreter:
                 job.echoes.append(Echo("store", "", op.changes, op.undo))
         else:
             apply_op(self.state, op, self.clock.now())
-
-    def commit_soon(self) -> None:
-        """Record on the next turn of the loop."""
-        if not self._due:
-            self._due = True
-            self.loop.call_soon(self._bell.set)
 
     def flush_later(self) -> None:
         """Record what a step did although it goes on, if it goes on for long."""
@@ -332,11 +381,11 @@ class Interpreter:
         """Return when everything up to now is recorded."""
         future: asyncio.Future[None] = self.loop.create_future()
         self._commits.append(future)
-        self.commit_soon()
+        self.ring()
         await future
 
-    async def _commit(self, parks: bool = False) -> bool:
-        """Record a turn; whether it was the last one."""
+    def _record(self, parks: bool = False) -> None:
+        """Hand the journal a turn."""
         if not self.workers.active:
             # One timer serves many turns: it is not set and cancelled for each.
             self._since = None
@@ -345,12 +394,11 @@ class Interpreter:
         creates, self.creates = self.creates, []
         blobs, self.blobs = self.blobs, {}
         commits, self._commits = self._commits, []
-        end = self.end
-        if end is not None:
+        if self.end is not None:
             self.workers.cancel()
         self.number_of_turns += 1
         self.state.turns = self.number_of_turns
-        turn = c.RecordTurn(
+        command = c.RecordTurn(
             execution=self.number,
             number=self.number_of_turns,
             ops=_settled(ops),
@@ -358,27 +406,44 @@ class Interpreter:
             awaits=self.definition.answers if parks else (),
             seen=self.seen,
             creates=tuple(creates),
-            end=end,
+            end=self.end,
             blobs=blobs,
         )
-        self.objects.add_large(blobs)
+        if blobs:
+            self.objects.add_large(blobs)
         self._is_parked = parks  # before it is recorded: what wakes the run may come meanwhile
-        directive = await self.effects.ask(turn)
-        for future in commits:
+        self._recording = Turn(command, fresh, commits)
+        self.effects.report(command, self._recorded, at_once=not self._is_told)
+
+    def _recorded(self, directive: c.Directive | None, error: Exception | None) -> None:
+        """The turn is durable, or was refused: go on."""
+        turn, over = self._recording, self._over
+        if turn is None or over is None or over.done():
+            return
+        if isinstance(error, StorageError | Gone):
+            over.set_result(turn)  # the body's task insists
+            return
+        self._recording = None
+        if error is not None:
+            self._finish(error)
+            return
+        for future in turn.commits:
             if not future.done():
                 future.set_result(None)
-        for job_id in fresh:
+        for job_id in turn.fresh:
             job = self.state.jobs.get(job_id)
             if job is not None and job_id not in self.workers.active:
                 self.router.enqueue(job)
         if directive == "unwind":
             self.unwinding = True
-            raise Unwound
-        if directive == "suspend":
-            self.pausing = True
-        elif end is None:
-            self.pausing = False
-        return end is not None
+        elif turn.command.end is not None:
+            self._finish(None)
+            return
+        else:
+            self.pausing = directive == "suspend"
+        self._is_told = True  # by the run's actor, which has more to do before its next message
+        self._advance()
+        self._is_told = False
 
     # -- what came from outside -------------------------------------------------------------------
 
@@ -471,7 +536,7 @@ class Interpreter:
         """Write an event to the stream."""
         internal = is_internal(type(event))
         self.emit(Streamed(payload_of(text, self.blobs), job, mark, internal))
-        self.commit_soon()
+        self.ring()
 
     def note_unhandled(self, event: Any, step: str | None) -> None:
         """Tell readers who ask for it that nobody takes an event."""

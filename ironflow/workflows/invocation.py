@@ -293,7 +293,7 @@ class Invocation:
         )
         body.emit(ChildStarted(self.job.id, key, run_id, workflow_id))
         body.creates.append(make(run_id, parent))
-        body.commit_soon()
+        body.ring()
         return key, run_id
 
     def child_end(self, key: str) -> Awaitable[None]:

@@ -65,7 +65,10 @@ class Workers:
         self.active[job.id] = invocation
         self.body.emit(JobBegan(job.id, spec.name, invocation.taken, worker))
         self.body.flush_later()
-        self.tasks[job.id] = self.body.loop.create_task(self._execute(invocation))
+        body = self.body
+        self.tasks[job.id] = body.loop.create_task(
+            self._execute(invocation), context=body.context.copy()
+        )
 
     async def _execute(self, invocation: Invocation) -> None:
         """One execution of a step, in a task of its own."""
@@ -104,7 +107,7 @@ class Workers:
         self.active.pop(job.id, None)
         self.tasks.pop(job.id, None)
         self._taken[step].discard(invocation.worker)
-        self.body.ring()
+        self.body.note_step_ended()
 
     def _conclude(self, invocation: Invocation, result: Any, error: BaseException | None) -> None:
         job, spec = invocation.job, invocation.spec
