@@ -43,8 +43,7 @@ class Context(Generic[S]):
         made = cls.__new__(cls)
         workflow: Any = invocation.body.workflow
         made._workflow = workflow
-        made._invocation, made._handler = invocation, None
-        made._store = invocation.store
+        made._invocation, made._handler, made._store = invocation, None, None
         return made
 
     def attach(self, handler: WorkflowHandler) -> None:
@@ -63,7 +62,9 @@ class Context(Generic[S]):
         """The state of the run that its steps share. Outside of a step: before the run begins it
         can be changed, later it can be read once the run has ended.
         """
-        if self._invocation is None and self._handler is not None:
+        if self._invocation is not None:
+            return self._invocation.store
+        if self._handler is not None:
             return StateStore(self._handler.final_state(), _refuse)
         if self._store is None:
             self._store = StateStore(self._before, lambda _changes, _undo: None)

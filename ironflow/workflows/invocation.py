@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections import deque
@@ -41,7 +42,7 @@ from ironflow.workflows.errors import WorkflowRuntimeError
 from ironflow.workflows.retry_policy import RetryInfo
 from ironflow.workflows.steps import StepSpec
 from ironflow.workflows.store import Claims, StateStore
-from ironflow.workflows.vocabulary import is_event, wire_name
+from ironflow.workflows.vocabulary import bare_name, is_event, wire_name
 
 if TYPE_CHECKING:
     from ironflow.workflows.interpreter import Interpreter
@@ -69,7 +70,6 @@ class Invocation:
 
     def __init__(self, body: Interpreter, job: Job, spec: StepSpec, worker: int) -> None:
         self.body, self.job, self.spec, self.worker = body, job, spec, worker
-        self.loop = body.loop
         self.started_at = body.clock.now()
         self.held: list[tuple[Any, str | None, str]] = []
         """Events that were sent and are not on their way yet: (event, step, mark)."""
@@ -77,25 +77,24 @@ class Invocation:
         self._echoes: dict[str, deque[Echo]] = {}
         for echo in job.echoes:
             self._echoes.setdefault(echo.kind, deque()).append(echo)
-        self._waits = 0
-        self._children = 0
+        self._waits = self._children = 0
         self._implicit: dict[str, int] = {}
-        self.store: StateStore[Any] = StateStore(
-            body.live, self._record_change, Claims(iter(job.echoes))
-        )
-
-    @property
-    def taken(self) -> str:
+        events = job.events
+        self.taken = bare_name(events[0].type) if len(events) == 1 else "CollectionReleaseEvent"
         """The bare name of what the step was given."""
-        data = self.job.events
-        return data[0].type.rpartition(".")[2] if len(data) == 1 else "CollectionReleaseEvent"
+
+    @functools.cached_property
+    def store(self) -> StateStore[Any]:
+        """The store of the run as this execution sees it."""
+        claims = Claims(iter(self.job.echoes))
+        return StateStore(self.body.live, self._record_change, claims)
 
     # -- the call ---------------------------------------------------------------------------------
 
     async def call(self, context: Any) -> Any:
         """Call the step's function; what it returned."""
         body, spec = self.body, self.spec
-        arguments = self._arguments(context)
+        arguments = self.arguments(context)
         for name, (kind, resource) in spec.resources.items():
             arguments[name] = await body.workflow.resources.get(kind, resource)
         fn: Callable[..., Any] = body.workflow.function_of(spec)
@@ -105,15 +104,19 @@ class Invocation:
         if spec.is_async or (intercept is not None and inspect.iscoroutinefunction(fn)):
             return await fn(**arguments)
         work = partial(copy_context().run, fn, **arguments)
-        result = await self.loop.run_in_executor(body.executor.threads, work)
+        result = await body.loop.run_in_executor(body.executor.threads, work)
         return await result if inspect.isawaitable(result) else result
 
-    def _arguments(self, context: Any) -> dict[str, Any]:
-        spec = self.spec
+    def arguments(self, context: Any) -> dict[str, Any]:
+        """What the step's function is called with, but for resources."""
+        spec, objects = self.spec, self.body.objects
         arguments: dict[str, Any] = {}
         if spec.context is not None:
             arguments[spec.context] = context
-        events = [self.body.objects.get(data) for data in self.job.events]
+        if spec.single is not None and len(self.job.events) == 1:
+            arguments[spec.single] = objects.get(self.job.events[0])
+            return arguments
+        events = [objects.get(data) for data in self.job.events]
         if spec.join is not None:
             arguments[spec.join.name] = events
             return arguments
@@ -139,7 +142,7 @@ class Invocation:
             except BaseException as error:  # noqa: BLE001 - raised in the thread that asked
                 future.set_exception(error)
 
-        self.loop.call_soon_threadsafe(make)
+        self.body.loop.call_soon_threadsafe(make)
         return future.result()
 
     # -- effects ----------------------------------------------------------------------------------

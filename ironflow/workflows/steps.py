@@ -57,16 +57,26 @@ class StepSpec(msgspec.Struct, frozen=True, kw_only=True):
     description: str | None = None
     is_method: bool = False
     is_async: bool = False
+    join: Slot | None = None
+    """The parameter that joins a fan-out."""
+    single: str | None = None
+    """The parameter, where the step takes one event at a time."""
+    is_plain: bool = False
+    """Whether it is called on the loop, and nothing has to be found first."""
+
+    def __post_init__(self) -> None:
+        # Asked for each job: it is worked out once.
+        slots = self.slots
+        join = next((slot for slot in slots if slot.many), None)
+        single = slots[0].name if len(slots) == 1 and join is None else None
+        msgspec.structs.force_setattr(self, "join", join)
+        msgspec.structs.force_setattr(self, "single", single)
+        msgspec.structs.force_setattr(self, "is_plain", self.is_async and not self.resources)
 
     @property
     def is_handler(self) -> bool:
         """Whether this is a `catch_error` handler."""
         return self.handles is not None
-
-    @property
-    def join(self) -> Slot | None:
-        """The parameter that joins a fan-out."""
-        return next((slot for slot in self.slots if slot.many), None)
 
     @property
     def takes(self) -> tuple[type, ...]:

@@ -124,6 +124,12 @@ def wire_name(kind: type) -> str:
     return f"{module}.{kind.__name__}"
 
 
+@functools.lru_cache(4096)
+def bare_name(name: str) -> str:
+    """The name of a class without that of its module."""
+    return name.rpartition(".")[2]
+
+
 @by_class
 def ancestors(kind: type) -> tuple[str, ...]:
     """The bare names of the event classes between a class and `Event`, nearest first."""

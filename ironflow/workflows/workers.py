@@ -54,7 +54,9 @@ class Workers:
                 job = self.body.state.jobs.get(queue.popleft())
                 if job is None or job.id in self.active:
                     continue
-                worker = next(n for n in range(spec.num_workers) if n not in taken)
+                worker = 0
+                while worker in taken:
+                    worker += 1
                 taken.add(worker)
                 self._begin(job, spec, worker)
             if not queue:
@@ -73,11 +75,16 @@ class Workers:
     async def _execute(self, invocation: Invocation) -> None:
         """One execution of a step, in a task of its own."""
         current_invocation.set(invocation)
-        context = Context.inside(invocation)
+        body, spec = self.body, invocation.spec
         result: Any = None
         error: BaseException | None = None
+        context = Context.inside(invocation) if spec.context is not None else None
         try:
-            result = await invocation.call(context)
+            if spec.is_plain and body.executor.intercept is None:
+                arguments = invocation.arguments(context)
+                result = await body.workflow.function_of(spec)(**arguments)
+            else:
+                result = await invocation.call(context)
         except asyncio.CancelledError as cancelled:
             task = asyncio.current_task()
             if (
