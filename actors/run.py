@@ -38,9 +38,10 @@ from ironflow.core.entries import (
 )
 from ironflow.core.errors import Damaged, IronflowError
 from ironflow.core.execution import Assignment
+from ironflow.core.fold import apply
 from ironflow.core.lanes import is_throttle, lanes_of
 from ironflow.core.messages import Message
-from ironflow.core.runs import Run, RunStatus, StepStatus, apply
+from ironflow.core.runs import Run, RunStatus, StepStatus
 from ironflow.core.turns import job_timers
 from ironflow.core.workflow_state import signal_key
 from ironflow.storage.handlers import HANDLERS

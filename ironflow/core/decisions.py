@@ -39,9 +39,10 @@ from ironflow.core.effects import (
 from ironflow.core.entries import CancelOn, RunEntry
 from ironflow.core.errors import Conflict, IdempotencyConflict, NotFound, RateLimited
 from ironflow.core.expressions import compile_path
+from ironflow.core.fold import apply
 from ironflow.core.messages import Message
 from ironflow.core.payloads import NULL, Failure, Payload
-from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus, apply, steps_from
+from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus, steps_from
 from ironflow.core.waking import begin, start, wake
 
 UNRESOLVED = "THROTTLE_KEY_UNRESOLVED"

@@ -1,4 +1,4 @@
-"""The facts of a run's stream: one frozen struct a kind, past tense. Their fold (`core.runs.apply`)
+"""The facts of a run's stream: one frozen struct a kind, past tense. Their fold (`core.fold.apply`)
 is the run.
 
 Field names are the storage format. They may gain fields with defaults; they are never renamed or

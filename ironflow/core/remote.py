@@ -19,10 +19,11 @@ from ironflow.core.decisions import decide
 from ironflow.core.effects import Situation
 from ironflow.core.errors import InvalidInput
 from ironflow.core.execution import Assignment, Effects
+from ironflow.core.fold import apply
 from ironflow.core.messages import Message
 from ironflow.core.pull import Job
 from ironflow.core.remote_checks import check_command
-from ironflow.core.runs import OPEN, Run, Step, apply
+from ironflow.core.runs import OPEN, Run, Step
 
 LEAVE = "leave"
 """The body is out of memory without having ended the run."""

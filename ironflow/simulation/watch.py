@@ -13,9 +13,10 @@ import msgspec
 from ironflow.actors.audit import Finding, check_run
 from ironflow.actors.intake_audit import KINDS, check_intake, fold_intake
 from ironflow.core.entries import RunStarted, decode_entry
+from ironflow.core.fold import apply
 from ironflow.core.lanes import is_throttle
 from ironflow.core.messages import Message
-from ironflow.core.runs import Run, RunStatus, apply
+from ironflow.core.runs import Run, RunStatus
 from ironflow.core.workflow_stream import StreamedEvent
 from ironflow.sdk.execution import Branch, current_branch
 from ironflow.simulation import laws

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ironflow.core.entries import decode_entry
+from ironflow.core.fold import apply
 from ironflow.core.lanes import parse_lane
-from ironflow.core.runs import Run, RunStatus, apply
+from ironflow.core.runs import Run, RunStatus
 
 LIMIT, PERIOD, AT_ONCE, RATE = 6, 1.5, 4, 15
 """As in `policies_app.py`."""

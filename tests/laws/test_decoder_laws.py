@@ -23,6 +23,7 @@ from ironflow.core.entries import KINDS, decode_entry, encode_entry
 from ironflow.core.errors import ConfigError, Damaged, ExpressionError, InvalidInput
 from ironflow.core.expression_syntax import MAX_DEPTH, MAX_LENGTH, MAX_NODES
 from ironflow.core.expressions import compile_expression, compile_path
+from ironflow.core.fold import CHANGES
 from ironflow.core.runs import Run
 from ironflow.settings import NAMES, load_settings
 from ironflow.storage.maintenance import check
@@ -297,3 +298,7 @@ def test_whatever_grows_is_refused_before_it_costs(make: Any, size: int) -> None
         compiled.matches({"event": {}, "data": "a" * 30})
     with pytest.raises(InvalidInput):
         compile_path("a" * (size + 512))
+
+
+def test_every_kind_of_entry_has_its_change_of_a_run() -> None:
+    assert set(CHANGES) == set(KINDS)

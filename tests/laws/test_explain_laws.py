@@ -24,10 +24,11 @@ from ironflow.core.clock import SECOND
 from ironflow.core.entries import CancelOn, ParentRef, RunOptions, StepKind
 from ironflow.core.errors import IronflowError
 from ironflow.core.explain import WakeSource, explain, wake_sources
+from ironflow.core.fold import apply, replay
 from ironflow.core.messages import Message
 from ironflow.core.payloads import Failure, Payload
 from ironflow.core.retry import RetryPolicy
-from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus, apply, replay
+from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus
 
 START = 1_767_225_600 * SECOND
 KEYS = ("a", "b", "c", "p", "p/x")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ironflow import testing
 from ironflow.core.explain import wake_sources
-from ironflow.core.runs import replay
+from ironflow.core.fold import replay
 from ironflow.workflows import Context, Workflow
 from ironflow.workflows.events import Event, StartEvent, StepFailedEvent, StopEvent
 from ironflow.workflows.mounting import MountedWorkflow

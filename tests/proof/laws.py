@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ironflow.core.entries import decode_entry
-from ironflow.core.runs import Run, RunStatus, apply
+from ironflow.core.fold import apply
+from ironflow.core.runs import Run, RunStatus
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from ironflow.core.clock import SECOND
 from ironflow.core.entries import RunOptions
 from ironflow.core.execution import RunningStep
 from ironflow.core.explain import Explanation, Reason, WakeSource, explain, wake_sources
+from ironflow.core.fold import apply
 from ironflow.core.payloads import Failure, Payload
 from ironflow.core.retry import RetryPolicy
-from ironflow.core.runs import Run, RunStatus, Step, StepStatus, apply
+from ironflow.core.runs import Run, RunStatus, Step, StepStatus
 
 START = 1_767_225_600 * SECOND  # 2026-01-01T00:00:00Z
 HOUR = 3600 * SECOND

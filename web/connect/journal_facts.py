@@ -10,9 +10,10 @@ from typing import Any
 
 from ironflow.core import entries as e
 from ironflow.core.entries import RunEntry
+from ironflow.core.fold import apply
 from ironflow.core.payloads import Payload
 from ironflow.core.pull import step_id
-from ironflow.core.runs import Run, apply
+from ironflow.core.runs import Run
 from ironflow.web.connect.run_messages import TEXT
 
 
