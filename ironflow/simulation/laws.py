@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ironflow.core import commands as c
 from ironflow.core import entries as e
 from ironflow.core.lanes import parse_lane
@@ -187,20 +189,30 @@ def lanes_are_kept(running: dict[str, set[str]], world: World) -> Iterator[str]:
             yield f"lane {lane} holds {sorted(runs)}"
 
 
-def throttles_are_kept(starts: dict[str, list[int]], world: World) -> Iterator[str]:
-    """Never more first starts than a throttle allows, in no stretch of time as long as its
-    period. A clock that was set back in between says nothing of how long that was.
+class Began(msgspec.Struct):
+    """A first start that counts in a throttle: when it was, and the latest that the wall clock has
+    shown since; microseconds. A clock that is set back is behind what it has shown.
     """
-    for lane, moments in starts.items():
-        function_id, which = parse_lane(lane)
-        spec = world.engine.host.spec(function_id)
-        terms = spec.policies.terms(which) if spec is not None and spec.policies else None
-        if terms is None:
-            continue
-        limit, period = terms
-        first = moments[-limit - 1] if len(moments) > limit else None
-        if first is not None and 0 <= moments[-1] - first < period:
-            yield f"lane {lane} let {limit + 1} begin in {moments[-1] - first} us"
+
+    at: int
+    shown: int
+
+
+def throttles_are_kept(lane: str, starts: list[Began], limit: int, period: int) -> Iterator[str]:
+    """Never more first starts than a throttle allows, in no stretch of time as long as its period.
+    To be asked whenever one is added to `starts`; takes out of it what is over.
+
+    Time is what the wall clock has shown, since that is all that outlives a process. Where it is
+    set forward, periods are over early; where it is set back, a start that was over stays over,
+    and one that was not holds its place until the clock has come by again. So a start may bear an
+    earlier moment than others that are over, and no difference of moments alone proves anything:
+    a start is over once the clock has shown the end of its period, and not before.
+    """
+    now = starts[-1].at
+    starts[:] = [start for start in starts if max(start.shown, now) < start.at + period]
+    if len(starts) > limit:
+        since = now - starts[0].at
+        yield f"lane {lane} let {len(starts)} begin, the first {since} us before the last"
 
 
 # -- at the end -----------------------------------------------------------------------------------

@@ -27,10 +27,10 @@ from ironflow.storage.ports import TIMERS, Batch, Entry
 
 RESTART_AFTER = 1.0
 """Seconds until a process that could not start is started again."""
-
-
-MOST_TURNS = 20_000
-"""Turns of the loop at one moment, after which the process is held to be in a loop of its own."""
+MOST_TURNS = 2000
+"""Turns of the loop at one moment, after which the process is held to be in a loop of its own; what
+is sound takes less than fifty.
+"""
 
 
 class Process(World):
@@ -188,6 +188,7 @@ class Process(World):
 
     def step_clock(self, seconds: float) -> None:
         """Set the wall clock."""
+        self.watch.clock_is_set()
         self.clock.step(seconds)
         self.watch.unsettle()
         self.story.tell(self.clock.now(), "fault", "", f"the clock is set by {seconds:+g} s")

@@ -14,7 +14,7 @@ from ironflow.actors.audit import Finding, check_run
 from ironflow.actors.intake_audit import KINDS, check_intake, fold_intake
 from ironflow.core.entries import RunStarted, decode_entry
 from ironflow.core.fold import apply
-from ironflow.core.lanes import is_throttle
+from ironflow.core.lanes import is_throttle, parse_lane
 from ironflow.core.messages import Message
 from ironflow.core.runs import Run, RunStatus
 from ironflow.core.workflow_stream import StreamedEvent
@@ -70,9 +70,9 @@ class Watch:
         self.acknowledged: dict[str, int] = {}
         self.commits = self.entries = self.calls = self.rests = 0
         self.lanes: dict[str, set[str]] = {}
-        self.starts: dict[str, list[int]] = {}
-        """When runs of each throttle's lane began for the first time."""
         """The runs that execute, by lane."""
+        self.starts: dict[str, list[laws.Began]] = {}
+        """The first starts that count in each throttle's lane."""
         self._heads: dict[str, int] = {}
         self._last_seq = 0
         self._live: dict[tuple[str, int], bytes] = {}
@@ -88,6 +88,13 @@ class Watch:
     def unsettle(self) -> None:
         """Something was interrupted: what is in memory may lag behind for a while."""
         self._unsettled_until = self.world.loop.time() + SETTLED
+
+    def clock_is_set(self) -> None:
+        """The wall clock is about to be set: so far it has come."""
+        now = self.world.clock.now()
+        for starts in self.starts.values():
+            for start in starts:
+                start.shown = max(start.shown, now)
 
     # -- the journal ------------------------------------------------------------------------------
 
@@ -113,7 +120,6 @@ class Watch:
             self._enter(entry)
         tables = self.world.store.tables
         self.find("lanes_are_kept", "", laws.lanes_are_kept(self.lanes, self.world))
-        self.find("throttles_are_kept", "", laws.throttles_are_kept(self.starts, self.world))
         picture = TablesPicture(tables)
         for batch in batches:
             for table, row in batch.puts:
@@ -151,7 +157,7 @@ class Watch:
         for lane in run.lanes:
             if is_throttle(lane):
                 if isinstance(change, RunStarted) and not began:
-                    self.starts.setdefault(lane, []).append(entry.at)
+                    self._begin(lane, entry.at)
             elif run.status is RunStatus.RUNNING:
                 self.lanes.setdefault(lane, set()).add(run_id)
             else:
@@ -160,6 +166,15 @@ class Watch:
         if live is not None:
             found = laws.replay_gives_the_live_state(live, _encode(run))
             self.find("replay_gives_the_live_state", stream, found)
+
+    def _begin(self, lane: str, at: int) -> None:
+        function_id, which = parse_lane(lane)
+        spec = self.world.engine.host.spec(function_id)
+        terms = spec.policies.terms(which) if spec is not None and spec.policies else None
+        if terms is not None:
+            starts = self.starts.setdefault(lane, [])
+            starts.append(laws.Began(at, at))
+            self.find("throttles_are_kept", "", laws.throttles_are_kept(lane, starts, *terms))
 
     def _check_snapshot(self, row: tuple[Any, ...]) -> None:
         run = self.runs[row[0].removeprefix("run/")]

@@ -154,30 +154,38 @@ def keep_rows_of_the_past(patch: pytest.MonkeyPatch) -> None:
 
 SABOTAGE: dict[Patch, set[str]] = {
     answer_before_the_commit: {"acknowledged_is_durable", "acknowledged_report_is_durable"},
-    answer_repeats_at_once: {
-        "acknowledged_is_durable",
-        "acknowledged_report_is_durable",
-        "nothing_is_left",
-    },
+    answer_repeats_at_once: {"nothing_is_left"},
     forget_timers_of_the_journal: {"memory_agrees_with_rows"},
     set_no_timer: {"timers_agree_with_stream"},
-    consume_nothing: {"memory_agrees_with_rows", "nothing_is_left"},
-    post_messages_without_rows: {"something_will_wake_it", "singleton_is_held_by_a_run"},
-    park_what_is_to_be_woken: {"something_will_wake_it", "every_run_has_ended"},
+    consume_nothing: {"memory_agrees_with_rows"},
+    post_messages_without_rows: {"something_will_wake_it"},
+    park_what_is_to_be_woken: {"something_will_wake_it"},
     grant_without_end: {"capacity_is_kept"},
-    let_everybody_into_a_lane: {"lanes_are_kept", "throttles_are_kept"},
+    let_everybody_into_a_lane: {"lanes_are_kept"},
     let_everybody_begin_at_once: {"throttles_are_kept"},
     forget_what_began: {"throttles_are_kept"},
-    forget_the_queue: {"memory_agrees_with_rows", "time_goes_on"},
+    forget_the_queue: {"time_goes_on"},
     change_state_behind_the_journal: {"replay_gives_the_live_state"},
     keep_rows_of_the_past: {"row_agrees_with_stream"},
 }
+"""What a mistake is found by first: the law that it breaks, or for an answer that comes too early
+the two laws of what may be answered.
+"""
+FOUND_AT = {
+    grant_without_end: 18,
+    let_everybody_into_a_lane: 63,
+    let_everybody_begin_at_once: 19,
+    forget_what_began: 26,
+}
+"""The first seed that found a mistake when this was written. It is tried first; should it find
+nothing any more, the search goes through all the others."""
 
 
 @pytest.mark.parametrize("mistake", SABOTAGE, ids=lambda mistake: mistake.__name__)
 def test_a_mistake_breaks_its_law(mistake: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     mistake(monkeypatch)
-    for seed in range(SEEDS):
+    first = FOUND_AT.get(mistake, 0)
+    for seed in [*range(first, SEEDS), *range(first)]:
         report = play(seed)
         if not report.ok:
             assert report.findings[0].law in SABOTAGE[mistake], report.findings[0]

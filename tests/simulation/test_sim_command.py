@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +56,12 @@ def test_a_failure_names_its_seed(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     assert code == 1
     assert "seed 3 breaks every_run_has_ended" in err
     assert "ironflow sim --seed 3 --days 1 --faults none" in err, "every fault can be left out"
-    assert "-> " in out
+    told = re.search(r"^\S+ -> (?:start \S+ .*|emit \d+): (\S+)$", out, re.MULTILINE)
+    assert told is not None, "what was done from outside, and what it got, stands in the story"
+    assert re.search(
+        rf"^\S+    (?:run|event)/{told[1]} 1 (?:run.created|event.emitted)", out, re.MULTILINE
+    )
+    assert re.search(r"^every_run_has_ended: +is still there$", out, re.MULTILINE)
     code, out, err = run("sim", "--seeds", "2", "--keep-going", "--json")
     assert (code, json.loads(out)["failed"], err) == (1, [0, 1], "")
 
