@@ -15,6 +15,7 @@ HANDLERS = Table(
         "id", "run_id", "workflow", "status", "created_at", "updated_at", "ended_at", "error",
         "version",
     ),
+    deferred=True,
 )  # fmt: skip
 
 TABLES = (HANDLERS,)

@@ -160,13 +160,7 @@ class GroupJournal(ABC):
         raises."""
         if self._refusal is not None:
             raise copy.copy(self._refusal)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._jobs.append((job, future))
-        if not self._busy:
-            self._busy = True
-            loop.call_soon(self._next)
-        return await future
+        return await self._queue(job)
 
     def refuse(self, error: StorageError) -> None:
         """Refuse every later append with `error`."""
@@ -182,6 +176,16 @@ class GroupJournal(ABC):
     @abstractmethod
     def _perform(self, job: Callable[..., Any]) -> None:
         """Start `job`; later, and on the loop, call `_performed`."""
+
+    def _queue(self, job: Callable[..., T]) -> asyncio.Future[T]:
+        """What `exclusive` waits for."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._jobs.append((job, future))
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._next)
+        return future
 
     def _written(self, outcome: Written) -> None:
         """The commit returned: start the next one, then tell who waits."""

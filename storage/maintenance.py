@@ -22,6 +22,7 @@ from ironflow.core.crash_points import reach
 from ironflow.core.errors import InvalidInput, NotFound, StorageError
 from ironflow.storage import sql
 from ironflow.storage.connection import open_connection, set_up_reader
+from ironflow.storage.deferral import overlay, settle
 from ironflow.storage.lock import ProcessLock
 from ironflow.storage.ports import StoreInfo
 from ironflow.storage.schema import migrations, schema_version, sync_file
@@ -48,7 +49,6 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
 def database_info(path: str | Path) -> StoreInfo:
     """Facts about a database. Raises `NotFound`, or `StorageError` for a foreign file."""
     with opened(path) as (connection, name):
-        connection.execute("BEGIN")
         # How durable commits are is a setting of the process that writes, not of the file.
         return read_info(connection, name, "")
 
@@ -65,12 +65,12 @@ def backup(path: str | Path, target: str | Path, progress: Progress | None = Non
     part = f"{copy}.part"
     remove_database(part)
     with opened(path) as (connection, name):
-        # The read transaction pins the moment; without it every commit would start the copy anew.
-        connection.execute("BEGIN")
+        # Its transaction pins the moment; without it every commit would start the copy anew.
         schema_version(connection, name, len(migrations()))
         try:
             with _closing(sqlite3.connect(part, isolation_level=None)) as destination:
                 connection.backup(destination, pages=PAGES_AT_ONCE, progress=_pages(progress))
+                settle(destination, part)
                 destination.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             sync_file(part)
             reach("backup.copied")
@@ -93,6 +93,7 @@ def vacuum(path: str | Path, clock: Clock | None = None) -> tuple[int, int]:
     try:
         with opened(name, write=True) as (connection, _):
             before = os.path.getsize(name)
+            settle(connection, name)
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return before, os.path.getsize(name)
@@ -114,7 +115,6 @@ def check(path: str | Path, progress: Progress | None = None) -> CheckReport:
     ]
     findings: list[str] = []
     with opened(path) as (connection, name):
-        connection.execute("BEGIN")
         for number, find in enumerate(checks, 1):
             try:
                 findings += find(connection)
@@ -153,16 +153,21 @@ def _changed_blobs(connection: sqlite3.Connection) -> Iterator[str]:
 
 @contextmanager
 def opened(path: str | Path, *, write: bool = False) -> Iterator[tuple[sqlite3.Connection, str]]:
-    """A checked connection to an existing database of ours, and its absolute path."""
+    """A checked connection to an existing database of ours, and its absolute path.
+
+    To read, it is in a transaction that pins this moment, and sees what commits have put off.
+    """
     name = _existing(path)
     # Also to read: SQLite must be able to make the files of the log when no server has done so.
     mode = "rw" if os.access(name, os.W_OK) else "ro"
     with _closing(open_connection(name, mode=mode)) as connection:
         if not schema_version(connection, name, len(migrations())):
             raise StorageError(f"{name} is empty: it has no ironflow database in it")
-        if not write:
-            set_up_reader(connection)
         try:
+            if not write:
+                connection.execute("BEGIN")
+                overlay(connection, name)
+                set_up_reader(connection)
             yield connection, name
         except sqlite3.Error as error:
             raise translate(error, name) from error

@@ -47,7 +47,6 @@ def export_ndjson(path: str | Path, out: IO[bytes], progress: Progress | None = 
     encode = msgspec.json.Encoder().encode
     counts: dict[str, int] = {}
     with opened(path) as (connection, _):
-        connection.execute("BEGIN")
         total = sum(_count(connection, table) for table in EXPORTED)
         (schema,) = connection.execute("SELECT max(version) FROM migrations").fetchone()
         out.write(encode(_Header("export", schema)) + b"\n")

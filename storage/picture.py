@@ -50,5 +50,4 @@ def picture_of(path: str | Path) -> Iterator[SqlitePicture]:
     Raises `NotFound`, or `StorageError` for a foreign or damaged file.
     """
     with opened(path) as (connection, _):
-        connection.execute("BEGIN")
         yield SqlitePicture(connection)

@@ -44,6 +44,11 @@ class Table(NamedTuple):
     `fixed` columns never change once a row exists: a later put must repeat them, and does not
     rewrite them. A column that is rewritten, even as it was, costs a write in each index that it
     stands in: `narrowed` gives a table that says more of them are as they were.
+
+    Rows of a `deferred` table may be written some time after their commit, which keeps them
+    elsewhere until then (`storage.deferral`). Beside the primary key it has no unique one that a
+    caller could violate, because such a row could not be refused any more; and columns are only
+    ever appended.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
     fixed: tuple[str, ...] = ()
     is_narrow: bool = False
+    deferred: bool = False
 
     def narrowed(self, *fixed: str) -> Table:
         """The same table for puts of rows that are there and whose `fixed` columns are as they
@@ -84,14 +90,15 @@ RUNS = Table(
         "function_id", "created_at", "event_id", "event_name", "idempotency_key", "parent_id",
         "kind",
     ),
+    deferred=True,
 )  # fmt: skip
-TIMERS = Table("timers", 2, ("target", "name", "at", "version"))
-WAITERS = Table("waiters", 2, ("run_id", "step", "event", "match", "since"))
-RUN_LANES = Table("run_lanes", 1, ("run_id", "lanes", "priority", "share"))
-STARTS = Table("starts", 3, ("lane", "at", "run_id"))
-RUN_ACTORS = Table("run_actors", 1, ("run_id", "actor", "worker"))
-DELIVERIES = Table("deliveries", 1, ("id", "target", "kind", "data", "at"))
-EVENTS = Table("events", 1, ("id", "name", "at", "source", "idempotency_key"))
+TIMERS = Table("timers", 2, ("target", "name", "at", "version"), deferred=True)
+WAITERS = Table("waiters", 2, ("run_id", "step", "event", "match", "since"), deferred=True)
+RUN_LANES = Table("run_lanes", 1, ("run_id", "lanes", "priority", "share"), deferred=True)
+STARTS = Table("starts", 3, ("lane", "at", "run_id"), deferred=True)
+RUN_ACTORS = Table("run_actors", 1, ("run_id", "actor", "worker"), deferred=True)
+DELIVERIES = Table("deliveries", 1, ("id", "target", "kind", "data", "at"), deferred=True)
+EVENTS = Table("events", 1, ("id", "name", "at", "source", "idempotency_key"), deferred=True)
 FUNCTIONS = Table(
     "functions",
     1,
@@ -108,8 +115,11 @@ INTAKES = Table(
         "address", "kind", "function_id", "key", "run_id", "event_id", "armed_at", "due_at",
         "size",
     ),
+    deferred=True,
 )  # fmt: skip
-OUTCOMES = Table("outcomes", 2, ("subject", "function_id", "fate", "run_id", "at", "due_at"))
+OUTCOMES = Table(
+    "outcomes", 2, ("subject", "function_id", "fate", "run_id", "at", "due_at"), deferred=True
+)
 META = Table("meta", 1, ("key", "value"))
 TABLES = (
     RUNS, RUN_LANES, RUN_ACTORS, STARTS, TIMERS, WAITERS, DELIVERIES, EVENTS, FUNCTIONS, BLOBS,

@@ -21,6 +21,7 @@ PREFECT_EVENTS = Table(
     1,
     ("id", "seq", "event", "resource_id", "occurred_at", "received_at", "body"),
     ("seq", "event", "resource_id", "occurred_at", "received_at", "body"),
+    deferred=True,
 )
 """An event that comes again changes nothing: every column is fixed."""
 EVENT_RESOURCES = Table("event_resources", 3, ("resource_id", "occurred_at", "event_id"))

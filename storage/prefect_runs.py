@@ -29,6 +29,7 @@ FLOW_RUNS = Table(
         "idempotency_key", "creator_id", "creator_type", "creator_name", "auto_scheduled",
         "expected_at",
     ),
+    deferred=True,
 )  # fmt: skip
 TASK_RUNS = Table(
     "task_runs",
@@ -40,6 +41,7 @@ TASK_RUNS = Table(
         "body",
     ),
     ("flow_run_id", "task_key", "dynamic_key"),
+    deferred=True,
 )  # fmt: skip
 FLOW_RUN_MOVES = FLOW_RUNS.narrowed(
     "name", "flow_version", "deployment_version", "work_queue_id", "work_queue_name",
@@ -48,7 +50,9 @@ FLOW_RUN_MOVES = FLOW_RUNS.narrowed(
 """A flow run that has a new state and is else as it was."""
 TASK_RUN_MOVES = TASK_RUNS.narrowed("name", "cache_key", "task_version", "tags", "expected_at")
 """A task run that has a new state, decided here, and is else as it was."""
-RUN_STATES = Table("run_states", 2, ("stream", "version", "id", "owner", "kind", "at"))
+RUN_STATES = Table(
+    "run_states", 2, ("stream", "version", "id", "owner", "kind", "at"), deferred=True
+)
 RUN_INPUTS = Table("run_inputs", 2, ("flow_run_id", "key", "created_at", "body", "value"))
 TASK_CACHES = Table("task_caches", 1, ("cache_key", "run_id", "at", "expires_at", "state"))
 

@@ -23,6 +23,7 @@ from ironflow.storage.connection import (
     set_up_reader,
     set_up_writer,
 )
+from ironflow.storage.deferral import settle
 from ironflow.storage.journal import GROUP_LIMIT
 from ironflow.storage.lock import ProcessLock
 from ironflow.storage.ports import RetentionRule, Retired
@@ -60,6 +61,7 @@ class SqliteStore:
         self._closed = True
         self.journal.refuse(StorageError("the database is closed"))
         await self.journal.flush()
+        await self.journal.finish()
         try:
             # Readers first: the last connection to close folds the log into the database.
             await self.reader.close()
@@ -94,7 +96,6 @@ async def open_sqlite(
         writer = await connect(opening.open_writer)
         opened.append(writer)
         opened += [await connect(opening.open_reader), await connect(opening.open_reader)]
-        reader = SqliteReader(name, durability, opened[1], opened[2], on_fatal)
         last_seq = await writer.call(read_last_seq)
         journal = SqliteJournal(
             writer,
@@ -104,7 +105,9 @@ async def open_sqlite(
             on_fatal=on_fatal,
             log=opening.log(),
             busy_timeout=busy_timeout,
+            durability=durability,
         )
+        reader = SqliteReader(name, durability, opened[1], opened[2], journal, on_fatal)
     except BaseException as error:
         for connection in reversed(opened):
             await connection.close()
@@ -139,6 +142,7 @@ class _Opening:
         try:
             known = schema_version(connection, self.path, len(migrations()))
             set_up_writer(connection, self.path, self.durability)
+            settle(connection, self.path)
             if migrate(connection, self.path, self.now) != known:
                 # Migrations leave a long log behind, for a database that is still small.
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -2,7 +2,7 @@
 
 Two connections: one for what actors wait for (loads and single rows), one for pages and counts, so
 that a long list does not hold up a wake-up. In WAL mode a query sees everything that was committed
-when it began.
+when it began; rows that commits have put off (`storage.deferral`) are written first.
 """
 
 from __future__ import annotations
@@ -20,8 +20,17 @@ from ironflow.core.errors import StorageError
 from ironflow.storage import sql
 from ironflow.storage.connection import Connection
 from ironflow.storage.ports import (
+    DELIVERIES,
+    EVENTS,
+    INTAKES,
+    OUTCOMES,
+    RUN_ACTORS,
+    RUN_LANES,
     RUNS,
+    STARTS,
     TABLES,
+    TIMERS,
+    WAITERS,
     Delivery,
     Entry,
     EventFilter,
@@ -34,11 +43,13 @@ from ironflow.storage.ports import (
     RunRow,
     Snapshot,
     StoreInfo,
+    Table,
     TimerRow,
     WaiterRow,
 )
 from ironflow.storage.relational import RELATIONAL
 from ironflow.storage.sqlite_errors import Broken, translate
+from ironflow.storage.sqlite_writer import SqliteJournal
 
 LOADS_AT_ONCE = 64
 _RUN_COLUMNS = ", ".join(RUNS.columns)
@@ -58,10 +69,12 @@ class SqliteReader:
         durability: str,
         lookups: Connection,
         scans: Connection,
+        journal: SqliteJournal,
         on_fatal: Callable[[StorageError], None] | None = None,
     ) -> None:
         self._path, self._durability, self._on_fatal = path, durability, on_fatal
         self._lookups, self._scans = lookups, scans
+        self._writer, self._backlog = journal, journal.backlog
         self._loop = asyncio.get_running_loop()
         self._asked: dict[str, list[asyncio.Future[Loaded]]] = {}
         self._loading = False
@@ -143,14 +156,17 @@ class SqliteReader:
 
     async def run(self, run_id: str) -> RunRow | None:
         """See `ports.Reader`."""
-        query = self._reads["run"].format(columns=_RUN_COLUMNS)
-        rows = await self._fetch(self._lookups, query, (run_id,))
-        return RunRow(*rows[0]) if rows else None
+        waits, row = self._backlog.find(RUNS, (run_id,))
+        if not waits:
+            query = self._reads["run"].format(columns=_RUN_COLUMNS)
+            row = next(iter(await self._fetch(self._lookups, query, (run_id,))), None)
+        return RunRow(*row) if row is not None else None
 
     async def runs(
         self, where: RunFilter, limit: int = 50, before: tuple[int, str] | None = None
     ) -> list[RunRow]:
         """See `ports.Reader`."""
+        await self._settle(RUNS)
         query, values = self.runs_query(where, limit, before)
         return [RunRow(*row) for row in await self._fetch(self._scans, query, values)]
 
@@ -181,6 +197,7 @@ class SqliteReader:
 
     async def count_matching(self, where: RunFilter) -> int:
         """See `ports.Reader`."""
+        await self._settle(RUNS)
         query, values = self.runs_query(where, -1, None)
         rows = await self._fetch(self._scans, f"SELECT count(*) FROM ({query})", values)
         return int(rows[0][0])
@@ -192,6 +209,7 @@ class SqliteReader:
         after: tuple[int, str] | None = None,
     ) -> list[RunRow]:
         """See `ports.Reader`."""
+        await self._settle(RUNS)
         at, id_ = after or (-(2**63), "")
         query = self._reads["unfinished"].replace("{columns}", _RUN_COLUMNS)
         values = {"status": status, "limit": limit, "after_at": at, "after_id": id_}
@@ -199,6 +217,7 @@ class SqliteReader:
 
     async def count_runs(self) -> dict[tuple[str, str], int]:
         """See `ports.Reader`."""
+        await self._settle(RUNS)
         rows = await self._fetch(self._scans, self._reads["count_runs"])
         return {(function_id, status): count for function_id, status, count in rows}
 
@@ -206,6 +225,7 @@ class SqliteReader:
 
     async def event(self, event_id: str) -> EventRow | None:
         """See `ports.Reader`."""
+        await self._settle(EVENTS)
         rows = await self._fetch(self._lookups, self._reads["event"], (event_id,))
         return EventRow(*rows[0]) if rows else None
 
@@ -213,6 +233,7 @@ class SqliteReader:
         self, where: EventFilter, limit: int = 50, before: tuple[int, str] | None = None
     ) -> list[EventRow]:
         """See `ports.Reader`."""
+        await self._settle(EVENTS)
         query, values = self.events_query(where, limit, before)
         return [EventRow(*row) for row in await self._fetch(self._scans, query, values)]
 
@@ -236,6 +257,7 @@ class SqliteReader:
         self, until: int, limit: int, after: tuple[int, str, str] | None = None
     ) -> list[TimerRow]:
         """See `ports.Reader`."""
+        await self._settle(TIMERS)
         at, target, name = after or (-(2**63), "", "")
         values: dict[str, Any] = {"until": until, "limit": limit, "after_at": at}
         values |= {"after_target": target, "after_name": name}
@@ -244,6 +266,7 @@ class SqliteReader:
 
     async def waiters(self) -> list[WaiterRow]:
         """See `ports.Reader`."""
+        await self._settle(WAITERS)
         return [WaiterRow(*row) for row in await self._fetch(self._scans, self._reads["waiters"])]
 
     async def keys(self) -> list[str]:
@@ -252,11 +275,13 @@ class SqliteReader:
 
     async def actors(self) -> dict[str, tuple[str, str | None]]:
         """See `ports.Reader`."""
+        await self._settle(RUN_ACTORS)
         rows = await self._fetch(self._scans, self._reads["actors"])
         return {run_id: (actor, worker) for run_id, actor, worker in rows}
 
     async def lanes(self) -> dict[str, LaneRow]:
         """See `ports.Reader`."""
+        await self._settle(RUN_LANES)
         rows = await self._fetch(self._scans, self._reads["lanes"])
         return {
             run_id: LaneRow(tuple(msgspec.json.decode(lanes)), *rank)
@@ -265,6 +290,7 @@ class SqliteReader:
 
     async def starts(self) -> list[tuple[str, int, str]]:
         """See `ports.Reader`."""
+        await self._settle(STARTS)
         return await self._fetch(self._scans, self._reads["starts"])
 
     async def intakes(
@@ -275,6 +301,7 @@ class SqliteReader:
         function_id: str | None = None,
     ) -> list[IntakeRow]:
         """See `ports.Reader`."""
+        await self._settle(INTAKES)
         values: dict[str, Any] = {"kind": kind, "limit": limit, "only": function_id}
         values |= dict(zip(("function_id", "key"), after or ("", None), strict=True))
         rows = await self._fetch(self._scans, self._reads["intakes"], values)
@@ -282,6 +309,7 @@ class SqliteReader:
 
     async def intakes_of(self, run_ids: Sequence[str]) -> list[IntakeRow]:
         """See `ports.Reader`."""
+        await self._settle(INTAKES)
         values = (msgspec.json.encode(run_ids).decode(),)
         rows = await self._fetch(self._lookups, self._reads["intakes_of"], values)
         return [IntakeRow(*row) for row in rows]
@@ -290,12 +318,14 @@ class SqliteReader:
         """See `ports.Reader`."""
         if not subjects:
             return []
+        await self._settle(OUTCOMES)
         values = (msgspec.json.encode(subjects).decode(),)
         rows = await self._fetch(self._lookups, self._reads["outcomes"], values)
         return [Outcome(*row) for row in rows]
 
     async def deliveries(self) -> list[Delivery]:
         """See `ports.Reader`."""
+        await self._settle(DELIVERIES)
         return [Delivery(*row) for row in await self._fetch(self._scans, self._reads["deliveries"])]
 
     async def functions(self) -> list[FunctionRow]:
@@ -317,6 +347,8 @@ class SqliteReader:
         self, query: str, values: Sequence[Any] | dict[str, Any] = (), *, quick: bool = False
     ) -> list[Row]:
         """See `ports.Reader`."""
+        if self._backlog.concerns(query):
+            await self._writer.settle()
         return await self._fetch(self._lookups if quick else self._scans, query, values)
 
     async def info(self) -> StoreInfo:
@@ -325,6 +357,7 @@ class SqliteReader:
 
     async def scan(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function(connection, *args)` where long queries run."""
+        await self._settle()
         result: T = await self._call(self._scans, function, *args)
         return result
 
@@ -334,6 +367,11 @@ class SqliteReader:
         await self._scans.close()
 
     # -- running a query --------------------------------------------------------------------------
+
+    async def _settle(self, *tables: Table) -> None:
+        """Return when what was acknowledged is in these tables; without any: in all."""
+        if self._backlog.holds(*[table.name for table in tables]):
+            await self._writer.settle()
 
     async def _fetch(
         self, connection: Connection, query: str, values: Sequence[Any] | dict[str, Any] = ()

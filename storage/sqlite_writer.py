@@ -10,18 +10,33 @@ behind a savepoint.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
+
+import msgspec
 
 from ironflow.core.crash_points import reach
 from ironflow.core.errors import StorageError, StorageFull, StreamConflict
 from ironflow.storage import sql, statements
-from ironflow.storage.connection import Connection
-from ironflow.storage.journal import GROUP_LIMIT, Fence, GroupJournal, Row, Written
+from ironflow.storage.changes import Change, Changes, Row, collect, put_changes
+from ironflow.storage.connection import SYNCHRONOUS, Connection
+from ironflow.storage.deferral import (
+    LINGER,
+    MOST_ROWS,
+    Backlog,
+    Piece,
+    encode,
+    put_all,
+    put_singly,
+    split,
+)
+from ironflow.storage.deferral import write as write_deferred
+from ironflow.storage.journal import GROUP_LIMIT, Fence, GroupJournal, Written
 from ironflow.storage.pace import Pace
 from ironflow.storage.ports import Batch, Table
 from ironflow.storage.sqlite_errors import Broken, Meaning, meaning, translate
@@ -34,49 +49,61 @@ MOST_HEADS = 16384
 
 BUSY_TRIES = 6
 
+PATIENCE = 5.0
+"""Seconds until rows that were put off, and could not be written, are tried again unasked."""
+
 T = TypeVar("T")
 
 
-class Change:
-    """What a commit does to one table: the row that is put under a key, or None where it goes.
+class Plan:
+    """One commit, prepared: journal rows, what is done to the rows of tables at once, and what
+    later.
 
-    `narrow` are the keys whose rows need only what changes according to `narrowly`.
+    `later` has a piece for each batch that puts something off, under the batch's index. `row_id`
+    is that of the newest row of `deferred` before it.
     """
 
-    __slots__ = ("narrow", "narrowly", "rows", "table")
+    __slots__ = (
+        "batches", "changes", "deferred", "doubtful", "later", "row_id", "rows", "seq", "unknown",
+    )  # fmt: skip
 
-    def __init__(self, table: Table) -> None:
-        self.table, self.narrowly = table, table
-        self.rows: dict[Row, Row | None] = {}
-        self.narrow: set[Row] = set()
-
-
-Changes = dict[str, Change]
-
-
-class Plan:
-    """One commit, prepared: journal rows, and for each table and key the row that is put or
-    None."""
-
-    __slots__ = ("batches", "changes", "doubtful", "rows", "seq", "unknown")
-
-    def __init__(self, batches: list[Batch], seq: int) -> None:
-        self.batches, self.seq = batches, seq
+    def __init__(self, batches: list[Batch], seq: int, row_id: int) -> None:
+        self.batches, self.seq, self.row_id = batches, seq, row_id
         self.rows: list[Row] = []
         self.changes: Changes = {}
+        self.later: dict[int, Piece] = {}
+        self.deferred: bytes | None = None
         self.unknown: dict[str, int] = {}
         self.doubtful = False
+
+    def add(self, index: int, batch: Batch) -> None:
+        """What a batch does to rows."""
+        now, later = split(batch)
+        if now.deletes or now.puts:
+            collect(now.deletes, now.puts, self.changes)
+        if later.deletes or later.puts:
+            self.later[index] = later
+
+    def encode(self) -> None:
+        """What is put off, as the commit keeps it."""
+        if self.later:
+            try:
+                self.deferred = encode(self.later.values())
+            except _FAULTS:
+                self.doubtful = True
 
     @property
     def is_plain(self) -> bool:
         """Whether it is one statement, which is a transaction of its own."""
-        return not (self.changes or self.unknown) and 0 < len(self.rows) <= statements.MOST_ROWS
+        return (
+            not (self.changes or self.later or self.unknown)
+            and 0 < len(self.rows) <= statements.MOST_ROWS
+        )
 
     def pages(self) -> int:
         """About how many pages of the database it changes."""
-        size = sum([len(row[5]) for row in self.rows])
-        changes = [(change.table, len(change.rows)) for change in self.changes.values()]
-        return pages_of(len(self.rows), size, changes)
+        size = sum([len(row[5]) for row in self.rows]) + len(self.deferred or b"")
+        return pages_of(len(self.rows), size, _sizes(self.changes.values()))
 
 
 class SqliteJournal(GroupJournal):
@@ -92,15 +119,63 @@ class SqliteJournal(GroupJournal):
         on_fatal: Callable[[StorageError], None] | None = None,
         log: WriteAheadLog,
         busy_timeout: float = 5.0,
+        durability: str = "full",
     ) -> None:
         """`busy_timeout`: seconds that the connection waits for a lock of another program."""
         super().__init__(last_seq, group_limit)
         self._connection, self._on_fatal = connection, on_fatal
         self._loop = asyncio.get_running_loop()
-        self._writer = Writer(path, busy_timeout)
+        self._writer = Writer(path, busy_timeout, SYNCHRONOUS[durability])
         self._log = log
         self.pace = Pace()
         self._heads: dict[str, int] = {}
+        self.backlog = Backlog()
+        self._settling: asyncio.Future[None] | None = None
+        self._lingering: asyncio.TimerHandle | None = None
+
+    async def settle(self) -> None:
+        """Write what was put off to its tables, all that is acknowledged by now. Raises
+        `StorageError`."""
+        if self._refusal is not None:
+            raise copy.copy(self._refusal)
+        if self._settling is None:
+            self._settle()
+        assert self._settling is not None
+        await asyncio.shield(self._settling)
+
+    async def finish(self) -> None:
+        """`settle` for the last time, before the database is closed; what cannot be written now,
+        who opens it next will."""
+        if self._lingering is not None:
+            self._lingering.cancel()
+        if self.backlog.holds():
+            try:
+                await self._queue(_nothing)
+            except StorageError as error:
+                log.warning("%s: rows are left for later: %s", self._writer.path, error)
+
+    def _settle(self) -> None:
+        # Any job is preceded by what was put off.
+        self._settling = self._queue(_nothing)
+        # Nobody may be waiting for it, and whoever wants to read next will hear of it.
+        self._settling.add_done_callback(lambda future: future.cancelled() or future.exception())
+
+    def _linger(self) -> None:
+        self._lingering = None
+        if self.backlog.changes and self._settling is None and self._refusal is None:
+            self._settle()
+
+    def _defer(self, plan: Plan, outcome: Written) -> None:
+        """Keep in memory what a commit has put off."""
+        backlog = self.backlog
+        backlog.last_id = plan.row_id + len(plan.batches)
+        for index, piece in plan.later.items():
+            if index not in outcome.errors:
+                backlog.add(piece)
+        if backlog.rows >= MOST_ROWS and self._settling is None:
+            self._settle()
+        elif self._lingering is None:
+            self._lingering = self._loop.call_later(LINGER, self._linger)
 
     def _next(self) -> None:
         chore = self._log.chore()
@@ -136,9 +211,9 @@ class SqliteJournal(GroupJournal):
         return True
 
     def _plan(self, batches: list[Batch]) -> Plan:
-        plan = Plan(batches, self._last_seq)
+        plan = Plan(batches, self._last_seq, self.backlog.last_id)
         seq, heads, rows = plan.seq, self._heads, plan.rows
-        for batch in batches:
+        for index, batch in enumerate(batches):
             for new in batch.entries:
                 seq += 1
                 stream, version = new[0], new[1]
@@ -152,7 +227,8 @@ class SqliteJournal(GroupJournal):
                 heads[stream] = version
                 rows.append((seq, *new))
             if batch.puts or batch.deletes:
-                collect(batch, plan.changes)
+                plan.add(index, batch)
+        plan.encode()
         return plan
 
     def _commit(self, plan: Plan) -> None:
@@ -175,6 +251,8 @@ class SqliteJournal(GroupJournal):
         elif len(heads) > MOST_HEADS:
             for stream in list(heads)[: MOST_HEADS // 4]:
                 del heads[stream]
+        if plan.later:
+            self._defer(plan, outcome)
         self._written(outcome)
 
     def _failed(self, error: Exception) -> None:
@@ -189,25 +267,42 @@ class SqliteJournal(GroupJournal):
             self._on_fatal(error)
 
     def _perform(self, job: Callable[..., Any]) -> None:
-        self._connection.submit(lambda: self._do(job))
+        self._settling = None  # what is acknowledged from now on is for the next one
+        changes = self.backlog.take()
+        self._connection.submit(lambda: self._do(job, changes))
 
-    def _do(self, job: Callable[[sqlite3.Connection], Any]) -> None:
-        """In the thread: the job in a transaction of its own."""
-        result, failure, changed = None, None, 0
+    def _do(self, job: Callable[[sqlite3.Connection], Any], changes: list[Change]) -> None:
+        """In the thread: write what was put off, then do the job in a transaction of its own."""
+        result, failure, changed, settled = None, None, 0, False
+        connection = self._connection.raw
         try:
-            connection = self._connection.raw
-            changed = connection.total_changes
-            result = self._writer.transaction(connection, job)
-            changed = connection.total_changes - changed
+            if changes:
+                self._writer.settle(connection, changes)
+            settled = True
+            if job is not _nothing:
+                changed = connection.total_changes
+                result = self._writer.transaction(connection, job)
+                changed = connection.total_changes - changed
         except Exception as error:  # noqa: BLE001 - handed to whoever awaits the job
             failure, changed = error, 0
             if isinstance(error, _BatchFaultError):
                 failure = StorageError(f"{self._writer.path}: {error}")
-        self._loop.call_soon_threadsafe(self._done, result, failure, changed)
+        if settled:
+            changed += pages_of(0, 0, _sizes(changes))
+        self._loop.call_soon_threadsafe(self._done, job, result, failure, changed, settled)
 
-    def _done(self, result: Any, error: Exception | None, changed: int) -> None:
-        # The job may have removed streams.
-        self._heads.clear()
+    def _done(
+        self, job: object, result: Any, error: Exception | None, changed: int, settled: bool
+    ) -> None:
+        if settled:
+            self.backlog.written()
+        else:
+            self.backlog.give_back()
+            if self._lingering is None and self._refusal is None:
+                self._lingering = self._loop.call_later(PATIENCE, self._linger)
+        if job is not _nothing:
+            # It may have removed streams.
+            self._heads.clear()
         self._log.grow(changed)
         self._performed(result, error)
         self._report(error)
@@ -216,8 +311,8 @@ class SqliteJournal(GroupJournal):
 class Writer:
     """The thread's side: everything here blocks."""
 
-    def __init__(self, path: str, busy_timeout: float) -> None:
-        self.path, self.busy_timeout = path, busy_timeout
+    def __init__(self, path: str, busy_timeout: float, synchronous: str) -> None:
+        self.path, self.busy_timeout, self.synchronous = path, busy_timeout, synchronous
         self._is_patient = True
 
     def write_at_once(self, connection: sqlite3.Connection, plan: Plan) -> Written | None:
@@ -283,6 +378,20 @@ class Writer:
                     problem = Broken(problem.message)
                 raise problem from error
 
+    def settle(self, connection: sqlite3.Connection, changes: list[Change]) -> None:
+        """Write what was put off to its tables. Need not wait for the disk, because it is there
+        already. Raises `StorageError`."""
+        if self.synchronous != _UNSYNCED:
+            connection.execute(f"PRAGMA synchronous = {_UNSYNCED}")
+        try:
+            try:
+                self.transaction(connection, partial(put_all, changes=changes))
+            except _BatchFaultError:
+                self.transaction(connection, partial(put_singly, changes=changes))
+        finally:
+            if self.synchronous != _UNSYNCED:
+                connection.execute(f"PRAGMA synchronous = {self.synchronous}")
+
     def _one_by_one(self, connection: sqlite3.Connection, plan: Plan) -> Written:
         rows, errors, fence = list[Row](), dict[int, Exception](), Fence()
         for index, batch in enumerate(plan.batches):
@@ -290,7 +399,7 @@ class Writer:
             if error is None:
                 connection.execute("SAVEPOINT batch")
                 try:
-                    rows += _put_batch(connection, batch, plan.seq + len(rows))
+                    rows += _put_batch(connection, plan, index, plan.seq + len(rows))
                 except (StreamConflict, sqlite3.Error, *_FAULTS) as refused:
                     if (
                         not isinstance(refused, StreamConflict)
@@ -315,8 +424,9 @@ class _BatchFaultError(Exception):
     """A statement failed because of what it was given."""
 
 
-# Errors of binding a value; those of SQLite itself are `sqlite3.Error`.
-_FAULTS = (OverflowError, UnicodeError, ValueError)
+# Errors of binding or encoding a value; those of SQLite itself are `sqlite3.Error`.
+_FAULTS = (OverflowError, UnicodeError, ValueError, TypeError, msgspec.MsgspecError)
+_UNSYNCED = SYNCHRONOUS["process"]
 
 
 def _attempt(connection: sqlite3.Connection, work: Callable[..., T], is_plain: bool) -> T:
@@ -332,29 +442,12 @@ def _attempt(connection: sqlite3.Connection, work: Callable[..., T], is_plain: b
     return result
 
 
-def collect(batch: Batch, changes: Changes) -> None:
-    """Add what a batch does to rows: of one key the last counts, and in a batch a put counts after
-    a delete. A narrow put counts for the rest of the row, too, when that is under way."""
-    for table, key in batch.deletes:
-        known = changes.get(table.name)
-        if known is None:
-            known = changes[table.name] = Change(table)
-        key = tuple(key)
-        known.rows[key] = None
-        known.narrow.discard(key)
-    for table, row in batch.puts:
-        known = changes.get(table.name)
-        if known is None:
-            known = changes[table.name] = Change(table)
-        key = row[: table.key]
-        if table.is_narrow:
-            known.narrowly = table
-            if key not in known.rows:
-                known.narrow.add(key)
-        else:
-            known.table = table
-            known.narrow.discard(key)
-        known.rows[key] = row
+def _nothing(connection: sqlite3.Connection) -> None:
+    """A job that only waits for what precedes every job."""
+
+
+def _sizes(changes: Iterable[Change]) -> list[tuple[Table, int]]:
+    return [(change.table, len(change.rows)) for change in changes]
 
 
 def _put_plan(connection: sqlite3.Connection, plan: Plan) -> None:
@@ -363,11 +456,15 @@ def _put_plan(connection: sqlite3.Connection, plan: Plan) -> None:
         if found != plan.unknown:
             raise _BatchFaultError("a stream is elsewhere")
     _put_entries(connection, plan.rows)
-    _put_changes(connection, plan.changes.values())
+    if plan.changes:
+        put_changes(connection, plan.changes.values())
+    if plan.deferred is not None:
+        write_deferred(connection, plan.row_id + 1, plan.deferred)
 
 
-def _put_batch(connection: sqlite3.Connection, batch: Batch, seq: int) -> list[Row]:
+def _put_batch(connection: sqlite3.Connection, plan: Plan, index: int, seq: int) -> list[Row]:
     """Write one batch; its journal rows. Raises `StreamConflict`."""
+    batch = plan.batches[index]
     heads = statements.read_heads(connection, list({entry.stream for entry in batch.entries}))
     rows: list[Row] = []
     for number, entry in enumerate(batch.entries, 1):
@@ -375,37 +472,19 @@ def _put_batch(connection: sqlite3.Connection, batch: Batch, seq: int) -> list[R
             raise StreamConflict(entry.stream, entry.version)
         heads[entry.stream] = entry.version
         rows.append((seq + number, *entry))
-    changes: Changes = {}
-    collect(batch, changes)
     _put_entries(connection, rows)
-    _put_changes(connection, changes.values())
+    now, _ = split(batch)
+    changes: Changes = {}
+    collect(now.deletes, now.puts, changes)
+    put_changes(connection, changes.values())
+    if index in plan.later:
+        write_deferred(connection, plan.row_id + 1 + index, encode([plan.later[index]]))
     return rows
 
 
 def _put_entries(connection: sqlite3.Connection, rows: list[Row]) -> None:
     if rows:
         statements.write_rows(connection, _INSERT_ENTRIES, rows, len(statements.JOURNAL.columns))
-
-
-def _put_changes(connection: sqlite3.Connection, changes: Iterable[Change]) -> None:
-    for change in changes:
-        table, rows, narrow = change.table, change.rows, change.narrow
-        puts = [row for row in rows.values() if row is not None]
-        if len(puts) < len(rows):
-            keys = [key for key, row in rows.items() if row is None]
-            statements.write_rows(connection, statements.delete(table), keys, table.key)
-        if narrow:
-            moves = [row for row in puts if row[: table.key] in narrow]
-            puts = [row for row in puts if row[: table.key] not in narrow]
-            _put_rows(connection, change.narrowly, moves)
-        if puts:
-            _put_rows(connection, table, puts)
-
-
-def _put_rows(connection: sqlite3.Connection, table: Table, rows: Sequence[Row]) -> None:
-    statements.write_rows(
-        connection, statements.insert(table, replace=True), rows, len(table.columns)
-    )
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

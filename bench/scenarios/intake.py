@@ -5,9 +5,8 @@ on the disk, while what was invoked before is executed.
 from __future__ import annotations
 
 import functools
-import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, closing
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from harness.load import closed_loop, connections, encode_request
@@ -15,6 +14,8 @@ from harness.processes import Meter
 from harness.scenario import Case, Column, Figures, Role, Scenario, Setting, Side, Target, summary
 from peers import dbos, restate
 from servers import Served, bare_answer, ironflow
+
+from ironflow.storage.maintenance import opened
 
 WARM_SECONDS = 0.3
 
@@ -66,8 +67,7 @@ def side_of(
 def check_rows(setting: Setting, accepted: int) -> None:
     """What was accepted is in the database."""
     table = {"invoke": "runs", "emit": "events"}[setting.case["what"]]
-    path = f"file:{setting.folder / 'bench.db'}?mode=ro"
-    with closing(sqlite3.connect(path, uri=True)) as connection:
+    with opened(setting.folder / "bench.db") as (connection, _):
         (stored,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
     if stored != accepted:
         raise RuntimeError(f"{accepted} were accepted, {stored} are in {table}")

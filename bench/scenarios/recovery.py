@@ -5,9 +5,7 @@ takes to answer, to have every body back where it was, and to end them all.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
-from contextlib import closing
 
 import msgspec
 from functions import GATE
@@ -15,6 +13,8 @@ from harness.load import Connection, connections, encode_request
 from harness.processes import Meter, Process, free_port, running
 from harness.scenario import Column, Figures, Scenario, Setting, Side
 from servers import READY, ironflow_process
+
+from ironflow.storage.maintenance import opened
 
 LENGTH = 10
 CALLERS = 64
@@ -81,18 +81,17 @@ async def _all_passed(connection: Connection, count: int) -> float:
 
 async def _all_ended(setting: Setting, count: int) -> float:
     """When the last of them ended, by the database."""
-    path = f"file:{setting.folder / 'bench.db'}?mode=ro"
     query = (
         "SELECT count(*), max(ended_at) FROM runs"
         " WHERE function_id = 'bench-gated' AND status = 'completed'"
     )
     give_up = time.time() + GIVE_UP_SECONDS
-    with closing(sqlite3.connect(path, uri=True)) as connection:
-        while time.time() < give_up:
+    while time.time() < give_up:
+        with opened(setting.folder / "bench.db") as (connection, _):
             ended, last = connection.execute(query).fetchone()
-            if ended == count:
-                return float(last) / 1e6
-            await asyncio.sleep(PAUSE)
+        if ended == count:
+            return float(last) / 1e6
+        await asyncio.sleep(PAUSE)
     raise RuntimeError(f"{ended} of {count} runs ended")
 
 

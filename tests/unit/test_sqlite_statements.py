@@ -13,11 +13,11 @@ import pytest
 
 from ironflow.core.errors import StorageError, StorageFull
 from ironflow.storage import sql, statements
+from ironflow.storage.changes import Changes, collect, put_changes
 from ironflow.storage.connection import connect
 from ironflow.storage.ports import BLOB_REFS, RUNS, TABLES, TIMERS, Batch, Table
 from ironflow.storage.schema import migrate
 from ironflow.storage.sqlite_errors import Broken, Meaning, is_out_of_space, meaning, translate
-from ironflow.storage.sqlite_writer import Changes, _put_changes, collect
 
 
 def test_queries_are_cut_at_their_headers() -> None:
@@ -182,8 +182,8 @@ def test_a_narrow_put_counts_for_what_else_is_under_way(steps: tuple[str, ...], 
     for batches in parts:
         changes: Changes = {}
         for batch in batches:
-            collect(batch, changes)
-        _put_changes(connection, changes.values())
+            collect(batch.deletes, batch.puts, changes)
+        put_changes(connection, changes.values())
     assert connection.execute("SELECT * FROM flows").fetchall() == ([said] if said else [])
     connection.close()
 
