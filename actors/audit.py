@@ -16,7 +16,7 @@ import msgspec
 from ironflow.actors.intake_audit import KINDS as KINDS_OF_INTAKES
 from ironflow.actors.intake_audit import check_intake, fold_intake
 from ironflow.actors.prefect.audit import check_flow_run
-from ironflow.actors.run import fold, run_row
+from ironflow.actors.run_rows import fold, run_row
 from ironflow.core.decisions import watch_for_cancel
 from ironflow.core.effects import CANCEL_STEP, STEP_TIMER, TIMEOUT_TIMER
 from ironflow.core.entries import KINDS

@@ -40,7 +40,7 @@ class LocalEffects:
         recorded.
         """
         try:
-            return await self._ref.request(command)
+            return await self._ref.request(command, at_once=True)
         except (StorageError, Gone) as error:
             failure = error
         return await self._insist(command, failure)

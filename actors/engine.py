@@ -37,7 +37,8 @@ from ironflow.actors.prefect.flow_events import FlowRunEvents
 from ironflow.actors.prefect.history import fold as fold_flow_run
 from ironflow.actors.registrar import Registrar
 from ironflow.actors.router import EventEmitted, Router
-from ironflow.actors.run import RunActor, fold
+from ironflow.actors.run import RunActor
+from ironflow.actors.run_rows import fold
 from ironflow.actors.schedule import ScheduleActor
 from ironflow.actors.system import System
 from ironflow.actors.timers import Timers

@@ -73,7 +73,7 @@ class HandlerActor(Actor):
 
     async def _inherit(self, run_id: str) -> WorkflowState | None:
         """The store of the run before: that is what continuing a handler means."""
-        from ironflow.actors.run import fold
+        from ironflow.actors.run_rows import fold
 
         run = fold(run_id, await self.environment.store.reader.load(f"run/{run_id}"))
         return WorkflowState(store=run.workflow.store) if run.workflow is not None else None

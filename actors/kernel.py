@@ -192,13 +192,14 @@ class Ref:
         """`tell`, never refused for room: for timers and others that are bounded elsewhere."""
         self.system.cell(self.address).deliver(Envelope(message, None, trusted=True))
 
-    def request(self, message: Message[R]) -> asyncio.Future[R]:
+    def request(self, message: Message[R], *, at_once: bool = False) -> asyncio.Future[R]:
         """`ask` without waiting, never refused for room: for those that have several things to ask
-        at once. A task for each would cost more than the message.
+        at once. A task for each would cost more than the message. `at_once` as for `ask`.
         """
         system = self.system
         reply: asyncio.Future[R] = system.loop.create_future()
-        system.cell(self.address).deliver(Envelope(message, reply, trusted=True))
+        envelope = Envelope(message, reply, trusted=True)
+        system.cell(self.address).deliver(envelope, at_once=at_once)
         return reply
 
     def send(

@@ -8,152 +8,37 @@ here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import msgspec
 
+from ironflow.actors import run_batch
 from ironflow.actors.admission import prepare
-from ironflow.actors.effects import LocalEffects
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import LATER, Ensure, Envelope
 from ironflow.actors.lines import Ticket
-from ironflow.actors.outbox import encode_row, with_delivery
+from ironflow.actors.run_assignment import assign
+from ironflow.actors.run_batch import Posted, keys_of_ends
+from ironflow.actors.run_rows import encode_snapshot, fold, handler_row, row_facts, run_row
 from ironflow.actors.stream import Renew, StreamActor
 from ironflow.actors.windows import Start
 from ironflow.core import commands as c
 from ironflow.core import decisions as d
 from ironflow.core import effects as fx
 from ironflow.core import entries as e
-from ironflow.core.entries import (
-    KINDS,
-    RunCreated,
-    RunEntry,
-    RunReopened,
-    RunStarted,
-    decode_entry,
-    encode_entry,
-    payloads,
-)
-from ironflow.core.errors import Damaged, IronflowError
-from ironflow.core.execution import Assignment
+from ironflow.core.entries import RunStarted
+from ironflow.core.errors import IronflowError
 from ironflow.core.fold import apply
 from ironflow.core.lanes import is_throttle, lanes_of
 from ironflow.core.messages import Message
 from ironflow.core.runs import Run, RunStatus, StepStatus
 from ironflow.core.turns import job_timers
-from ironflow.core.workflow_state import signal_key
 from ironflow.storage.handlers import HANDLERS
-from ironflow.storage.ports import (
-    BLOB_REFS,
-    BLOBS,
-    DELIVERIES,
-    RUN_ACTORS,
-    RUN_LANES,
-    RUNS,
-    STARTS,
-    TIMERS,
-    WAITERS,
-    Batch,
-    Loaded,
-    NewEntry,
-    RunRow,
-)
+from ironflow.storage.ports import RUNS, Batch
 
 log = logging.getLogger("ironflow.runs")
-_encode_state = msgspec.json.Encoder().encode
-_decode_state = msgspec.json.Decoder(Run).decode
-
-
-ENDS = (e.WaitEnded, e.StepRetryDue)
-"""Entries by which a wait ends that a body may be in."""
-
-
-def keys_of_ends(entries: Sequence[RunEntry]) -> list[str]:
-    """What a body must not know of before these entries are durable, by its keys: ends of waits,
-    and events from outside.
-    """
-    found: list[str] = []
-    for entry in entries:
-        if isinstance(entry, ENDS):
-            found.append(entry.key)
-        elif isinstance(entry, e.SignalReceived):
-            found.append(signal_key(entry.id))
-    return found
-
-
-def fold(run_id: str, loaded: Loaded) -> Run:
-    """The run that a snapshot and the entries after it make. Raises `Damaged`."""
-    run = Run(run_id) if loaded.snapshot is None else _read_snapshot(run_id, loaded.snapshot.data)
-    for entry in loaded.entries:
-        try:
-            change = decode_entry(entry.kind, entry.data)
-        except Damaged as damage:
-            raise Damaged(f"entry {entry.version} of run {run_id}", damage.reason) from damage
-        apply(run, change, entry.at)
-    return run
-
-
-def _read_snapshot(run_id: str, data: bytes) -> Run:
-    try:
-        return _decode_state(data)
-    except e.UNREADABLE as error:
-        raise Damaged(f"the snapshot of run {run_id}", str(error)) from error
-
-
-def run_row(run: Run) -> RunRow:
-    """The run as lists and filters see it."""
-    error = run.error
-    reason = run.reason or (f"{error.kind}: {error.message}"[:500] if error is not None else None)
-    return RunRow(
-        run.id,
-        run.function_id,
-        run.status.value,
-        run.created_at,
-        run.started_at,
-        run.ended_at,
-        run.updated_at,
-        run.attempt,
-        run.version,
-        run.event.id if run.event is not None else None,
-        run.event.name if run.event is not None else None,
-        run.idempotency_key,
-        run.parent.run_id if run.parent is not None else None,
-        run.code,
-        reason,
-        run.crashes,
-        run.kind,
-    )
-
-
-def handler_row(run: Run) -> tuple[object, ...]:
-    """The row of the name under which a workflow's callers know the run."""
-    error = run.error.message if run.error is not None else None
-    return (
-        run.handler,
-        run.id,
-        run.function_id,
-        run.status.value,
-        run.created_at,
-        run.updated_at,
-        run.ended_at,
-        error,
-        run.version,
-    )
-
-
-def row_facts(run: Run) -> tuple[object, ...]:
-    """What the run's row must follow. A run that is created queued differs by its existence."""
-    return run.exists, run.status, run.execution, run.attempt, run.reason, run.error
-
-
-def _blobs(message: Message[Any]) -> Mapping[str, bytes] | bytes | None:
-    """The large values that come with a message: by digest, or the only one."""
-    if isinstance(message, c.RecordTurn):
-        return message.blobs
-    blob: bytes | None = getattr(message, "blob", None)
-    return blob
 
 
 class RunActor(StreamActor):
@@ -213,22 +98,19 @@ class RunActor(StreamActor):
 
     def receive(self, message: Message[Any], envelope: Envelope) -> object:
         """Decide, commit, and answer after the commit."""
-        kind = type(message)
+        kind, situation = type(message), self.situation
+        situation.now, situation.barred = self.environment.clock.now(), None
+        if kind is c.RecordStep or kind is c.RecordTurn:
+            # By far the most frequent messages; what they cannot depend on is not asked.
+            situation.hot = True
+            return self._answer(message, envelope)
         if kind is Ensure:
             return None
         if kind is Renew:
             self._renew()
             return None
-        run, env, situation = self.run, self.environment, self.situation
-        situation.now, situation.barred = env.clock.now(), None
-        # A recorded step is by far the most frequent message; what it cannot depend on is not
-        # asked.
-        situation.hot = (
-            kind is c.RecordStep
-            or kind is c.RecordTurn
-            or self.starting
-            or env.host.is_hot(run.id, run.execution)
-        )
+        run, host = self.run, self.environment.host
+        situation.hot = self.starting or host.is_hot(run.id, run.execution)
         if not run.exists and (kind is c.CreateRun or kind is c.CancelRun):
             completed, answer = prepare(self, message, envelope)
             if completed is None:
@@ -238,21 +120,30 @@ class RunActor(StreamActor):
             situation.slot = False
         elif kind is c.Dispatch or kind in d.MAY_START:
             self._reserve(message)
+        return self._answer(message, envelope)
+
+    def _answer(self, message: Message[Any], envelope: Envelope) -> object:
+        """Decide in the present situation."""
+        kind, run, situation = type(message), self.run, self.situation
         before, executed = row_facts(run), run.status is RunStatus.RUNNING
         try:
             decision = d.decide(run, message, situation)
         except Exception as error:  # noqa: BLE001 - raised again there
             return self._refuse(error, envelope)
-        batch, sends = self._prepare(decision, _blobs(message))
+        blobs = message.blobs if kind is c.RecordTurn else getattr(message, "blob", None)  # type: ignore[attr-defined]
+        batch, sends = self._prepare(decision, blobs)
         if before != row_facts(run):
             batch.puts.append((RUNS, msgspec.structs.astuple(run_row(run))))
             if run.handler is not None:
                 batch.puts.append((HANDLERS, handler_row(run)))
         ends = keys_of_ends(decision.entries)
-        self.unsettled.update(ends)
+        if ends:
+            self.unsettled.update(ends)
         then: Callable[[], None] | None = None
-        counts, self.counts = self.counts, []
-        self.uncounted.extend(counts)
+        counts = self.counts
+        if counts:
+            self.counts = []
+            self.uncounted.extend(counts)
         vacates = executed and run.status is not RunStatus.RUNNING
         if vacates:
             self.vacating += 1
@@ -315,12 +206,12 @@ class RunActor(StreamActor):
 
     def _prepare(
         self, decision: fx.Decision, blobs: Mapping[str, bytes] | bytes | None
-    ) -> tuple[Batch, list[tuple[str, str, Message[Any]]]]:
+    ) -> tuple[Batch, list[Posted]]:
         """Apply the entries, and put them with everything durable that follows from them into one
-        batch.
+        batch; and what is to be posted once that is committed.
         """
-        run, stream, now = self.run, self.address, self.situation.now
-        batch = Batch([], [], [])
+        run, now = self.run, self.situation.now
+        batch, sends = Batch([], [], []), list[Posted]()
         if decision.entries and run.status is not RunStatus.QUEUED:
             self.queued_at = now
         for entry in decision.entries:
@@ -328,17 +219,11 @@ class RunActor(StreamActor):
                 throttles = filter(is_throttle, run.lanes)
                 self.counts.extend(Start(lane, now, run.id) for lane in throttles)
             apply(run, entry, now)
-            batch.entries.append(
-                NewEntry(stream, run.version, now, KINDS[type(entry)], encode_entry(entry))
-            )
-            for payload in payloads(entry):
-                if payload is not None and payload.blob is not None:
-                    batch.puts.append((BLOB_REFS, (stream, payload.blob)))
-                    blob = blobs.get(payload.blob) if isinstance(blobs, Mapping) else blobs
-                    if blob is not None:
-                        batch.puts.append((BLOBS, (payload.blob, len(blob), blob)))
-        self._note_place(batch, decision.entries)
-        sends: list[tuple[str, str, Message[Any]]] = []
+            run_batch.add_entry(self, batch, entry, blobs)
+        if run.lanes or run.priority or run.share is not None or run.actor is not None:
+            run_batch.note_place(run, batch, decision.entries)
+        if self.counts:
+            run_batch.note_counts(self, batch)
         for effect in decision.effects:
             if type(effect) is fx.StartBody:
                 self.starting = True
@@ -346,83 +231,19 @@ class RunActor(StreamActor):
                 # tells the body itself once it is durable, too.
                 self.ending = run.unwinding or run.cancelling
             if type(effect) is c.Send:
-                # Named for its cause, so that it keeps its name however often it is sent.
-                # Padded: on a restart, messages of one moment are sent again in the order of their
-                # names.
-                delivery = f"{stream}/{run.version:09d}/{len(sends)}"
-                self._send(batch, effect, delivery)
-                sends.append((effect.target, delivery, with_delivery(effect.message, delivery)))
+                sends.append(run_batch.add_send(self, batch, effect, len(sends)))
             else:
-                self._add(batch, effect)
+                run_batch.add_effect(self, batch, effect)
         if decision.entries and self.snapshot_is_due(run.version):
-            self.add_snapshot(batch, run.version, _encode_state(run))
+            self.add_snapshot(batch, run.version, encode_snapshot(run))
         return batch, sends
-
-    def _note_place(self, batch: Batch, entries: Sequence[RunEntry]) -> None:
-        """What a start of the process has to know of the run's place among others."""
-        run = self.run
-        if run.lanes or run.priority or run.share is not None:
-            self._note_lanes(batch, entries)
-        if run.actor is not None:
-            self._note_actor(batch, entries)
-        for start in self.counts:
-            batch.puts.append((STARTS, start))
-        if self.counts:
-            batch.deletes.extend((STARTS, old) for old in self.environment.pool.windows.take_over())
-
-    def _note_lanes(self, batch: Batch, entries: Sequence[RunEntry]) -> None:
-        """Who has not ended stands in the table of lanes."""
-        run = self.run
-        if run.is_terminal:
-            batch.deletes.append((RUN_LANES, (run.id,)))
-        elif any(type(entry) in (RunCreated, RunReopened) for entry in entries):
-            lanes = msgspec.json.encode(run.lanes).decode()
-            batch.puts.append((RUN_LANES, (run.id, lanes, run.priority, run.share)))
-
-    def _note_actor(self, batch: Batch, entries: Sequence[RunEntry]) -> None:
-        """Who has not ended stands in the table of actors, with the last worker."""
-        run = self.run
-        if run.is_terminal:
-            batch.deletes.append((RUN_ACTORS, (run.id,)))
-        elif any(type(entry) in (RunCreated, RunReopened, e.RunStarted) for entry in entries):
-            batch.puts.append((RUN_ACTORS, (run.id, run.actor, run.worker)))
-
-    def _send(self, batch: Batch, send: c.Send, delivery: str) -> None:
-        batch.puts.append((DELIVERIES, encode_row(send, delivery, self.situation.now)))
-        blob = getattr(send.message, "blob", None)
-        payload = getattr(send.message, "input", None) or getattr(send.message, "data", None)
-        if blob is not None and payload is not None and payload.blob is not None:
-            batch.puts.append((BLOBS, (payload.blob, len(blob), blob)))
-            batch.puts.append((BLOB_REFS, (self.address, payload.blob)))
-
-    def _add(self, batch: Batch, effect: fx.Effect) -> None:
-        run, env = self.run, self.environment
-        match effect:
-            case fx.SetTimer():
-                batch.puts.append((TIMERS, (self.address, effect.name, effect.at, run.version)))
-            case fx.ClearTimer():
-                batch.deletes.append((TIMERS, (self.address, effect.name)))
-            case fx.AddWaiter():
-                row = (run.id, effect.step, effect.event, effect.match, self.situation.now)
-                batch.puts.append((WAITERS, row))
-                # Before the commit: whoever emits because the commit was seen emits later than
-                # this.
-                env.waiters.add(run.id, effect.step, effect.event, effect.match)
-                self.unsure.add(effect.step)
-            case fx.RemoveWaiter():
-                batch.deletes.append((WAITERS, (run.id, effect.step)))
-                env.waiters.remove(run.id, effect.step)
-            case fx.Consume():
-                batch.deletes.append((DELIVERIES, (effect.delivery,)))
-            case _:
-                pass
 
     # -- after the commit -------------------------------------------------------------------------
 
     def _act(
         self,
         effects: list[fx.Effect],
-        sends: list[tuple[str, str, Message[Any]]],
+        sends: list[Posted],
         ends: list[str],
         vacates: bool,
         counts: list[Start],
@@ -495,7 +316,7 @@ class RunActor(StreamActor):
         match effect:
             case fx.StartBody():
                 self.starting = False
-                host.start(self._assignment())
+                host.start(assign(self))
             case fx.WakeBody():
                 if not host.wake(run.id, run.execution, effect.key):
                     # Evicted since the decision: have the run dispatched anew.
@@ -506,47 +327,6 @@ class RunActor(StreamActor):
                 host.drop(run.id)
             case _:
                 pass
-
-    def _assignment(self) -> Assignment:
-        run = self.run
-        ending = self.ending
-        return Assignment(
-            run.id,
-            run.function_id,
-            run.execution,
-            run.attempt,
-            run.input,
-            run.options,
-            run.created_at,
-            run.event,
-            run.parent.depth if run.parent is not None else 0,
-            run.steps,
-            run.order,
-            ending.outcome if ending is not None else None,
-            LocalEffects(self.environment, self.system.at(self.address), run.execution),
-            self._record,
-            self.unsettled,
-            run.events,
-            run.actor,
-        )
-
-    def _record(self) -> Run:
-        """The run as a body in another process may know it: an end that is on its way to the disk
-        has not happened for it.
-        """
-        run, steps = self.run, {}
-        for key in self.unsettled & run.steps.keys():
-            step = run.steps[key]
-            if step.status is StepStatus.DUE:
-                steps[key] = msgspec.structs.replace(step, status=StepStatus.RETRYING)
-            else:
-                steps[key] = msgspec.structs.replace(
-                    step, status=StepStatus.WAITING, ended_at=None, result=None, error=None
-                )
-        if not steps:
-            return run
-        still_open = {**run.open, **dict.fromkeys(steps)}
-        return msgspec.structs.replace(run, steps={**run.steps, **steps}, open=still_open)
 
     # -- after a failure --------------------------------------------------------------------------
 

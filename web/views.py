@@ -15,7 +15,7 @@ import orjson
 
 from ironflow.actors.engine import Engine
 from ironflow.actors.router import EventEmitted
-from ironflow.actors.run import run_row
+from ironflow.actors.run_rows import run_row
 from ironflow.actors.system import ActorStatistics
 from ironflow.core.blockages import Blockage
 from ironflow.core.clock import SECOND, to_rfc3339
