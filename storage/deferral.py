@@ -60,8 +60,11 @@ def split(batch: Batch) -> tuple[Piece, Piece]:
 
 
 def encode(pieces: Iterable[Piece]) -> bytes:
-    """A row's `data`. Raises what msgspec does for values that no database takes."""
-    return _encode([(_named(piece.deletes), _named(piece.puts)) for piece in pieces])
+    """A row's `data`. Raises ValueError for values that no database takes."""
+    try:
+        return _encode([(_named(piece.deletes), _named(piece.puts)) for piece in pieces])
+    except (TypeError, OverflowError, msgspec.MsgspecError) as error:
+        raise ValueError(f"a row has no such value: {error}") from error
 
 
 def write(connection: sqlite3.Connection, row_id: int, data: bytes) -> None:

@@ -14,31 +14,26 @@ import copy
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-import msgspec
-
 from ironflow.core.crash_points import reach
 from ironflow.core.errors import StorageError, StorageFull, StreamConflict
-from ironflow.storage import sql, statements
-from ironflow.storage.changes import Change, Changes, Row, collect, put_changes
+from ironflow.storage import sql
+from ironflow.storage.changes import Change, Row
 from ironflow.storage.connection import SYNCHRONOUS, Connection
 from ironflow.storage.deferral import (
     LINGER,
     MOST_ROWS,
     Backlog,
-    Piece,
-    encode,
     put_all,
     put_singly,
-    split,
 )
-from ironflow.storage.deferral import write as write_deferred
 from ironflow.storage.journal import GROUP_LIMIT, Fence, GroupJournal, Written
 from ironflow.storage.pace import Pace
-from ironflow.storage.ports import Batch, Table
+from ironflow.storage.plan import FAULTS, BatchFault, Plan, put_batch, put_plan, sizes_of
+from ironflow.storage.ports import Batch
 from ironflow.storage.sqlite_errors import Broken, Meaning, meaning, translate
 from ironflow.storage.wal import Chore, WriteAheadLog, pages_of
 
@@ -52,58 +47,9 @@ BUSY_TRIES = 6
 PATIENCE = 5.0
 """Seconds until rows that were put off, and could not be written, are tried again unasked."""
 
+_UNSYNCED = SYNCHRONOUS["process"]
+
 T = TypeVar("T")
-
-
-class Plan:
-    """One commit, prepared: journal rows, what is done to the rows of tables at once, and what
-    later.
-
-    `later` has a piece for each batch that puts something off, under the batch's index. `row_id`
-    is that of the newest row of `deferred` before it.
-    """
-
-    __slots__ = (
-        "batches", "changes", "deferred", "doubtful", "later", "row_id", "rows", "seq", "unknown",
-    )  # fmt: skip
-
-    def __init__(self, batches: list[Batch], seq: int, row_id: int) -> None:
-        self.batches, self.seq, self.row_id = batches, seq, row_id
-        self.rows: list[Row] = []
-        self.changes: Changes = {}
-        self.later: dict[int, Piece] = {}
-        self.deferred: bytes | None = None
-        self.unknown: dict[str, int] = {}
-        self.doubtful = False
-
-    def add(self, index: int, batch: Batch) -> None:
-        """What a batch does to rows."""
-        now, later = split(batch)
-        if now.deletes or now.puts:
-            collect(now.deletes, now.puts, self.changes)
-        if later.deletes or later.puts:
-            self.later[index] = later
-
-    def encode(self) -> None:
-        """What is put off, as the commit keeps it."""
-        if self.later:
-            try:
-                self.deferred = encode(self.later.values())
-            except _FAULTS:
-                self.doubtful = True
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is one statement, which is a transaction of its own."""
-        return (
-            not (self.changes or self.later or self.unknown)
-            and 0 < len(self.rows) <= statements.MOST_ROWS
-        )
-
-    def pages(self) -> int:
-        """About how many pages of the database it changes."""
-        size = sum([len(row[5]) for row in self.rows]) + len(self.deferred or b"")
-        return pages_of(len(self.rows), size, _sizes(self.changes.values()))
 
 
 class SqliteJournal(GroupJournal):
@@ -285,10 +231,10 @@ class SqliteJournal(GroupJournal):
                 changed = connection.total_changes - changed
         except Exception as error:  # noqa: BLE001 - handed to whoever awaits the job
             failure, changed = error, 0
-            if isinstance(error, _BatchFaultError):
+            if isinstance(error, BatchFault):
                 failure = StorageError(f"{self._writer.path}: {error}")
         if settled:
-            changed += pages_of(0, 0, _sizes(changes))
+            changed += pages_of(0, 0, sizes_of(changes))
         self._loop.call_soon_threadsafe(self._done, job, result, failure, changed, settled)
 
     def _done(
@@ -322,7 +268,7 @@ class Writer:
             return None
         self._be_patient(connection, False)
         try:
-            _attempt(connection, partial(_put_plan, plan=plan), plan.is_plain)
+            _attempt(connection, partial(put_plan, plan=plan), plan.is_plain)
         except Exception:  # noqa: BLE001 - `write` meets it again, and knows what it means
             _roll_back(connection)
             return None
@@ -340,9 +286,9 @@ class Writer:
         can."""
         if not plan.doubtful:
             try:
-                self.transaction(connection, partial(_put_plan, plan=plan), plan.is_plain)
+                self.transaction(connection, partial(put_plan, plan=plan), plan.is_plain)
                 return Written(plan.rows, {})
-            except _BatchFaultError:
+            except BatchFault:
                 plan.doubtful = True
         return self.transaction(connection, partial(self._one_by_one, plan=plan))
 
@@ -352,7 +298,7 @@ class Writer:
         """Do `work(connection)` in a transaction and return its result; `is_plain` work is one
         statement.
 
-        Raises `_BatchFaultError` when a statement or value is at fault, else what `translate` makes
+        Raises `BatchFault` when a statement or value is at fault, else what `translate` makes
         of the error.
         """
         tries = 0
@@ -363,11 +309,11 @@ class Writer:
                 return _attempt(connection, work, is_plain)
             except Exception as error:
                 _roll_back(connection)
-                if not isinstance(error, (sqlite3.Error, *_FAULTS)):
+                if not isinstance(error, (sqlite3.Error, *FAULTS)):
                     raise
                 means = meaning(error)
                 if means is Meaning.BATCH:
-                    raise _BatchFaultError(str(error)) from error
+                    raise BatchFault(str(error)) from error
                 if means is Meaning.BUSY and tries < BUSY_TRIES:
                     continue  # each try has waited for the busy timeout
                 problem = translate(error, self.path)
@@ -386,7 +332,7 @@ class Writer:
         try:
             try:
                 self.transaction(connection, partial(put_all, changes=changes))
-            except _BatchFaultError:
+            except BatchFault:
                 self.transaction(connection, partial(put_singly, changes=changes))
         finally:
             if self.synchronous != _UNSYNCED:
@@ -399,8 +345,8 @@ class Writer:
             if error is None:
                 connection.execute("SAVEPOINT batch")
                 try:
-                    rows += _put_batch(connection, plan, index, plan.seq + len(rows))
-                except (StreamConflict, sqlite3.Error, *_FAULTS) as refused:
+                    rows += put_batch(connection, plan, index, plan.seq + len(rows))
+                except (StreamConflict, sqlite3.Error, *FAULTS) as refused:
                     if (
                         not isinstance(refused, StreamConflict)
                         and meaning(refused) is not Meaning.BATCH
@@ -420,15 +366,6 @@ class Writer:
         return StorageError(f"{self.path} does not take a batch: {type(error).__name__}: {error}")
 
 
-class _BatchFaultError(Exception):
-    """A statement failed because of what it was given."""
-
-
-# Errors of binding or encoding a value; those of SQLite itself are `sqlite3.Error`.
-_FAULTS = (OverflowError, UnicodeError, ValueError, TypeError, msgspec.MsgspecError)
-_UNSYNCED = SYNCHRONOUS["process"]
-
-
 def _attempt(connection: sqlite3.Connection, work: Callable[..., T], is_plain: bool) -> T:
     if is_plain:
         reach("commit.before")
@@ -446,47 +383,6 @@ def _nothing(connection: sqlite3.Connection) -> None:
     """A job that only waits for what precedes every job."""
 
 
-def _sizes(changes: Iterable[Change]) -> list[tuple[Table, int]]:
-    return [(change.table, len(change.rows)) for change in changes]
-
-
-def _put_plan(connection: sqlite3.Connection, plan: Plan) -> None:
-    if plan.unknown:
-        found = statements.read_heads(connection, list(plan.unknown))
-        if found != plan.unknown:
-            raise _BatchFaultError("a stream is elsewhere")
-    _put_entries(connection, plan.rows)
-    if plan.changes:
-        put_changes(connection, plan.changes.values())
-    if plan.deferred is not None:
-        write_deferred(connection, plan.row_id + 1, plan.deferred)
-
-
-def _put_batch(connection: sqlite3.Connection, plan: Plan, index: int, seq: int) -> list[Row]:
-    """Write one batch; its journal rows. Raises `StreamConflict`."""
-    batch = plan.batches[index]
-    heads = statements.read_heads(connection, list({entry.stream for entry in batch.entries}))
-    rows: list[Row] = []
-    for number, entry in enumerate(batch.entries, 1):
-        if entry.version != heads[entry.stream] + 1:
-            raise StreamConflict(entry.stream, entry.version)
-        heads[entry.stream] = entry.version
-        rows.append((seq + number, *entry))
-    _put_entries(connection, rows)
-    now, _ = split(batch)
-    changes: Changes = {}
-    collect(now.deletes, now.puts, changes)
-    put_changes(connection, changes.values())
-    if index in plan.later:
-        write_deferred(connection, plan.row_id + 1 + index, encode([plan.later[index]]))
-    return rows
-
-
-def _put_entries(connection: sqlite3.Connection, rows: list[Row]) -> None:
-    if rows:
-        statements.write_rows(connection, _INSERT_ENTRIES, rows, len(statements.JOURNAL.columns))
-
-
 def _roll_back(connection: sqlite3.Connection) -> None:
     # SQLite itself has rolled back after some errors, a full disk among them.
     if connection.in_transaction:
@@ -497,6 +393,3 @@ def read_last_seq(connection: sqlite3.Connection) -> int:
     """The newest sequence number that was ever committed."""
     (seq,) = connection.execute(sql.load("journal")["last_seq"]).fetchone()
     return int(seq)
-
-
-_INSERT_ENTRIES = statements.insert(statements.JOURNAL, replace=False)

@@ -199,10 +199,13 @@ async def test_closing_writes_them(tmp_path: Path) -> None:
 # -- when something is wrong -------------------------------------------------------------------
 
 
-async def test_a_value_that_no_database_takes_refuses_its_batch_alone(store: SqliteStore) -> None:
+@pytest.mark.parametrize("value", ["\ud800", object(), 2**70])
+async def test_a_value_that_no_database_takes_refuses_its_batch_alone(
+    store: SqliteStore, value: object
+) -> None:
     told: list[Exception | None] = []
     good = Batch([NewEntry("s", 1, 1, "k", b"{}")], [(TIMERS, timer("good", 1))], [])
-    bad = Batch([NewEntry("t", 1, 1, "k", b"{}")], [(TIMERS, timer("bad \ud800", 1))], [])
+    bad = Batch([NewEntry("t", 1, 1, "k", b"{}")], [(TIMERS, ("run/a", "b", value, 1))], [])
     store.journal.append(good, told.append)
     store.journal.append(bad, told.append)
     store.journal.append(Batch([], [(TIMERS, timer("other", 2))], []), told.append)
