@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
+import orjson
 
 from ironflow.core.clock import Clock
-from ironflow.core.prefect.events import Event
-from ironflow.core.prefect.runs import FlowRun
+from ironflow.core.prefect.events import Event, Labels
+from ironflow.core.prefect.runs import FlowRun, FlowRunInfo
 from ironflow.core.prefect.states import State
 from ironflow.storage.ports import Batch
 
+REMEMBERED = 4096
+"""Flow runs whose company is held in memory."""
+
 _encode = msgspec.json.Encoder().encode
-
-
-class _Intended(msgspec.Struct, rename={"come": "from", "go": "to"}):
-    come: str | None
-    go: str
 
 
 class _Summary(msgspec.Struct, omit_defaults=True):
@@ -26,27 +27,17 @@ class _Summary(msgspec.Struct, omit_defaults=True):
     message: str = ""
 
 
-class _Payload(msgspec.Struct):
-    intended: _Intended
-    initial_state: _Summary | None
-    validated_state: _Summary
+class Company(NamedTuple):
+    """The resources that the events of a flow run are related to, and the same as JSON."""
+
+    info: FlowRunInfo
+    related: tuple[Labels, ...]
+    text: bytes
 
 
-def _summary(state: State) -> _Summary:
-    return _Summary(state.type, state.name, state.message or "")
-
-
-def tell_move(run: FlowRun, old: State | None, now: int) -> Event:
-    """The event of a flow run's move from `old` to the state that it has now. Its id is that of
-    the state, so that telling twice tells once.
-    """
-    info, state = run.info, run.state
-    assert state is not None
-    payload = _Payload(
-        _Intended(old.type if old is not None else None, state.type),
-        _summary(old) if old is not None else None,
-        _summary(state),
-    )
+def find_company(run: FlowRun) -> Company:
+    """The flow, the deployment and the tags of a flow run."""
+    info = run.info
     related = [
         {
             "prefect.resource.id": f"prefect.flow.{info.flow_id}",
@@ -65,6 +56,15 @@ def tell_move(run: FlowRun, old: State | None, now: int) -> Event:
         {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}
         for tag in dict.fromkeys(info.tags)
     ]
+    return Company(info, tuple(related), orjson.dumps(related))
+
+
+def tell_move(run: FlowRun, old: State | None, now: int, company: Company) -> Event:
+    """The event of a flow run's move from `old` to the state that it has now. Its id is that of
+    the state, so that telling twice tells once.
+    """
+    info, state = run.info, run.state
+    assert state is not None
     return Event(
         id=state.id,
         event=f"prefect.flow-run.{state.name}",
@@ -79,10 +79,31 @@ def tell_move(run: FlowRun, old: State | None, now: int) -> Event:
             "prefect.state-timestamp": state.timestamp.isoformat(),
             "prefect.state-type": state.type,
         },
-        related=tuple(related),
-        payload=_encode(payload),
+        related=company.related,
+        payload=b'{"intended":%b,"initial_state":%b,"validated_state":%b}'
+        % (
+            _intend(None if old is None else old.type, state.type),
+            b"null" if old is None else _summarize(old),
+            _summarize(state),
+        ),
         follows=old.id if old is not None else None,
-    )
+    ).with_related(company.text)
+
+
+@lru_cache
+def _intend(come: str | None, go: str) -> bytes:
+    return _encode({"from": come, "to": go})
+
+
+def _summarize(state: State) -> bytes:
+    if state.message:
+        return _encode(_Summary(state.type, state.name, state.message))
+    return _summarize_silent(state.type, state.name)
+
+
+@lru_cache
+def _summarize_silent(kind: str, name: str) -> bytes:
+    return _encode(_Summary(kind, name))
 
 
 Include = Callable[[Sequence[Event], Batch], Callable[[], None]]
@@ -93,7 +114,17 @@ class FlowRunEvents:
 
     def __init__(self, clock: Clock, include: Include) -> None:
         self._clock, self._include = clock, include
+        self._companies: dict[str, Company] = {}
 
     def flow_run_moved(self, run: FlowRun, old: State | None, batch: Batch) -> Callable[[], None]:
         """See `MoveSink`."""
-        return self._include((tell_move(run, old, self._clock.now()),), batch)
+        event = tell_move(run, old, self._clock.now(), self._company(run))
+        return self._include((event,), batch)
+
+    def _company(self, run: FlowRun) -> Company:
+        known = self._companies.get(run.info.id)
+        if known is None or known.info is not run.info:
+            while len(self._companies) >= REMEMBERED:
+                del self._companies[next(iter(self._companies))]
+            known = self._companies[run.info.id] = find_company(run)
+        return known

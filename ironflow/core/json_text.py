@@ -31,7 +31,7 @@ def keep_json(raw: msgspec.Raw | bytes, field: str, depth: int = MAX_DEPTH) -> b
 
 def is_too_deep(data: bytes, depth: int = MAX_DEPTH) -> bool:
     """Whether JSON text is nested deeper than `depth`."""
-    if data.count(b"[") + data.count(b"{") <= depth:
+    if len(data) <= depth or data.count(b"[") + data.count(b"{") <= depth:
         return False
     # Without escapes, every second part between quotes is a string. No regex: it takes seconds.
     parts = data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')

@@ -159,7 +159,7 @@ class _Endpoint:
             result = await self._route.handle(Call(request, self._engine, path, query, body, raw))
         except Exception as error:  # noqa: BLE001 - the one place where errors become responses
             return self._refuse(error, request.path)
-        if isinstance(result, web.StreamResponse):
+        if not isinstance(result, tuple):
             return result
         status, value = result
         if status == 204:

@@ -61,11 +61,19 @@ class Event(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def body(self) -> bytes:
         """The event as the API shows it."""
+        return self._encode(orjson.dumps(self.related))
+
+    def with_related(self, text: bytes) -> Event:
+        """This event, with its body worked out now; `text` is what `related` is as JSON."""
+        self.__dict__["body"] = self._encode(text)
+        return self
+
+    def _encode(self, related: bytes) -> bytes:
         return _BODY % (
             to_rfc3339(self.occurred).encode(),
             orjson.dumps(self.event),
             orjson.dumps(self.resource),
-            orjson.dumps(self.related),
+            related,
             self.payload,
             self.id.encode(),
             b"null" if self.follows is None else b'"%s"' % self.follows.encode(),

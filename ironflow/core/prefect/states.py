@@ -152,6 +152,8 @@ def has_persisted_data(state: State) -> bool:
 
 def drop_unpersisted_data(state: State) -> None:
     """Do not keep data that says only that its result was not persisted."""
+    if state.data is NULL:
+        return
     data = bytes(state.data)
     if _UNPERSISTED in data and data.startswith(b"{") and not has_persisted_data(state):
         state.data = NULL
