@@ -35,6 +35,8 @@ class Catalog:
         self.engine = engine
         self.store, self.clock, self.host = engine.store, engine.clock, engine.host
         self._lock = asyncio.Lock()
+        self._moments: dict[str, list[int]] = {}
+        """When the versions of a function were registered, for those that were asked for."""
 
     # -- reads ------------------------------------------------------------------------------------
 
@@ -66,6 +68,17 @@ class Catalog:
         if not 1 <= number <= len(history):
             raise NotFound("revision", f"{function_id}/{number}")
         return history[number - 1]
+
+    async def version_at(self, function_id: str, at: int) -> int:
+        """Which version a function had at a moment (microseconds), such as when a run of it was
+        created; 0 if it was not known then.
+        """
+        if function_id not in self._moments:
+            async with self._lock:  # no version is registered while the others are read
+                entries = await self._entries(function_id)
+                moments = [entry.at for entry in entries if entry.kind == h.REGISTERED]
+                self._moments[function_id] = moments
+        return sum(moment <= at for moment in self._moments[function_id])
 
     async def _entries(self, function_id: str) -> list[Entry]:
         found: list[Entry] = []
@@ -137,6 +150,8 @@ class Catalog:
             )
         if batch.entries:
             await self.store.journal.commit(batch)
+            for definition in definitions:
+                self._moments.pop(definition.id, None)
         self.engine.router.post(FunctionsChanged())
         for definition in definitions:
             self.engine.pool.serve(definition.id)

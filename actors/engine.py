@@ -50,6 +50,7 @@ from ironflow.core import commands as c
 from ironflow.core.blockages import Blockages
 from ironflow.core.clock import Clock, Ids
 from ironflow.core.crash_points import reach
+from ironflow.core.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.effects import MAX_CRASHES
 from ironflow.core.entries import EventFacts
 from ironflow.core.errors import (
@@ -109,13 +110,15 @@ class Engine:
         system: System | None = None,
         on_fatal: Callable[[str], None] | None = None,
         salt: tuple[str, ...] = (),
+        environment_id: str = DEFAULT_ENVIRONMENT,
     ) -> None:
         """`capacity`: bodies that execute at once; others wait in the order in which they came.
         `lease`: seconds that a worker keeps a job unheard; `actor_wait`: seconds that a run waits
         for its actor's worker while that is full, 0 for as long as it takes; `caller` sends
         requests to endpoints; `keep_prefect_events` in seconds;
-        `salt`: see `Environment`.
+        `salt`: see `Environment`; `environment_id` is what it is called where that is told.
         """
+        self.environment_id = environment_id
         self.store, self.clock, self.ids = store, clock, ids
         self.system = system or System(clock, ids, on_fatal=on_fatal)
         self.fleet = Fleet(clock, self.system, self._grant, self._knows, lease, actor_wait)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ironflow.actors.engine import Engine
 from ironflow.core.clock import SECOND, Clock, Ids
+from ironflow.core.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.errors import Conflict, Draining, StorageError
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry
@@ -88,6 +89,7 @@ class Assembly:
             caller=self.caller,
             on_fatal=self.on_fatal,
             salt=(environment,) if environment else (),
+            environment_id=environment or DEFAULT_ENVIRONMENT,
         )
         executor.lookup = engine.host.spec
         if settings.public_url:

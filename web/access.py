@@ -116,7 +116,10 @@ async def _check(
     id_ = request.match_info.get(needed.part) if needed.part else None
     grant = directory.grant(key.roles)
     if id_ is None and needed.fields and grant.plain is None:
-        id_ = _named_in(await read_ahead(request), needed.fields)
+        if request.method in ("GET", "HEAD"):
+            id_ = _only([v for name in needed.fields for v in request.query.getall(name, ())])
+        else:
+            id_ = _named_in(await read_ahead(request), needed.fields)
     resource = directory.irn(environment, needed.type, id_ or _EVERYTHING)
     decision = grant.decide(needed.action, resource)
     if not decision.allowed:
@@ -133,8 +136,11 @@ def _named_in(body: bytes, fields: tuple[str, ...]) -> str | None:
         return None
     if not isinstance(message, dict):
         return None
-    named = {message[field] for field in fields if isinstance(message.get(field), str)}
-    return named.pop() if len(named) == 1 else None
+    return _only([message[field] for field in fields if isinstance(message.get(field), str)])
+
+
+def _only(named: list[str]) -> str | None:
+    return named[0] if len(set(named)) == 1 else None
 
 
 def _says_where(request: web.Request) -> bool:

@@ -16,6 +16,7 @@ from aiohttp import web
 from ironflow.actors.engine import Engine
 from ironflow.web import (
     apikeys_api,
+    audit_api,
     breakers_api,
     directory_api,
     endpoints_api,
@@ -125,6 +126,7 @@ ROUTES = (
     *apikeys_api.ROUTES,
     *directory_api.ROUTES,
     *roles_api.ROUTES,
+    *audit_api.ROUTES,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Annotated
 
 import msgspec
@@ -31,6 +32,9 @@ from ironflow.web.wire import events as wire
 
 MAX_BATCH = 1000
 """Events in one request."""
+SCAN_CAP = 10_000
+"""Events whose names are counted for one answer."""
+SCANNED_AT_ONCE = 500
 
 
 class EmitBody(wire.EmitRequest, frozen=True):
@@ -49,6 +53,14 @@ class EventsQuery(Query, frozen=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=200)] = 50
     cursor: str | None = None
     full: bool = False
+
+
+class EventNamesQuery(Query, frozen=True):
+    """Of which events: every given filter must hold; `since` <= at < `until`."""
+
+    source: str | None = None
+    since: Moment | None = None
+    until: Moment | None = None
 
 
 _decode_item = BodyDecoder(EmitBody).decode
@@ -124,6 +136,28 @@ async def list_events(call: Call[EventsQuery, None]) -> Answer:
     )
 
 
+async def list_event_names(call: Call[EventNamesQuery, None]) -> Answer:
+    """How often which name occurs among the newest events."""
+    query, counts, scanned = call.query, Counter[str](), 0
+    where = EventFilter(
+        source=query.source, since=to_micros(query.since), until=to_micros(query.until)
+    )
+    before: tuple[int, str] | None = None
+    more = True
+    while more and scanned < SCAN_CAP:
+        size = min(SCANNED_AT_ONCE, SCAN_CAP - scanned)
+        rows = await call.engine.store.reader.events(where, size + 1, before)
+        more = len(rows) > size
+        page = rows[:size]
+        counts.update(row.name for row in page)
+        scanned += len(page)
+        if page:
+            before = page[-1].at, page[-1].id
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    names = [wire.EventNameView(name=name, count=count) for name, count in ranked]
+    return 200, wire.EventNamesView(names=names, scanned=scanned, scan_cap=SCAN_CAP, truncated=more)
+
+
 async def get_event(call: Call[Query, None]) -> Answer:
     """One event, whole."""
     event_id = check_id("event", call.path["event_id"])
@@ -173,6 +207,17 @@ ROUTES = (
         query=EventsQuery,
         response=wire.EventPage,
         statuses={200: "A page of events"},
+        problems=(503,),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/events/names",
+        handle=list_event_names,
+        summary="Count the names of the newest events",
+        tag="events",
+        query=EventNamesQuery,
+        response=wire.EventNamesView,
+        statuses={200: "Names, the most frequent first"},
         problems=(503,),
     ),
     Route(

@@ -11,6 +11,7 @@ import msgspec
 
 from ironflow.actors.engine import Engine
 from ironflow.core.clock import to_rfc3339
+from ironflow.core.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.errors import NotFound
 from ironflow.core.functions import Definition
 from ironflow.core.intake import Intake
@@ -26,8 +27,6 @@ from ironflow.web.wire.intakes import (
     SingletonPage,
 )
 
-ENVIRONMENT = "env_default"
-ENVIRONMENTS = (ENVIRONMENT, "default")
 EMPTY = "-"
 """The empty key in a path; it is the base64url of nothing."""
 ROWS_AT_ONCE = 1000
@@ -87,7 +86,7 @@ async def list_debounce_entries(call: Call[IntakesQuery, None]) -> Answer:
         policy = definition.flow_control.debounce
         views.append(
             DebounceEntryView(
-                environment_id=ENVIRONMENT,
+                environment_id=call.engine.environment_id,
                 function_id=row.function_id,
                 function_version=function.version,
                 debounce_key=row.key,
@@ -111,7 +110,7 @@ async def list_batches(call: Call[IntakesQuery, None]) -> Answer:
         policy = definition.flow_control.batch
         views.append(
             BatchEntryView(
-                environment_id=ENVIRONMENT,
+                environment_id=call.engine.environment_id,
                 function_id=row.function_id,
                 function_version=function.version,
                 batch_key=row.key,
@@ -130,7 +129,7 @@ async def list_singletons(call: Call[IntakesQuery, None]) -> Answer:
     """Singletons that hold a run, by function and key."""
     views = [
         SingletonEntryView(
-            environment_id=ENVIRONMENT,
+            environment_id=call.engine.environment_id,
             function_id=row.function_id,
             singleton_key=row.key,
             run_id=row.run_id,
@@ -143,8 +142,8 @@ async def list_singletons(call: Call[IntakesQuery, None]) -> Answer:
 
 def _intake(call: Call[Query, None], kind: Kind) -> Intake:
     """The intake of a path. Raises `NotFound`."""
-    environment = call.path["environment"]
-    if environment not in ENVIRONMENTS:
+    environment, own = call.path["environment"], call.engine.environment_id
+    if environment != own and (environment, own) != ("default", DEFAULT_ENVIRONMENT):
         raise NotFound("environment", environment)
     return Intake(kind, call.path["function_id"], decode_key(call.path.get("key", ""), kind))
 

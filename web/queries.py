@@ -50,7 +50,7 @@ class QueryDecoder(Generic[Q]):
 
     def __init__(self, kind: type[Q]) -> None:
         self.kind = kind
-        self.known = {f.name: _kind_of(f.type) for f in msgspec.structs.fields(kind)}
+        self.known = {f.encode_name: _kind_of(f.type) for f in msgspec.structs.fields(kind)}
         self._default = kind()
 
     def decode(self, request: web.Request) -> Q:

@@ -64,7 +64,7 @@ BUILT_IN: dict[str, frozenset[str]] = {
 
 class Requirement(NamedTuple):
     """What a request asks for. `type`: of the thing; `part`: the part of the path that names it;
-    `fields`: where a body names it.
+    `fields`: where a body, or the query of a GET, names it.
     """
 
     action: str
@@ -174,7 +174,9 @@ def _native(method: str, reads: bool, parts: list[str]) -> Requirement:
     if family == "events":
         if not reads:
             return Requirement("events:emit", "event", fields=() if rest else _EVENT)
-        return Requirement("events:read", "event", "event_id" if rest else "")
+        return Requirement("events:read", "event", "event_id" if "{event_id}" in rest else "")
+    if family == "audit":
+        return Requirement("runs:read", "run", fields=("run_id",))
     if family == "stream":
         return Requirement("events:subscribe", "event")
     if family == "workers":

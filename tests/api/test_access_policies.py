@@ -350,3 +350,27 @@ def test_what_is_answered_at_once_is_not_counted(template: str) -> None:
     from ironflow.web.limits import kind_held
 
     assert kind_held("GET", template) == ""
+
+
+async def test_a_trail_is_for_who_may_see_its_run(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        function = {"id": "f", "name": "", "code": "", "placement": "pull"}
+        await served.made("PUT", "/api/v1/functions/f", "root", function)
+        start = "/api/v1/functions/f/invoke"
+        mine, other = [(await served.made("POST", start, "root", {}))["run_id"] for _ in range(2)]
+        runs = "irn:ironflow:*:*:run:*:"
+        await policy(served, "mine", "allow", "runs:read", f"{runs}{mine}")
+        await policy(served, "all", "allow", "runs:read", f"{runs}*")
+        await policy(served, "not-other", "deny", "runs:read", f"{runs}{other}")
+        for name, policies in (("one", ["mine"]), ("most", ["all", "not-other"])):
+            await served.made("POST", "/api/v1/roles", "root", {"name": name, "policies": policies})
+            key = {"name": name, "roles": [name]}
+            made = await served.made("POST", "/api/v1/keys", "root", key)
+            served.keys[name] = made["secret"]
+            for query, status in (
+                (f"run_id={mine}", 200),
+                (f"run_id={other}", 403),
+                (f"run_id={mine}&run_id={other}", 403),
+            ):
+                answer = await served.ask("GET", f"/api/v1/audit?{query}", name)
+                assert answer.status == status, (name, query, answer.text)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from ironflow.web import events_api
+
 EVENTS = "/api/v1/events"
 
 
@@ -155,3 +157,27 @@ async def test_a_batch_is_a_list_of_a_thousand_at_most(
     memory_api: Any, body: bytes, status: int
 ) -> None:
     assert (await memory_api.post(f"{EVENTS}/batch", body)).status == status
+
+
+async def test_names_are_counted_over_the_newest_events(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await api.get(f"{EVENTS}/names")).json == {
+        "names": [], "scanned": 0, "scan_cap": 10_000, "truncated": False
+    }  # fmt: skip
+    names = ["a.b", "c", "a.b", "d", "c", "a.b"]
+    for name in names:
+        assert (await api.post(EVENTS, {"name": name, "data": 1})).status == 201
+    monkeypatch.setattr(events_api, "SCANNED_AT_ONCE", 2)  # several pages
+    whole = (await api.get(f"{EVENTS}/names")).json
+    counts = [(one["name"], one["count"]) for one in whole["names"]]
+    assert counts == [("a.b", 3), ("c", 2), ("d", 1)]
+    assert (whole["scanned"], whole["truncated"]) == (6, False)
+    monkeypatch.setattr(events_api, "SCAN_CAP", 3)
+    newest = (await api.get(f"{EVENTS}/names")).json
+    assert {one["name"]: one["count"] for one in newest["names"]} == {"a.b": 1, "c": 1, "d": 1}
+    assert (newest["scanned"], newest["scan_cap"], newest["truncated"]) == (3, 3, True)
+    assert (await api.get(f"{EVENTS}/names?source=cron")).json["names"] == []
+    assert (await api.get(f"{EVENTS}/names?until=2001-01-01T00:00:00Z")).json["scanned"] == 0
+    refused = await api.get(f"{EVENTS}/names?since=yesterday")
+    assert (refused.status, refused.json["field"]) == (422, "since")

@@ -312,3 +312,56 @@ async def test_an_unknown_parameter_is_told_the_known_ones(memory_api: Any) -> N
     assert "function_id" in answer.json["detail"]
     answer = await memory_api.get("/health?colour=red")
     assert (answer.status, answer.json["field"]) == (422, "colour")
+
+
+async def test_the_trail_of_a_run(api: Any) -> None:
+    made = await api.post("/api/v1/functions/echo/invoke?wait=20s", {"input": {"a": 1}})
+    run_id = made.json["run_id"]
+    whole = (await api.get(f"/api/v1/audit?run_id={run_id}")).json
+    assert (whole["total_count"], whole["next_cursor"]) == (len(whole["events"]), "")
+    told = [event["event_type"] for event in whole["events"]]
+    assert told[0] == "run.created"
+    done = whole["events"][told.index("step.completed")]
+    assert done["payload"]["output"] == {"a": 1}
+    assert (done["run_id"], done["function_id"], done["step_id"]) == (
+        run_id, "echo", f"{run_id}:keep"
+    )  # fmt: skip
+    assert done["environment_id"] == "env_default"
+    pages, cursor = list[str](), ""
+    while True:
+        page = (await api.get(f"/api/v1/audit?run_id={run_id}&limit=2&cursor={cursor}")).json
+        pages += [event["event_type"] for event in page["events"]]
+        if not (cursor := page["next_cursor"]):
+            break
+    assert pages == told
+    of_type = (await api.get(f"/api/v1/audit?run_id={run_id}&event_type=step.completed")).json
+    assert (of_type["total_count"], of_type["events"]) == (1, [done])
+    last = whole["events"][-1]["created_at"]
+    assert (await api.get(f"/api/v1/audit?run_id={run_id}&from={last}")).json["events"]
+    first = whole["events"][0]["created_at"]
+    before = (await api.get(f"/api/v1/audit?run_id={run_id}&to={first}")).json
+    assert before["events"][0]["event_type"] == "run.created"
+    other = (await api.get(f"/api/v1/audit?run_id={run_id}&function_id=order")).json
+    assert (other["events"], other["total_count"]) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "field"),
+    [
+        ("", 422, "run_id"),
+        ("function_id=echo", 422, "run_id"),
+        ("run_id=x&action=runs:cancel", 422, "action"),
+        ("run_id=x&api_key_id=1", 422, "api_key_id"),
+        ("run_id=x&from=yesterday", 422, "from"),
+        ("run_id=x&limit=0", 422, "limit"),
+        ("run_id=x&run_id=y", 422, "run_id"),
+        ("run_id=x", 404, None),
+        ("run_id=00000000-0000-7000-8000-000000000000", 404, None),
+        ("run_id=00000000-0000-7000-8000-000000000000&cursor=!", 422, "cursor"),
+    ],
+)
+async def test_a_trail_that_cannot_be(
+    memory_api: Any, query: str, status: int, field: str | None
+) -> None:
+    answer = await memory_api.get(f"/api/v1/audit?{query}")
+    assert (answer.status, answer.json["field"] if field else None) == (status, field), answer.body

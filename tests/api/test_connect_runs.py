@@ -369,3 +369,20 @@ def _text(data: str) -> str:
     import base64
 
     return base64.b64decode(data).decode()
+
+
+async def test_a_run_names_the_version_that_its_function_had(api: Any, caller: Caller) -> None:
+    runs = []
+    for name in ("first", "second", "second", "third"):
+        await caller.ok("RegisterFunction", {"id": "changing", "name": name})
+        run_id = (await caller.ok("InvokeFunction", {"functionId": "changing"}))["runId"]
+        runs.append(run_id)
+        if name == "first":  # read before there is a second one, too
+            assert (await caller.ok("GetRun", {"id": run_id}))["functionVersion"] == 1
+    found = [await caller.ok("GetRun", {"id": run_id}) for run_id in runs]
+    assert [run["functionVersion"] for run in found] == [1, 2, 2, 3]
+    assert {run["environmentId"] for run in found} == {"env_default"}
+    listed = (await caller.ok("ListRuns", {"functionId": "changing"}))["runs"]
+    assert {run["id"]: run["functionVersion"] for run in listed} == dict(
+        zip(runs, (1, 2, 2, 3), strict=True)
+    )

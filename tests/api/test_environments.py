@@ -455,3 +455,28 @@ async def test_a_key_says_when_it_was_used(tmp_path: Path) -> None:
         used = {key["name"]: key["last_used_at"] for key in keys}
         assert used["used"] is not None
         assert used["idle"] is None
+
+
+async def test_what_waits_names_the_environment_that_it_waits_in(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        await served.made("POST", "/api/v1/environments", "root", {"name": "staging"})
+        function = {
+            "id": "calm", "name": "", "code": "", "placement": "pull",
+            "triggers": [{"event": "user.*"}],
+            "flow_control": {"debounce": {"period": 86400.0}},
+        }  # fmt: skip
+        for where in ("env_default", "env_staging"):
+            there = {"X_Ironflow_Environment_ID": where}
+            await served.made("PUT", "/api/v1/functions/calm", "root", function, **there)
+            event = {"name": "user.changed", "data": 1}
+            await served.made("POST", "/api/v1/events", "root", event, **there)
+            base = "/api/v1/debounce/entries"
+            (entry,) = await served.made("GET", base, "root", None, **there)
+            assert entry["environment_id"] == where
+            other = "env_staging" if where == "env_default" else "env_default"
+            for wrong in (other, "nowhere", "default"):
+                path = f"{base}/{wrong}/calm/-"
+                if (wrong, where) != ("default", "env_default"):
+                    assert (await served.ask("DELETE", path, "root", **there)).status == 404
+            gone = await served.ask("DELETE", f"{base}/{where}/calm/-", "root", **there)
+            assert gone.status == 200, gone.text

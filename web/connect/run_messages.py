@@ -102,6 +102,8 @@ async def run_message(engine: Engine, run: Run) -> Plain:
         "parentStepId": step_id(parent.run_id, parent.step) if parent is not None else "",
         "timeoutAt": run.deadline,
         "version": min(run.version, MAX_INT32),
+        "functionVersion": await engine.catalog.version_at(run.function_id, run.created_at),
+        "environmentId": engine.environment_id,
         "cancellationCause": run.reason or "" if run.status == "cancelled" else "",
     }
 

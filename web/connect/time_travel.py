@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
+from ironflow.actors.engine import Engine
 from ironflow.core.clock import from_datetime
 from ironflow.core.entries import decode_entry
 from ironflow.core.errors import InvalidInput, NotFound
@@ -49,8 +50,8 @@ class Trail(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     cursor: Annotated[str, msgspec.Meta(max_length=1000)] = ""
 
 
-async def _entries(call: Call[Any], run_id: str) -> AsyncIterator[Entry]:
-    reader, after = call.engine.store.reader, 0
+async def _entries(engine: Engine, run_id: str) -> AsyncIterator[Entry]:
+    reader, after = engine.store.reader, 0
     while page := await reader.entries(f"run/{run_id}", after, PAGE):
         if is_of_flow_run(page[-1].kind):
             raise Unimplemented("runs of Prefect's clients have no time travel; see /history")
@@ -67,7 +68,7 @@ async def _run_at(call: Call[AtMoment]) -> Run:
     run_id = check_run_id(message.run_id)
     run, workflow = Run(run_id), StepHistory()
     at = call.engine.clock.now() if message.timestamp is None else message.timestamp
-    async for row in _entries(call, run_id):
+    async for row in _entries(call.engine, run_id):
         if row.at > at:
             break
         entry = decode_entry(row.kind, row.data)
@@ -134,9 +135,9 @@ async def get_step_output_at(call: Call[AtMoment]) -> Mapping[str, Any]:
     return {name: shown[name] for name in names}
 
 
-async def _facts(call: Call[Any], run_id: str) -> AsyncIterator[tuple[Entry, Run, Fact]]:
+async def _facts(engine: Engine, run_id: str) -> AsyncIterator[tuple[Entry, Run, Fact]]:
     run = Run(check_run_id(run_id))
-    async for row in _entries(call, run.id):
+    async for row in _entries(engine, run.id):
         entry = decode_entry(row.kind, row.data)
         yield row, run, apply_and_tell(run, entry, row.kind, row.at)
 
@@ -144,7 +145,7 @@ async def _facts(call: Call[Any], run_id: str) -> AsyncIterator[tuple[Entry, Run
 async def get_run_timeline(call: Call[AtMoment]) -> Mapping[str, Any]:
     """What happened to a run, in order."""
     events: list[Plain] = []
-    async for row, _, fact in _facts(call, call.message.run_id):
+    async for row, _, fact in _facts(call.engine, call.message.run_id):
         if len(events) == TIMELINE_AT_MOST:
             break
         events.append(
@@ -161,18 +162,29 @@ async def get_run_timeline(call: Call[AtMoment]) -> Mapping[str, Any]:
     return {"events": events}
 
 
-async def get_audit_trail(call: Call[Trail]) -> Mapping[str, Any]:
-    """What happened to a run, with its values, oldest first."""
-    query = call.message
-    if not query.run_id:
-        raise InvalidInput("runId", "is required: the trail is that of one run")
-    after = decode_cursor(query.cursor or None)
-    first = _moment(query.from_timestamp, "fromTimestamp")
-    last = _moment(query.to_timestamp, "toTimestamp")
-    limit, total, more = query.limit or 100, 0, False
+class AuditPage(NamedTuple):
+    """Part of a run's trail, how much of it fits the question in all, and where to go on."""
+
+    events: list[tuple[Entry, Run, Fact]]
+    total: int
+    next_cursor: str
+
+
+async def read_trail(
+    engine: Engine,
+    run_id: str,
+    event_type: str,
+    span: tuple[int | None, int | None],
+    limit: int,
+    cursor: str,
+) -> AuditPage:
+    """What happened to a run, oldest first, from the first to the last moment of `span`
+    (microseconds). Raises `InvalidInput`, `NotFound`.
+    """
+    after, (first, last), total, more = decode_cursor(cursor or None), span, 0, False
     page: list[tuple[Entry, Run, Fact]] = []
-    async for row, run, fact in _facts(call, query.run_id):
-        if query.event_type not in ("", fact.type):
+    async for row, run, fact in _facts(engine, run_id):
+        if event_type not in ("", fact.type):
             continue
         if (first is not None and row.at < first) or (last is not None and row.at > last):
             continue
@@ -183,28 +195,48 @@ async def get_audit_trail(call: Call[Trail]) -> Mapping[str, Any]:
             page.append((row, run, fact))
         else:
             more = True
+    return AuditPage(page, total, encode_cursor(page[-1][0].version, "") if more else "")
+
+
+async def get_audit_trail(call: Call[Trail]) -> Mapping[str, Any]:
+    """What happened to a run, with its values, oldest first."""
+    query = call.message
+    if not query.run_id:
+        raise InvalidInput("runId", "is required: the trail is that of one run")
+    span = (
+        _moment(query.from_timestamp, "fromTimestamp"),
+        _moment(query.to_timestamp, "toTimestamp"),
+    )
+    page = await read_trail(
+        call.engine, query.run_id, query.event_type, span, query.limit or 100, query.cursor
+    )
     values = Values(call.engine, full=False)
     return {
-        "events": [await _audit_event(row, run, fact, values) for row, run, fact in page],
-        "totalCount": min(total, MAX_INT32),
-        "nextCursor": encode_cursor(page[-1][0].version, "") if more else "",
+        "events": [await _audit_event(row, run, fact, values) for row, run, fact in page.events],
+        "totalCount": min(page.total, MAX_INT32),
+        "nextCursor": page.next_cursor,
     }
 
 
 async def _audit_event(row: Entry, run: Run, fact: Fact, values: Values) -> Plain:
-    payload = dict(fact.payload)
-    if fact.value is not None:
-        payload["output"] = await values.show(fact.value)
     return {
         "id": str(row.seq),
         "runId": run.id,
         "functionId": run.function_id,
         "stepId": fact.step_id,
         "eventType": fact.type,
-        "payload": msgspec.Raw(msgspec.json.encode(payload)),
+        "payload": msgspec.Raw(msgspec.json.encode(await audit_payload(fact, values))),
         "createdAt": row.at,
         "scope": "run",
     }
+
+
+async def audit_payload(fact: Fact, values: Values) -> dict[str, Any]:
+    """What is known of a fact beside its type, with the value that it is about."""
+    payload = dict(fact.payload)
+    if fact.value is not None:
+        payload["output"] = await values.show(fact.value)
+    return payload
 
 
 def _moment(text: str, field: str) -> int | None:

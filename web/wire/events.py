@@ -72,6 +72,24 @@ class EventView(View, frozen=True):
     """Who emitted it: `apikey:<id>`, or nothing where no key was needed."""
 
 
+class EventNameView(View, frozen=True):
+    """A name of events, and how many of those that were looked at have it."""
+
+    name: str
+    count: int
+
+
+class EventNamesView(View, frozen=True):
+    """Names of events, the most frequent first, counted over the newest `scanned` events, at most
+    `scan_cap`; `truncated`: there are older ones that were not looked at.
+    """
+
+    names: list[EventNameView]
+    scanned: int
+    scan_cap: int
+    truncated: bool
+
+
 class EventPage(View, frozen=True):
     """Events, newest first; `next_cursor` goes on."""
 
