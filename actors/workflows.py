@@ -107,6 +107,8 @@ class Workflows:
         future = self.engine.endings.expect(run_id)
         try:
             started = await self._start(run_id, command)
+            if timeout is None:  # also for a caller that is no task
+                return started, await future
             try:
                 async with asyncio.timeout(timeout):
                     return started, await future

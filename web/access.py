@@ -157,6 +157,11 @@ class Gate:
     def __init__(self, engine: Engine, environments: Environments) -> None:
         self._keyring, self._environments = engine.keyring, environments
 
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether requests need one."""
+        return self._keyring.is_needed
+
     def admits(self, secret: str | None, needed: Requirement | None) -> bool:
         """False: look closer, perhaps it is refused. `secret` is the key that it carries."""
         keyring = self._keyring

@@ -48,19 +48,23 @@ CANCELLED = 499
 
 _ID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ID_LENGTH = 36
+_NAME = re.compile(rb"[A-Za-z0-9_.-]+")
 _FIRST = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
 _PART = re.compile(r"\{(\w+)\}")
 _LOOKED_AT = ("Origin", "Sec-Fetch-Site", "Expect", HEADER, NAME_HEADER)
 
 
 class FastRoute(NamedTuple):
-    """A route that may be answered here. `name`: of the id in its path, if there is one."""
+    """A route that may be answered here. `name`: of the id in its path, if there is one. What is
+    `is_held` open counts for a key, and is answered here only where there are none.
+    """
 
     method: str
     template: str
     name: str
     needed: Requirement | None
     serve: Serve
+    is_held: bool = False
 
 
 class Head(NamedTuple):
@@ -87,6 +91,7 @@ class FastPath:
         self.count = count
         self._gate, self._most = gate, min(body_limit, BODY_BYTES)
         self._routes: dict[tuple[bytes, ...], FastRoute] = {}
+        self._named: dict[tuple[bytes, ...], FastRoute] = {}
         self._heads: dict[bytes, Head] = {}
 
     def add(self, method: str, template: str, serve: Serve) -> None:
@@ -99,6 +104,18 @@ class FastPath:
         needed = requirement_of(method, template)
         route = FastRoute(method, template, name, needed, serve)
         self._routes[tuple((b"%b %b" % (method.encode(), fixed)).split(b"/"))] = route
+
+    def add_named(self, method: str, template: str, serve: Serve) -> None:
+        """Serve a route here, too, whose path is `/word/{name}/word`."""
+        _, first, name, last = template.split("/")
+        needed, held = requirement_of(method, template), kind_held(method, template)
+        key = f"{method} ".encode(), first.encode(), last.encode()
+        self._named[key] = FastRoute(method, template, name[1:-1], needed, serve, bool(held))
+
+    def _find_named(self, parts: list[bytes]) -> FastRoute | None:
+        if len(parts) != 4 or _NAME.fullmatch(parts[2]) is None:
+            return None
+        return self._named.get((parts[0], parts[1], parts[3]))
 
     def read(self, data: bytes) -> Plain | int:
         """The plain request that `data` is; else how many bytes of it are still to come, 0 when it
@@ -115,6 +132,8 @@ class FastPath:
                 parts[place], id_ = b"{}", part
                 break
         route = self._routes.get(tuple(parts))
+        if route is None and not id_ and (route := self._find_named(parts)) is not None:
+            id_ = parts[2]
         if route is None or bool(route.name) is not bool(id_):
             return 0
         head = self._heads.get(data[start:end])
@@ -123,6 +142,8 @@ class FastPath:
         missing = end + 4 + head.length - len(data)
         if missing:
             return max(missing, 0)
+        if route.is_held and self._gate.asks_for_keys:
+            return 0
         if not self._gate.admits(head.secret, route.needed):
             return 0
         path = {route.name: id_.decode()} if route.name else {}

@@ -113,7 +113,8 @@ def explain(
     logged.
     """
     problem, headers = _translate(request, error)
-    return problem or _unexpected(request, error, ids.new(), dev), headers
+    where = f"{request.method} {clean(request.path)}"
+    return problem or unexpected(where, error, ids.new(), dev=dev), headers
 
 
 async def note_prepared(request: web.Request, response: web.StreamResponse) -> None:
@@ -164,8 +165,8 @@ def _describe_http(
     return Problem(title=_title(status), status=status, detail=clean(detail), code=code), headers
 
 
-def _unexpected(request: web.Request, error: Exception, error_id: str, dev: bool) -> Problem:
-    where = f"{request.method} {clean(request.path)}"
+def unexpected(where: str, error: Exception, error_id: str, *, dev: bool = False) -> Problem:
+    """What is said of an error that nobody expected, at `where`; the log has the rest."""
     log.error("error %s at %s", error_id, where, exc_info=error)
     detail = f"something went wrong here; the log has it under error {error_id}"
     if dev:

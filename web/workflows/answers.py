@@ -50,30 +50,47 @@ def answering(handle: Handle) -> Handle:
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             return await handle(request)
-        except Refusal as refusal:
-            return refuse(refusal.status, refusal.detail)
-        except InvalidInput as error:
-            return refuse(400, error.message)
-        except web.HTTPRequestEntityTooLarge as error:
-            return refuse(413, f"the body is too large: {error.text}")
-        except (web.RequestPayloadError, ConnectionError) as error:
-            return refuse(400, f"the body could not be read: {error}")
-        except IronflowError as error:
-            if error.code == IronflowError.code:
-                raise  # nobody expected it: the log has the rest
-            response = refuse(error.status, error.message)
-            again: float | None = getattr(error, "retry_after", None)
-            if again is not None:
-                response.headers["Retry-After"] = str(max(1, math.ceil(again)))
+        except Exception as error:
+            response = refusal_of(error)
+            if response is None:
+                raise
             return response
 
     return answer
 
 
+def refusal_of(error: Exception) -> web.Response | None:
+    """What is answered to what went wrong; None when nobody expected it, and the log has the
+    rest.
+    """
+    match error:
+        case Refusal():
+            return refuse(error.status, error.detail)
+        case InvalidInput():
+            return refuse(400, error.message)
+        case web.HTTPRequestEntityTooLarge():
+            return refuse(413, f"the body is too large: {error.text}")
+        case web.RequestPayloadError() | ConnectionError():
+            return refuse(400, f"the body could not be read: {error}")
+        case IronflowError() if error.code != IronflowError.code:
+            response = refuse(error.status, error.message)
+            again: float | None = getattr(error, "retry_after", None)
+            if again is not None:
+                response.headers["Retry-After"] = str(max(1, math.ceil(again)))
+            return response
+        case _:
+            return None
+
+
 async def read_body(request: web.Request) -> dict[str, Any]:
     """The body, an object. Raises `Refusal`."""
+    return decode_body(await request.read())
+
+
+def decode_body(data: bytes) -> dict[str, Any]:
+    """The same of its bytes."""
     try:
-        body = msgspec.json.decode(await request.read())
+        body = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refusal(400, f"Invalid JSON body: {error}") from error
     if not isinstance(body, dict):

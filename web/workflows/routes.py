@@ -16,7 +16,7 @@ from ironflow.core.workflow_state import WorkflowState
 from ironflow.web.queries import check_text, decode_cursor, encode_cursor
 from ironflow.web.routing import STATE
 from ironflow.web.workflows import views
-from ironflow.web.workflows.answers import Refusal, read_body, reply, reply_text
+from ironflow.web.workflows.answers import Refusal, decode_body, read_body, reply, reply_text
 
 STATUSES = {"running": RUNNING, "completed": ("completed",), "failed": ("failed",)}
 STATUSES["cancelled"] = ("cancelled",)
@@ -43,8 +43,13 @@ async def list_workflows(request: web.Request) -> web.Response:
 def find_face(request: web.Request) -> tuple[str, WorkflowFace]:
     """The workflow that the path names. Raises `Refusal`."""
     name = request.match_info["name"]
+    return name, face_of(engine_of(request), name)
+
+
+def face_of(engine: Engine, name: str) -> WorkflowFace:
+    """The workflow of a name. Raises `Refusal`."""
     try:
-        return name, engine_of(request).workflows.face(name)
+        return engine.workflows.face(name)
     except NotFound as error:
         raise Refusal(404, f"Workflow {name!r:.200} not found") from error
 
@@ -113,29 +118,42 @@ def _read_context(face: WorkflowFace, given: object) -> WorkflowState | None:
 
 async def run(request: web.Request) -> web.Response:
     """Start a run and answer with its end; a connection that is closed gives up the wait only."""
-    name, face = find_face(request)
-    wanted = Wanted(name, face, await read_body(request))
-    engine = engine_of(request)
+    name, engine = request.match_info["name"], engine_of(request)
+    face_of(engine, name)  # before the body is read
+    status, text = await run_to_end(engine, name, await request.read())
+    return reply_text(text, status)
+
+
+async def run_to_end(engine: Engine, name: str, body: bytes) -> tuple[int, bytes]:
+    """What `run` answers: status and JSON text. Raises `Refusal` and what the engine refuses."""
+    wanted = Wanted(name, face_of(engine, name), decode_body(body))
     started, ended = await engine.workflows.start_and_wait(
         name, wanted.data, handler_id=wanted.handler_id, state=wanted.state
     )
     if ended is None:  # it was paused or purged meanwhile
-        return await _answer_handler(request, await engine.workflows.handler(started.handler_id))
+        return await _describe(engine, await engine.workflows.handler(started.handler_id))
     row = views.row_of(ended, started.handler_id)
     result = await engine.load_payload(ended.result) if ended.result is not None else None
-    return reply_text(views.encode_handler(row, result), views.CODES[row.status])
+    return views.CODES[row.status], views.encode_handler(row, result)
 
 
 async def run_nowait(request: web.Request) -> web.Response:
     """Start a run; it is stored when this answers."""
-    name, face = find_face(request)
-    wanted = Wanted(name, face, await read_body(request))
-    workflows = engine_of(request).workflows
+    name, engine = request.match_info["name"], engine_of(request)
+    face_of(engine, name)  # before the body is read
+    status, text = await begin_run(engine, name, await request.read())
+    return reply_text(text, status)
+
+
+async def begin_run(engine: Engine, name: str, body: bytes) -> tuple[int, bytes]:
+    """What `run_nowait` answers."""
+    wanted = Wanted(name, face_of(engine, name), decode_body(body))
+    workflows = engine.workflows
     started = await workflows.start(
         name, wanted.data, handler_id=wanted.handler_id, state=wanted.state
     )
     row = await workflows.handler(started.handler_id)
-    return reply_text(views.encode_handler(row), 200)
+    return 200, views.encode_handler(row)
 
 
 # -- handlers -------------------------------------------------------------------------------------
@@ -157,8 +175,13 @@ async def get_handler(request: web.Request) -> web.Response:
 
 
 async def _answer_handler(request: web.Request, row: HandlerRow) -> web.Response:
-    view = await engine_of(request).workflows.view(row)
-    return reply_text(views.encode_view(view), views.CODES[views.wire_status(row.status)])
+    status, text = await _describe(engine_of(request), row)
+    return reply_text(text, status)
+
+
+async def _describe(engine: Engine, row: HandlerRow) -> tuple[int, bytes]:
+    view = await engine.workflows.view(row)
+    return views.CODES[views.wire_status(row.status)], views.encode_view(view)
 
 
 async def get_result(request: web.Request) -> web.Response:
