@@ -12,12 +12,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ironflow.actors.affinity import Actor
 from ironflow.actors.jobs import Lease, new_lease
 from ironflow.actors.lines import Ticket
-from ironflow.actors.worker_queue import LEASE, Worker, WorkerQueue
+from ironflow.actors.worker_queue import LEASE, Signal, Worker, WorkerQueue
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock
 from ironflow.core.entries import CancelRung
@@ -41,18 +41,8 @@ PICK_UP = 10.0
 """Seconds that a job which was made for a poll waits for another one, when that poll is gone."""
 
 
-class Offer(Message[None], frozen=True):
-    """A job for the worker that is this actor's key."""
-
-    lease: Lease
-
-
-class Signal(Message[None], frozen=True):
-    """Something that the worker is told of a job that it has."""
-
-    lease: Lease
-    what: Literal["woken", "cancelled", "dropped"]
-    key: str = ""
+class Flush(Message[None], frozen=True):
+    """There is something for the worker that is this actor's key: a job, or a signal."""
 
 
 class Fleet:
@@ -206,7 +196,8 @@ class Fleet:
         expires_at = self.system.loop.time() + PICK_UP
         lease = new_lease(assignment, worker.id, expires_at, self.clock.now())
         self.leases[assignment.run_id] = worker.jobs[lease.job_id] = lease
-        self.system.ref("worker", worker.id).post(Offer(lease))
+        worker.offered.append(lease)
+        self.bring(worker)
 
     def attach(
         self,
@@ -282,7 +273,8 @@ class Fleet:
         worker = self.workers.get(lease.holder)
         if worker is None or not worker.commands:
             return False
-        self.system.ref("worker", worker.id).post(signal)
+        worker.signals.append(signal)
+        self.bring(worker)
         return True
 
     def is_hot(self, run_id: str, execution: int) -> bool:
@@ -297,6 +289,16 @@ class Fleet:
         """Workers do not say which step they are in."""
         return []
 
+    # -- what is on its way -----------------------------------------------------------------------
+
+    def bring(self, worker: Worker) -> None:
+        """Something is there for a worker: the answer to reports that are just being recorded
+        takes it along, else the poll that it holds open.
+        """
+        if not worker.flushing and not (worker.reporting and worker.window):
+            worker.flushing = True
+            self.system.ref("worker", worker.id).post(Flush())
+
     # -- leases -----------------------------------------------------------------------------------
 
     def close_lease(self, run_id: str, lease: Lease | None = None) -> None:
@@ -306,8 +308,9 @@ class Fleet:
             return
         del self.leases[run_id]
         worker = self.workers.get(held.holder)
-        if worker is not None:
-            worker.jobs.pop(held.job_id, None)
+        if worker is not None and worker.jobs.pop(held.job_id, None) is not None:
+            worker.ending -= held.is_ending
+            self.queue.pump(worker)
 
     def came_to_nothing(self, lease: Lease) -> None:
         """The worker gives the run back as it got it: its budget counts that."""
@@ -318,7 +321,7 @@ class Fleet:
 
     def enlist(self, worker: Worker) -> None:
         """A worker is there, or says anew what it is."""
-        self.queue.workers[worker.id] = worker
+        self.queue.admit(worker)
         self.queue.fail_over(worker)
 
     def forget(self, worker_id: str, reason: str) -> None:

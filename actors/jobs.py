@@ -18,7 +18,7 @@ from ironflow.core.errors import Conflict, IronflowError, NotFound, StaleExecuti
 from ironflow.core.execution import Assignment
 from ironflow.core.messages import Message
 from ironflow.core.payloads import Failure
-from ironflow.core.remote import Answer, Report, decode_report
+from ironflow.core.remote import Answer, RecordedJob, Report, decode_report
 
 if TYPE_CHECKING:
     from ironflow.actors.effects import LocalEffects
@@ -38,6 +38,8 @@ class Lease(msgspec.Struct, eq=False):
     """By the loop's clock."""
     began_at: int
     delivered: bool = False
+    is_ending: bool = False
+    """Its body is over, which is just being recorded."""
     version: int = 0
     """Of the run when it was handed out."""
     places: dict[str, int] = {}
@@ -126,6 +128,14 @@ async def make_job(lease: Lease, by_commands: bool, clock: Clock) -> pull.Job:
     )
 
 
+def make_recorded_job(lease: Lease) -> RecordedJob:
+    """What is handed over to a worker that keeps count of its jobs with the server: it has our
+    executor, and fetches large values when asked.
+    """
+    assignment = lease.assignment
+    return RecordedJob(lease.job_id, assignment.execution, lease.token, assignment.record())
+
+
 class StaleLease(Conflict):
     """The execution that the worker speaks of is not the one that owns the run."""
 
@@ -153,11 +163,16 @@ def find_lease(fleet: Fleet, worker_id: str, job_id: str, execution: int, token:
     if worker is None:
         raise NotFound("worker", worker_id)
     worker.heard_at = fleet.clock.now()
-    lease = worker.jobs.get(job_id)
+    lease = check_fence(worker.jobs.get(job_id), job_id, execution, token)
+    lease.expires_at = fleet.system.loop.time() + worker.lease
+    return lease
+
+
+def check_fence(lease: Lease | None, job_id: str, execution: int, token: str) -> Lease:
+    """The lease, if that is what is meant. Raises `StaleLease`."""
     # The token is 24 random characters: nobody learns it from how long a comparison takes.
     if lease is None or lease.assignment.execution != execution or lease.token != token:
         raise StaleLease(job_id)
-    lease.expires_at = fleet.system.loop.time() + worker.lease
     return lease
 
 
@@ -209,6 +224,10 @@ class _Requested(NamedTuple):
         return cast("LocalEffects", self.lease.assignment.effects)
 
 
+Begun = _Requested | Answer
+"""A report that is with its run, or was refused at once."""
+
+
 async def take_reports(
     holder: Holder, find: Callable[[Report], Lease], reports: Sequence[Report]
 ) -> list[Answer]:
@@ -218,7 +237,18 @@ async def take_reports(
     All are requested before any is awaited: they share commits, and those of one run are recorded
     in their order.
     """
-    begun = [_request(holder, find, report) for report in reports]
+    return await settle_reports(holder, request_reports(holder, find, reports))
+
+
+def request_reports(
+    holder: Holder, find: Callable[[Report], Lease], reports: Sequence[Report]
+) -> list[Begun]:
+    """The first half of `take_reports`: all are with their runs."""
+    return [_request(holder, find, report) for report in reports]
+
+
+async def settle_reports(holder: Holder, begun: Sequence[Begun]) -> list[Answer]:
+    """The second half: the answers."""
     try:
         return [one if isinstance(one, Answer) else await _settle(holder, one) for one in begun]
     finally:
@@ -227,9 +257,7 @@ async def take_reports(
                 _ = one.answer.cancelled() or one.answer.exception()
 
 
-def _request(
-    holder: Holder, find: Callable[[Report], Lease], report: Report
-) -> _Requested | Answer:
+def _request(holder: Holder, find: Callable[[Report], Lease], report: Report) -> Begun:
     try:
         lease = find(report)
         command = decode_report(report, lease.assignment.order)
@@ -247,13 +275,20 @@ def _request(
 
 
 async def _settle(holder: Holder, one: _Requested) -> Answer:
+    answer = one.answer
     try:
-        directive = await one.effects.settle(one.command, one.answer)
+        if answer.done() and not answer.cancelled() and answer.exception() is None:
+            directive = answer.result()  # most of a commit's are, once the first is
+        else:
+            directive = await one.effects.settle(one.command, answer)
     except IronflowError as error:
         return Answer(code=error.code, message=error.message)
     if isinstance(one.command, c.EndExecution) and directive == "go":
         holder.close_lease(one.lease.assignment.run_id, one.lease)
-    return Answer(directive)
+    return _ANSWERS.get(directive) or Answer(directive)
+
+
+_ANSWERS = {word: Answer(word) for word in (None, "go")}
 
 
 def _ending(

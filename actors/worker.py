@@ -7,26 +7,28 @@ of its jobs is lost when the lease runs out, and the run is queued again.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
 
-from ironflow.actors.fleet import BEATS, Fleet, Offer, Signal
-from ironflow.actors.jobs import Lease, make_job
+from ironflow.actors.exchange import (
+    NOTHING,
+    News,
+    collect_jobs,
+    is_open,
+    take_news,
+    take_signals,
+)
+from ironflow.actors.fleet import BEATS, Fleet, Flush
 from ironflow.actors.kernel import LATER, Actor, Envelope
 from ironflow.actors.worker_queue import Worker
-from ironflow.core import pull
 from ironflow.core.clock import SECOND, Clock
 from ironflow.core.errors import NotFound
 from ironflow.core.messages import Message
-from ironflow.core.remote import Signals, Woken
 
 DROPPED = 8.0
 """Seconds after which a worker that has hung up, and asks for nothing, is taken to be draining."""
-DELIVERY = 30.0
-"""Seconds until a job that was sent to a worker must be acknowledged: the connection may have
-broken under the answer.
-"""
 MISSED = 0.5
 """The part of a lease after which a worker that says nothing is offline: a heartbeat and a half."""
 FORGET_AFTER = 600.0
@@ -48,15 +50,10 @@ class RegisterWorker(Message[None], frozen=True, kw_only=True):
     heartbeat: float | None = None
     """Seconds between its heartbeats, if it says so."""
     commands: bool = False
+    window: int = 0
+    """How many jobs it takes at a time, where the server is to keep count of them."""
     instance: str = ""
     """Differs from one process of this worker to the next, if it says so."""
-
-
-class News(msgspec.Struct, frozen=True):
-    """The answer to a poll."""
-
-    jobs: list[pull.Job]
-    signals: Signals = Signals()
 
 
 class PollJobs(Message[News], frozen=True, kw_only=True):
@@ -90,10 +87,6 @@ class _PollOver(Message[None], frozen=True):
     poll: PollJobs
 
 
-class _Flush(Message[None], frozen=True):
-    """Answer the held poll with what was offered."""
-
-
 class _Look(Message[None], frozen=True):
     """A lease may have run out, or the worker may be silent for too long."""
 
@@ -104,10 +97,9 @@ class WorkerActor(Actor):
     def __init__(self, fleet: Fleet, clock: Clock) -> None:
         self.fleet, self.clock = fleet, clock
         self.held: tuple[Envelope, PollJobs] | None = None
-        self.offered: list[Lease] = []
-        self.signals: list[Signal] = []
-        self.flushing = False
-        self.look_at: float | None = None
+        self.poll_ends: asyncio.TimerHandle | None = None
+        self.look: asyncio.TimerHandle | None = None
+        self.look_at = 0.0
         self.hung_up_at: float | None = None
         """When the poll was dropped after which no other has come."""
 
@@ -117,21 +109,20 @@ class WorkerActor(Actor):
 
     def stop(self) -> None:
         """A crash or the end: the worker registers again."""
+        for alarm in (self.look, self.poll_ends):
+            if alarm is not None:
+                alarm.cancel()
         self.fleet.forget(self.key, f"worker {self.key} was forgotten")
 
     def receive(self, message: Message[Any], envelope: Envelope) -> object:
-        """Understands the messages of this module, and `Offer`."""
+        """Understands the messages of this module, and `Flush`."""
         match message:
             case PollJobs():
                 return self._poll(message, envelope)
-            case _Flush():
+            case Flush():
                 return self._flush()
             case RegisterWorker():
                 self._register(message)
-            case Offer():
-                self._offer(message.lease)
-            case Signal():
-                self._signal(message)
             case Heartbeat():
                 self._beat(message)
             case PollDropped():
@@ -153,31 +144,32 @@ class WorkerActor(Actor):
         now, known = self.clock.now(), self.fleet.workers.get(self.key)
         if known is not None and known.instance != message.instance:
             # Its process was started anew: what the old one had is gone with it.
+            self._answer(NOTHING)
             self.fleet.lose_all(known, f"worker {self.key} was started anew")
-        worker = Worker(
-            self.key,
-            message.functions,
-            message.capacity,
-            known.registered_at if known is not None else now,
-            now,
-            message.hostname,
-            message.labels,
-            message.version,
-            self.fleet.lease if message.heartbeat is None else BEATS * message.heartbeat,
-            message.instance,
-            commands=message.commands,
-            jobs=known.jobs if known is not None else {},
-        )
+            known.signals.clear()
+        worker = known or Worker(self.key, message.functions, message.capacity, now, now)
+        worker.functions, worker.capacity = message.functions, message.capacity
+        worker.hostname, worker.labels = message.hostname, message.labels
+        worker.version, worker.instance = message.version, message.instance
+        worker.lease = self.fleet.lease
+        if message.heartbeat is not None:
+            worker.lease = BEATS * message.heartbeat
+        worker.commands = message.commands
+        worker.window = message.window if message.commands else 0
+        worker.heard_at, worker.online, worker.draining = now, True, False
         self.hung_up_at = None
         self.fleet.enlist(worker)
-        self._set_look()
+        self._look_by(self.system.loop.time() + worker.lease * MISSED)
 
     def _worker(self) -> Worker:
         worker = self.fleet.workers.get(self.key)
         if worker is None:
             self.cell.leave_when_quiet()
             raise NotFound("worker", self.key)
-        worker.heard_at, worker.online = self.clock.now(), True
+        worker.heard_at = self.clock.now()
+        if not worker.online:
+            worker.online = True
+            self._look_by(self.system.loop.time() + worker.lease * MISSED)
         return worker
 
     def _poll(self, message: PollJobs, envelope: Envelope) -> object:
@@ -185,22 +177,23 @@ class WorkerActor(Actor):
         worker.draining, self.hung_up_at = False, None
         if self.held is not None:
             # It asks anew: the connection of the older poll is as good as gone.
-            self._answer([])
-        self.signals = [s for s in self.signals if s.what == "dropped" or self._is_open(s.lease)]
-        self.offered = [lease for lease in self.offered if self._is_open(lease)]
-        worker.credit = max(message.available - len(self.offered), 0)
-        self.held = (envelope, message)
+            self._answer(NOTHING)
+        worker.signals = [
+            s for s in worker.signals if s.what == "dropped" or is_open(self.fleet, s.lease)
+        ]
+        worker.offered = [lease for lease in worker.offered if is_open(self.fleet, lease)]
+        worker.asked = max(message.available - len(worker.offered), 0)
+        self.held, worker.polling = (envelope, message), True
         self.fleet.queue.pump(worker)
-        granted = worker.credit < message.available
-        if self.offered or self.signals:
-            self._flush_soon()
+        granted = worker.promised > 0
+        if worker.offered or worker.signals:
+            self.fleet.bring(worker)
         elif (message.wait <= 0 and not granted) or self.fleet.closed:
-            worker.credit = 0
-            self.held = None
-            return News([])
+            self._let_go(worker)
+            return NOTHING
         # What was just granted comes as soon as its commit is durable.
         wait = max(message.wait, GRANT_WAIT) if granted else message.wait
-        self.system.later(wait, self.system.at(self.address), _PollOver(message))
+        self.poll_ends = self.system.later(wait, self.system.at(self.address), _PollOver(message))
         return LATER
 
     def _beat(self, message: Heartbeat) -> None:
@@ -212,93 +205,69 @@ class WorkerActor(Actor):
                 lease.expires_at = expires_at
         if message.draining:
             self._drain(worker)
-        self._set_look()
 
     def _drain(self, worker: Worker) -> None:
         """It gets nothing new; who waited for it goes to others."""
         if not worker.draining:
-            worker.draining, worker.credit = True, 0
+            worker.draining, worker.asked = True, 0
             self.fleet.queue.fail_over(worker)
 
     # -- jobs -------------------------------------------------------------------------------------
 
-    def _offer(self, lease: Lease) -> None:
-        self.offered.append(lease)
-        if self.held is not None:
-            self._flush_soon()
-        self._set_look()
-
-    def _signal(self, signal: Signal) -> None:
-        self.signals.append(signal)
-        if self.held is not None:
-            self._flush_soon()
-
-    def _flush_soon(self) -> None:
-        """After what is in the mailbox already: offers of one moment share an answer."""
-        if not self.flushing:
-            self.flushing = True
-            self.system.at(self.address).post(_Flush())
-
-    async def _flush(self) -> None:
-        self.flushing = False
-        if self.held is None or not (self.offered or self.signals):
-            return  # a job that was granted is still on its way; it brings the next flush
-        offered, self.offered = [lease for lease in self.offered if self._is_open(lease)], []
+    def _flush(self) -> object:
+        """Something has come: it goes out with the held poll. What comes at one moment shares an
+        answer: this message comes behind those that brought it.
+        """
         worker = self.fleet.workers.get(self.key)
-        by_commands = worker is not None and worker.commands
-        jobs = []
-        for lease in offered:
-            lease.expires_at = self.system.loop.time() + DELIVERY
-            try:
-                jobs.append(await make_job(lease, by_commands, self.clock))
-            except NotFound as error:
-                self.fleet.lose(lease, f"its record cannot be read: {error}")
-        if jobs or self.signals:
-            for lease in offered:
-                lease.delivered = True
-            self._answer(jobs)
-        self._set_look()
+        if worker is None:
+            return None
+        worker.flushing = False
+        if worker.offered:
+            self._look_by(min(lease.expires_at for lease in worker.offered))
+        if self.held is None or not (worker.offered or worker.signals):
+            return None  # a job that was granted is still on its way; it brings the next flush
+        if not worker.window:
+            return self._collect(worker)
+        if news := take_news(self.fleet, worker):
+            self._answer(news)
+        return None
 
-    def _answer(self, jobs: list[pull.Job]) -> None:
-        held, self.held = self.held, None
-        worker = self.fleet.workers.get(self.key)
+    async def _collect(self, worker: Worker) -> None:
+        """The same for jobs that large values may have to be read for."""
+        jobs = await collect_jobs(self.fleet, worker)
+        if jobs or worker.signals:
+            self._answer(News(jobs, take_signals(self.fleet, worker)))
+
+    def _answer(self, news: News) -> None:
+        held, worker = self.held, self.fleet.workers.get(self.key)
         if worker is not None:
-            worker.credit = 0
-        if held is None:
-            return
-        told, self.signals = self.signals, []
-        self.cell.answer(held[0], News(jobs, self._encode(told)))
+            self._let_go(worker)
+        self.held = None
+        if held is not None:
+            self.cell.answer(held[0], news)
 
-    def _encode(self, told: list[Signal]) -> Signals:
-        woken = []
-        for signal in told:
-            step = signal.lease.assignment.record().steps.get(signal.key)
-            if signal.what == "woken" and step is not None:
-                woken.append(Woken(signal.lease.job_id, step))
-        return Signals(
-            tuple(woken),
-            tuple(s.lease.job_id for s in told if s.what == "cancelled"),
-            tuple(s.lease.job_id for s in told if s.what == "dropped"),
-        )
+    def _let_go(self, worker: Worker) -> None:
+        """There is no poll any more that could be answered."""
+        self.held, worker.polling, worker.asked = None, False, 0
+        if self.poll_ends is not None:
+            self.poll_ends.cancel()
+            self.poll_ends = None
 
     def _end_poll(self, poll: PollJobs) -> None:
         if self.held is not None and self.held[1] is poll:
-            self._answer([])
+            self._answer(NOTHING)
 
     def _hang_up(self, poll: PollJobs) -> None:
         """Whoever held the poll is gone: the connection broke, or the worker is about to end."""
         if self.held is not None and self.held[1] is poll:
-            self._answer([])
+            self._answer(NOTHING)
             self.hung_up_at = self.system.loop.time()
-            self._set_look()
-
-    def _is_open(self, lease: Lease) -> bool:
-        return self.fleet.leases.get(lease.assignment.run_id) is lease
+            self._look_by(self.hung_up_at + DROPPED)
 
     # -- silence ----------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        self.look_at = None
+        self.look = None
         worker = self.fleet.workers.get(self.key)
         if worker is None:
             return
@@ -322,25 +291,30 @@ class WorkerActor(Actor):
             self.fleet.forget(self.key, f"worker {self.key} was forgotten")
             self.cell.leave_when_quiet()
             return
-        self._set_look()
+        self._look_again(worker, now)
 
     def _silence(self, worker: Worker) -> float:
         return (self.clock.now() - worker.heard_at) / SECOND
 
-    def _set_look(self) -> None:
+    def _look_again(self, worker: Worker, now: float) -> None:
         """Have `_Look` come when the first lease ends, or the worker has been silent for too
         long.
         """
-        worker = self.fleet.workers.get(self.key)
-        if worker is None:
-            return
-        now = self.system.loop.time()
         patience = worker.lease * MISSED if worker.online else FORGET_AFTER
         ends = [now + max(patience - self._silence(worker), 0.0)]
         ends += [lease.expires_at for lease in worker.jobs.values()]
         if self.hung_up_at is not None and not worker.draining:
             ends.append(self.hung_up_at + DROPPED)
-        at = max(min(ends), now + 0.05)
-        if self.look_at is None or at < self.look_at - 0.001:
-            self.look_at = at
-            self.system.later(at - now, self.system.at(self.address), _Look())
+        self._look_by(max(min(ends), now + 0.05))
+
+    def _look_by(self, at: float) -> None:
+        """Have `_Look` come at a moment of the loop's clock, if it does not come before. Leases are
+        renewed far more often than they run out: that is only seen when it comes.
+        """
+        if self.look is not None:
+            if self.look_at <= at:
+                return
+            self.look.cancel()
+        self.look_at = at
+        seconds = max(at - self.system.loop.time(), 0.0)
+        self.look = self.system.later(seconds, self.system.at(self.address), _Look())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import msgspec
 
@@ -29,6 +30,14 @@ Row = tuple[str, str]
 """A function, and the worker that its runs wait for."""
 
 
+class Signal(msgspec.Struct, frozen=True, eq=False):
+    """Something that a worker is told of a job that it has."""
+
+    lease: Lease
+    what: Literal["woken", "cancelled", "dropped"]
+    key: str = ""
+
+
 class Worker(msgspec.Struct, eq=False):
     """A worker as it registered. Moments are microseconds."""
 
@@ -47,11 +56,41 @@ class Worker(msgspec.Struct, eq=False):
     online: bool = True
     draining: bool = False
     """It ends what it has and takes nothing new."""
-    credit: int = 0
-    """Jobs that the poll it holds open may still be answered with."""
     commands: bool = False
     """It runs our executor: it reports commands and hears signals (`core.remote`)."""
+    asked: int = 0
+    """Jobs that the poll it holds open may still be answered with, where there is no window."""
+    window: int = 0
+    """Jobs that it takes at a time, whatever brings them to it; 0: as many as each poll says."""
+    polling: bool = False
+    """It holds a poll open."""
+    reporting: int = 0
+    """Reports of it that are being recorded, whose answers may bring it jobs."""
+    promised: int = 0
+    """Grants whose jobs are not made yet."""
+    ending: int = 0
+    """Jobs whose end is being recorded: they take no room any more."""
     jobs: dict[str, Lease] = {}
+    offered: list[Lease] = []
+    """Jobs that are not on their way to it yet."""
+    signals: list[Signal] = []
+    """What it is to be told of jobs that it has."""
+    flushing: bool = False
+    """Its actor is about to bring it what is there."""
+
+    @property
+    def credit(self) -> int:
+        """Jobs that may be granted to it now."""
+        if not self.window:
+            return self.asked
+        if not (self.polling or self.reporting):
+            return 0
+        return self.window - self.load
+
+    @property
+    def load(self) -> int:
+        """Jobs that it has or is about to get, but those that are as good as ended."""
+        return len(self.jobs) + self.promised - self.ending
 
     @property
     def status(self) -> str:
@@ -150,14 +189,18 @@ class WorkerQueue:
             self._actors.pop(run_id, None)
         worker_id = self.reserved.pop(run_id, None)
         if worker_id is not None and (worker := self.workers.get(worker_id)) is not None:
-            worker.credit += 1
+            worker.promised -= 1
+            worker.asked += worker.polling
             self.pump(worker)
 
     def use(self, run_id: str) -> Worker | None:
         """The run is executed now: the worker that was chosen, if it is still there."""
         self._rows.settle(run_id)
         self._actors.pop(run_id, None)
-        return self.workers.get(self.reserved.pop(run_id, ""))
+        worker = self.workers.get(self.reserved.pop(run_id, ""))
+        if worker is not None:
+            worker.promised -= 1
+        return worker
 
     def leave(self, run_id: str) -> None:
         """The run no longer wants a worker."""
@@ -185,16 +228,10 @@ class WorkerQueue:
 
     def pump(self, worker: Worker) -> None:
         """Grant runs to a worker that asks for work, those that wait longest first."""
-        while worker.credit > 0 and not self.closed:
-            heads = [
-                (head, row)
-                for function_id in worker.functions
-                for row in ((function_id, ANYONE), (function_id, worker.id))
-                if (head := self._rows.first(row)) is not None and self._may_have(worker, row)
-            ]
-            if not heads:
+        while len(self._rows) and worker.credit > 0 and not self.closed:
+            row = self._next_row(worker)
+            if row is None:
                 return
-            _, row = min(heads)
             run_id = self._rows.take(row)
             # The actor of who waits for anyone may have come to be with somebody meanwhile.
             owner = self._worker_of(run_id, row[0]) if row[1] == ANYONE else worker.id
@@ -203,6 +240,25 @@ class WorkerQueue:
                 self._grant(run_id)
             else:
                 self.enqueue(run_id, row[0])
+
+    def _next_row(self, worker: Worker) -> Row | None:
+        """The row of whoever has waited longest of those that a worker may have."""
+        heads = [
+            (head, row)
+            for row in self._rows.rows()
+            if row[0] in worker.functions
+            and (row[1] == ANYONE or row[1] == worker.id)
+            and (head := self._rows.first(row)) is not None
+            and self._may_have(worker, row)
+        ]
+        if len(heads) > 1:
+            return min(heads)[1]
+        return heads[0][1] if heads else None
+
+    def admit(self, worker: Worker) -> None:
+        """A worker is there."""
+        worker.promised = sum(holder == worker.id for holder in self.reserved.values())
+        self.workers[worker.id] = worker
 
     def fail_over(self, worker: Worker) -> None:
         """Runs that wait for a worker, although it does not take them any more, wait for anyone."""
@@ -235,7 +291,7 @@ class WorkerQueue:
         """Hand out nothing any more: the process is draining."""
         self.closed = True
         for worker in self.workers.values():
-            worker.credit = 0
+            worker.asked = 0
 
     def _open(self, row: Row) -> None:
         """Whoever waits in a row of one worker waits for anyone."""
@@ -281,8 +337,8 @@ class WorkerQueue:
         return self._may_have(worker, (function_id, worker_id))
 
     def _idle_worker(self, function_id: str, worker_id: str) -> Worker | None:
-        """Of those that ask for work now, the one with the most room; or the one that it must
-        be.
+        """Of those that ask for work now, the one that can begin with it soonest; or the one that
+        it must be.
         """
         spec = self._specs.get(function_id)
         if spec is None:
@@ -291,10 +347,19 @@ class WorkerQueue:
             one = self.workers.get(worker_id)
             return one if one is not None and one.credit > 0 and one.takes(spec) else None
         idle = [w for w in self.workers.values() if w.credit > 0 and w.takes(spec)]
-        return max(idle, key=lambda worker: worker.credit, default=None)
+        if len(idle) > 1:
+            return max(idle, key=_room)
+        return idle[0] if idle else None
 
     def _reserve(self, run_id: str, worker: Worker) -> None:
-        worker.credit -= 1
+        worker.asked -= 1
+        worker.promised += 1
         self.reserved[run_id] = worker.id
         if (found := self._actors.get(run_id)) is not None:
             self.bindings.bind(found[0], worker.id)
+
+
+def _room(worker: Worker) -> tuple[int, int]:
+    """Jobs that a worker would begin at once, then those that it would keep for a moment."""
+    credit = worker.credit
+    return min(credit, worker.capacity - worker.load), credit

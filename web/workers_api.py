@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import msgspec
 
 from ironflow.actors import jobs as reports
+from ironflow.actors.exchange import exchange
 from ironflow.actors.kernel import Ref
 from ironflow.actors.worker import Heartbeat, Leave, PollDropped, PollJobs, RegisterWorker
 from ironflow.core import pull
 from ironflow.core.clock import to_rfc3339
 from ironflow.core.errors import InvalidInput, NotFound
-from ironflow.core.remote import Report
 from ironflow.web.queries import Query, check_text
 from ironflow.web.routing import Answer, Call, Handle, Route
 from ironflow.web.wire.runs import ValueView
@@ -72,6 +72,7 @@ async def register_worker(call: Call[Query, RegisterWorkerRequest]) -> Answer:
         version=body.version,
         heartbeat=body.heartbeat_interval,
         commands=body.reports == "commands",
+        window=body.window,
         instance=body.instance,
     )
     await call.engine.system.ref("worker", _worker_id(call)).ask(message)
@@ -89,7 +90,7 @@ async def poll_jobs(call: Call[PollQuery, None]) -> Answer:
         # Nobody reads the answer any more: no job may be lost in it.
         ref.post(PollDropped(poll))
         raise
-    if news.jobs or news.signals:
+    if news:
         return 200, JobPage(jobs=news.jobs, signals=news.signals)
     if wait > 0:
         call.headers["Ironflow-Poll-Wait"] = f"{wait:g}"
@@ -144,16 +145,16 @@ async def report_job(call: Call[Query, pull.JobUpdate]) -> Answer:
 
 async def report_commands(call: Call[Query, ReportsRequest]) -> Answer:
     """Reports of a worker that runs our executor; each has an answer of its own."""
-    worker_id, engine = _worker_id(call), call.engine
-    _worker(call)
-
-    def find(one: Report) -> reports.Lease:
-        return reports.find_lease(
-            engine.fleet, worker_id, one.job_id, one.execution_seq, one.lease_token
-        )
-
-    answers = await reports.take_reports(engine.fleet, find, call.body.reports)
-    return 200, AnswersView(answers=answers)
+    worker_id, fleet = _worker_id(call), call.engine.fleet
+    worker = fleet.workers.get(worker_id)
+    if worker is None:
+        raise NotFound("worker", worker_id)
+    answers, news = await exchange(fleet, worker, call.body.reports, call.body.window)
+    if not news:
+        return 200, AnswersView(answers=answers)
+    return 200, AnswersView(
+        answers=answers, jobs=news.jobs or msgspec.UNSET, signals=news.signals or msgspec.UNSET
+    )
 
 
 async def get_value(call: Call[Query, None]) -> Answer:

@@ -21,7 +21,6 @@ from ironflow.core.errors import InvalidInput
 from ironflow.core.execution import Assignment, Effects
 from ironflow.core.fold import apply
 from ironflow.core.messages import Message
-from ironflow.core.pull import Job
 from ironflow.core.remote_checks import check_command
 from ironflow.core.runs import OPEN, Run, Step
 
@@ -78,10 +77,13 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str | None = None
 
 
-class RecordedJob(Job, frozen=True, kw_only=True, omit_defaults=True):
-    """A job with the run's whole record, for a worker that reports commands."""
+class RecordedJob(msgspec.Struct, frozen=True):
+    """A job as a worker that reports commands needs it: the lease, and the run's whole record."""
 
-    record: Run | msgspec.UnsetType = msgspec.UNSET
+    job_id: str
+    execution_seq: int
+    lease_token: str
+    record: Run
 
 
 class Woken(msgspec.Struct, frozen=True):
@@ -132,18 +134,22 @@ def decode_report(report: Report, order: Mapping[str, Sequence[str]]) -> Message
         known = ", ".join(REPORTS)
         raise InvalidInput("command", f"{report.command!r:.60} is none of {known}")
     try:
-        command = decoder.decode(report.data)
-        sends = tuple(_decode_send(sent) for sent in report.sends)
+        command: Any = decoder.decode(report.data)
+        sends = tuple(map(_decode_send, report.sends)) if report.sends else ()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput("data", f"is no {report.command}: {error}") from error
     if isinstance(command, c.RecordStep) and command.sends:
         raise InvalidInput("data.sends", "messages go beside the data of a step")
-    facts: dict[str, Any] = {"execution": report.execution_seq}
+    facts: dict[str, Any] = {}
+    if command.execution != report.execution_seq:
+        facts["execution"] = report.execution_seq
     if sends and isinstance(command, c.RecordStep):
         facts["sends"] = sends
-    replaced: Message[Any] = msgspec.structs.replace(command, **facts)
-    check_command(replaced, order)
-    return replaced
+    if facts:
+        command = msgspec.structs.replace(command, **facts)
+    found: Message[Any] = command
+    check_command(found, order)
+    return found
 
 
 def _decode_send(sent: SentMessage) -> c.Send:

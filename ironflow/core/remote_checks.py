@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from ironflow.core import commands as c
@@ -37,6 +38,21 @@ TEXT_DEPTH = 4 * MAX_DEPTH
 _TEXTS = ("key", "name", "scope", "child", "function_id")
 _MOMENTS = ("until", "started_at", "at")
 _SECONDS = ("retry_in", "retry_after", "lookback")
+_PAYLOADS = ("result", "input", "data")
+
+
+class _Fields:
+    """Those of a kind of message that have to be looked at."""
+
+    def __init__(self, kind: type[Message[Any]]) -> None:
+        has = set(kind.__struct_fields__)
+        self.texts = [name for name in _TEXTS if name in has]
+        self.moments = [name for name in _MOMENTS if name in has]
+        self.seconds = [name for name in _SECONDS if name in has]
+        self.payloads = [name for name in _PAYLOADS if name in has]
+
+
+_fields_of = cache(_Fields)
 
 
 def check_command(command: Message[Any], order: Mapping[str, Sequence[str]]) -> None:
@@ -44,18 +60,23 @@ def check_command(command: Message[Any], order: Mapping[str, Sequence[str]]) -> 
     the steps of each scope by their positions.
     """
     _check_fields(command)
-    if isinstance(command, c.RecordStep | c.FailStep | c.StartWait):
+    if isinstance(command, _OF_STEPS):
         if not command.key:
             raise InvalidInput("key", "must not be empty")
         if not 0 <= command.pos <= len(order.get(command.scope, ())) + MOST_GAP:
             raise InvalidInput("pos", f"{command.pos} is no position that could come next")
-    if isinstance(command, c.RecordStep | c.FailStep) and not 1 <= command.attempt <= MOST_ATTEMPTS:
-        raise InvalidInput("attempt", f"must be from 1 to {MOST_ATTEMPTS}")
     if isinstance(command, c.StartWait):
         _check_wait(command)
-    if isinstance(command, c.RecordStep):
-        for send in command.sends:
-            check_message(send.message)
+    elif isinstance(command, _OF_ATTEMPTS):
+        if not 1 <= command.attempt <= MOST_ATTEMPTS:
+            raise InvalidInput("attempt", f"must be from 1 to {MOST_ATTEMPTS}")
+        if isinstance(command, c.RecordStep):
+            for send in command.sends:
+                check_message(send.message)
+
+
+_OF_STEPS = (c.RecordStep, c.FailStep, c.StartWait)
+_OF_ATTEMPTS = (c.RecordStep, c.FailStep)
 
 
 def _check_wait(command: c.StartWait) -> None:
@@ -76,20 +97,21 @@ def check_message(message: Message[Any]) -> None:
 
 
 def _check_fields(message: Message[Any]) -> None:
-    for name in _TEXTS:
-        text = getattr(message, name, None)
+    fields = _fields_of(type(message))
+    for name in fields.texts:
+        text = getattr(message, name)
         if text is not None and len(text) > LONGEST_TEXT:
             raise InvalidInput(name, f"is longer than {LONGEST_TEXT} characters")
-    for name in _MOMENTS:
-        moment = getattr(message, name, None)
+    for name in fields.moments:
+        moment = getattr(message, name)
         if moment is not None and not 0 <= moment <= LAST_MOMENT:
             raise InvalidInput(name, "must be a moment in microseconds, up to the year 9999")
-    for name in _SECONDS:
-        seconds = getattr(message, name, None)
+    for name in fields.seconds:
+        seconds = getattr(message, name)
         if seconds is not None and not (math.isfinite(seconds) and 0 <= seconds <= LONGEST_PAUSE):
             raise InvalidInput(name, "must be seconds, at most ten years")
-    for name in ("result", "input", "data"):
-        payload = getattr(message, name, None)
+    for name in fields.payloads:
+        payload = getattr(message, name)
         if isinstance(payload, Payload):
             check_payload(payload, getattr(message, "blob", None), name)
 

@@ -10,14 +10,16 @@ import asyncio
 import logging
 import random
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import msgspec
 
+from ironflow.core import commands as c
 from ironflow.core.errors import Gone, InvalidInput, IronflowError, StaleExecution
 from ironflow.core.messages import Message
-from ironflow.core.remote import Answer, Report, Shadow, encode_report
+from ironflow.core.remote import Answer, RecordedJob, Report, Shadow, Signals, encode_report
 from ironflow.discovery import Found, credentials
 
 T = TypeVar("T")
@@ -29,7 +31,12 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 ANSWER_SECONDS = 60.0
 """How long a report may take: the server waits out a full disk."""
 REQUESTS_AT_ONCE = 2
-"""Requests with reports under way: while one is being committed the next one is received."""
+"""Requests with reports under way: while one is being committed the next one is received. The
+second one goes out when it is as large as the first: else what waits goes with the next, for a
+request costs as much as a dozen reports.
+"""
+NEWEST = 0.2
+"""Weight of the newest request in what is known of how long they take."""
 REPORTS_AT_ONCE = 500
 BYTES_AT_ONCE = 4 * 1024 * 1024
 
@@ -51,8 +58,15 @@ class _Problem(msgspec.Struct):
     message: str = ""
 
 
-class _Answers(msgspec.Struct):
-    answers: list[Answer]
+class News(msgspec.Struct):
+    """What a server has for a worker."""
+
+    jobs: list[RecordedJob] = []
+    signals: Signals = Signals()
+
+
+class _Answers(News):
+    answers: list[Answer] = []
 
 
 class _Posted(NamedTuple):
@@ -86,6 +100,17 @@ class Link:
         taken in order.
         """
         self._senders: set[asyncio.Task[None]] = set()
+        self._requests = 0
+        """Those of them whose request is under way."""
+        self._gathering = False
+        """Whether one of them is about to take what waits."""
+        self._window = 0
+        self.round_trip = 0.0
+        """Seconds that a request with reports takes, the newest counting most."""
+        self.window: Callable[[], int] | None = None
+        """How many jobs the worker takes at a time: told with reports when it changes."""
+        self.hear: Callable[[News], None] = lambda news: None
+        """Is told what came with the answers to reports."""
         self.unknown = asyncio.Event()
         """The server does not know this worker: it must register."""
 
@@ -125,22 +150,44 @@ class Link:
         loop = asyncio.get_running_loop()
         posted = _Posted(report.job_id, _encode(report), loop.create_future())
         self._waiting.append(posted)
-        if len(self._senders) < REQUESTS_AT_ONCE:
+        if not self._gathering and self._may_send():
+            self._gathering = True
             sender = loop.create_task(self._send())
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
         return await posted.answer
 
+    def _may_send(self) -> bool:
+        """Whether what waits is worth a request beside those that are under way."""
+        if not self._requests:
+            return True
+        return self._requests < REQUESTS_AT_ONCE and len(self._waiting) >= len(self._flying)
+
     async def _send(self) -> None:
         """Whatever waits goes out in one request: the moment that it comes, or that one of those
         before it is answered.
         """
-        while batch := self._take():
-            answers = await self._deliver([posted.data for posted in batch])
+        while True:
+            self._gathering = False
+            batch = self._take()
+            if not batch:
+                return
+            self._requests += 1
+            try:
+                answers = await self._deliver([posted.data for posted in batch])
+            finally:
+                self._requests -= 1
             for posted, answer in zip(batch, answers, strict=True):
                 self._flying.discard(posted.job_id)
                 if not posted.answer.done():
                     posted.answer.set_result(answer)
+            if self._gathering:
+                return  # another one is about to take what is there
+            self._gathering = True
+            # These bodies come to their next report, or to their end and the next job to its first
+            # report.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
 
     def _take(self) -> list[_Posted]:
         """What may go out now, oldest first: nothing of a job that has reports under way."""
@@ -164,12 +211,14 @@ class Link:
         return batch
 
     async def _deliver(self, reports: list[bytes]) -> list[Answer]:
-        body = b'{"reports":[' + b",".join(reports) + b"]}"
-        pause = FIRST_PAUSE
+        body = b'{"reports":[' + b",".join(reports) + b"]" + self._say_window() + b"}"
+        clock, pause = asyncio.get_running_loop().time, FIRST_PAUSE
         while True:
+            began = clock()
             try:
                 text = await self.request("POST", self._reports_path, body, seconds=ANSWER_SECONDS)
-                return msgspec.json.decode(text, type=_Answers).answers
+                self.round_trip += NEWEST * (clock() - began - self.round_trip)
+                return self._open(_decode_answers(text))
             except Refused as refusal:
                 if refusal.status == 404:
                     # A server that was started anew: it has queued these runs again.
@@ -183,10 +232,29 @@ class Link:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, LONGEST_PAUSE)
 
+    def forget_window(self) -> None:
+        """The worker registers: its window is what it says there."""
+        self._window = 0
+
+    def _say_window(self) -> bytes:
+        if self.window is None or (window := self.window()) == self._window:
+            return b""
+        self._window = window
+        return b',"window":%d' % window
+
+    def _open(self, answers: _Answers) -> list[Answer]:
+        if answers.jobs or answers.signals:
+            # Behind the bodies that these answers let go on.
+            asyncio.get_running_loop().call_soon(self.hear, answers)
+        return answers.answers
+
     async def close(self) -> None:
         """Send what waits, for as long as the server answers."""
         while self._senders:
             await asyncio.wait(self._senders)
+
+
+_decode_answers = msgspec.json.Decoder(_Answers).decode
 
 
 def _detail(text: bytes) -> str:
@@ -204,11 +272,15 @@ class RemoteEffects:
         self._link, self._shadow = link, shadow
         self._lease = (job_id, execution, token)
         self.left = False
+        self.over: Callable[[], None] = lambda: None
+        """Is told that the body is over, before that is reported."""
 
     async def ask(self, command: Message[R]) -> R:
         """Report until it is recorded. Raises `StaleExecution` once the run is another's,
         `InvalidInput` for a value that the server cannot take.
         """
+        if type(command) is c.EndExecution and not command.compensations:
+            self.over()
         answer = await self._link.report(encode_report(*self._lease, command))
         if answer.code is None:
             self._shadow.follow(command)

@@ -20,6 +20,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -29,11 +30,12 @@ from ironflow.core import commands as c
 from ironflow.core.clock import Clock, Ids, SystemClock
 from ironflow.core.errors import ConfigError, Gone, IronflowError
 from ironflow.core.functions import Definition
-from ironflow.core.remote import RecordedJob, Shadow, Signals, encode_report
+from ironflow.core.remote import Shadow, Signals, encode_report
 from ironflow.discovery import locate
 from ironflow.sdk.executor import CANCEL_GRACE, STEP_THREADS, Executor
 from ironflow.sdk.function import Function, Registry, registry
-from ironflow.sdk.link import FIRST_PAUSE, LONGEST_PAUSE, Link, Refused, RemoteEffects
+from ironflow.sdk.link import FIRST_PAUSE, LONGEST_PAUSE, Link, News, Refused, RemoteEffects
+from ironflow.sdk.slots import Held, Slots
 from ironflow.version import VERSION
 
 log = logging.getLogger("ironflow.worker")
@@ -48,17 +50,7 @@ DRAIN = 60.0
 """Seconds that running steps get when the worker ends."""
 
 
-class _Jobs(msgspec.Struct):
-    jobs: list[RecordedJob] = []
-    signals: Signals = Signals()
-
-
-class _Held(msgspec.Struct, eq=False):
-    """A job that this worker executes."""
-
-    job: RecordedJob
-    shadow: Shadow
-    effects: RemoteEffects
+_decode_news = msgspec.json.Decoder(News).decode
 
 
 class Worker:
@@ -98,14 +90,13 @@ class Worker:
         self._clock = clock or SystemClock()
         self._functions = functions
         self._registry = registry
-        self._jobs: dict[str, _Held] = {}
         self._chores: set[asyncio.Task[Any]] = set()
         self._lifeline: int | None = None
         self._instance = uuid.uuid4().hex
         self._stop = asyncio.Event()
-        self._freed = asyncio.Event()
         self._executor: Executor
         self._link: Link
+        self._slots: Slots
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -156,7 +147,10 @@ class Worker:
             raise ConfigError("functions: this worker has none to run")
         connector = aiohttp.TCPConnector(limit=16)
         async with aiohttp.ClientSession(connector=connector) as session:
-            self._link = Link(self.url, self.id, session)
+            self._link = link = Link(self.url, self.id, session)
+            self._slots = slots = Slots(self.concurrency, self._begin, self._give_back)
+            link.window = lambda: slots.window(link.round_trip)
+            link.hear = self._hear
             ids = Ids(self._clock)
             # A body that waits is let go of at once: the server hands it out when it can go on.
             self._executor = Executor(
@@ -186,7 +180,8 @@ class Worker:
             for chore in (stopped, chores[0]):
                 chore.cancel()
             await self._say_farewell(draining=True)
-            if self._jobs:
+            self._slots.give_back_waiting()
+            if self._slots:
                 log.info("draining: running steps get up to %g s", self.drain_timeout)
             await self._executor.drain(self.drain_timeout)
             await self._link.close()
@@ -215,6 +210,9 @@ class Worker:
 
     async def _introduce(self) -> None:
         self._link.unknown.clear()
+        self._link.forget_window()
+        # A server that was started anew has handed these out anew; one that was not has others.
+        self._slots.give_back_waiting()
         for function in self._registry.all():
             definition: Definition = msgspec.structs.replace(
                 function.spec.definition, placement="pull"
@@ -231,6 +229,7 @@ class Worker:
             },
             "heartbeat_interval": self.heartbeat,
             "reports": "commands",
+            "window": self.concurrency,
             "instance": self._instance,
         }
         await self._link.request("POST", self._link.path("register"), facts)
@@ -245,40 +244,22 @@ class Worker:
     # -- jobs -------------------------------------------------------------------------------------
 
     async def _ask_for_jobs(self) -> None:
-        """A request for work is held at any time. One that was made with no room only brings
-        signals: the first body that ends sends another, and the server answers the older one.
+        """A request for work is held at any time: what the server has for this worker comes with
+        its answer, or with that to reports.
         """
         await self._register()
-        polls: set[asyncio.Task[_Jobs]] = set()
-        freed: asyncio.Task[Any] = asyncio.create_task(self._freed.wait())
-        try:
-            while True:
-                free = max(self.concurrency - len(self._jobs), 0)
-                self._freed.clear()
-                polls.add(asyncio.create_task(self._poll_once(free)))
-                while True:
-                    if freed.done():
-                        freed = asyncio.create_task(self._freed.wait())
-                    watched = {*polls, freed} if free == 0 else polls
-                    done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-                    answered = [poll for poll in polls if poll.done()]
-                    polls.difference_update(answered)
-                    for poll in answered:
-                        await self._take(poll)
-                    if not polls or freed in done:
-                        break
-        finally:
-            for task in (*polls, freed):
-                task.cancel()
+        while True:
+            await self._take(self._poll_once())
 
-    async def _poll_once(self, free: int) -> _Jobs:
+    async def _poll_once(self) -> News:
+        free = max(self.concurrency - len(self._slots), 0)
         path = self._link.path(f"jobs?available={free}&wait={self.poll:g}")
         text = await self._link.request("GET", path, seconds=self.poll + 10)
-        return msgspec.json.decode(text, type=_Jobs) if text else _Jobs()
+        return _decode_news(text) if text else News()
 
-    async def _take(self, asked: asyncio.Task[_Jobs]) -> None:
+    async def _take(self, asked: Coroutine[Any, Any, News]) -> None:
         try:
-            news = asked.result()
+            news = await asked
         except Refused as refusal:
             if refusal.status == 404:
                 await self._register()
@@ -290,60 +271,76 @@ class Worker:
             log.warning("the server does not answer: %s", error)
             await self._register()
             return
-        for job in news.jobs:
-            self._begin(job)
-        self._hear(news.signals)
+        self._hear(news)
 
-    def _begin(self, job: RecordedJob) -> None:
-        if job.record is msgspec.UNSET or job.job_id in self._jobs:
-            return
-        run = job.record
-        shadow = Shadow(run, self._clock)
-        effects = RemoteEffects(self._link, job.job_id, job.execution_seq, job.lease_token, shadow)
-        self._jobs[job.job_id] = held = _Held(job, shadow, effects)
-        self._executor.start(shadow.assignment(job.execution_seq, effects))
-        task = self._executor.task(run.id)
+    def _hear(self, news: News) -> None:
+        """Jobs and signals. Signals first: a run that is dropped may come again at once."""
+        if news.signals:
+            self._heed(news.signals)
+        for job in news.jobs:
+            if job.job_id not in self._slots.jobs:
+                shadow = Shadow(job.record, self._clock)
+                effects = RemoteEffects(
+                    self._link, job.job_id, job.execution_seq, job.lease_token, shadow
+                )
+                held = Held(job, shadow, effects)
+                effects.over = partial(self._slots.free, held)
+                self._slots.add(held)
+        if self._stop.is_set():
+            self._slots.give_back_waiting()
+
+    def _begin(self, held: Held) -> None:
+        """A slot is free for a job."""
+        self._executor.start(held.shadow.assignment(held.job.execution_seq, held.effects))
+        task = self._executor.task(held.run_id)
         if task is None:
             self._end(held)
         else:
             task.add_done_callback(lambda _: self._end(held))
 
-    def _end(self, held: _Held) -> None:
+    def _end(self, held: Held) -> None:
         """The body is out of memory."""
-        job = held.job
-        if self._jobs.get(job.job_id) is held:
-            del self._jobs[job.job_id]
-        self._freed.set()
+        self._slots.remove(held)
         if held.effects.left:
-            left = c.ExecutionLeft(job.execution_seq)
-            report = encode_report(job.job_id, job.execution_seq, job.lease_token, left)
-            self._spawn(self._link.report(report))
+            self._leave(held)
+
+    def _give_back(self, held: Held) -> None:
+        """A job that has not begun: another worker may have it."""
+        self._slots.remove(held)
+        self._leave(held)
+
+    def _leave(self, held: Held) -> None:
+        job = held.job
+        left = c.ExecutionLeft(job.execution_seq)
+        report = encode_report(job.job_id, job.execution_seq, job.lease_token, left)
+        self._spawn(self._link.report(report))
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         chore = asyncio.get_running_loop().create_task(work)
         self._chores.add(chore)
         chore.add_done_callback(self._chores.discard)
 
-    def _hear(self, signals: Signals) -> None:
+    def _heed(self, signals: Signals) -> None:
+        jobs = self._slots.jobs
         for woken in signals.woken:
-            held = self._jobs.get(woken.job_id)
+            held = jobs.get(woken.job_id)
             if held is not None:
                 held.shadow.update(woken.step)
-                self._executor.wake(held.job.run_id, held.job.execution_seq, woken.step.key)
+                self._executor.wake(held.run_id, held.job.execution_seq, woken.step.key)
         for job_id in signals.cancelled:
-            held = self._jobs.get(job_id)
+            held = jobs.get(job_id)
             if held is not None:
-                self._executor.cancel(held.job.run_id, held.job.execution_seq)
+                self._executor.cancel(held.run_id, held.job.execution_seq)
         for job_id in signals.dropped:
-            held = self._jobs.get(job_id)
+            held = jobs.get(job_id)
             if held is not None:
-                self._executor.drop(held.job.run_id)
+                self._executor.drop(held.run_id)
 
     async def _say_farewell(self, *, draining: bool) -> None:
         """Tell the server that nothing new is wanted, or that this worker is gone: it need not find
         out by itself.
         """
-        jobs = [{"job_id": job_id} for job_id in self._jobs]
+        jobs = [{"job_id": job_id} for job_id in self._slots.jobs]
         with contextlib.suppress(IronflowError):
             if draining:
                 body = {"worker_id": self.id, "jobs": jobs, "draining": True}
@@ -357,7 +354,7 @@ class Worker:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self.heartbeat)
-            jobs = [{"job_id": job_id} for job_id in self._jobs]
+            jobs = [{"job_id": job_id} for job_id in self._slots.jobs]
             try:
                 await self._link.request(
                     "POST",

@@ -61,7 +61,7 @@ def hire(
     crew += [WorkerProcess(server, line) for _ in range(number)]
     for worker in crew:
         worker.start()
-    wait_for_function(server, "counted")
+    wait_for_function(server, crew, "counted")
     wait_for_workers(server, number)
     return {worker.process.pid: worker for worker in crew if worker.process is not None}
 

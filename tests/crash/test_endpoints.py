@@ -198,7 +198,7 @@ def test_the_unmodified_sdk_is_called(
             f"http://127.0.0.1:{server.port}"]  # fmt: skip
     done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    wait_for_function(server, "foreign-push")
+    wait_for_function(server, crew, "foreign-push")
     emitted = server.post("/api/v1/events", {"name": "foreign.push", "data": {"n": 4}})
     (run_id,) = emitted["run_ids"]
     while "go:0" not in {s["key"] for s in server.get(f"/api/v1/runs/{run_id}/steps")["items"]}:

@@ -9,7 +9,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def test_workers_and_server_are_killed_at_random_instants(
     crew += [our_worker(server), our_worker(server)]
     for worker in crew:
         worker.start()
-    wait_for_function(server, "mixed")
+    wait_for_function(server, crew, "mixed")
     client = Client(server)
     client.start()
     try:
@@ -156,7 +156,7 @@ def test_the_unmodified_sdk_works_through_kills(
     crew += [WorkerProcess(server, line), WorkerProcess(server, line)]
     for worker in crew:
         worker.start()
-    ids = start_foreign(server)
+    ids = start_foreign(server, crew)
     for victim in (0, 2, 1, 0):
         crew_wait(rng.uniform(0.3, 0.9), server)
         if victim == 2:
@@ -179,10 +179,10 @@ def test_the_unmodified_sdk_works_through_kills(
     check_journal(server.db)
 
 
-def start_foreign(server: ServerProcess) -> dict[int, str]:
+def start_foreign(server: ServerProcess, crew: Iterable[WorkerProcess]) -> dict[int, str]:
     """Runs of the foreign function, once a worker has registered it."""
     ids: dict[int, str] = {}
-    wait_for_function(server, "foreign")
+    wait_for_function(server, crew, "foreign")
     while len(ids) < 10:
         body: dict[str, Any] = {"input": {"number": len(ids)}}
         answer = server.post("/api/v1/functions/foreign/invoke", body)
@@ -190,9 +190,17 @@ def start_foreign(server: ServerProcess) -> dict[int, str]:
     return ids
 
 
-def wait_for_function(server: ServerProcess, function_id: str) -> None:
-    """Until a worker has registered it."""
+def wait_for_function(
+    server: ServerProcess, crew: Iterable[WorkerProcess], function_id: str
+) -> None:
+    """Until one of the workers has registered it; a worker that ends before that fails the test,
+    with what it said.
+    """
     while function_id not in {f["id"] for f in server.get("/api/v1/functions")["items"]}:
+        for worker in crew:
+            if worker.process is not None and (code := worker.process.poll()) is not None:
+                said = (server.folder / "workers.log").read_text(errors="replace")
+                pytest.fail(f"a worker ended by itself with {code}:\n{said[-4000:]}")
         crew_wait(0.05, server)
 
 
@@ -230,7 +238,7 @@ def test_the_unmodified_sdk_is_throttled(
     server.start()
     crew.append(WorkerProcess(server, [str(peer_python("ironflow-py")), str(script)]))
     crew[0].start()
-    wait_for_function(server, "foreign")
+    wait_for_function(server, crew, "foreign")
     shown = server.get("/api/v1/functions/foreign")["flow_control"]
     assert shown["throttle"] == {"limit": 3, "period": 2.0, "key": "data.org"}
     path = "/api/v1/functions/foreign/invoke"
@@ -295,7 +303,7 @@ def test_a_cancel_reaches_a_process_of_a_worker_and_each_rung_is_told(
     worker = WorkerProcess(server, [*line, "--id", "wharf"], PIDS=str(pids))
     crew.append(worker)
     worker.start()
-    wait_for_function(server, "deaf")
+    wait_for_function(server, crew, "deaf")
     run_id = server.post("/api/v1/functions/deaf/invoke", {})["run_id"]
     while not pids.exists() or not pids.read_text():
         crew_wait(0.05, server)

@@ -21,6 +21,9 @@ class RegisterWorkerRequest(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_interval: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] | None = None
     reports: Literal["yields", "commands"] = "yields"
     """`commands`: it reports by `/commands`, and is handed the run's record with each job."""
+    window: Annotated[int, msgspec.Meta(ge=0, le=200_000)] = 0
+    """Of one that reports commands: how many jobs it takes at a time. The server keeps count, and
+    jobs come with answers to reports, too. 0: each poll says how many more."""
     instance: Annotated[str, msgspec.Meta(max_length=200)] = ""
     """Differs from one process of this worker to the next: what an older one had is queued anew."""
 
@@ -42,12 +45,17 @@ class ReportsRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What happened in a worker's executions, in order."""
 
     reports: Annotated[tuple[Report, ...], msgspec.Meta(max_length=10_000)]
+    window: Annotated[int, msgspec.Meta(ge=1, le=200_000)] | None = None
+    """How many jobs it takes at a time from now on, where it has registered with a window."""
 
 
-class AnswersView(View, frozen=True):
-    """The answers, in the order of the reports."""
+class AnswersView(View, frozen=True, omit_defaults=True):
+    """The answers, in the order of the reports. `jobs` and `signals` as in an answer to a poll, for
+    a worker that has registered with a window."""
 
     answers: list[Answer]
+    jobs: list[Job] | msgspec.UnsetType = msgspec.UNSET
+    signals: Any = msgspec.UNSET
 
 
 class JobAckRequest(msgspec.Struct, frozen=True, kw_only=True):
