@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +61,25 @@ def breaker_key(function_id: str, endpoint: Endpoint) -> str:
     return f"{function_id}|{endpoint.url}"
 
 
+@dataclass(slots=True, eq=False)
+class _Address:
+    """What is called: `functions` are those that are registered there, with how many calls each may
+    have at once. For all of them together there are `active` calls under way or granted, and at
+    most as many as the function may have that may have the most.
+    """
+
+    functions: dict[str, int] = field(default_factory=dict)
+    active: int = 0
+    most: int = 0
+
+    def set(self, function_id: str, concurrency: int | None) -> None:
+        """A function is registered here, or (None) no longer."""
+        self.functions.pop(function_id, None)
+        if concurrency is not None:
+            self.functions[function_id] = concurrency
+        self.most = max(self.functions.values(), default=0)
+
+
 class Endpoints:
     """Push functions, their queue, and the calls that are under way."""
 
@@ -81,10 +102,11 @@ class Endpoints:
         self.leases: dict[str, Lease] = {}
         """By run id."""
         self._calls: dict[str, asyncio.Task[None]] = {}
-        self._holders: dict[str, str] = {}
-        """Runs that are being sent or were granted to be, and their functions."""
-        self._busy: dict[str, int] = {}
+        self._holders: dict[str, tuple[str, _Address]] = {}
+        """Runs that are being sent or were granted to be, their functions and where these are."""
+        self._busy: Counter[str] = Counter()
         """How many of them each function has."""
+        self._addresses: dict[str, _Address] = {}
         self._rows: WaitingRows[str] = WaitingRows()
         """By function."""
         self._chores: set[asyncio.Task[Any]] = set()
@@ -98,11 +120,22 @@ class Endpoints:
         """Serve a function from now on. Raises `InvalidInput` for a definition without sense."""
         if definition.endpoint is None:
             raise InvalidInput("endpoint", "a push function needs one")
-        self._specs[definition.id] = compile_spec(definition, lambda data: None)
+        spec = compile_spec(definition, lambda data: None)
+        self.remove(definition.id)
+        self._specs[definition.id] = spec
+        address = self._addresses.setdefault(definition.endpoint.url, _Address())
+        address.set(definition.id, definition.endpoint.concurrency)
+        self.system.loop.call_soon(self._pump, address)
 
     def remove(self, function_id: str) -> None:
         """The function is executed elsewhere now."""
-        self._specs.pop(function_id, None)
+        spec = self._specs.pop(function_id, None)
+        if spec is not None and spec.definition.endpoint is not None:
+            url = spec.definition.endpoint.url
+            address = self._addresses[url]
+            address.set(function_id, None)
+            if not address.functions and not address.active:
+                del self._addresses[url]
 
     def serves(self, function_id: str) -> bool:
         """Whether the function is behind an endpoint."""
@@ -116,6 +149,10 @@ class Endpoints:
         """Where a function is."""
         spec = self._specs.get(function_id)
         return spec.definition.endpoint if spec is not None else None
+
+    def _address(self, function_id: str) -> _Address | None:
+        endpoint = self.endpoint(function_id)
+        return self._addresses[endpoint.url] if endpoint is not None else None
 
     def held_up(self, function_id: str) -> str | None:
         """Why nothing is sent to a function's endpoint now, if so."""
@@ -134,7 +171,9 @@ class Endpoints:
     def set_gate(self, key: str, breaker: Breaker) -> None:
         """A breaker has changed."""
         self.breakers[key] = breaker
-        self.system.loop.call_soon(self._pump, key.partition("|")[0])
+        address = self._addresses.get(key.partition("|")[2])
+        if address is not None:
+            self.system.loop.call_soon(self._pump, address)
 
     # -- slots ------------------------------------------------------------------------------------
 
@@ -156,7 +195,14 @@ class Endpoints:
 
     def load(self, function_id: str) -> tuple[int, int]:
         """Calls of a function that are under way or granted, and runs that wait to be sent."""
-        return self._busy.get(function_id, 0), self._rows.size(function_id)
+        return self._busy[function_id], self._rows.size(function_id)
+
+    def load_at(self, url: str) -> tuple[int, int]:
+        """Calls of an address that are under way or granted, whatever they are for, and how many
+        there may be.
+        """
+        address = self._addresses.get(url)
+        return (address.active, address.most) if address is not None else (0, 0)
 
     def acquire(self, run_id: str, function_id: str) -> bool:
         """Take a slot at once if one is free and nobody waits for it."""
@@ -174,21 +220,28 @@ class Endpoints:
         if not waits:
             self._rows.settle(run_id)
         self.close_lease(run_id)
-        function_id = self._holders.pop(run_id, None)
-        if function_id is not None:
+        held = self._holders.pop(run_id, None)
+        if held is not None:
+            function_id, address = held
             self._busy[function_id] -= 1
-            self._pump(function_id)
+            address.active -= 1
+            self._pump(address)
 
     def _hold(self, run_id: str, function_id: str) -> None:
-        self._holders[run_id] = function_id
-        self._busy[function_id] = self._busy.get(function_id, 0) + 1
+        address = self._address(function_id)
+        assert address is not None, "only what has room is held"
+        self._holders[run_id] = function_id, address
+        self._busy[function_id] += 1
+        address.active += 1
 
     def enqueue(self, run_id: str, function_id: str) -> None:
         """Wait to be sent. Waiting twice is waiting once."""
         if run_id in self._holders:
             return
         self._rows.join(run_id, function_id)
-        self._pump(function_id)
+        address = self._address(function_id)
+        if address is not None:
+            self._pump(address)
 
     def discard(self, run_id: str) -> None:
         """The run no longer wants to be sent."""
@@ -211,19 +264,31 @@ class Endpoints:
         self.closed = True
 
     def _room(self, function_id: str) -> int:
-        endpoint = self.endpoint(function_id)
-        if endpoint is None or self.closed or self.caller is None:
+        endpoint, address = self.endpoint(function_id), self._address(function_id)
+        if endpoint is None or address is None or self.closed or self.caller is None:
             return 0
-        busy = self._busy.get(function_id, 0)
-        breaker = self._breaker(function_id)
+        if address.active >= address.most:
+            return 0
+        busy, breaker = self._busy[function_id], self._breaker(function_id)
         if breaker is not None and breaker.status is BreakerStatus.OPEN:
             return 0
         if breaker is not None and breaker.status is BreakerStatus.HALF_OPEN:
             return 1 - busy  # one probe
         return endpoint.concurrency - busy
 
-    def _pump(self, function_id: str) -> None:
-        while self._rows.has(function_id) and self._room(function_id) > 0:
+    def _pump(self, address: _Address) -> None:
+        """Have an address called as often as it may be: for whoever has waited longest, whichever
+        of its functions that is for.
+        """
+        while address.active < address.most:
+            waiting = [
+                (first, function_id)
+                for function_id in address.functions
+                if (first := self._rows.first(function_id)) and self._room(function_id) > 0
+            ]
+            if not waiting:
+                return
+            _, function_id = min(waiting)
             run_id = self._rows.take(function_id)
             self._hold(run_id, function_id)
             self._grant(run_id)

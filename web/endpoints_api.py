@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ironflow.actors.endpoints import breaker_key
 from ironflow.actors.engine import Engine
@@ -22,14 +22,22 @@ async def list_endpoints(call: Call[Query, None]) -> Answer:
         if definition.placement == "push" and definition.endpoint is not None:
             found.setdefault(definition.endpoint.url, []).append((row, definition))
     items = [
-        wire.EndpointView(
-            url=url,
-            reports=next(d.endpoint.reports for _, d in functions if d.endpoint is not None),
-            functions=list(_functions(call.engine, functions)),
-        )
-        for url, functions in sorted(found.items())
+        _endpoint_view(call.engine, url, functions) for url, functions in sorted(found.items())
     ]
     return 200, wire.EndpointPage(items=items)
+
+
+def _endpoint_view(
+    engine: Engine, url: str, functions: Sequence[tuple[FunctionRow, Definition]]
+) -> wire.EndpointView:
+    active, most = engine.endpoints.load_at(url)
+    return wire.EndpointView(
+        url=url,
+        reports=next(d.endpoint.reports for _, d in functions if d.endpoint is not None),
+        active=active,
+        concurrency=most,
+        functions=list(_functions(engine, functions)),
+    )
 
 
 def _functions(

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from engine_world import is_clean, play
 
@@ -382,10 +383,42 @@ def test_no_more_calls_at_once_than_the_endpoint_wants() -> None:
     pushed(main)
 
 
+def test_functions_of_one_address_share_its_calls_in_the_order_of_arrival() -> None:
+    async def work() -> dict[str, Any]:
+        await asyncio.sleep(1)
+        return {"status": "completed"}
+
+    async def main(world: testing.World, network: Network) -> None:
+        for id_, concurrency in (("far", 2), ("wide", 3), ("broken", 3)):
+            made = definition(endpoint={"concurrency": concurrency})
+            await world.engine.register_remote(msgspec.structs.replace(made, id=id_))
+        url = definition().endpoint.url  # type: ignore[union-attr]
+        await world.engine.system.ref("breaker", f"broken|{url}").ask(Speak("open"))
+        network.answer(work)
+        held = await world.start("broken")
+        order = ["far", "far", "far", "wide", "wide", "far", "wide", "far"]
+        ids = [await world.start(id_, n) for n, id_ in enumerate(order)]
+        assert world.engine.endpoints.load_at(url) == (3, 3)
+        assert world.engine.endpoints.load("far")[0] == 2
+        for run_id in ids:
+            assert (await world.wait(run_id)).status == "completed"
+        assert network.most == 3
+        sent = [(call["function_id"], call["event"]["data"]) for call in network.calls]
+        # `far` has two at most, so that `wide` (3) goes before the third of it (2).
+        assert [n for _, n in sent] == [0, 1, 3, 2, 4, 5, 6, 7]
+        assert world.engine.endpoints.load_at(url) == (0, 3)
+        pull = msgspec.structs.replace(definition(), id="wide", placement="pull", endpoint=None)
+        await world.engine.register_remote(msgspec.structs.replace(pull))
+        assert world.engine.endpoints.load_at(url) == (0, 3)  # `broken` may have three, too
+        assert (await world.state(held)).status == "queued"
+        await world.engine.system.ref("breaker", f"broken|{url}").ask(Speak("close"))
+        assert (await world.wait(held)).status == "completed"
+
+    pushed(main)
+
+
 def test_a_function_moves_between_workers_and_endpoints() -> None:
     async def main(world: testing.World, network: Network) -> None:
-        import msgspec
-
         pull = msgspec.structs.replace(definition(), placement="pull", endpoint=None)
         await world.engine.register_remote(pull)
         run_id = await world.start("far")

@@ -57,10 +57,14 @@ class EndpointFunctionView(View, frozen=True):
 
 
 class EndpointView(View, frozen=True):
-    """An address, and the functions that are registered for it. `reports`: how it answers."""
+    """An address, and the functions that are registered for it. `reports`: how it answers. `active`
+    calls are under way for all of them together, and at most `concurrency`.
+    """
 
     url: str
     reports: str
+    active: int
+    concurrency: int
     functions: list[EndpointFunctionView]
 
 
