@@ -1,5 +1,5 @@
-"""One engine with its store and executor, made from settings: the default environment's, which
-executes the functions of this process, and one for each other environment, which execute none.
+"""One engine with its store and executor, made from settings: the default environment's, and one
+for each other environment. One of them executes the functions of this process.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ class Assembly:
     ) -> None:
         self.settings, self.clock, self.ids = settings, clock, ids
         self.caller, self.on_fatal = caller, on_fatal
+        self.functions: dict[str, Registry] = {}
+        """What is executed in which environment but the default one."""
 
     def make(self, store: Store, functions: Registry, environment: str = "") -> Runtime:
         """A runtime that is not started."""
@@ -126,13 +128,15 @@ class Assembly:
     async def open(self, environment: str, *, new: bool) -> Opened:
         """See `web.environments.Opener`."""
         store = await self.open_store(environment, new=new)
-        runtime = self.make(store, Registry(), environment)
+        functions = self.functions.get(environment)
+        runtime = self.make(store, Registry() if functions is None else functions, environment)
         try:
             await runtime.engine.start()
         except BaseException:
-            await _close(runtime)
+            await _close(runtime, 0.0)
             raise
-        return Opened(runtime.engine, partial(_close, runtime))
+        grace = 0.0 if functions is None else self.settings.drain_timeout
+        return Opened(runtime.engine, partial(_close, runtime, grace))
 
     async def erase(self, environment: str) -> None:
         """See `web.environments.Opener`."""
@@ -140,8 +144,8 @@ class Assembly:
             await asyncio.to_thread(_unlink, environment_path(self.settings.db, environment))
 
 
-async def _close(runtime: Runtime) -> None:
-    await runtime.stop(0.0)
+async def _close(runtime: Runtime, grace: float) -> None:
+    await runtime.stop(grace)
     await runtime.store.close()
 
 

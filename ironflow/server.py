@@ -27,7 +27,7 @@ from ironflow.actors.engine import Engine
 from ironflow.assembly import Assembly, Runtime
 from ironflow.core.clock import Clock, Ids, SystemClock
 from ironflow.core.directory import DEFAULT_ENVIRONMENT
-from ironflow.core.errors import ConfigError
+from ironflow.core.errors import ConfigError, IronflowError
 from ironflow.core.signatures import Key
 from ironflow.discovery import is_loopback, publish, withdraw
 from ironflow.first_start import prepare
@@ -79,6 +79,8 @@ class Server:
         admin's key and says it on stderr.
         """
         self.page_at_root, self.announce_key = page_at_root, announce_key
+        self.environment = DEFAULT_ENVIRONMENT
+        """The id of the environment that the functions are in, once it is known."""
         self.settings, self.functions = settings, functions
         self.clock = clock or SystemClock()
         self.ids = Ids(self.clock)
@@ -110,11 +112,14 @@ class Server:
         assembly = Assembly(settings, self.clock, self.ids, self.caller, self.on_fatal)
         self.store = await assembly.open_store()
         try:
-            runtime = self._runtime = assembly.make(self.store, self.functions)
+            here = Registry() if settings.environment else self.functions
+            runtime = self._runtime = assembly.make(self.store, here)
             self.executor, self.engine = runtime.executor, runtime.engine
             await prepare(
                 settings, self.engine.keyring, self.engine.registrar, announce=self.announce_key
             )
+            if settings.environment:
+                self._place_functions(assembly, here)
             # Listen first: a port that is taken must not let runs begin.
             await self._listen(assembly)
             if settings.blocked_after:
@@ -126,9 +131,35 @@ class Server:
             self.engine.feeds.start()
             if self._environments is not None:
                 await self._environments.start()
+                self._check_functions(self._environments)
         except BaseException:
             await self.stop(grace=0.0)
             raise
+
+    def _place_functions(self, assembly: Assembly, here: Registry) -> None:
+        """Have the functions executed in the environment that the settings name; `here` are those
+        of the default one. Raises `ConfigError`.
+        """
+        given = self.settings.environment
+        try:
+            self.environment = self.engine.registrar.directory.environment(given).id
+        except IronflowError as error:
+            raise ConfigError(
+                f"environment: {error.message}; make one first (ironflow environments create)"
+            ) from error
+        if self.environment == DEFAULT_ENVIRONMENT:
+            for function in self.functions.all():
+                here.add(function)
+        else:
+            assembly.functions[self.environment] = self.functions
+
+    def _check_functions(self, environments: Environments) -> None:
+        """Whether the environment of the functions is at work. Raises `ConfigError`."""
+        if self.environment == DEFAULT_ENVIRONMENT:
+            return
+        if environments.engine(self.environment) is None:
+            reason = environments.why_not(self.environment)
+            raise ConfigError(f"environment: {self.environment} is not served: {reason}")
 
     async def _listen(self, assembly: Assembly) -> None:
         settings = self.settings
@@ -278,7 +309,7 @@ def _publish(server: Server) -> Path | None:
         return None
     folder = Path.cwd()
     try:
-        if publish(folder, server.url, DEFAULT_ENVIRONMENT):
+        if publish(folder, server.url, server.environment):
             return folder
         log.info("another server is the one that tools find from %s", folder)
     except OSError as error:

@@ -71,6 +71,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap_key_file: Annotated[
         str, Doc(description="file for the admin's key that the first start makes")
     ] = ""
+    environment: Annotated[
+        str,
+        Doc(
+            max_length=200,
+            description="environment that the modules' functions are in: its id or name; empty: "
+            "the default one",
+        ),
+    ] = ""
     concurrency: Annotated[int, Doc(ge=1, description="runs that execute at once")] = 1000
     max_crashes: Annotated[
         int, Doc(ge=1, description="times a run may take the process down before it is paused")

@@ -85,6 +85,10 @@ class Environments:
         room = self._rooms.get(environment)
         return room.opened.engine if room is not None else None
 
+    def why_not(self, environment: str) -> str:
+        """Why an environment is not open."""
+        return self._failed.get(environment, "it is being opened")
+
     # -- life -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -170,8 +174,7 @@ class Environments:
         """Have the application of an environment answer. Raises `Gone` while it is not open."""
         room = self._rooms.get(environment)
         if room is None:
-            reason = self._failed.get(environment, "it is being opened")
-            raise Gone(f"environment {environment} is not served: {reason}")
+            raise Gone(f"environment {environment} is not served: {self.why_not(environment)}")
         # What `AppRunner` does; the middlewares of the outer application are around it.
         return await room.app._handle(request)
 

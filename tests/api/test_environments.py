@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 import ironflow.sdk.function as sdk
+from ironflow.core.errors import ConfigError
 from ironflow.server import Server
 from ironflow.settings import Settings
 from ironflow.storage.sqlite import open_sqlite
@@ -69,8 +70,13 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(tmp_path: Path, **settings: Any) -> AsyncIterator[Served]:
+async def serving(
+    tmp_path: Path, *functions: sdk.Function, **settings: Any
+) -> AsyncIterator[Served]:
     """A server with an admin's key `root`, and on a database that has been there before."""
+    registry = sdk.Registry()
+    for function in functions:
+        registry.add(function)
     key = tmp_path / "admin.key"
     values: dict[str, Any] = {
         "port": 0,
@@ -81,7 +87,7 @@ async def serving(tmp_path: Path, **settings: Any) -> AsyncIterator[Served]:
     }
     if not key.exists():
         values["bootstrap_key_file"] = str(key)
-    server = Server(Settings(**(values | settings)), sdk.Registry())
+    server = Server(Settings(**(values | settings)), registry)
     await server.start()
     try:
         async with aiohttp.ClientSession() as session:
@@ -480,3 +486,46 @@ async def test_what_waits_names_the_environment_that_it_waits_in(tmp_path: Path)
                     assert (await served.ask("DELETE", path, "root", **there)).status == 404
             gone = await served.ask("DELETE", f"{base}/{where}/calm/-", "root", **there)
             assert gone.status == 200, gone.text
+
+
+async def test_functions_of_the_server_are_in_the_environment_that_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sdk, "registry", sdk.Registry())
+    gate, entered = asyncio.Event(), asyncio.Event()
+
+    async def pass_gate() -> str:
+        entered.set()
+        await gate.wait()
+        return "through"
+
+    async def work(ctx: Any) -> Any:
+        return await ctx.step.run("gate", pass_gate)
+
+    function = sdk.function(work, id="work")
+    start, there = "/api/v1/functions/work/invoke", {"X_Ironflow_Environment": "staging"}
+    async with serving(tmp_path) as served:
+        await served.made("POST", "/api/v1/environments", "root", {"name": "staging"})
+    async with serving(tmp_path, function, environment="staging", drain_timeout=0) as served:
+        assert (await served.ask("POST", start, "root", {})).status == 404
+        run = await served.made("POST", start, "root", {}, **there)
+        async with asyncio.timeout(20):
+            await entered.wait()
+    gate.set()
+    async with serving(tmp_path, function, environment="env_staging") as served:
+        path = f"/api/v1/runs/{run['run_id']}/result?wait=20s"  # goes on where it is
+        ended = await served.made("GET", path, "root", None, **there)
+        assert (ended["status"], ended["result"]) == ("completed", "through")
+        fresh = await served.made("POST", f"{start}?wait=20s", "root", {}, **there)
+        assert fresh["result"] == "through"
+    async with serving(tmp_path, function, environment="default") as served:
+        assert (await served.made("POST", f"{start}?wait=20s", "root", {}))["result"] == "through"
+    for name, missing, reason in (
+        ("nowhere", False, "environment: no environment 'nowhere'; .*environments create"),
+        ("staging", True, "environment: env_staging is not served: .* is missing"),
+    ):
+        if missing:
+            (tmp_path / "app.env_staging.db").unlink()
+        with pytest.raises(ConfigError, match=reason):
+            async with serving(tmp_path, function, environment=name):
+                pass
