@@ -8,12 +8,18 @@ from collections.abc import Iterable
 from ironflow.core.errors import StreamConflict
 from ironflow.storage import statements
 from ironflow.storage.changes import Change, Changes, Row, collect, put_changes
-from ironflow.storage.deferral import Piece, encode, split, write
+from ironflow.storage.deferral import Piece, encode, put_all, split, write
 from ironflow.storage.ports import Batch, Table
 from ironflow.storage.wal import pages_of
 
 FAULTS = (OverflowError, UnicodeError, ValueError)
 """Errors of binding or encoding a value; those of SQLite itself are `sqlite3.Error`."""
+
+
+MANY = 24
+"""Batches in a commit from which it puts nothing off. Its rows share statements and pages; to keep
+them twice would cost more than what later changes of the same rows save.
+"""
 
 
 class BatchFault(Exception):
@@ -25,15 +31,18 @@ class Plan:
     later.
 
     `later` has a piece for each batch that puts something off, under the batch's index. `row_id`
-    is that of the newest row of `deferred` before it.
+    is that of the newest row of `deferred` before it. A large commit puts nothing off: `settled`
+    is then what others have put off, which it writes first.
     """
 
     __slots__ = (
-        "batches", "changes", "deferred", "doubtful", "later", "row_id", "rows", "seq", "unknown",
+        "batches", "changes", "deferred", "doubtful", "later", "row_id", "rows", "seq", "settled",
+        "unknown",
     )  # fmt: skip
 
     def __init__(self, batches: list[Batch], seq: int, row_id: int) -> None:
         self.batches, self.seq, self.row_id = batches, seq, row_id
+        self.settled: list[Change] = []
         self.rows: list[Row] = []
         self.changes: Changes = {}
         self.later: dict[int, Piece] = {}
@@ -41,8 +50,16 @@ class Plan:
         self.unknown: dict[str, int] = {}
         self.doubtful = False
 
+    @property
+    def is_large(self) -> bool:
+        """Whether rows are written with it."""
+        return len(self.batches) >= MANY
+
     def add(self, index: int, batch: Batch) -> None:
         """What a batch does to rows."""
+        if self.is_large:
+            collect(batch.deletes, batch.puts, self.changes)
+            return
         now, later = split(batch)
         if now.deletes or now.puts:
             collect(now.deletes, now.puts, self.changes)
@@ -61,14 +78,15 @@ class Plan:
     def is_plain(self) -> bool:
         """Whether it is one statement, which is a transaction of its own."""
         return (
-            not (self.changes or self.later or self.unknown)
+            not (self.changes or self.later or self.settled or self.unknown)
             and 0 < len(self.rows) <= statements.MOST_ROWS
         )
 
     def pages(self) -> int:
         """About how many pages of the database it changes."""
         size = sum([len(row[5]) for row in self.rows]) + len(self.deferred or b"")
-        return pages_of(len(self.rows), size, sizes_of(self.changes.values()))
+        changes = sizes_of([*self.changes.values(), *self.settled])
+        return pages_of(len(self.rows), size, changes)
 
 
 def sizes_of(changes: Iterable[Change]) -> list[tuple[Table, int]]:
@@ -82,6 +100,8 @@ def put_plan(connection: sqlite3.Connection, plan: Plan) -> None:
         found = statements.read_heads(connection, list(plan.unknown))
         if found != plan.unknown:
             raise BatchFault("a stream is elsewhere")
+    if plan.settled:
+        put_all(connection, plan.settled)
     _put_entries(connection, plan.rows)
     if plan.changes:
         put_changes(connection, plan.changes.values())
@@ -100,7 +120,7 @@ def put_batch(connection: sqlite3.Connection, plan: Plan, index: int, seq: int) 
         heads[entry.stream] = entry.version
         rows.append((seq + number, *entry))
     _put_entries(connection, rows)
-    now, _ = split(batch)
+    now = batch if plan.is_large else split(batch)[0]
     changes: Changes = {}
     collect(now.deletes, now.puts, changes)
     put_changes(connection, changes.values())

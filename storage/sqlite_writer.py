@@ -111,6 +111,12 @@ class SqliteJournal(GroupJournal):
         if self.backlog.changes and self._settling is None and self._refusal is None:
             self._settle()
 
+    def _give_back(self) -> None:
+        """What was put off could not be written."""
+        self.backlog.give_back()
+        if self._lingering is None and self._refusal is None:
+            self._lingering = self._loop.call_later(PATIENCE, self._linger)
+
     def _defer(self, plan: Plan, outcome: Written) -> None:
         """Keep in memory what a commit has put off."""
         backlog = self.backlog
@@ -158,6 +164,8 @@ class SqliteJournal(GroupJournal):
 
     def _plan(self, batches: list[Batch]) -> Plan:
         plan = Plan(batches, self._last_seq, self.backlog.last_id)
+        if plan.is_large:
+            plan.settled = self.backlog.take()
         seq, heads, rows = plan.seq, self._heads, plan.rows
         for index, batch in enumerate(batches):
             for new in batch.entries:
@@ -183,7 +191,7 @@ class SqliteJournal(GroupJournal):
         try:
             outcome = self._writer.write(self._connection.raw, plan)
         except Exception as error:  # noqa: BLE001 - handed to the loop, whatever it is
-            self._loop.call_soon_threadsafe(self._failed, error)
+            self._loop.call_soon_threadsafe(self._failed, plan, error)
         else:
             seconds = time.perf_counter() - began
             self._loop.call_soon_threadsafe(self._returned, plan, outcome, seconds)
@@ -197,12 +205,16 @@ class SqliteJournal(GroupJournal):
         elif len(heads) > MOST_HEADS:
             for stream in list(heads)[: MOST_HEADS // 4]:
                 del heads[stream]
+        if plan.settled:
+            self.backlog.written()
         if plan.later:
             self._defer(plan, outcome)
         self._written(outcome)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, plan: Plan, error: Exception) -> None:
         self._heads.clear()
+        if plan.settled:
+            self._give_back()
         if not isinstance(error, StorageError):
             error = Broken(f"the journal failed: {type(error).__name__}: {error}")
         self._refused(error, for_good=isinstance(error, Broken))
@@ -243,9 +255,7 @@ class SqliteJournal(GroupJournal):
         if settled:
             self.backlog.written()
         else:
-            self.backlog.give_back()
-            if self._lingering is None and self._refusal is None:
-                self._lingering = self._loop.call_later(PATIENCE, self._linger)
+            self._give_back()
         if job is not _nothing:
             # It may have removed streams.
             self._heads.clear()
@@ -340,6 +350,8 @@ class Writer:
 
     def _one_by_one(self, connection: sqlite3.Connection, plan: Plan) -> Written:
         rows, errors, fence = list[Row](), dict[int, Exception](), Fence()
+        if plan.settled:
+            put_singly(connection, plan.settled)
         for index, batch in enumerate(plan.batches):
             error = fence.check(batch)
             if error is None:

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ironflow.core.errors import StorageError, StorageFull
+from ironflow.core.errors import StorageError, StorageFull, StreamConflict
 from ironflow.storage import sqlite_writer
 from ironflow.storage.deferral import MOST_ROWS, overlay, settle
 from ironflow.storage.maintenance import backup, opened
 from ironflow.storage.picture import picture_of
+from ironflow.storage.plan import MANY
 from ironflow.storage.ports import META, RUNS, TIMERS, Batch, NewEntry, RunFilter
 from ironflow.storage.prefect_runs import FLOW_RUN_MOVES, FLOW_RUNS
 from ironflow.storage.sqlite import SqliteStore, open_sqlite
@@ -108,6 +109,31 @@ async def test_a_query_of_ones_own_sees_them(store: SqliteStore, tmp_path: Path)
     assert stored(tmp_path / "iron.db", "flow_runs") == []
     query = "SELECT state_type FROM flow_runs WHERE id = ?"
     assert await store.reader.select(query, ("r",), quick=True) == [("COMPLETED",)]
+
+
+async def test_a_large_commit_writes_its_rows_and_those_of_others(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    await put(store, (TIMERS, timer("a", 1)), (TIMERS, timer("0", 1)))
+    many = [Batch([], [(TIMERS, timer(str(n), 2))], []) for n in range(MANY)]
+    await asyncio.gather(*map(store.journal.commit, many))
+    wanted = sorted([timer("a", 1), *(timer(str(n), 2) for n in range(MANY))])
+    assert stored(tmp_path / "iron.db") == wanted
+    assert stored(tmp_path / "iron.db", "deferred") == []
+    assert not store.journal.backlog.holds()
+
+
+async def test_a_large_commit_that_is_refused_in_part_loses_nothing(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    await put(store, (TIMERS, timer("a", 1)))
+    wrong = Batch([NewEntry("s", 7, 1, "k", b"{}")], [(TIMERS, timer("wrong", 1))], [])
+    many = [Batch([], [(TIMERS, timer(str(n), 2))], []) for n in range(MANY)]
+    told = await asyncio.gather(*map(store.journal.commit, [*many, wrong]), return_exceptions=True)
+    assert [error for error in told if error is not None] == [told[-1]]
+    assert isinstance(told[-1], StreamConflict)
+    wanted = sorted([timer("a", 1), *(timer(str(n), 2) for n in range(MANY))])
+    assert stored(tmp_path / "iron.db") == wanted
 
 
 async def test_many_are_written_unasked(store: SqliteStore, tmp_path: Path) -> None:
@@ -278,6 +304,7 @@ STEPS = st.lists(
         st.tuples(st.just("read"), KEYS, st.just(0)),
         st.tuples(st.just("kill"), KEYS, st.just(0)),
         st.tuples(st.just("look"), KEYS, st.just(0)),
+        st.tuples(st.just("crowd"), KEYS, st.integers(0, 9)),
     ),
     max_size=25,
 )
@@ -303,6 +330,11 @@ async def test_whatever_is_put_off_the_rows_are_what_was_said(
         elif what == "delete":
             said.pop(key, None)
             await store.journal.commit(Batch([], [], [(FLOW_RUNS, (key,))]))
+        elif what == "crowd":
+            said[key] = (key, f"S{value}", f"n{number}")
+            wanted = Batch([], [(FLOW_RUNS, flow_run(key, f"S{value}", f"n{number}"))], [])
+            others = [Batch([], [(META, (f"k{n}", ""))], []) for n in range(MANY)]
+            await asyncio.gather(*map(store.journal.commit, [*others, wanted]))
         elif what == "read":
             assert await store.reader.select(query) == sorted(said.values())
         elif what == "look":
