@@ -33,8 +33,12 @@ class Endings:
             if not futures:
                 del self._waiting[run_id]
 
+    def are_awaited(self, run_id: str) -> bool:
+        """Whether somebody waits for the run, and may look at its steps."""
+        return run_id in self._waiting
+
     def listen(self, listener: Listener) -> None:
-        """Tell `listener` of every run that ends, after the commit."""
+        """Tell `listener` of every run that ends, after the commit; it may have no steps."""
         self._listeners.append(listener)
 
     def fail(self, error: Exception) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -72,8 +73,9 @@ class Prefect:
         if self.engine.draining:
             raise Draining("the server is shutting down and takes no new work")
 
-    async def _ask(self, flow_run_id: str, message: Message[R]) -> R:
-        return await self.system.ref("flow_run", flow_run_id).ask(message, at_once=True)
+    def _ask(self, flow_run_id: str, message: Message[R]) -> Coroutine[Any, Any, R]:
+        # No coroutine of its own around another: there would be one for every request.
+        return self.system.ref("flow_run", flow_run_id).ask(message, at_once=True)
 
     async def _ask_fresh(self, run_id: str, message: Message[R]) -> R:
         """Ask the actor of a run whose id was just made up: nothing has to be read for it."""
@@ -173,11 +175,11 @@ class Prefect:
             raise NotFound("flow run", flow_run_id)
         return bodies.render(rows[0], self.clock.now())
 
-    async def set_flow_run_state(
+    def set_flow_run_state(
         self, flow_run_id: str, state: StateCreate, *, force: bool = False
-    ) -> c.Reply:
+    ) -> Coroutine[Any, Any, c.Reply]:
         """Propose a state for a flow run. Raises `NotFound`."""
-        return await self._ask(flow_run_id, c.SetFlowRunState(state, force))
+        return self._ask(flow_run_id, c.SetFlowRunState(state, force))
 
     async def resume_flow_run(self, flow_run_id: str, run_input: str | None = None) -> c.Reply:
         """Let a paused flow run go on, with JSON text for what it asked for. Raises `NotFound`."""

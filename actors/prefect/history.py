@@ -247,6 +247,8 @@ class HistoryActor(StreamActor):
                 batch.puts.append((RUNS, run_row(history)))
 
     def _send(self, sends: Sequence[native.Send], batch: Batch, then: Then) -> None:
+        if not sends:
+            return
         outbox, now = self.environment.outbox, self.environment.clock.now()
         for number, send in enumerate(sends):
             delivery = f"{self.stream}/{self.history.version:09d}/{number}"
@@ -255,9 +257,10 @@ class HistoryActor(StreamActor):
             then.append(partial(outbox.post, send.target, delivery, message))
 
     def _publish_end(self) -> None:
-        run = as_run(self.history)
+        endings = self.environment.endings
+        run = as_run(self.history, with_steps=endings.are_awaited(self.key))
         if run is not None and run.is_terminal:
-            self.environment.endings.publish(run)
+            endings.publish(run)
 
     # -- timers -----------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 SECOND = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _EXACT = 1 << 52
 """Below, a moment in seconds as a float is less than half a microsecond off."""
 
@@ -83,7 +84,7 @@ def from_datetime(moment: datetime) -> int:
     """A datetime as microseconds since the epoch; a naive one is taken as UTC."""
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def to_datetime(at: int) -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
@@ -72,12 +73,10 @@ async def delete_flow_run(call: Call[None, None]) -> Answer:
     return 204, None
 
 
-async def set_state(call: Call[None, SetState]) -> Answer:
+def set_state(call: Call[None, SetState]) -> Awaitable[Answer]:
     """Propose a state."""
     body = call.body
-    return await call.engine.prefect.set_flow_run_state(
-        call.path["id"], body.state, force=body.force
-    )
+    return call.engine.prefect.set_flow_run_state(call.path["id"], body.state, force=body.force)
 
 
 # -- lists ----------------------------------------------------------------------------------------

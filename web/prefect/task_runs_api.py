@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from ironflow.core.prefect.filters import BodyShape
 from ironflow.core.prefect.resources import TASK_RUNS
 from ironflow.core.prefect.states import StateCreate
@@ -15,10 +17,10 @@ COUNT = BodyShape(TASK_RUNS, _FILTERS, sorted=False, paged="")
 PAGINATE = BodyShape(TASK_RUNS, _FILTERS, paged="page")
 
 
-async def create_task_run(call: Call[None, TaskRunCreate]) -> Answer:
+def create_task_run(call: Call[None, TaskRunCreate]) -> Awaitable[Answer]:
     """Create a task run, or find it by its keys."""
     state = call.body.state or StateCreate(type="PENDING")
-    return await call.engine.prefect.create_task_run(call.body.info(), state)
+    return call.engine.prefect.create_task_run(call.body.info(), state)
 
 
 async def read_task_run(call: Call[None, None]) -> Answer:
@@ -41,12 +43,10 @@ async def delete_task_run(call: Call[None, None]) -> Answer:
     return 204, None
 
 
-async def set_state(call: Call[None, SetState]) -> Answer:
+def set_state(call: Call[None, SetState]) -> Awaitable[Answer]:
     """Propose a state."""
     body = call.body
-    return await call.engine.prefect.set_task_run_state(
-        call.path["id"], body.state, force=body.force
-    )
+    return call.engine.prefect.set_task_run_state(call.path["id"], body.state, force=body.force)
 
 
 _RUN = "/task_runs/{id}"

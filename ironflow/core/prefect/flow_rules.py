@@ -9,6 +9,7 @@ from ironflow.core.prefect.rules import (
     ENDED,
     WAIT_FOR_SCHEDULED_TIME,
     Rule,
+    RuleBook,
     Situation,
     Stop,
     Transition,
@@ -145,7 +146,7 @@ def _resume(transition: Transition) -> Stop | None:
     return None
 
 
-FLOW_RULES = (
+FLOW_RULES = RuleBook(
     Rule(_refuse_repeated, ANY, ANY_TARGET),
     Rule(_keep_result, types("COMPLETED"), types("COMPLETED"), always=True),
     Rule(_guard_terminal, frozenset({*ENDED}), ANY_TARGET),

@@ -59,7 +59,7 @@ def failure_of(state: State | None) -> Failure | None:
     return Failure(kind=state.name, message=state.message or "", code=state.type.lower())
 
 
-def as_run(history: History) -> Run | None:
+def as_run(history: History, *, with_steps: bool = True) -> Run | None:
     """The run that lists and views of all runs show; its task runs are the steps."""
     found = subject(history)
     if found is None:
@@ -89,7 +89,7 @@ def as_run(history: History) -> Run | None:
         run.result = Payload(raw=msgspec.Raw(state.data))
     if flow is not None and flow.parent_flow_run_id is not None:
         run.parent = ParentRef(flow.parent_flow_run_id, flow.info.parent_task_run_id or "")
-    for position, task in enumerate(history.tasks.values()):
+    for position, task in enumerate(history.tasks.values() if with_steps else ()):
         step = _step(task, position)
         run.steps[step.key] = step
         run.order.setdefault("", []).append(step.key)

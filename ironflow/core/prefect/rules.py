@@ -11,7 +11,7 @@ Everything is an argument: the present, the run, what is known around it, and ch
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Literal, NamedTuple
 
@@ -179,20 +179,35 @@ def wait(until: int, now: int, reason: str) -> Stop:
 ACCEPTED = AcceptDetails()
 
 
+class RuleBook:
+    """Rules in the order in which they are asked."""
+
+    def __init__(self, *rules: Rule) -> None:
+        self.rules = rules
+        self._judges: dict[tuple[StateType | None, StateType, bool], tuple[Judge, ...]] = {}
+
+    def judges(self, come: StateType | None, go: StateType, *, force: bool) -> tuple[Judge, ...]:
+        """Those that look at a transition; which they are is worked out once for each kind."""
+        kind = come, go, force
+        known = self._judges.get(kind)
+        if known is None:
+            known = self._judges[kind] = tuple(
+                rule.judge
+                for rule in self.rules
+                if (rule.always or not force) and come in rule.come and go in rule.go
+            )
+        return known
+
+
 def orchestrate(
-    rules: Sequence[Rule], run: Progress, proposed: State, situation: Situation, *, force: bool
+    book: RuleBook, run: Progress, proposed: State, situation: Situation, *, force: bool
 ) -> tuple[Transition, Verdict]:
     """Ask the rules about a proposal."""
     transition = Transition(run, proposed, situation)
-    come = run.type
     status: Status = "ACCEPT"
     details: Details = ACCEPTED
-    for rule in rules:
-        if force and not rule.always:
-            continue
-        if come not in rule.come or transition.proposed.type not in rule.go:
-            continue
-        stop = rule.judge(transition)
+    for judge in book.judges(run.type, proposed.type, force=force):
+        stop = judge(transition)
         if stop is None:
             continue
         status, details = stop.status, stop.details

@@ -113,13 +113,15 @@ def in_utc(moment: datetime | None) -> datetime | None:
 
 def begin_state(proposed: StateCreate, id: str, now: int) -> State:
     """The state that a proposal would be, at `now`. A SCHEDULED one always has a time."""
-    details = proposed.state_details
-    details.scheduled_time = in_utc(details.scheduled_time)
-    details.cache_expiration = in_utc(details.cache_expiration)
-    details.pause_timeout = in_utc(details.pause_timeout)
-    moment = to_datetime(now)
-    if proposed.type == "SCHEDULED" and details.scheduled_time is None:
+    details, moment = proposed.state_details, to_datetime(now)
+    if details.scheduled_time is not None:
+        details.scheduled_time = in_utc(details.scheduled_time)
+    elif proposed.type == "SCHEDULED":
         details.scheduled_time = moment
+    if details.cache_expiration is not None:
+        details.cache_expiration = in_utc(details.cache_expiration)
+    if details.pause_timeout is not None:
+        details.pause_timeout = in_utc(details.pause_timeout)
     state = State(
         id=id,
         type=proposed.type,

@@ -11,6 +11,7 @@ from ironflow.core.prefect.rules import (
     ENDED,
     WAIT_FOR_SCHEDULED_TIME,
     Rule,
+    RuleBook,
     Situation,
     Stop,
     Transition,
@@ -111,7 +112,7 @@ def _rename(transition: Transition) -> Stop | None:
     return None
 
 
-TASK_RULES = (
+TASK_RULES = RuleBook(
     Rule(_take_from_cache, ANY, types("RUNNING")),
     Rule(_guard_terminal, frozenset({*ENDED}), ANY_TARGET),
     Rule(_need_running_flow, ANY, types("RUNNING")),
