@@ -91,7 +91,7 @@ class Cell:
         if self.state is _STOPPED:
             raise Gone(f"{self.address} has stopped")
         box = self.box
-        if len(box) + len(self.unanswered) >= self.behavior.bound and not envelope.trusted:
+        if not envelope.trusted and len(box) + len(self.unanswered) >= self.behavior.bound:
             raise Overloaded(f"the mailbox of {self.address}")
         box.append(envelope)
         if not self._queued:

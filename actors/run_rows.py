@@ -77,7 +77,7 @@ def handler_row(run: Run) -> tuple[object, ...]:
 
 def row_facts(run: Run) -> tuple[object, ...]:
     """What the run's row must follow. A run that is created queued differs by its existence."""
-    return run.exists, run.status, run.execution, run.attempt, run.reason, run.error
+    return run.version > 0, run.status, run.execution, run.attempt, run.reason, run.error
 
 
 def encode_snapshot(run: Run) -> bytes:

@@ -51,7 +51,7 @@ UNRESOLVED = "THROTTLE_KEY_UNRESOLVED"
 
 def decide(run: Run, command: Message[Any], situation: Situation) -> Decision:
     """What `run` does about `command`. Raises an `IronflowError` for an expected no."""
-    if not run.exists and type(command) is not c.CreateRun:
+    if run.version == 0 and type(command) is not c.CreateRun:
         delivery = getattr(command, "delivery", None)
         if delivery is not None:
             return Decision([], None, [Consume(delivery), *_give_back(run, command)])

@@ -418,18 +418,19 @@ def decode_entry(kind: str, data: bytes) -> RunEntry:
     return entry
 
 
+_WITH_RESULT = frozenset((StepCompleted, StepPatched, WaitEnded, RunCompleted, ChildReported))
+
+
 def payloads(entry: RunEntry) -> tuple[Payload | None, ...]:
     """The payloads that an entry holds."""
+    if type(entry) in _WITH_RESULT:
+        return (entry.result,)  # type: ignore[union-attr]
     match entry:
         case RunCreated():
             return (entry.input,)
-        case StepCompleted() | StepPatched() | WaitEnded() | RunCompleted():
-            return (entry.result,)
         case TurnRecorded():
             return tuple(payload for op in entry.ops for payload in op_payloads(op))
         case SignalReceived():
             return (entry.event.value,)
-        case ChildReported():
-            return (entry.result,)
         case _:
             return ()

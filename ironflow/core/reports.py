@@ -22,12 +22,12 @@ from ironflow.core.effects import (
 from ironflow.core.entries import RunEntry
 from ironflow.core.errors import Conflict, StaleExecution
 from ironflow.core.payloads import NULL, Failure
-from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus
+from ironflow.core.runs import OPEN, TERMINAL, Run, RunStatus, StepStatus
 
 
 def fence(run: Run, execution: int) -> None:
     """Refuse the report of an execution that does not own the run. Raises `StaleExecution`."""
-    if run.execution != execution or run.is_terminal:
+    if run.execution != execution or run.status in TERMINAL:
         raise StaleExecution(run.id, execution, run.execution)
 
 

@@ -38,11 +38,6 @@ from ironflow.core.workflow_state import (
 )
 
 
-def apply_op(state: WorkflowState, op: TurnOp, at: int) -> None:
-    """Change the state by one operation that was recorded at `at`."""
-    APPLY[type(op)](state, op, at)
-
-
 def _begin_job(state: WorkflowState, op: JobBegan, at: int) -> None:
     job = state.jobs[op.job]
     if job.began_at is None:
@@ -165,7 +160,9 @@ APPLY: dict[type, Callable[[WorkflowState, Any, int], None]] = {
     FanFired: _fire_fan,
     FanClosed: _close_fan,
 }
-"""By class of operation: a look-up, where a `match` would try one class after the other."""
+"""By class of operation: what changes the state by one that was recorded at a moment. A look-up,
+where a `match` would try one class after the other.
+"""
 
 
 def _echo(state: WorkflowState, job_id: int | None, echo: Echo) -> None:

@@ -268,10 +268,17 @@ class Execution:
         """
         self._recording += 1
         try:
-            directive = await self.report(command)
+            # `report`, without its two coroutines: this is said for every step.
+            if self.values:
+                await self.report_values()
+            try:
+                directive = await self.effects.ask(command)
+            except StaleExecution as stale:
+                self.leaving = self.signalled = True
+                raise Suspended from stale
             if directive == "unwind":
                 self.unwind()
-            else:
+            elif directive != "go":
                 self.obey(directive)
         finally:
             self._recording -= 1

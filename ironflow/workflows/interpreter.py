@@ -33,7 +33,7 @@ from ironflow.core.errors import Gone, StorageError, Suspended, Unwound
 from ironflow.core.execution import Assignment, LocalEffects, RunningStep
 from ironflow.core.payloads import Failure
 from ironflow.core.runs import Step
-from ironflow.core.workflow_fold import apply_op
+from ironflow.core.workflow_fold import APPLY
 from ironflow.core.workflow_state import (
     Collected,
     Echo,
@@ -354,7 +354,7 @@ class Interpreter:
             if job is not None and op.undo:
                 job.echoes.append(Echo("store", "", op.changes, op.undo))
         else:
-            apply_op(self.state, op, self.clock.now())
+            APPLY[type(op)](self.state, op, self.clock.now())
 
     def flush_later(self) -> None:
         """Record what a step did although it goes on, if it goes on for long."""

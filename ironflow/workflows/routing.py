@@ -137,17 +137,20 @@ class Router:
     ) -> int:
         """A new job; it is taken up once it is recorded."""
         body = self.body
-        job_id = self.state.next_job
+        job_id = body.state.next_job
         fans = delivery.fans
         body.emit(JobAdded(job_id, step, data, fans, delivery.recoveries, delivery.by))
-        self._count(fans, 1)
+        if fans:
+            self._count(fans, 1)
         body.fresh.append(job_id)
         return job_id
 
     def _answer(self, delivery: Delivery, step: str | None) -> bool:
         """Hand an event to every step that waits for one like it."""
+        waiting = self.waiting.get(delivery.data.type)
+        if waiting is None:
+            return False
         found = False
-        waiting = self.waiting.get(delivery.data.type, {})
         for job_id in list(waiting):
             job = self.state.jobs.get(job_id)
             if job is None or (step is not None and job.step != step):
@@ -253,6 +256,8 @@ class Router:
 
     def leave(self, job: Job) -> None:
         """A job has ended: fan-outs of which it was the last member are over."""
+        if not job.fans:
+            return
         self._count(job.fans, -1)
         for fan_id in reversed(job.fans):
             if fan_id in self.members and not self.members[fan_id]:

@@ -128,31 +128,30 @@ class Workers:
         if error is not None:
             self._fail(invocation, error)
             return
-        given = self._check_result(spec, result)
-        deliveries = [self.body.router.prepare(event, job, inside=True) for event in given]
-        members = [self.body.router.prepare(event, job, inside=True) for event in _listed(result)]
-        invocation.release(goes_on=False)
-        output = type(result).__name__ if is_event(result) else None
-        if isinstance(result, list) and result:
-            output = f"list[{type(result[0]).__name__}]"
-        if isinstance(result, list):
-            self.body.router.fan_out(members, job)
-        for delivery in deliveries:
-            if self.body.end is None:
-                self.body.deliver(delivery)
-        self.body.emit(JobEnded(job.id, spec.name, invocation.taken, invocation.worker, output))
-        self.errors.pop(job.id, None)
-        self.body.objects.forget(job)
-        self.body.router.leave(job)
-
-    def _check_result(self, spec: StepSpec, result: Any) -> list[Any]:
-        """The single events that a step returned. Raises `WorkflowRuntimeError`."""
-        if result is None:
-            return []
+        body, router, output = self.body, self.body.router, None
         if is_event(result):
-            return [result]
+            output = type(result).__name__
+            delivery = router.prepare(result, job, inside=True)
+            invocation.release(goes_on=False)
+            if body.end is None:
+                body.deliver(delivery)
+        elif result is None:
+            invocation.release(goes_on=False)
+        else:
+            members = self._members(spec, result)
+            prepared = [router.prepare(event, job, inside=True) for event in members]
+            invocation.release(goes_on=False)
+            output = f"list[{type(members[0]).__name__}]" if members else None
+            router.fan_out(prepared, job)
+        body.emit(JobEnded(job.id, spec.name, invocation.taken, invocation.worker, output))
+        self.errors.pop(job.id, None)
+        body.objects.forget(job)
+        router.leave(job)
+
+    def _members(self, spec: StepSpec, result: Any) -> list[Any]:
+        """The events of a fan-out that a step returned. Raises `WorkflowRuntimeError`."""
         if isinstance(result, list) and spec.fans_out and all(is_event(each) for each in result):
-            return []
+            return result
         raise WorkflowRuntimeError(
             f"step {spec.name!r} must return an event or None, not {type(result).__name__}"
         )
@@ -209,7 +208,3 @@ class Workers:
         if late:
             names = ", ".join(sorted({i.spec.name for i in self.active.values()}))
             log.warning("run %s was cancelled, but its step %s goes on", self.body.run_id, names)
-
-
-def _listed(result: Any) -> list[Any]:
-    return result if isinstance(result, list) else []
