@@ -5,6 +5,7 @@ lie in `_data` and are read as attributes or as from a mapping.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from datetime import datetime
 from enum import Enum
@@ -58,6 +59,19 @@ class Event(BaseModel):
             super().__setattr__(name, value)
         if extra:
             self._data = extra
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        # Pydantic begins private attributes once for each class of a line, and copies defaults. An
+        # event that has no others than ours, and nothing of its own to do, has them at once.
+        begin, private = inspect.unwrap(cls.model_post_init), cls.__private_attributes__
+        if begin not in _BEGUN and begin.__module__ != "pydantic._internal._model_construction":
+            return
+        if private.keys() == {"_data"}:
+            cls.model_post_init = _begin_event  # type: ignore[method-assign]
+        elif private.keys() == {"_data", "_result"} and private["_result"].get_default() is None:
+            cls.model_post_init = _begin_stop_event  # type: ignore[method-assign]
 
     @classmethod
     def _split(
@@ -136,6 +150,20 @@ class Event(BaseModel):
         if private and private["_data"]:
             found["_data"] = private["_data"]
         return found
+
+
+def _begin_event(event: Any, context: Any, /) -> None:
+    # Of a class with more attributes, Pydantic begins all of them before it comes by here.
+    if getattr(event, "__pydantic_private__", None) is None:
+        object.__setattr__(event, "__pydantic_private__", {"_data": {}})
+
+
+def _begin_stop_event(event: Any, context: Any, /) -> None:
+    if getattr(event, "__pydantic_private__", None) is None:
+        object.__setattr__(event, "__pydantic_private__", {"_data": {}, "_result": None})
+
+
+_BEGUN = (_begin_event, _begin_stop_event)
 
 
 @functools.cache

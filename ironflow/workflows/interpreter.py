@@ -21,10 +21,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -35,25 +35,19 @@ from ironflow.core.payloads import Failure
 from ironflow.core.runs import Step
 from ironflow.core.workflow_fold import APPLY
 from ironflow.core.workflow_state import (
-    Collected,
     Echo,
-    EventData,
-    Job,
-    JobEnded,
-    SignalTaken,
     Started,
     Stored,
-    Streamed,
     TurnOp,
     WorkflowState,
-    signal_key,
 )
-from ironflow.core.workflow_stream import INTERNAL, StreamedEvent, built_in
+from ironflow.core.workflow_stream import StreamedEvent
+from ironflow.workflows.arrivals import Arrivals
 from ironflow.workflows.codec import encode_event, payload_of
 from ironflow.workflows.objects import Objects
-from ironflow.workflows.routing import Delivery, Router
+from ironflow.workflows.routing import Router
 from ironflow.workflows.store import LiveState
-from ironflow.workflows.vocabulary import is_input_required, is_internal, is_stop, wire_name
+from ironflow.workflows.turns import Turn, settled
 from ironflow.workflows.workers import Workers
 
 if TYPE_CHECKING:
@@ -71,14 +65,6 @@ MOST_OBJECTS = 20_000
 
 _encode_state = msgspec.json.Encoder().encode
 _decode_state = msgspec.json.Decoder(WorkflowState).decode
-
-
-class Turn(NamedTuple):
-    """A turn on its way to the journal, and who waits for it: jobs to take up, futures."""
-
-    command: c.RecordTurn
-    fresh: list[int]
-    commits: list[asyncio.Future[None]]
 
 
 class Interpreter:
@@ -102,8 +88,7 @@ class Interpreter:
         self.state = _decode_state(_encode_state(self.record))
         self.live: LiveState
         self.router = Router(self)
-        self.seen = -1  # what the record holds already has not been taken in by this execution
-        self.next_signal = min(self.state.inbox, default=self.state.next_signal)
+        self.arrivals = Arrivals(self)
         self.number_of_turns = self.state.turns
         self.ops: list[TurnOp] = []
         self.fresh: list[int] = []
@@ -123,7 +108,6 @@ class Interpreter:
         self._since: float | None = None
         """Since when something waits for the end of its step."""
         self._commits: list[asyncio.Future[None]] = []
-        self._children: dict[tuple[int, str], asyncio.Future[None]] = {}
 
     # -- what the executor asks -------------------------------------------------------------------
 
@@ -209,7 +193,7 @@ class Interpreter:
         self.live = LiveState(self.state.store, self.definition.state_type, self.keep)
         await self.objects.load_all(self.state)
         self.router.restore()
-        self._take_in()
+        self.arrivals.take_in()
         if self.fresh:
             self._begin_fresh()
         elif self.ops:
@@ -250,7 +234,7 @@ class Interpreter:
             elif self._due:
                 self._due = False
                 is_level = not (self.fresh or self._has_news())
-                self._take_in()
+                self.arrivals.take_in()
                 if is_level and self.fresh and not self._due:
                     self._begin_fresh()
                 elif self._has_news():
@@ -401,10 +385,10 @@ class Interpreter:
         command = c.RecordTurn(
             execution=self.number,
             number=self.number_of_turns,
-            ops=_settled(ops),
+            ops=settled(ops),
             parks=parks,
             awaits=self.definition.answers if parks else (),
-            seen=self.seen,
+            seen=self.arrivals.seen,
             creates=tuple(creates),
             end=self.end,
             blobs=blobs,
@@ -445,72 +429,7 @@ class Interpreter:
         self._advance()
         self._is_told = False
 
-    # -- what came from outside -------------------------------------------------------------------
-
-    def _take_in(self) -> None:
-        """Signals, timers and ends of children that the journal has and that are new here."""
-        record = self.record
-        if record.outside == self.seen:
-            return
-        seen = record.outside
-        while self.next_signal < record.next_signal:
-            if signal_key(self.next_signal) in self.unsettled:
-                seen = self.seen  # it wakes the run once it is stored; until then it has not come
-                break
-            signal = record.inbox.get(self.next_signal)
-            if signal is not None:
-                self._take_signal(self.next_signal, signal.event, signal.step)
-            self.next_signal += 1
-        self.seen = seen
-        for job in list(self.state.jobs.values()):
-            known = record.jobs.get(job.id)
-            if known is not None and known is not job:
-                self._follow(job, known)
-
-    def _take_signal(self, number: int, data: EventData, step: str | None) -> None:
-        self.emit(SignalTaken(number))
-        kind = self.function.class_of(data.type)
-        if kind is None:
-            log.warning("run %s: nobody knows events of class %s", self.run_id, data.type)
-            return
-        event = self.objects.get(data, kind)
-        self.deliver(Delivery(event, data), step)
-
-    def _follow(self, job: Job, known: Job) -> None:
-        """What happened to a job beside its step."""
-        ready = False
-        if job.retry_at is not None and known.retry_at is None:
-            job.retry_at = None
-            ready = True
-        for key, wait in known.waits.items():
-            own = job.waits.get(key)
-            if own is not None and wait.timed_out and not own.timed_out and own.event is None:
-                own.timed_out = ready = True
-        for key, child in known.children.items():
-            mine = job.children.get(key)
-            if mine is not None and child.outcome is not None and mine.outcome is None:
-                mine.outcome, mine.result, mine.error = child.outcome, child.result, child.error
-                future = self._children.pop((job.id, key), None)
-                if future is not None and not future.done():
-                    future.set_result(None)
-        if ready:
-            self.router.settle(job)
-            if job.id not in self.workers.active:
-                self.router.enqueue(job)
-
-    def child_end(self, job_id: int, key: str) -> Awaitable[None]:
-        """When a child has ended."""
-        future = self._children.get((job_id, key))
-        if future is None:
-            future = self._children[job_id, key] = self.loop.create_future()
-            if self.state.jobs[job_id].children[key].outcome is not None:
-                future.set_result(None)
-        return asyncio.shield(future)
-
-    def forget_children(self, job_id: int) -> None:
-        """The step of a job is over: whoever in it still waits for a child waits in vain."""
-        for key in [key for key in self._children if key[0] == job_id]:
-            self._children.pop(key).cancel()
+    # -- children ---------------------------------------------------------------------------------
 
     def follow_child(self, run_id: str, after: int) -> AsyncIterator[StreamedEvent]:
         """The streamed events of a child."""
@@ -521,52 +440,3 @@ class Interpreter:
         found = self.function.child(workflow, self.executor.registry)
         self.effects.serve(found.id)
         return found
-
-    def deliver(self, delivery: Delivery, step: str | None = None) -> None:
-        """Route an event; one that ends the run ends it."""
-        if is_stop(type(delivery.event)):
-            self.finish(delivery.event)
-            return
-        if is_input_required(type(delivery.event)):
-            text = encode_event(delivery.event, self.keep)
-            self.stream(text, delivery.event)
-        self.router.route(delivery, step)
-
-    def stream(self, text: bytes, event: Any, job: int | None = None, mark: str = "") -> None:
-        """Write an event to the stream."""
-        internal = is_internal(type(event))
-        self.emit(Streamed(payload_of(text, self.blobs), job, mark, internal))
-        self.ring()
-
-    def note_unhandled(self, event: Any, step: str | None) -> None:
-        """Tell readers who ask for it that nobody takes an event."""
-        value = {
-            "event_type": type(event).__name__,
-            "qualified_name": wire_name(type(event)),
-            "step_name": step,
-            "idle": not self.workers.active,
-        }
-        if is_input_required(type(event)):
-            return
-        self.emit(Streamed(built_in("UnhandledEvent", value, INTERNAL), internal=True))
-
-
-_SOFT = frozenset((Stored, Streamed, Collected))
-
-
-def _settled(ops: list[TurnOp]) -> tuple[TurnOp, ...]:
-    """The operations without what is needed only while their step may be executed again."""
-    if _SOFT.isdisjoint(map(type, ops)):
-        return tuple(ops)
-    over = {op.job for op in ops if type(op) is JobEnded}
-    found: list[TurnOp] = []
-    for op in ops:
-        if isinstance(op, Stored | Streamed | Collected) and (op.job in over or op.job is None):
-            bare: dict[str, Any] = {"job": None}
-            if isinstance(op, Stored):
-                bare["undo"] = ()
-            else:
-                bare["mark"] = ""
-            op = msgspec.structs.replace(op, **bare)
-        found.append(op)
-    return tuple(found)

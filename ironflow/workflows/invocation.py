@@ -186,7 +186,7 @@ class Invocation:
         held, self.held = self.held, []
         for event, step, mark in held:
             delivery = self.body.router.prepare(event, self.job, inside=False)
-            self.body.deliver(delivery, step)
+            self.body.router.deliver(delivery, step)
             if goes_on:
                 self.body.emit(Sent(self.job.id, mark))
 
@@ -202,7 +202,7 @@ class Invocation:
         text = encode_event(event, self.body.keep)
         mark = digest(text)
         if self._is_echo("stream", mark) is None:
-            self.body.stream(text, event, self.job.id, mark)
+            self.body.router.stream(text, event, self.job.id, mark)
 
     def collect(self, event: Any, expected: list[type], buffer_id: str | None) -> list[Any] | None:
         """See `Context.collect_events`."""
@@ -301,7 +301,7 @@ class Invocation:
 
     def child_end(self, key: str) -> Awaitable[None]:
         """When a child that this step started has ended."""
-        return self.body.child_end(self.job.id, key)
+        return self.body.arrivals.child_end(self.job.id, key)
 
     # -- retries ----------------------------------------------------------------------------------
 

@@ -19,13 +19,15 @@ from ironflow.core.workflow_state import (
     FanOpened,
     Job,
     JobAdded,
+    Streamed,
     WaitMet,
     WorkflowState,
 )
-from ironflow.workflows.codec import event_data, event_value
+from ironflow.core.workflow_stream import INTERNAL, built_in
+from ironflow.workflows.codec import encode_event, event_data, event_value, payload_of
 from ironflow.workflows.errors import WorkflowRuntimeError
 from ironflow.workflows.steps import StepSpec
-from ironflow.workflows.vocabulary import wire_name
+from ironflow.workflows.vocabulary import is_input_required, is_internal, is_stop, wire_name
 
 if TYPE_CHECKING:
     from ironflow.workflows.interpreter import Interpreter
@@ -106,6 +108,34 @@ class Router:
             return Delivery(event, data)
         return Delivery(event, data, job.fans if inside else (), dict(job.recoveries), job.id)
 
+    def deliver(self, delivery: Delivery, step: str | None = None) -> None:
+        """Route an event; one that ends the run ends it."""
+        if is_stop(type(delivery.event)):
+            self.body.finish(delivery.event)
+            return
+        if is_input_required(type(delivery.event)):
+            text = encode_event(delivery.event, self.body.keep)
+            self.stream(text, delivery.event)
+        self.route(delivery, step)
+
+    def stream(self, text: bytes, event: Any, job: int | None = None, mark: str = "") -> None:
+        """Write an event to the stream."""
+        internal = is_internal(type(event))
+        self.body.emit(Streamed(payload_of(text, self.body.blobs), job, mark, internal))
+        self.body.ring()
+
+    def note_unhandled(self, event: Any, step: str | None) -> None:
+        """Tell readers who ask for it that nobody takes an event."""
+        value = {
+            "event_type": type(event).__name__,
+            "qualified_name": wire_name(type(event)),
+            "step_name": step,
+            "idle": not self.body.workers.active,
+        }
+        if is_input_required(type(event)):
+            return
+        self.body.emit(Streamed(built_in("UnhandledEvent", value, INTERNAL), internal=True))
+
     def route(self, delivery: Delivery, step: str | None = None) -> None:
         """Deliver an event to every step that takes it (or to `step`), and to whoever waits."""
         kind = type(delivery.event)
@@ -118,7 +148,7 @@ class Router:
         if step is None or not takers:
             handled = self._answer(delivery, step) or handled
         if not handled:
-            self.body.note_unhandled(delivery.event, step)
+            self.note_unhandled(delivery.event, step)
 
     def _give(self, spec: StepSpec, delivery: Delivery) -> bool:
         if spec.join is not None:

@@ -109,7 +109,7 @@ class Workers:
 
     def _let_go(self, invocation: Invocation) -> None:
         invocation.over = True
-        self.body.forget_children(invocation.job.id)
+        self.body.arrivals.forget_children(invocation.job.id)
         job, step = invocation.job, invocation.spec.name
         self.active.pop(job.id, None)
         self.tasks.pop(job.id, None)
@@ -134,7 +134,7 @@ class Workers:
             delivery = router.prepare(result, job, inside=True)
             invocation.release(goes_on=False)
             if body.end is None:
-                body.deliver(delivery)
+                router.deliver(delivery)
         elif result is None:
             invocation.release(goes_on=False)
         else:

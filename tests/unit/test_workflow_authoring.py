@@ -7,7 +7,7 @@ import sys
 from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, PrivateAttr
 
 from ironflow.workflows import Context, Resource, Workflow, catch_error, step
 from ironflow.workflows.collect import Collect, Take
@@ -373,3 +373,35 @@ def test_without_pydantic_it_says_so_in_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "ironflow.workflows needs pydantic" in done.stdout
     assert len(done.stdout.strip().splitlines()) == 1
+
+
+class _Marked(Event):
+    name: str = "x"
+
+
+class _Kept(_Marked):
+    _notes: list[str] = PrivateAttr(default_factory=list)
+
+
+class _Counted(_Marked):
+    count: int = 0
+
+    def model_post_init(self, context: Any, /) -> None:
+        self.count += 1
+
+
+class _Ended(StopEvent):
+    total: int = 0
+    _notes: list[str] = PrivateAttr(default_factory=list)
+
+
+def test_an_event_has_its_private_attributes_and_further_fields_whatever_its_class() -> None:
+    plain, kept, counted = _Marked(further=1), _Kept(further=2), _Counted(further=3)
+    ended = _Ended(total=4, further=4)
+    assert [each.get("further") for each in (plain, kept, counted, ended)] == [1, 2, 3, 4]
+    assert (kept._notes, ended._notes, ended.result, counted.count) == ([], [], None, 1)
+    kept._notes.append("seen")
+    assert _Kept()._notes == []
+    assert _Marked().get("further") is None
+    assert plain.model_copy(deep=True).get("further") == 1
+    assert StopEvent(result=5).result == 5
