@@ -8,16 +8,13 @@ to storage.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
-
-import msgspec
 
 from ironflow.actors.breakers import BreakerActor
 from ironflow.actors.catalog import Catalog
+from ironflow.actors.emissions import check_key, digest, emit
 from ironflow.actors.endings import Endings
 from ironflow.actors.endpoints import Endpoints
 from ironflow.actors.environment import Environment
@@ -28,44 +25,39 @@ from ironflow.actors.intakes import ACTORS, Intakes, not_waitable
 from ironflow.actors.janitor import Janitor
 from ironflow.actors.kernel import Behavior, Ref
 from ironflow.actors.keyring import Keyring
-from ironflow.actors.lines import Ticket
-from ironflow.actors.outbox import Outbox, decode_row
+from ironflow.actors.outbox import Outbox
 from ironflow.actors.pool import Pool
 from ironflow.actors.prefect.doors import Prefect
 from ironflow.actors.prefect.feeds import KEEP, Feeds
 from ironflow.actors.prefect.flow_events import FlowRunEvents
 from ironflow.actors.prefect.history import fold as fold_flow_run
+from ironflow.actors.recovery import recover
 from ironflow.actors.registrar import Registrar
-from ironflow.actors.router import EventEmitted, Router
+from ironflow.actors.router import Router
 from ironflow.actors.run import RunActor
 from ironflow.actors.run_rows import fold
 from ironflow.actors.schedule import ScheduleActor
 from ironflow.actors.system import System
 from ironflow.actors.timers import Timers
-from ironflow.actors.windows import Start
 from ironflow.actors.worker import WorkerActor
 from ironflow.actors.worker_queue import LEASE
 from ironflow.actors.workflows import Workflows
 from ironflow.core import commands as c
 from ironflow.core.blockages import Blockages
 from ironflow.core.clock import Clock, Ids
-from ironflow.core.crash_points import reach
 from ironflow.core.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.effects import MAX_CRASHES
 from ironflow.core.entries import EventFacts
 from ironflow.core.errors import (
     Conflict,
-    Damaged,
     Draining,
     Gone,
-    IdempotencyConflict,
-    InvalidInput,
     NotFound,
 )
 from ironflow.core.execution import Host
 from ironflow.core.functions import Definition
 from ironflow.core.intake import defers
-from ironflow.core.lanes import Policies, lanes_of
+from ironflow.core.lanes import Policies
 from ironflow.core.patterns import validate_event_name
 from ironflow.core.payloads import Payload, pack
 from ironflow.core.prefect.lists import as_run
@@ -75,15 +67,12 @@ from ironflow.core.push import Caller
 from ironflow.core.runs import Run
 from ironflow.storage.ports import (
     FunctionRow,
-    LaneRow,
     RetentionRule,
-    RunRow,
     Store,
 )
 
 log = logging.getLogger("ironflow")
 
-RECOVERY_PAGE = 1000
 MAX_DEPTH = 32
 """How deep runs may invoke runs."""
 
@@ -146,6 +135,24 @@ class Engine:
         self.started = False
         """Whether everything that was unfinished has been brought back."""
         self.draining = False
+        self._register_kinds(retention)
+        self.catalog = Catalog(self)
+        """The functions that are known: versions, status, history."""
+        self.keyring = Keyring(store, clock, ids)
+        self.registrar = Registrar(store, clock)
+        self.router = self.system.ref("router")
+        self.intakes = Intakes(self)
+        """The doors of what waits before it becomes a run."""
+        self.workflows = Workflows(self)
+        """The doors of event-driven workflows."""
+        self.feeds = Feeds(self.environment, keep_prefect_events)
+        """Events and logs of the Prefect API."""
+        self.prefect = Prefect(self, FlowRunEvents(clock, self.feeds.include))
+        """Flows, flow runs and task runs of Prefect clients."""
+        self.feeds.recorder = self.prefect.recorder.record
+
+    def _register_kinds(self, retention: Sequence[RetentionRule]) -> None:
+        """Every kind of actor."""
         make = self.environment
         self.system.register(Behavior("run", partial(RunActor, make), bound=10_000))
         self.system.register(Behavior("handler", partial(HandlerActor, make)))
@@ -164,22 +171,8 @@ class Engine:
             )
         )
         self.system.register(
-            Behavior("worker", partial(WorkerActor, self.fleet, clock), idle_after=None)
+            Behavior("worker", partial(WorkerActor, self.fleet, self.clock), idle_after=None)
         )
-        self.catalog = Catalog(self)
-        """The functions that are known: versions, status, history."""
-        self.keyring = Keyring(store, clock, ids)
-        self.registrar = Registrar(store, clock)
-        self.router = self.system.ref("router")
-        self.intakes = Intakes(self)
-        """The doors of what waits before it becomes a run."""
-        self.workflows = Workflows(self)
-        """The doors of event-driven workflows."""
-        self.feeds = Feeds(make, keep_prefect_events)
-        """Events and logs of the Prefect API."""
-        self.prefect = Prefect(self, FlowRunEvents(clock, self.feeds.include))
-        """Flows, flow runs and task runs of Prefect clients."""
-        self.feeds.recorder = self.prefect.recorder.record
 
     @property
     def endings(self) -> Endings:
@@ -195,59 +188,8 @@ class Engine:
         await self.registrar.start()
         await self.catalog.find_remote()
         await self.register([spec.definition for spec in self.host.local.specs()])
-        for row in await self.store.reader.deliveries():
-            try:
-                message = decode_row(row)
-            except Damaged as error:
-                log.error("%s; it stays", error)  # noqa: TRY400 - where it was found says nothing
-                continue
-            self.environment.outbox.post(row.target, row.id, message)
-            reach("recovery.messages")
-        await self._recover_runs()
-        reach("recovery.timers")
-        await self.timers.start(self.store.reader)
+        await recover(self)
         self.started = True
-
-    async def _recover_runs(self) -> None:
-        reader = self.store.reader
-        self.pool.windows.load(map(Start._make, await reader.starts()))
-        lanes, actors = await reader.lanes(), await reader.actors()
-        if actors:
-            self.fleet.queue.expect_workers()
-        # Those that were running first: their bodies may still be alive, with a worker or behind
-        # an endpoint, so nobody else may get their places in lanes.
-        total = await self._requeue("running", lanes, actors)
-        total += await self._requeue("queued", lanes, actors)
-        if total:
-            log.info("%d unfinished runs go on", total)
-
-    async def _requeue(
-        self,
-        status: Literal["queued", "running"],
-        lanes: Mapping[str, LaneRow],
-        actors: Mapping[str, tuple[str, str | None]],
-    ) -> int:
-        after: tuple[int, str] | None = None
-        total = 0
-        ranked: list[Ticket] = []
-        while True:
-            rows = await self.store.reader.unfinished(status, RECOVERY_PAGE, after)
-            for row in rows:
-                if row.id in actors:
-                    self.pool.prefer(row.id, row.function_id, *actors[row.id])
-                ticket = _ticket(row, lanes.get(row.id))
-                if row.id in lanes:
-                    ranked.append(ticket)
-                else:
-                    self.pool.enqueue(ticket)
-            total += len(rows)
-            reach("recovery.runs")
-            if len(rows) < RECOVERY_PAGE:
-                break
-            after = (rows[-1].created_at, rows[-1].id)
-        for ticket in self.pool.in_order(ranked):
-            self.pool.enqueue(ticket)
-        return total
 
     def begin_drain(self) -> None:
         """Take nothing new: later requests that create work are refused with `Draining`."""
@@ -335,13 +277,13 @@ class Engine:
         if idempotency_key is None:
             run_id = self.ids.new()
         else:
-            _check_key(idempotency_key)
+            check_key(idempotency_key)
             run_id = self.environment.derive_id("invoke", function_id, idempotency_key)
         payload, blob = pack(data)
         command = c.CreateRun(
             function_id=function_id,
             input=payload,
-            input_hash=_digest(data),
+            input_hash=digest(data),
             options=definition.options,
             code=definition.code,
             idempotency_key=idempotency_key,
@@ -377,56 +319,7 @@ class Engine:
         """
         self.check_open()
         validate_event_name(name, "name")
-        return await self.emit_for(None, name, data, idempotency_key, source, facts)
-
-    async def emit_for(
-        self,
-        function_id: str | None,
-        name: str,
-        data: bytes,
-        idempotency_key: str | None,
-        source: str,
-        facts: EventFacts | None = None,
-    ) -> c.Emitted:
-        """`emit`; with a `function_id` for that function alone, in a space of keys of its own."""
-        digest = _digest(data)
-        known: EventEmitted | None = None
-        if idempotency_key is None:
-            event_id = self.ids.new()
-        else:
-            _check_key(idempotency_key)
-            scope = (name,) if function_id is None else (name, function_id)
-            event_id = self.environment.derive_id("event", *scope, idempotency_key)
-            row = await self.store.reader.event(event_id)
-            if row is not None:
-                known = msgspec.json.decode(row.data, type=EventEmitted)
-                if known.data_hash != digest:
-                    raise IdempotencyConflict(idempotency_key, f"event {event_id}")
-        if known is not None:
-            emitted = c.Emitted(event_id, known.runs, False, known.intakes)
-        else:
-            payload, blob = pack(data)
-            command = c.EmitEvent(
-                id=event_id,
-                name=name,
-                data=payload,
-                source=source,
-                idempotency_key=idempotency_key,
-                data_hash=digest,
-                facts=facts,
-                function_id=function_id,
-                blob=blob,
-            )
-            emitted = await self.router.ask(command)
-        if not emitted.intakes:
-            return emitted
-        outcomes = tuple(await self.store.reader.outcomes([event_id]))
-        started = tuple(o.run_id for o in outcomes if o.fate == "started")
-        for run_id in started:
-            await self.intakes.until_recorded(run_id)
-        return msgspec.structs.replace(
-            emitted, run_ids=emitted.run_ids + started, outcomes=outcomes
-        )
+        return await emit(self, None, name, data, idempotency_key, source, facts)
 
     async def cancel(self, run_id: str, reason: str = "cancelled by request") -> str:
         """Cancel a run; answers its status. Raises `NotFound`, `Conflict` when it has ended."""
@@ -570,25 +463,3 @@ class Engine:
             raise Gone("the server is starting")
         if self.draining:
             raise Draining("the server is shutting down and takes no new work")
-
-
-def _ticket(row: RunRow, lane: LaneRow | None) -> Ticket:
-    """What a run that is not over asks for; one that waits has waited since its row was written."""
-    if lane is None:
-        return Ticket(row.id, row.function_id, row.updated_at)
-    lanes = lanes_of(lane.lanes, row.started_at is not None)
-    return Ticket(row.id, row.function_id, row.updated_at, lanes, lane.priority, lane.share)
-
-
-def _digest(data: bytes) -> str:
-    """A hash of JSON that does not depend on the order of keys or on white space."""
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput("input", f"not JSON: {error}") from error
-    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:32]
-
-
-def _check_key(key: str) -> None:
-    if not key or len(key) > 500:
-        raise InvalidInput("idempotency_key", "must have 1 to 500 characters")

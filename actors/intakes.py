@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ironflow.actors.emissions import emit
 from ironflow.actors.environment import Environment
 from ironflow.actors.intake import IntakeActor
 from ironflow.actors.kernel import Ensure
@@ -65,7 +66,7 @@ class Intakes:
         if spec is None:
             raise Conflict(f"function {definition.id} is {fate}, and nothing serves it now")
         spec.check_request(data)
-        emitted = await engine.emit_for(definition.id, INVOCATION, data, idempotency_key, "invoke")
+        emitted = await emit(engine, definition.id, INVOCATION, data, idempotency_key, "invoke")
         due_at = next((outcome.due_at for outcome in emitted.outcomes), None)
         return c.Created("", emitted.created, fate, fate, due_at, emitted.event_id)
 
