@@ -20,6 +20,7 @@ from ironflow.core import function_history as h
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
 from ironflow.core.functions import Definition, check_policies
 from ironflow.core.push import CallFailure
+from ironflow.core.secrets import SecretMissing, check_secrets
 from ironflow.storage.ports import FUNCTIONS, Batch, Entry, FunctionRow, NewEntry
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ class Catalog:
         if definition.placement == "embedded":
             raise InvalidInput("placement", "must be pull or push")
         definition = check_policies(definition)
+        await self._check_secrets(definition)
         if definition.placement == "push":
             self._check_endpoint(definition)
         async with self._lock:
@@ -188,6 +190,13 @@ class Catalog:
     def _check_remote(self, function_id: str) -> None:
         if self.host.local.spec(function_id) is not None:
             raise Conflict(f"function {function_id} is executed by the server itself")
+
+    async def _check_secrets(self, definition: Definition) -> None:
+        check_secrets(definition.secrets)
+        try:
+            await self.engine.secrets.read(definition.secrets)
+        except SecretMissing as error:
+            raise InvalidInput("secrets", error.message) from None
 
     def _check_endpoint(self, definition: Definition) -> None:
         endpoint, caller = definition.endpoint, self.engine.endpoints.caller

@@ -45,6 +45,7 @@ from ironflow.core.functions import Definition, Endpoint, FunctionSpec, compile_
 from ironflow.core.payloads import Failure
 from ironflow.core.remote import Answer, Report
 from ironflow.core.runs import Step
+from ironflow.core.secrets import NoSecrets, SecretSource
 from ironflow.core.workflow_state import WorkflowState
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class Endpoints:
         self._chores: set[asyncio.Task[Any]] = set()
         self.callback: str | None = None
         """Where endpoints may report while they work."""
+        self.secrets: SecretSource = NoSecrets()
         self.closed = False
 
     # -- functions --------------------------------------------------------------------------------
@@ -385,8 +387,9 @@ class Endpoints:
         assignment = lease.assignment
         key = breaker_key(assignment.function_id, endpoint)
         try:
-            job = await make_job(lease, endpoint.reports == "commands", self.clock)
             by_commands = endpoint.reports == "commands"
+            spec = self.spec(assignment.function_id)
+            job = await make_job(lease, spec, by_commands, self.clock, self.secrets)
             callback = self.callback if by_commands else None
             values = await _large_values(assignment) if by_commands else {}
             body = push.invocation(job, callback, values)

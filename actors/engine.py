@@ -65,6 +65,7 @@ from ironflow.core.prefect.runs import History
 from ironflow.core.prefect.runs import is_ours as is_of_flow_run
 from ironflow.core.push import Caller
 from ironflow.core.runs import Run
+from ironflow.core.secrets import NoSecrets, SecretSource
 from ironflow.storage.ports import (
     FunctionRow,
     RetentionRule,
@@ -100,18 +101,22 @@ class Engine:
         on_fatal: Callable[[str], None] | None = None,
         salt: tuple[str, ...] = (),
         environment_id: str = DEFAULT_ENVIRONMENT,
+        secrets: SecretSource | None = None,
     ) -> None:
         """`capacity`: bodies that execute at once; others wait in the order in which they came.
         `lease`: seconds that a worker keeps a job unheard; `actor_wait`: seconds that a run waits
         for its actor's worker while that is full, 0 for as long as it takes; `caller` sends
         requests to endpoints; `keep_prefect_events` in seconds;
-        `salt`: see `Environment`; `environment_id` is what it is called where that is told.
+        `salt`: see `Environment`; `environment_id` is what it is called where that is told;
+        `secrets` are for functions that are executed elsewhere.
         """
         self.environment_id = environment_id
         self.store, self.clock, self.ids = store, clock, ids
         self.system = system or System(clock, ids, on_fatal=on_fatal)
         self.fleet = Fleet(clock, self.system, self._grant, self._knows, lease, actor_wait)
         self.endpoints = Endpoints(clock, self.system, self._grant, self._knows, caller)
+        self.secrets = secrets or NoSecrets()
+        self.fleet.secrets = self.endpoints.secrets = self.secrets
         self.host = Hosts(host, self.fleet, self.endpoints)
         pool = Pool(capacity, lambda fid: host.spec(fid) is not None, self._grant)
         self.pool = Slots(

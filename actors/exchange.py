@@ -123,9 +123,10 @@ async def collect_jobs(fleet: Fleet, worker: Worker) -> list[pull.Job]:
     jobs = []
     for lease in _take_offered(fleet, worker):
         try:
-            job = await make_job(lease, worker.commands, fleet.clock)
+            spec = fleet.spec(lease.assignment.function_id)
+            job = await make_job(lease, spec, worker.commands, fleet.clock, fleet.secrets)
         except NotFound as error:
-            fleet.lose(lease, f"its record cannot be read: {error}")
+            fleet.lose(lease, f"what it needs cannot be read: {error}")
         else:
             lease.delivered = True
             jobs.append(job)

@@ -26,6 +26,7 @@ from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.functions import Definition, FunctionSpec, compile_spec
 from ironflow.core.messages import Message
 from ironflow.core.runs import Step
+from ironflow.core.secrets import NoSecrets, SecretSource
 from ironflow.core.workflow_state import WorkflowState
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Fleet:
         self.workers: Mapping[str, Worker] = self.queue.workers
         self.leases: dict[str, Lease] = {}
         """By run id: a run has one execution at a time."""
+        self.secrets: SecretSource = NoSecrets()
         self._chores: set[asyncio.Task[None]] = set()
 
     # -- functions --------------------------------------------------------------------------------

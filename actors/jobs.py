@@ -5,8 +5,8 @@ handed over, and what is reported of it, turned into reports of the run.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable, Sequence
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import msgspec
@@ -16,9 +16,11 @@ from ironflow.core import pull
 from ironflow.core.clock import SECOND, Clock, to_rfc3339
 from ironflow.core.errors import Conflict, IronflowError, NotFound, StaleExecution
 from ironflow.core.execution import Assignment
+from ironflow.core.functions import FunctionSpec
 from ironflow.core.messages import Message
 from ironflow.core.payloads import Failure
 from ironflow.core.remote import Answer, RecordedJob, Report, decode_report
+from ironflow.core.secrets import SecretSource
 
 if TYPE_CHECKING:
     from ironflow.actors.effects import LocalEffects
@@ -87,13 +89,19 @@ def new_lease(assignment: Assignment, holder: str, expires_at: float, now: int) 
     """A lease with a token of its own. `expires_at` by the loop's clock, `now` in microseconds."""
     base = max((step.pos for step in assignment.steps.values()), default=-1) + 1
     version = assignment.record().version
-    token = secrets.token_urlsafe(18)
+    token = token_urlsafe(18)
     return Lease(assignment, holder, token, base, expires_at, now, version=version)
 
 
-async def make_job(lease: Lease, by_commands: bool, clock: Clock) -> pull.Job:
-    """What is handed over. Raises `NotFound` when the database has lost a value."""
+async def make_job(
+    lease: Lease, spec: FunctionSpec | None, by_commands: bool, clock: Clock, source: SecretSource
+) -> pull.Job:
+    """What is handed over. Raises `NotFound` when the database has lost a value, or `source` has
+    not a secret.
+    """
     assignment = lease.assignment
+    names = spec.definition.secrets if spec is not None else ()
+    secrets = pull.JobContext(secrets=await source.read(names)) if names else msgspec.UNSET
     # Our own executor gets the record itself, and fetches large values when asked.
     steps = []
     if not by_commands:
@@ -124,6 +132,7 @@ async def make_job(lease: Lease, by_commands: bool, clock: Clock) -> pull.Job:
         lease_token=lease.token,
         lease_expires_at=to_rfc3339(clock.now() + int(left * SECOND)),
         actor_id=assignment.actor or msgspec.UNSET,
+        context=secrets,
         record=assignment.record() if by_commands else msgspec.UNSET,
     )
 

@@ -21,6 +21,7 @@ from ironflow.sdk.function import Registry
 from ironflow.settings import Settings
 from ironflow.storage.memory import MemoryStore
 from ironflow.storage.ports import RetentionRule, Store
+from ironflow.storage.secret_files import SecretFolder
 from ironflow.storage.sqlite import open_sqlite
 from ironflow.web.caller import HttpCaller
 from ironflow.web.environments import PLACE, Opened
@@ -92,6 +93,7 @@ class Assembly:
             on_fatal=self.on_fatal,
             salt=(environment,) if environment else (),
             environment_id=environment or DEFAULT_ENVIRONMENT,
+            secrets=SecretFolder(Path(settings.secrets, environment)) if settings.secrets else None,
         )
         executor.lookup = engine.host.spec
         if settings.public_url:

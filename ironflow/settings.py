@@ -79,6 +79,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "the default one",
         ),
     ] = ""
+    secrets: Annotated[
+        str,
+        Doc(
+            description="folder with a file for each secret that functions of workers and "
+            "endpoints may ask for"
+        ),
+    ] = ""
     concurrency: Annotated[int, Doc(ge=1, description="runs that execute at once")] = 1000
     max_crashes: Annotated[
         int, Doc(ge=1, description="times a run may take the process down before it is paused")

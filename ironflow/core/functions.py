@@ -87,6 +87,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: RunKind = "function"
     metadata: dict[str, Any] = {}
     """Whoever registered it wrote this; nothing here reads it."""
+    secrets: tuple[str, ...] = ()
+    """Names of what an execution is handed that nobody else is to see (`core.secrets`)."""
     recording: bool = False
     recording_profile: str = ""
     """Whether, and what of, its runs is to be recorded: the journal always has all of it."""

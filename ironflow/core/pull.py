@@ -392,6 +392,12 @@ class FinishedStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     error: Any = msgspec.UNSET
 
 
+class JobContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What only the body of an execution is to see: its secrets by name."""
+
+    secrets: dict[str, str]
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One execution of a run's body, leased to a worker."""
 
@@ -409,6 +415,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lease_expires_at: str
     actor_id: str | msgspec.UnsetType = msgspec.UNSET
     """The value of the function's actor key: runs with the same one come to this worker, too."""
+    context: JobContext | msgspec.UnsetType = msgspec.UNSET
+    """Only where the function has secrets."""
     record: Any = msgspec.UNSET
     """The run's record for a worker that reports commands: see `core.remote.RecordedJob`."""
 

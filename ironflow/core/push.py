@@ -38,6 +38,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     job_id: str
     execution_seq: int
     lease_token: str
+    secrets: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     record: Any = msgspec.UNSET
     callback: str | msgspec.UnsetType = msgspec.UNSET
     """Where an endpoint with our executor may report while it works."""
@@ -120,6 +121,7 @@ def invocation(job: Job, callback: str | None, values: dict[str, bytes]) -> byte
             job_id=job.job_id,
             execution_seq=job.execution_seq,
             lease_token=job.lease_token,
+            secrets=job.context.secrets if job.context is not msgspec.UNSET else msgspec.UNSET,
             record=job.record,
             callback=callback if callback is not None else msgspec.UNSET,
             values={digest: msgspec.Raw(data) for digest, data in values.items()},

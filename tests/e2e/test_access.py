@@ -28,10 +28,10 @@ ironflow.Worker().run()
 SDK_WORKER = """
 from ironflow.worker import Worker, function
 
-@function(id="thrice", triggers=[])
+@function(id="thrice", triggers=[], secrets=["FACTOR"])
 async def thrice(ctx):
     async def body():
-        return ctx.event.data["n"] * 3
+        return ctx.event.data["n"] * int(ctx.secrets["FACTOR"])
     return await ctx.step.run("thrice", body)
 
 Worker(functions=[thrice]).run()
@@ -87,7 +87,11 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
     key = str(tmp_path / "admin.key")
-    with started(tmp_path, "--auth", "required", "--bootstrap-key-file", key) as server:
+    secrets = tmp_path / "secrets" / "env_staging"
+    secrets.mkdir(parents=True)
+    (secrets / "FACTOR").write_text("3\n")
+    options = ["--auth", "required", "--bootstrap-key-file", key, "--secrets", "secrets"]
+    with started(tmp_path, *options) as server:
         yield Shell(tmp_path, server)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ from ironflow.core.entries import RunOptions
 from ironflow.core.errors import ConfigError, Conflict, EndpointFailed, InvalidInput
 from ironflow.core.push import CallFailure, Reply
 from ironflow.core.retry import RetryPolicy
+from ironflow.core.secrets import SecretMissing
 from ironflow.core.signatures import HEADER, BadSignature, Key, Seen, sign, sign_with, verify
 from ironflow.sdk.function import Function, Registry
 from ironflow.sdk.function import function as define
@@ -379,6 +380,54 @@ def test_no_more_calls_at_once_than_the_endpoint_wants() -> None:
             assert (await world.wait(run_id)).status == "completed"
         assert network.most == 3
         assert [call["event"]["data"] for call in network.calls] == list(range(10))
+
+    pushed(main)
+
+
+class Drawer:
+    """Secrets that are at hand."""
+
+    def __init__(self, **values: str) -> None:
+        self.values = values
+
+    async def read(self, names: Sequence[str]) -> dict[str, str]:
+        for name in names:
+            if name not in self.values:
+                raise SecretMissing(name, "is not in the drawer")
+        return {name: self.values[name] for name in names}
+
+
+def test_a_call_brings_the_secrets_of_its_function_as_they_are_then() -> None:
+    async def main(world: testing.World, network: Network) -> None:
+        engine, drawer = world.engine, Drawer(A="one", B="two", C="three")
+        plain = definition()
+        made = msgspec.structs.replace(plain, secrets=("A", "B"))
+        with pytest.raises(InvalidInput, match="secrets: secret A: this server was given none"):
+            await engine.register_remote(made)
+        engine.secrets = engine.endpoints.secrets = drawer
+        await engine.register_remote(made)
+        network.answer({"status": "completed"})
+        assert (await world.wait(await world.start("far"))).status == "completed"
+        drawer.values["B"] = "new"
+        assert (await world.wait(await world.start("far"))).status == "completed"
+        del drawer.values["A"]
+        run_id = await world.start("far")
+        await world.advance(0.5)
+        run = await world.state(run_id)
+        assert run.error is not None
+        assert "secret A: is not in the drawer" in run.error.message
+        assert run.attempt == 1, "it uses up no attempt"
+        drawer.values["A"] = "again"
+        assert (await world.wait(run_id, "1m")).status == "completed"
+        await engine.register_remote(plain)
+        assert (await world.wait(await world.start("far"))).status == "completed"
+        assert [call.get("secrets") for call in network.calls] == [
+            {"A": "one", "B": "two"}, {"A": "one", "B": "new"}, {"A": "again", "B": "new"}, None
+        ]  # fmt: skip
+        for names in (["-"], ["a/b"], [""], ["x" * 101], ["A"] * 101):
+            with pytest.raises(InvalidInput) as refused:
+                await engine.register_remote(msgspec.structs.replace(plain, secrets=tuple(names)))
+            assert refused.value.field == "secrets"
 
     pushed(main)
 

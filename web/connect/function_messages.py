@@ -151,16 +151,11 @@ _MODE_NAMES: dict[Placement, str] = {
     "pull": "EXECUTION_MODE_PULL",
     "embedded": "EXECUTION_MODE_UNSPECIFIED",
 }
-_NOT_YET = ("secrets",)
 
 
 def definition_of(message: RegisterFunction) -> Definition:
     """The definition that a registration amounts to. Raises `InvalidInput` naming the field."""
     placement = _MODES[message.preferred_mode]
-    for name in _NOT_YET:
-        if getattr(message, name):
-            # Better refused than passed over: who asks for a limit counts on it.
-            raise InvalidInput(name, "is not supported by this server yet")
     crons = [t for t in message.triggers if t.cron]
     if len(crons) > 1:
         raise InvalidInput("triggers", "may hold one cron expression")
@@ -202,6 +197,7 @@ def definition_of(message: RegisterFunction) -> Definition:
         concurrency=_limits(message.concurrency),
         flow_control=_flow_control(message),
         metadata=metadata,
+        secrets=message.secrets,
         recording=message.recording,
         recording_profile=message.recording_profile,
     )
@@ -288,6 +284,7 @@ def definition_message(definition: Definition) -> dict[str, Any]:
         "cancelOn": [{"event": c.event, "match": c.match or ""} for c in options.cancel_on],
         "metadata": msgspec.Raw(msgspec.json.encode(metadata)),
         "labels": definition.labels,
+        "secrets": list(definition.secrets),
         "recording": definition.recording,
         "recordingProfile": definition.recording_profile,
         **_policies_message(definition),
