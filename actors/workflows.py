@@ -127,7 +127,6 @@ class Workflows:
     ) -> tuple[str, c.CreateRun]:
         self.engine.check_open()
         spec, _ = self._spec(name)
-        spec.check_input(data)
         if handler_id is not None and (not handler_id or len(handler_id) > LONGEST_ID):
             raise InvalidInput("handler_id", f"must have 1 to {LONGEST_ID} characters")
         payload, blob = pack(data)
@@ -157,7 +156,7 @@ class Workflows:
             else:
                 handler_id = _make_id()
                 command = msgspec.structs.replace(command, handler=handler_id)
-                await system.ref("run", run_id).ask(command)
+                await system.ref("run", run_id).ask(command, at_once=True)
             return Started(handler_id, run_id)
         finally:
             self.engine.environment.fresh.discard(run_id)  # if its actor was never made

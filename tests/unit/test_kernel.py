@@ -244,6 +244,31 @@ async def test_trusted_messages_are_never_refused_for_room() -> None:
 
 
 @in_virtual_time
+async def test_who_sends_is_called_in_the_moment_of_the_answer() -> None:
+    system, journal = build()
+    ref = system.ref("talker", "a")
+    await ref.ask(Say("awake"))
+    heard: list[tuple[Any, Any]] = []
+
+    def hear(answer: Any, error: Exception | None) -> None:
+        heard.append((answer, type(error)))
+
+    ref.send(Say("soon"), hear)
+    assert heard == []  # it has not had its turn
+    await settle(system)
+    ref.send(Say("now"), hear, at_once=True)
+    ref.send(Later(), hear, at_once=True)
+    assert heard == [("soon", type(None)), ("now", type(None))]
+    actor, envelope = journal.kept.pop()
+    actor.cell.refuse(envelope, Conflict("no"))
+    ref.send(Later(), hear)
+    ref.send(Crash(), hear)
+    await settle(system)
+    assert heard[2:] == [(None, Conflict), (None, Gone), (None, Gone)]
+    await system.stop()
+
+
+@in_virtual_time
 async def test_asks_kept_for_later_count_as_mailbox() -> None:
     system, journal = build(bound=3)
     ref = system.ref("talker", "a")

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from ironflow import testing
-from ironflow.core.errors import Conflict, Gone, InvalidInput, NotFound, StorageError
+from ironflow.core.errors import Conflict, Gone, InvalidInput, NotFound, StorageError, StorageFull
 from ironflow.core.explain import explain
 from ironflow.sdk.function import Registry
 from ironflow.web.views import workflow_steps
@@ -469,3 +469,30 @@ def test_a_failure_survives_a_crash_on_its_way_to_its_handler() -> None:
         assert ended.result["value"] == {"result": ["LookupError", "gone", "one"]}
 
     world(main, Caught(timeout=None))
+
+
+# -- a disk that is full --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("refused", [1, 2, 3, 5])
+def test_a_turn_that_the_journal_refuses_is_recorded_once_it_can(refused: int) -> None:
+    async def main(world: testing.World) -> None:
+        turns = 0
+        until = 0
+
+        def fault(_: Any) -> Exception | None:
+            nonlocal turns, until
+            turns += 1
+            if turns == refused + 1:
+                until = world.clock.now() + 20_000_000
+            return StorageFull("the disk is full") if world.clock.now() < until else None
+
+        world.store.journal.fault = fault
+        await world.engine.workflows.start("Long", b'{"_data":{"turns":5}}', run_id="r")
+        run = await world.wait("r", "1m")
+        assert run.result["value"] == {"result": 6}
+        assert world.clock.now() >= until > 0
+        entries = world.store.tables.streams["run/r"]
+        assert sum(entry.kind == "run.started" for entry in entries) == 1
+
+    world(main, Long())
