@@ -152,7 +152,7 @@ class Engine:
         """The doors of event-driven workflows."""
         self.feeds = Feeds(self.environment, keep_prefect_events)
         """Events and logs of the Prefect API."""
-        self.prefect = Prefect(self, FlowRunEvents(clock, self.feeds.include))
+        self.prefect = Prefect(self, FlowRunEvents(self.feeds.include))
         """Flows, flow runs and task runs of Prefect clients."""
         self.feeds.recorder = self.prefect.recorder.record
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 import orjson
 
-from ironflow.core.clock import Clock
+from ironflow.core.clock import SECOND, moment
 from ironflow.core.prefect.events import Event, Labels
 from ironflow.core.prefect.runs import FlowRun, FlowRunInfo
 from ironflow.core.prefect.states import State
@@ -59,9 +59,9 @@ def find_company(run: FlowRun) -> Company:
     return Company(info, tuple(related), orjson.dumps(related))
 
 
-def tell_move(run: FlowRun, old: State | None, now: int, company: Company) -> Event:
-    """The event of a flow run's move from `old` to the state that it has now. Its id is that of
-    the state, so that telling twice tells once.
+def tell_move(run: FlowRun, old: State | None, company: Company) -> Event:
+    """The event of a flow run's move, which has just been recorded, from `old` to the state that it
+    has now. Its id is that of the state, so that telling twice tells once.
     """
     info, state = run.info, run.state
     assert state is not None
@@ -69,14 +69,14 @@ def tell_move(run: FlowRun, old: State | None, now: int, company: Company) -> Ev
         id=state.id,
         event=f"prefect.flow-run.{state.name}",
         occurred=state.at,
-        received=now,
+        received=run.updated_at,
         resource={
             "prefect.resource.id": f"prefect.flow-run.{info.id}",
             "prefect.resource.name": info.name,
             "prefect.run-count": str(run.run_count),
             "prefect.state-message": state.message or "",
             "prefect.state-name": state.name,
-            "prefect.state-timestamp": state.timestamp.isoformat(),
+            "prefect.state-timestamp": _to_isoformat(state),
             "prefect.state-type": state.type,
         },
         related=company.related,
@@ -88,6 +88,13 @@ def tell_move(run: FlowRun, old: State | None, now: int, company: Company) -> Ev
         ),
         follows=old.id if old is not None else None,
     ).with_related(company.text)
+
+
+def _to_isoformat(state: State) -> str:
+    # What the sum comes to for nearly all moments, from text that is needed anyway.
+    if state.at % SECOND:
+        return f"{moment(state.at)[:-1]}+00:00"
+    return state.timestamp.isoformat()
 
 
 @lru_cache
@@ -112,14 +119,13 @@ Include = Callable[[Sequence[Event], Batch], Callable[[], None]]
 class FlowRunEvents:
     """A `MoveSink` that keeps an event of every move, in the commit of the move."""
 
-    def __init__(self, clock: Clock, include: Include) -> None:
-        self._clock, self._include = clock, include
+    def __init__(self, include: Include) -> None:
+        self._include = include
         self._companies: dict[str, Company] = {}
 
     def flow_run_moved(self, run: FlowRun, old: State | None, batch: Batch) -> Callable[[], None]:
         """See `MoveSink`."""
-        event = tell_move(run, old, self._clock.now(), self._company(run))
-        return self._include((event,), batch)
+        return self._include((tell_move(run, old, self._company(run)),), batch)
 
     def _company(self, run: FlowRun) -> Company:
         known = self._companies.get(run.info.id)

@@ -41,6 +41,7 @@ class FlowRunActor(TaskRunKeeper):
     def receive(self, message: Message[Any], envelope: Envelope) -> object:
         """Decide, commit, and answer after the commit."""
         handle = _HANDLERS.get(type(message))
+        self.now = self.environment.clock.now()
         if self.is_foreign:
             raise NotFound("flow run", self.key)
         if handle is not None:
@@ -143,7 +144,7 @@ class FlowRunActor(TaskRunKeeper):
         return self.record([added], envelope, batch=batch)
 
     def _keep_input(self, batch: Batch, key: str, value: str, sender: str | None) -> r.InputAdded:
-        now, id_ = self.environment.clock.now(), self.environment.ids.new()
+        now, id_ = self.now, self.environment.ids.new()
         at = bodies.moment(now) or ""
         view = bodies.RunInputView(id_, at, at, self.key, key, value, sender)
         batch.puts.append((RUN_INPUTS, (self.key, key, now, _encode(view), value)))
@@ -161,8 +162,7 @@ class FlowRunActor(TaskRunKeeper):
     def _ring(self, message: native.TimerFired, envelope: Envelope) -> object:
         """A timer that is not wanted (any more) is harmless."""
         due = self.timers.get(message.name)
-        now = self.environment.clock.now()
-        if due is None or due > now:
+        if due is None or due > self.now:
             return None
         del self.timers[message.name]
         batch = Batch([], [], [(TIMERS, (self.address, message.name))])

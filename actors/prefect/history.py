@@ -70,6 +70,8 @@ class HistoryActor(StreamActor):
         self.task_bodies: dict[str, bytes] = {}
         """The bodies of the task runs that the last commit has changed."""
         self.timers: dict[str, int] = {}
+        self.now = 0
+        """When the message in hand came: one moment for all that is recorded of it."""
 
     @property
     def stream(self) -> str:
@@ -130,7 +132,7 @@ class HistoryActor(StreamActor):
         return self.body
 
     def show_flow_run(self, status: int) -> c.Reply:
-        """The flow run as it is now."""
+        """The flow run as it is now, estimates and all."""
         now = self.environment.clock.now()
         return c.Reply(status, bodies.render_run(self.flow_run, self.flow_run_body(), now))
 
@@ -145,7 +147,7 @@ class HistoryActor(StreamActor):
         env = self.environment
         exists = self.history.flow_run is not None
         return Situation(
-            now=env.clock.now(),
+            now=self.now,
             state_id=env.ids.new(),
             rng=env.ids.rng,
             flow_run_id=self.key if exists else None,
@@ -202,7 +204,7 @@ class HistoryActor(StreamActor):
         """How the rows of the task runs that the entries change are to be put, and that of the flow
         run, if it changes.
         """
-        now, history, stream = self.environment.clock.now(), self.history, self.stream
+        now, history, stream = self.now, self.history, self.stream
         tasks: dict[str, Table] = {}
         flow: Table | None = None
         for entry in entries:
@@ -249,7 +251,7 @@ class HistoryActor(StreamActor):
     def _send(self, sends: Sequence[native.Send], batch: Batch, then: Then) -> None:
         if not sends:
             return
-        outbox, now = self.environment.outbox, self.environment.clock.now()
+        outbox, now = self.environment.outbox, self.now
         for number, send in enumerate(sends):
             delivery = f"{self.stream}/{self.history.version:09d}/{number}"
             batch.puts.append((DELIVERIES, encode_row(send, delivery, now)))

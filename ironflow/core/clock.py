@@ -74,6 +74,10 @@ def to_rfc3339(at: int) -> str:
     return f"{_second(seconds)}.{rest:06d}Z"
 
 
+moment = lru_cache(4096)(to_rfc3339)
+"""The same for moments that are said several times, one soon after the other."""
+
+
 @lru_cache(256)
 def _second(seconds: int) -> str:
     """A whole second as text without a zone. Most moments are of the last few."""

@@ -107,6 +107,8 @@ REQUESTS = {
     "seen": ("GET", "/flow_runs/{run}", None),
     "listed": ("POST", "/flow_runs/filter", {"limit": 0}),
     "listed-by-default": ("POST", "/flows/count", b""),
+    "logged": ("POST", "/logs/", []),
+    "logged-badly": ("POST", "/logs/", b'[{"name":1}]'),
     "nowhere": ("POST", f"/flow_runs/{NOWHERE}/set_state", {"state": {"type": "PENDING"}}),
     "conflict": ("POST", "/flow_runs/", {"flow_id": NOWHERE}),
     "no-json": ("POST", "/flow_runs/", b"{"),

@@ -30,10 +30,10 @@ BATCH = 1000
 CSV_COLUMNS = ("timestamp", "level", "flow_run_id", "task_run_id", "message")
 
 
-async def create_logs(call: Call[None, None]) -> Answer:
+async def create_logs(call: Call[None, bytes]) -> Answer:
     """Keep a list of lines, all or none."""
     engine = call.engine
-    lines = decode_logs(await call.request.read(), engine.clock.now(), engine.ids.new)
+    lines = decode_logs(call.body, engine.clock.now(), engine.ids.new)
     for start in range(0, len(lines), BATCH):
         await engine.feeds.store_logs(lines[start : start + BATCH])
     return 201, None
@@ -152,7 +152,14 @@ async def follow_logs(request: web.Request, engine: Engine) -> web.StreamRespons
 
 
 ROUTES = (
-    Route(method="POST", path="/logs/", handle=create_logs),
-    Route(method="POST", path="/logs/filter", handle=read_logs, body=dict, optional_body=True),
+    Route(method="POST", path="/logs/", handle=create_logs, body=bytes, fast=True),
+    Route(
+        method="POST",
+        path="/logs/filter",
+        handle=read_logs,
+        body=dict,
+        optional_body=True,
+        fast=True,
+    ),
     Route(method="GET", path="/flow_runs/{id}/logs/download", handle=download_logs),
 )

@@ -94,9 +94,9 @@ Handle = Callable[[Call[Any, Any]], Awaitable[Result]]
 class Route:
     """One route: method, path, what its body and query are, and who handles it.
 
-    `body` is a type that the JSON body is decoded to, None for a route that takes none; with
-    `optional_body` an absent one is the type's default. `text` names path parts that end in `id`
-    but are not UUIDs.
+    `body` is a type that the JSON body is decoded to, bytes to leave that to the handler, None for
+    a route that takes none; with `optional_body` an absent one is the type's default. `text` names
+    path parts that end in `id` but are not UUIDs.
     """
 
     method: str
@@ -141,7 +141,12 @@ class _Endpoint:
 
     def __init__(self, route: Route, engine: Engine) -> None:
         self._route, self._engine = route, engine
-        self._bodies = BodyDecoder(route.body, optional=route.optional_body) if route.body else None
+        kind, self._takes_body = route.body, route.body is not None
+        self._decode = (
+            BodyDecoder(kind, optional=route.optional_body).decode
+            if kind not in (None, bytes)
+            else _keep
+        )
         self._queries = QueryDecoder(route.query) if route.query is not None else None
 
     async def dispatch(self, request: web.Request) -> web.StreamResponse:
@@ -152,9 +157,9 @@ class _Endpoint:
             for name in self._route.ids:
                 path[name] = parse_uuid(path[name]) or path[name]
             raw, body = b"", None
-            if self._bodies is not None:
+            if self._takes_body:
                 raw = await read_whole(request)
-                body = self._bodies.decode(raw)
+                body = self._decode(raw)
             query = self._queries.decode(request) if self._queries is not None else None
             result = await self._route.handle(Call(request, self._engine, path, query, body, raw))
         except Exception as error:  # noqa: BLE001 - the one place where errors become responses
@@ -170,7 +175,7 @@ class _Endpoint:
         """Answer a plain request (see `web.fast_path`)."""
         try:
             _check_version(headers)
-            body = self._bodies.decode(raw) if self._bodies is not None else None
+            body = self._decode(raw) if self._takes_body else None
             result = await self._route.handle(Call(None, self._engine, path, None, body, raw))
         except Exception as error:  # noqa: BLE001 - as above
             return self._refuse(error, self._route.path)
@@ -186,6 +191,10 @@ class _Endpoint:
             where = f"{self._route.method} {path}"
             response = say_unexpected(where, error, self._engine.ids.new())
         return response
+
+
+def _keep(raw: bytes) -> Any:
+    return raw
 
 
 def _check_version(headers: Headers) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from ironflow.core.clock import SECOND, to_rfc3339
+from ironflow.core import clock
+from ironflow.core.clock import SECOND
 from ironflow.core.prefect.rules import AbortDetails, Details, RejectDetails, Status, Verdict
 from ironflow.core.prefect.runs import FlowRun, FlowRunPolicy, Progress, TaskRun, TaskRunPolicy
 from ironflow.core.prefect.states import TERMINAL, State
@@ -103,7 +104,7 @@ class OrchestrationResult(msgspec.Struct):
 @lru_cache(4096)
 def moment(at: int | None) -> str | None:
     """A moment on the wire. Each stands in several bodies of a run, one after the other."""
-    return None if at is None else to_rfc3339(at)
+    return None if at is None else clock.moment(at)
 
 
 def encode_info(run: FlowRun) -> bytes:

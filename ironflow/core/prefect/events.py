@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from ironflow.core.clock import from_datetime, to_rfc3339
+from ironflow.core.clock import from_datetime, moment
 from ironflow.core.prefect.faults import (
     Fault,
     InvalidRequest,
@@ -70,14 +70,14 @@ class Event(msgspec.Struct, frozen=True, dict=True):
 
     def _encode(self, related: bytes) -> bytes:
         return _BODY % (
-            to_rfc3339(self.occurred).encode(),
+            moment(self.occurred).encode(),
             orjson.dumps(self.event),
             orjson.dumps(self.resource),
             related,
             self.payload,
             self.id.encode(),
             b"null" if self.follows is None else b'"%s"' % self.follows.encode(),
-            to_rfc3339(self.received).encode(),
+            moment(self.received).encode(),
         )
 
     @property
