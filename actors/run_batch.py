@@ -41,6 +41,9 @@ from ironflow.storage.ports import (
 if TYPE_CHECKING:
     from ironflow.actors.run import RunActor
 
+_make = tuple.__new__
+"""As `NewEntry._make` does it, without a call in between: one is made for every step."""
+
 Posted = tuple[str, str, Message[Any]]
 """A durable message that is posted after its commit: target, delivery, message."""
 
@@ -65,9 +68,8 @@ def add_entry(
     the message, by digest, or the only one.
     """
     kind, run, stream = type(entry), actor.run, actor.address
-    batch.entries.append(
-        NewEntry(stream, run.version, run.updated_at, KINDS[kind], encode_entry(entry))
-    )
+    row = (stream, run.version, run.updated_at, KINDS[kind], encode_entry(entry))
+    batch.entries.append(_make(NewEntry, row))
     if kind is TurnRecorded and not blobs:
         return  # what lies in the blob table came with a turn, and the run refers to it since
     for payload in payloads(entry):

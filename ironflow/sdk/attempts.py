@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from ironflow.core import commands as c
 from ironflow.core.errors import StepProcessLost, Unwound
@@ -19,7 +21,7 @@ from ironflow.sdk.failures import describe_failure, is_cancelled, step_error
 NO_RETRY = RetryPolicy(max_attempts=1, no_retry_on=("Exception",))
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct, frozen=True):
     """What a step calls, for how many seconds at most, and where if not where the function says."""
 
     fn: Callable[..., Any]
@@ -74,9 +76,13 @@ async def _call(
     assert branch is not None
     branch.busy = place.name
     try:
-        result = await execution.executor.call(
-            execution, place, call.seconds, call.fn, call.args, call.kwargs, call.executor
-        )
+        executor, fn = execution.executor, call.fn
+        if call.seconds is None and executor.calls_on_loop(fn, call.executor):
+            result = await fn(*call.args, **call.kwargs)
+        else:
+            result = await executor.call(
+                execution, place, call.seconds, fn, call.args, call.kwargs, call.executor
+            )
         data, value = normalize(result, f"step {place.name!r}")
     except asyncio.CancelledError as error:
         if execution.unwinding and not execution.compensating:

@@ -109,6 +109,9 @@ class Execution:
 
     def __init__(self, executor: Executor, function: Function, assignment: Assignment) -> None:
         self.executor, self.function, self.assignment = executor, function, assignment
+        self.run_id = assignment.run_id
+        self.number = assignment.execution
+        """The fencing token of everything that this execution reports."""
         self.loop = executor.loop
         self.effects = assignment.effects
         self.steps, self.order = assignment.steps, assignment.order
@@ -136,16 +139,6 @@ class Execution:
         """The body was told to end: what it returns or raises from then on means nothing."""
         self.fatal: Exception | None = None
         self.task: asyncio.Task[None] | None = None
-
-    @property
-    def run_id(self) -> str:
-        """The run."""
-        return self.assignment.run_id
-
-    @property
-    def number(self) -> int:
-        """The fencing token of everything that this execution reports."""
-        return self.assignment.execution
 
     @property
     def is_idle(self) -> bool:

@@ -283,6 +283,10 @@ class Executor:
 
     # -- calls of user code -----------------------------------------------------------------------
 
+    def calls_on_loop(self, fn: Callable[..., Any], where: ExecutorName | None) -> bool:
+        """Whether a step's function is a coroutine's that is awaited as it is: the usual case."""
+        return where is None and self.intercept is None and _is_async(fn)
+
     async def call(
         self,
         body: Execution,

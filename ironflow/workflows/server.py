@@ -22,7 +22,7 @@ import msgspec
 from ironflow.core.errors import ConfigError, InvalidInput, IronflowError
 from ironflow.modules import load_module
 from ironflow.sdk.function import Registry
-from ironflow.server import Server, run_loop, stop_on_signals
+from ironflow.server import Server, run_loop, stop_on_signals, tuned_process
 from ironflow.settings import Settings, load_settings
 from ironflow.workflows.asgi import AsgiApp
 from ironflow.workflows.mounting import mount
@@ -165,7 +165,8 @@ class WorkflowServer:
             stop_on_signals(stop)
             names = ", ".join(self.entries) or "no workflows"
             log.info("serving %s on %s", names, self.url)
-            await stop.wait()
+            with tuned_process():
+                await stop.wait()
             log.info("draining")
 
     def _read_settings(self, host: str, port: int) -> Settings:
