@@ -13,6 +13,7 @@ from ironflow.actors.engine import Engine
 from ironflow.core.clock import to_rfc3339
 from ironflow.core.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.errors import NotFound
+from ironflow.core.flow_control import FlowControl
 from ironflow.core.functions import Definition
 from ironflow.core.intake import Intake
 from ironflow.storage.ports import FunctionRow, IntakeRow
@@ -77,51 +78,43 @@ async def _known(engine: Engine) -> dict[str, tuple[FunctionRow, Definition]]:
     return {row.id: (row, definition) for row, definition in await engine.functions()}
 
 
+async def _pending(
+    call: Call[IntakesQuery, None], kind: Kind
+) -> AsyncIterator[tuple[IntakeRow, FlowControl, dict[str, Any]]]:
+    """What waits of one kind, its function's flow control, and what both kinds say of it."""
+    known = await _known(call.engine)
+    async for row in _rows(call.engine, kind, call.query):
+        function, definition = known[row.function_id]
+        facts: dict[str, Any] = {
+            "environment_id": call.engine.environment_id,
+            "function_id": row.function_id,
+            "function_version": function.version,
+            "path_key": encode_key(row.key),
+            "event_id": row.event_id,
+            "events": row.size,
+            "armed_at": to_rfc3339(row.armed_at),
+            "fires_at": to_rfc3339(row.due_at or 0),
+        }
+        yield row, definition.flow_control, facts
+
+
 async def list_debounce_entries(call: Call[IntakesQuery, None]) -> Answer:
     """Debounced events that wait, by function and key."""
-    known = await _known(call.engine)
     views = []
-    async for row in _rows(call.engine, "debounce", call.query):
-        function, definition = known[row.function_id]
-        policy = definition.flow_control.debounce
+    async for row, control, facts in _pending(call, "debounce"):
+        period = control.debounce.period if control.debounce is not None else 0
         views.append(
-            DebounceEntryView(
-                environment_id=call.engine.environment_id,
-                function_id=row.function_id,
-                function_version=function.version,
-                debounce_key=row.key,
-                path_key=encode_key(row.key),
-                event_id=row.event_id,
-                events=row.size,
-                armed_at=to_rfc3339(row.armed_at),
-                fires_at=to_rfc3339(row.due_at or 0),
-                period_ms=round(policy.period * 1000) if policy is not None else 0,
-            )
+            DebounceEntryView(debounce_key=row.key, period_ms=round(period * 1000), **facts)
         )
     return 200, views
 
 
 async def list_batches(call: Call[IntakesQuery, None]) -> Answer:
     """Batches that are not full, by function and key."""
-    known = await _known(call.engine)
     views = []
-    async for row in _rows(call.engine, "batch", call.query):
-        function, definition = known[row.function_id]
-        policy = definition.flow_control.batch
-        views.append(
-            BatchEntryView(
-                environment_id=call.engine.environment_id,
-                function_id=row.function_id,
-                function_version=function.version,
-                batch_key=row.key,
-                path_key=encode_key(row.key),
-                event_id=row.event_id,
-                events=row.size,
-                size=policy.size if policy is not None else 0,
-                armed_at=to_rfc3339(row.armed_at),
-                fires_at=to_rfc3339(row.due_at or 0),
-            )
-        )
+    async for row, control, facts in _pending(call, "batch"):
+        size = control.batch.size if control.batch is not None else 0
+        views.append(BatchEntryView(batch_key=row.key, size=size, **facts))
     return 200, BatchPage(items=views)
 
 

@@ -102,18 +102,26 @@ class RunTail:
                 self._note(page[-1])
             return page
         taken: list[Entry] = []
-        size, news = 0, self.bell.news
-        while news and size < CHUNK_BYTES:
+        size = 0
+        while size < CHUNK_BYTES and (entry := self._take_news()) is not None:
+            taken.append(entry)
+            size += len(entry.data)
+        return taken if taken or self._is_behind else None
+
+    def _take_news(self) -> Entry | None:
+        """The next of the news, None at their end, and where one is missing."""
+        news = self.bell.news
+        while news:
             entry = news[0]
             if entry.version > self.version + 1:
-                self._is_behind = True  # more news came than is kept
-                break
+                # More news came than is kept: the database has what was dropped.
+                self._is_behind = True
+                return None
             news.popleft()
             if entry.version == self.version + 1:
                 self._note(entry)
-                taken.append(entry)
-                size += len(entry.data)
-        return taken if taken or self._is_behind else None
+                return entry
+        return None
 
     async def _read_page(self) -> list[Entry]:
         page = await self.feed.history(self.stream, self.version, self._limit)
@@ -133,20 +141,12 @@ class RunTail:
             page = await self._read_page()
             return self._encode(page) if page else b""
         frames: list[bytes] = []
-        size, news = 0, self.bell.news
-        while news and size < CHUNK_BYTES:
-            entry = news[0]
-            if entry.version > self.version + 1:
-                # More news came than is kept: the database has what was dropped.
-                self._is_behind = True
-                break
-            news.popleft()
-            if entry.version == self.version + 1:
-                self._note(entry)
-                frames.append(self.feed.frame(entry))
-                size += len(frames[-1])
+        size = 0
+        while size < CHUNK_BYTES and (entry := self._take_news()) is not None:
+            frames.append(self.feed.frame(entry))
+            size += len(frames[-1])
         if not frames:
-            return b"" if self._is_behind else None
+            return b"" if self.is_behind else None
         return b"".join(frames)
 
     def _catch_up(self) -> None:

@@ -164,77 +164,63 @@ def _act(
         say("nothing waits")
 
 
-@debounce.command("cancel")
-@click.argument("function")
-@key_argument
-@all_option
-@dry_run_option
-@server_option
-@json_option
-def cancel_debounce(
-    *, function: str, key: str, every: bool, dry_run: bool, server: str, as_json: bool
-) -> None:
+def _add_verb(group: click.Group, path: str, word: str, about: str) -> None:
+    """The verb `fire` or `cancel` of a group."""
+
+    @group.command(word, help=about)
+    @click.argument("function")
+    @key_argument
+    @all_option
+    @dry_run_option
+    @server_option
+    @json_option
+    def act(
+        *, function: str, key: str, every: bool, dry_run: bool, server: str, as_json: bool
+    ) -> None:
+        _act(path, word, function, key, every, dry_run, server, as_json)
+
+
+_add_verb(
+    debounce,
+    DEBOUNCE,
+    "cancel",
     """Forget the debounced events of FUNCTION under KEY (none: the empty one): no run comes of
     them.
 
     Example:
       ironflow debounce cancel reindex org-7
-    """
-    _act(DEBOUNCE, "cancel", function, key, every, dry_run, server, as_json)
-
-
-@debounce.command("fire")
-@click.argument("function")
-@key_argument
-@all_option
-@dry_run_option
-@server_option
-@json_option
-def fire_debounce(
-    *, function: str, key: str, every: bool, dry_run: bool, server: str, as_json: bool
-) -> None:
+    """,
+)
+_add_verb(
+    debounce,
+    DEBOUNCE,
+    "fire",
     """Start the run of FUNCTION with the newest event under KEY (none: the empty one) now.
 
     Example:
       ironflow debounce fire reindex org-7
-    """
-    _act(DEBOUNCE, "fire", function, key, every, dry_run, server, as_json)
-
-
-@batches.command("cancel")
-@click.argument("function")
-@key_argument
-@all_option
-@dry_run_option
-@server_option
-@json_option
-def cancel_batch(
-    *, function: str, key: str, every: bool, dry_run: bool, server: str, as_json: bool
-) -> None:
+    """,
+)
+_add_verb(
+    batches,
+    BATCHES,
+    "cancel",
     """Forget the batch of FUNCTION under KEY (none: the empty one): no run takes its events.
 
     Example:
       ironflow batches cancel import-rows --all --dry-run
-    """
-    _act(BATCHES, "cancel", function, key, every, dry_run, server, as_json)
-
-
-@batches.command("fire")
-@click.argument("function")
-@key_argument
-@all_option
-@dry_run_option
-@server_option
-@json_option
-def fire_batch(
-    *, function: str, key: str, every: bool, dry_run: bool, server: str, as_json: bool
-) -> None:
+    """,
+)
+_add_verb(
+    batches,
+    BATCHES,
+    "fire",
     """Start the batch of FUNCTION under KEY (none: the empty one) now, with what it has.
 
     Example:
       ironflow batches fire import-rows
-    """
-    _act(BATCHES, "fire", function, key, every, dry_run, server, as_json)
+    """,
+)
 
 
 @singletons.command("ls")
