@@ -10,25 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ironflow.actors.breakers import NoteFailure, NoteSuccess
+from ironflow.actors.call_slots import CallSlots
 from ironflow.actors.jobs import (
     Lease,
     RunNotRunning,
     StaleLease,
+    end_execution,
     make_job,
     new_lease,
     report,
     take_reports,
 )
-from ironflow.actors.lines import Ticket
-from ironflow.actors.waiting_rows import WaitingRows
 from ironflow.core import commands as c
 from ironflow.core import push
 from ironflow.core.breaker import Breaker, BreakerStatus
@@ -62,26 +60,7 @@ def breaker_key(function_id: str, endpoint: Endpoint) -> str:
     return f"{function_id}|{endpoint.url}"
 
 
-@dataclass(slots=True, eq=False)
-class _Address:
-    """What is called: `functions` are those that are registered there, with how many calls each may
-    have at once. For all of them together there are `active` calls under way or granted, and at
-    most as many as the function may have that may have the most.
-    """
-
-    functions: dict[str, int] = field(default_factory=dict)
-    active: int = 0
-    most: int = 0
-
-    def set(self, function_id: str, concurrency: int | None) -> None:
-        """A function is registered here, or (None) no longer."""
-        self.functions.pop(function_id, None)
-        if concurrency is not None:
-            self.functions[function_id] = concurrency
-        self.most = max(self.functions.values(), default=0)
-
-
-class Endpoints:
+class Endpoints(CallSlots):
     """Push functions, their queue, and the calls that are under way."""
 
     def __init__(
@@ -95,7 +74,8 @@ class Endpoints:
         """`grant(run_id)` tells a run that it may be sent; `knows` whether anything executes a
         function. Without a `caller` nothing is sent.
         """
-        self.clock, self.system, self._grant, self.caller = clock, system, grant, caller
+        super().__init__(grant)
+        self.clock, self.system, self.caller = clock, system, caller
         self._knows = knows
         self._specs: dict[str, FunctionSpec] = {}
         self.breakers: dict[str, Breaker] = {}
@@ -103,13 +83,6 @@ class Endpoints:
         self.leases: dict[str, Lease] = {}
         """By run id."""
         self._calls: dict[str, asyncio.Task[None]] = {}
-        self._holders: dict[str, tuple[str, _Address]] = {}
-        """Runs that are being sent or were granted to be, their functions and where these are."""
-        self._busy: Counter[str] = Counter()
-        """How many of them each function has."""
-        self._addresses: dict[str, _Address] = {}
-        self._rows: WaitingRows[str] = WaitingRows()
-        """By function."""
         self._chores: set[asyncio.Task[Any]] = set()
         self.callback: str | None = None
         """Where endpoints may report while they work."""
@@ -122,22 +95,15 @@ class Endpoints:
         """Serve a function from now on. Raises `InvalidInput` for a definition without sense."""
         if definition.endpoint is None:
             raise InvalidInput("endpoint", "a push function needs one")
-        spec = compile_spec(definition, lambda data: None)
-        self.remove(definition.id)
-        self._specs[definition.id] = spec
-        address = self._addresses.setdefault(definition.endpoint.url, _Address())
-        address.set(definition.id, definition.endpoint.concurrency)
-        self.system.loop.call_soon(self._pump, address)
+        self._specs[definition.id] = compile_spec(definition, lambda data: None)
+        endpoint = definition.endpoint
+        self.place(definition.id, endpoint.url, endpoint.concurrency)
+        self.system.loop.call_soon(self.pump, endpoint.url)
 
     def remove(self, function_id: str) -> None:
         """The function is executed elsewhere now."""
-        spec = self._specs.pop(function_id, None)
-        if spec is not None and spec.definition.endpoint is not None:
-            url = spec.definition.endpoint.url
-            address = self._addresses[url]
-            address.set(function_id, None)
-            if not address.functions and not address.active:
-                del self._addresses[url]
+        self._specs.pop(function_id, None)
+        self.place(function_id, None)
 
     def serves(self, function_id: str) -> bool:
         """Whether the function is behind an endpoint."""
@@ -151,10 +117,6 @@ class Endpoints:
         """Where a function is."""
         spec = self._specs.get(function_id)
         return spec.definition.endpoint if spec is not None else None
-
-    def _address(self, function_id: str) -> _Address | None:
-        endpoint = self.endpoint(function_id)
-        return self._addresses[endpoint.url] if endpoint is not None else None
 
     def held_up(self, function_id: str) -> str | None:
         """Why nothing is sent to a function's endpoint now, if so."""
@@ -173,127 +135,27 @@ class Endpoints:
     def set_gate(self, key: str, breaker: Breaker) -> None:
         """A breaker has changed."""
         self.breakers[key] = breaker
-        address = self._addresses.get(key.partition("|")[2])
-        if address is not None:
-            self.system.loop.call_soon(self._pump, address)
-
-    # -- slots ------------------------------------------------------------------------------------
-
-    def order_by(
-        self, ticket_of: Callable[[str], Ticket | None], weight_of: Callable[[str, str], float]
-    ) -> None:
-        """See `WaitingRows`."""
-        self._rows.order_by(ticket_of, weight_of)
-
-    @property
-    def active(self) -> int:
-        """Calls that are under way or granted."""
-        return len(self._holders)
-
-    @property
-    def queued(self) -> int:
-        """Runs that wait to be sent."""
-        return len(self._rows)
-
-    def load(self, function_id: str) -> tuple[int, int]:
-        """Calls of a function that are under way or granted, and runs that wait to be sent."""
-        return self._busy[function_id], self._rows.size(function_id)
-
-    def load_at(self, url: str) -> tuple[int, int]:
-        """Calls of an address that are under way or granted, whatever they are for, and how many
-        there may be.
-        """
-        address = self._addresses.get(url)
-        return (address.active, address.most) if address is not None else (0, 0)
-
-    def acquire(self, run_id: str, function_id: str) -> bool:
-        """Take a slot at once if one is free and nobody waits for it."""
-        if run_id in self._holders:
-            return True
-        if self._rows.has(function_id) or self._room(function_id) < 1:
-            return False
-        self._hold(run_id, function_id)
-        return True
+        self.system.loop.call_soon(self.pump, key.partition("|")[2])
 
     def release(self, run_id: str, waits: bool = False) -> None:
-        """The run does not execute, or no longer; `waits`: it still wants to, from its old
-        place.
-        """
-        if not waits:
-            self._rows.settle(run_id)
+        """See `CallSlots`; nobody may report any more."""
         self.close_lease(run_id)
-        held = self._holders.pop(run_id, None)
-        if held is not None:
-            function_id, address = held
-            self._busy[function_id] -= 1
-            address.active -= 1
-            self._pump(address)
-
-    def _hold(self, run_id: str, function_id: str) -> None:
-        address = self._address(function_id)
-        assert address is not None, "only what has room is held"
-        self._holders[run_id] = function_id, address
-        self._busy[function_id] += 1
-        address.active += 1
-
-    def enqueue(self, run_id: str, function_id: str) -> None:
-        """Wait to be sent. Waiting twice is waiting once."""
-        if run_id in self._holders:
-            return
-        self._rows.join(run_id, function_id)
-        address = self._address(function_id)
-        if address is not None:
-            self._pump(address)
-
-    def discard(self, run_id: str) -> None:
-        """The run no longer wants to be sent."""
-        self._rows.leave(run_id)
-
-    def is_queued(self, run_id: str) -> bool:
-        """Whether the run waits to be sent."""
-        return run_id in self._rows
-
-    def take_queued(self, function_id: str) -> list[str]:
-        """The runs that waited to be sent; they no longer wait here."""
-        return self._rows.clear(function_id)
-
-    def position(self, run_id: str) -> int | None:
-        """How many runs of its function are before this one, None when it does not wait."""
-        return self._rows.before(run_id)
+        super().release(run_id, waits)
 
     def close(self) -> None:
         """Send nothing any more: the process is draining."""
         self.closed = True
 
-    def _room(self, function_id: str) -> int:
-        endpoint, address = self.endpoint(function_id), self._address(function_id)
-        if endpoint is None or address is None or self.closed or self.caller is None:
+    def allowance(self, function_id: str) -> int:
+        """See `CallSlots`."""
+        endpoint, breaker = self.endpoint(function_id), self._breaker(function_id)
+        if endpoint is None or self.closed or self.caller is None:
             return 0
-        if address.active >= address.most:
-            return 0
-        busy, breaker = self._busy[function_id], self._breaker(function_id)
         if breaker is not None and breaker.status is BreakerStatus.OPEN:
             return 0
         if breaker is not None and breaker.status is BreakerStatus.HALF_OPEN:
-            return 1 - busy  # one probe
-        return endpoint.concurrency - busy
-
-    def _pump(self, address: _Address) -> None:
-        """Have an address called as often as it may be: for whoever has waited longest, whichever
-        of its functions that is for.
-        """
-        while address.active < address.most:
-            waiting = [
-                (first, function_id)
-                for function_id in address.functions
-                if (first := self._rows.first(function_id)) and self._room(function_id) > 0
-            ]
-            if not waiting:
-                return
-            _, function_id = min(waiting)
-            run_id = self._rows.take(function_id)
-            self._hold(run_id, function_id)
-            self._grant(run_id)
+            return 1  # a probe
+        return endpoint.concurrency
 
     # -- the Host ---------------------------------------------------------------------------------
 
@@ -344,7 +206,7 @@ class Endpoints:
         if endpoint is None or endpoint.reports != "commands":
             self.close_lease(run_id, lease)
             end = c.EndExecution(execution=execution, outcome="unwound")
-            _ = self._spawn(self._end(lease.assignment, end))
+            _ = self._spawn(end_execution(lease.assignment, end))
 
     def drop(self, run_id: str) -> None:
         """The execution no longer owns the run."""
@@ -485,14 +347,6 @@ class Endpoints:
             self.close_lease(assignment.run_id, lease)
         except (IronflowError, Suspended) as error:
             log.debug("run %s: %s", assignment.run_id, error)
-
-    async def _end(self, assignment: Assignment, end: c.EndExecution) -> None:
-        try:
-            await assignment.effects.ask(end)
-        except (IronflowError, Suspended) as error:
-            log.debug("run %s did not end so: %s", assignment.run_id, error)
-        finally:
-            assignment.effects.leave()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         chore = self.system.loop.create_task(work)

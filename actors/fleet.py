@@ -15,13 +15,12 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
 from ironflow.actors.affinity import Actor
-from ironflow.actors.jobs import Lease, new_lease
+from ironflow.actors.jobs import Lease, end_execution, new_lease
 from ironflow.actors.lines import Ticket
 from ironflow.actors.worker_queue import LEASE, Signal, Worker, WorkerQueue
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock
 from ironflow.core.entries import CancelRung
-from ironflow.core.errors import IronflowError, Suspended
 from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.functions import Definition, FunctionSpec, compile_spec
 from ironflow.core.messages import Message
@@ -239,21 +238,12 @@ class Fleet:
             self._note(lease, "abandoned")
             execution = lease.assignment.execution
             end = c.EndExecution(execution=execution, outcome="unwound")
-            self._spawn(self._end(lease.assignment, end))
+            self._spawn(end_execution(lease.assignment, end))
 
     def _note(self, lease: Lease, rung: CancelRung) -> None:
         """Have the run's history say what was done to end its body."""
         note = c.NoteCancel(lease.assignment.execution, rung, f"worker {lease.holder}")
         self.system.ref("run", lease.assignment.run_id).post(note)
-
-    async def _end(self, assignment: Assignment, end: c.EndExecution) -> None:
-        """End an execution in the worker's place."""
-        try:
-            await assignment.effects.ask(end)
-        except (IronflowError, Suspended) as error:
-            log.debug("run %s did not end so: %s", assignment.run_id, error)
-        finally:
-            assignment.effects.leave()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         chore = self.system.loop.create_task(work)

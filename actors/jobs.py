@@ -5,6 +5,7 @@ handed over, and what is reported of it, turned into reports of the run.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
@@ -14,7 +15,7 @@ import msgspec
 from ironflow.core import commands as c
 from ironflow.core import pull
 from ironflow.core.clock import SECOND, Clock, to_rfc3339
-from ironflow.core.errors import Conflict, IronflowError, NotFound, StaleExecution
+from ironflow.core.errors import Conflict, IronflowError, NotFound, StaleExecution, Suspended
 from ironflow.core.execution import Assignment
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.messages import Message
@@ -25,6 +26,8 @@ from ironflow.core.secrets import SecretSource
 if TYPE_CHECKING:
     from ironflow.actors.effects import LocalEffects
     from ironflow.actors.fleet import Fleet
+
+log = logging.getLogger("ironflow.jobs")
 
 
 class Lease(msgspec.Struct, eq=False):
@@ -143,6 +146,16 @@ def make_recorded_job(lease: Lease) -> RecordedJob:
     """
     assignment = lease.assignment
     return RecordedJob(lease.job_id, assignment.execution, lease.token, assignment.record())
+
+
+async def end_execution(assignment: Assignment, end: c.EndExecution) -> None:
+    """End an execution in the place of whoever had it."""
+    try:
+        await assignment.effects.ask(end)
+    except (IronflowError, Suspended) as error:
+        log.debug("run %s did not end so: %s", assignment.run_id, error)
+    finally:
+        assignment.effects.leave()
 
 
 class StaleLease(Conflict):

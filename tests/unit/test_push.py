@@ -466,6 +466,32 @@ def test_functions_of_one_address_share_its_calls_in_the_order_of_arrival() -> N
     pushed(main)
 
 
+def test_a_function_that_moves_is_called_at_its_new_address_alone() -> None:
+    async def work() -> dict[str, Any]:
+        await asyncio.sleep(10)
+        return {"status": "completed"}
+
+    async def main(world: testing.World, network: Network) -> None:
+        endpoints, new = world.engine.endpoints, "https://new.example/ironflow"
+        await world.engine.register_remote(definition(endpoint={"concurrency": 1}))
+        old = definition().endpoint.url  # type: ignore[union-attr]
+        network.answer(work)
+        network.answer({"status": "completed"}, url=new)
+        first, second = await world.start("far", 1), await world.start("far", 2)
+        await world.advance(0.5)
+        assert (endpoints.load_at(old), endpoints.load("far")) == ((1, 1), (1, 1))
+        await world.engine.register_remote(definition(url=new, endpoint={"concurrency": 1}))
+        await world.advance(0.5)
+        # The one that is under way counts for the function; its old address is not forgotten yet.
+        assert (endpoints.load_at(old), endpoints.load_at(new)) == ((1, 0), (0, 1))
+        for run_id in (first, second):
+            assert (await world.wait(run_id, "1m")).status == "completed"
+        assert (endpoints.load_at(old), endpoints.load_at(new)) == ((0, 0), (0, 1))
+        assert old not in endpoints._addresses
+
+    pushed(main)
+
+
 def test_a_function_moves_between_workers_and_endpoints() -> None:
     async def main(world: testing.World, network: Network) -> None:
         pull = msgspec.structs.replace(definition(), placement="pull", endpoint=None)
