@@ -207,12 +207,13 @@ class Ref:
         message: Message[R],
         then: Callable[[R | None, Exception | None], None],
         *,
+        trusted: bool = True,
         at_once: bool = False,
     ) -> None:
         """`request` without a future: `then` is called with the answer, or with why there is none.
-        `at_once` as for `ask`.
+        `trusted` and `at_once` as for `ask`.
         """
-        envelope = Envelope(message, Told(then), trusted=True)
+        envelope = Envelope(message, Told(then), trusted)
         self.system.cell(self.address).deliver(envelope, at_once=at_once)
 
     async def ask(

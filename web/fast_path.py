@@ -15,8 +15,9 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
@@ -35,6 +36,7 @@ Reply = tuple[int, bytes] | web.Response
 Serve = Callable[[Headers, dict[str, str], bytes], Coroutine[Any, Any, Reply]]
 """Answers a request: its headers, the parts of its path, its body. Raises nothing but
 `CancelledError`."""
+Then = Callable[[Reply], None]
 Count = Callable[[str, str, int, float], None]
 """Told of an answer: method, template, status, seconds."""
 
@@ -44,6 +46,8 @@ LONGEST_HEAD = 2048
 """Bytes of a head that is remembered."""
 LONGEST_LINE = 256
 """Bytes of a first line that is looked for."""
+ANSWER_SECONDS = 30.0
+"""After which an actor that was asked directly is not waited for, as elsewhere."""
 CANCELLED = 499
 
 _ID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -52,6 +56,20 @@ _NAME = re.compile(rb"[A-Za-z0-9_.-]+")
 _FIRST = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
 _PART = re.compile(r"\{(\w+)\}")
 _LOOKED_AT = ("Origin", "Sec-Fetch-Site", "Expect", HEADER, NAME_HEADER)
+
+
+class Direct(Protocol):
+    """What answers requests of a route by asking one actor one thing: no coroutine is needed."""
+
+    def ask(self, headers: Headers, path: dict[str, str], body: bytes, then: Then) -> bool:
+        """Ask, and call `then` with the answer, perhaps at once; False when it takes more. Raises
+        nothing.
+        """
+        ...
+
+    def refuse(self, error: Exception) -> Reply:
+        """The answer in place of one that did not come."""
+        ...
 
 
 class FastRoute(NamedTuple):
@@ -65,6 +83,7 @@ class FastRoute(NamedTuple):
     needed: Requirement | None
     serve: Serve
     is_held: bool = False
+    direct: Direct | None = None
 
 
 class Head(NamedTuple):
@@ -94,15 +113,17 @@ class FastPath:
         self._named: dict[tuple[bytes, ...], FastRoute] = {}
         self._heads: dict[bytes, Head] = {}
 
-    def add(self, method: str, template: str, serve: Serve) -> None:
-        """Serve a route here, too. Its path has one part that is not fixed at most, a UUID."""
+    def add(self, method: str, template: str, serve: Serve, direct: Direct | None = None) -> None:
+        """Serve a route here, too. Its path has one part that is not fixed at most, a UUID. What
+        `direct` answers `serve` is not asked for.
+        """
         if kind_held(method, template):
             raise ValueError(f"{template} may be held open: that is counted elsewhere")
         found = _PART.search(template)
         name = "" if found is None else found[1]
         fixed = template.replace(f"{{{name}}}", "{}").encode()
         needed = requirement_of(method, template)
-        route = FastRoute(method, template, name, needed, serve)
+        route = FastRoute(method, template, name, needed, serve, direct=direct)
         self._routes[tuple((b"%b %b" % (method.encode(), fixed)).split(b"/"))] = route
 
     def add_named(self, method: str, template: str, serve: Serve) -> None:
@@ -220,7 +241,7 @@ class Steps:
 class FastHandler(PatientHandler):
     """A connection that answers plain requests itself."""
 
-    __slots__ = ("_began", "_fast", "_held", "_left", "_plain", "_steps")
+    __slots__ = ("_alarm", "_began", "_fast", "_held", "_left", "_plain", "_steps")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Nothing has come yet."""
@@ -232,21 +253,27 @@ class FastHandler(PatientHandler):
         """The beginning of a plain request, or what came while one is answered."""
         self._left = 0
         """Bytes that aiohttp is still to get of its message; -1: what comes is no beginning."""
-        self._steps: Steps | None = None
         self._plain: Plain | None = None
+        """What is being answered."""
+        self._steps: Steps | None = None
         self._began = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Nobody waits for the answer any more."""
         super().connection_lost(exc)
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._steps is not None:
             self._steps.cancel()
+        elif self._plain is not None:
+            self._answered(None)
 
     def data_received(self, data: bytes) -> None:
         """Something came: the whole of a request, or a part of one."""
         if self._held:
             data, self._held = self._held + data, b""
-        if self._steps is not None:
+        if self._plain is not None:
             self._hold_back(data)
             return
         if not self._left and self._is_idle():
@@ -297,9 +324,29 @@ class FastHandler(PatientHandler):
         self._manager.requests_count += 1
         self._request_in_progress = True
         self._plain, self._began = plain, perf_counter()
-        serving = plain.route.serve(plain.headers, plain.path, plain.body)
-        self._steps = Steps(self._loop, serving, self._answered)
-        self._steps.go_on()
+        route, headers, path, body = plain.route, plain.headers, plain.path, plain.body
+        if route.direct is None or not route.direct.ask(
+            headers, path, body, partial(self._told, plain)
+        ):
+            self._steps = Steps(self._loop, route.serve(headers, path, body), self._answered)
+            self._steps.go_on()
+        elif self._plain is plain and self._alarm is None:
+            # One for all requests of a connection: it looks which of them is late, if any.
+            self._alarm = self._loop.call_later(ANSWER_SECONDS, self._look_at_answer)
+
+    def _told(self, plain: Plain, reply: Reply) -> None:
+        if self._plain is plain:  # else nobody waits for it any more
+            self._answered(reply)
+
+    def _look_at_answer(self) -> None:
+        self._alarm, plain = None, self._plain
+        if plain is None or plain.route.direct is None or self._steps is not None:
+            return
+        left = self._began + ANSWER_SECONDS - perf_counter()
+        if left > 0:
+            self._alarm = self._loop.call_later(left, self._look_at_answer)
+        else:
+            self._answered(plain.route.direct.refuse(TimeoutError()))
 
     def _answered(self, reply: Reply | None) -> None:
         plain = self._plain
@@ -312,19 +359,20 @@ class FastHandler(PatientHandler):
             status, answer = CANCELLED, b""
         else:
             status, answer = reply.status, encode_response(reply)
-        if self.transport is not None:
-            if answer:
-                self.transport.write(answer)
-            else:
-                self.transport.abort()
+        transport = self.transport
+        if transport is not None and transport.is_closing():
+            transport = None
+        if transport is not None and answer:
+            transport.write(answer)
+        elif transport is not None:
+            transport.abort()
         route = plain.route
         self._fast.count(route.method, route.template, status, perf_counter() - self._began)
         if self._handler_waiter is not None:
             self._handler_waiter.set_result(None)  # the server ends, and has waited for this
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if self._held:
-            if self.transport is not None:
-                self.transport.resume_reading()
+        if self._held and transport is not None:
+            transport.resume_reading()
             self.data_received(b"")
 
 

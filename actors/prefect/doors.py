@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ironflow.actors.kernel import Behavior
+from ironflow.actors.kernel import Behavior, Ref
 from ironflow.actors.prefect.flow import ChangeFlow, CreateFlow, DeleteFlow, FlowActor, ReadFlow
 from ironflow.actors.prefect.flow_run import FlowRunActor
 from ironflow.actors.prefect.recorder import Recorder
@@ -34,6 +34,18 @@ _BODY = ", ".join(bodies.COLUMNS)
 def is_id(text: str) -> bool:
     """Whether text is a UUID in its usual form."""
     return _ID.fullmatch(text) is not None
+
+
+def _takes_from_cache(state: StateCreate, force: bool) -> bool:
+    """Whether a task run may be spared its work."""
+    return state.state_details.cache_key is not None and state.type == "RUNNING" and not force
+
+
+class Ask(NamedTuple):
+    """Something to be asked of an actor."""
+
+    ref: Ref
+    message: Message[c.Reply]
 
 
 class Memory(dict[str, Any]):
@@ -175,6 +187,12 @@ class Prefect:
             raise NotFound("flow run", flow_run_id)
         return bodies.render(rows[0], self.clock.now())
 
+    def ask_for_flow_run_state(
+        self, flow_run_id: str, state: StateCreate, *, force: bool = False
+    ) -> Ask:
+        """Who is to be asked, and what, to propose a state for a flow run."""
+        return Ask(self.system.ref("flow_run", flow_run_id), c.SetFlowRunState(state, force))
+
     def set_flow_run_state(
         self, flow_run_id: str, state: StateCreate, *, force: bool = False
     ) -> Coroutine[Any, Any, c.Reply]:
@@ -260,15 +278,25 @@ class Prefect:
             raise NotFound("task run", task_run_id)
         return bodies.render(rows[0], self.clock.now())
 
+    def ask_for_task_run_state(
+        self, task_run_id: str, state: StateCreate, *, force: bool = False
+    ) -> Ask | None:
+        """Who is to be asked, and what, to propose a state for a task run; None when that must be
+        looked up.
+        """
+        owner = self._owners.get(task_run_id)
+        if owner is None or _takes_from_cache(state, force):
+            return None
+        command = c.SetTaskRunState(id=task_run_id, state=state, force=force)
+        return Ask(self.system.ref("flow_run", owner), command)
+
     async def set_task_run_state(
         self, task_run_id: str, state: StateCreate, *, force: bool = False
     ) -> c.Reply:
         """Propose a state for a task run. Raises `NotFound`."""
         owner = await self._owner(task_run_id)
-        cached: State | None = None
-        key = state.state_details.cache_key
-        if key is not None and state.type == "RUNNING" and not force:
-            cached = await self._cached(key)
+        key = state.state_details.cache_key if _takes_from_cache(state, force) else None
+        cached = None if key is None else await self._cached(key)
         command = c.SetTaskRunState(id=task_run_id, state=state, force=force, cached=cached)
         return await self._ask(owner, command)
 

@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from ironflow.actors.kernel import Actor, Behavior
+from ironflow.actors.prefect.doors import Ask
 from ironflow.storage.memory import MemoryStore
 from ironflow.web import fast_path, patience
 from ironflow.web.fast_path import FAST_PATH, FastPath, Plain
@@ -281,52 +283,118 @@ async def test_many_heads_push_out_others(site: Site, few_heads: None) -> None:
     assert site.taken == 20
 
 
-async def test_one_that_hangs_up_waits_for_nothing(site: Site) -> None:
-    line = await site.dial()
-    run = await site.run(line)
-    request = encode("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "PENDING"}})
-    await line.ask(request)
-    prefect, entered, left = site.api.engine.prefect, asyncio.Event(), asyncio.Event()
+class Late:
+    """An actor that does not answer before it is told to."""
 
-    async def wait(*_: Any, **__: Any) -> None:
-        entered.set()
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            left.set()
+    def __init__(self) -> None:
+        self.asked, self.left = asyncio.Event(), asyncio.Event()
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    prefect.set_flow_run_state = wait
-    line.writer.write(request)
-    await entered.wait()
-    line.writer.close()
-    async with asyncio.timeout(20):
-        await left.wait()
-    async with site.api.client.get("/metrics") as response:
-        assert 'route="/api/flow_runs/{id}/set_state",status="499"} 1.0' in await response.text()
+    def send(self, message: Any, then: Any, **_: Any) -> None:
+        self.asked.set()
+        self.answer.add_done_callback(lambda answer: then((200, answer.result()), None))
 
-
-async def test_a_server_that_ends_answers_first(site: Site) -> None:
-    line = await site.dial()
-    run = await site.run(line)
-    request = encode("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "PENDING"}})
-    await line.ask(request)
-    prefect, entered, go_on = site.api.engine.prefect, asyncio.Event(), asyncio.Event()
-
-    async def wait(*_: Any, **__: Any) -> tuple[int, bytes]:
-        entered.set()
+    async def read(self, *_: Any) -> bytes:
+        self.asked.set()
         await asyncio.sleep(0)
-        await go_on.wait()
-        return 200, b'"at last"'
+        try:
+            return await self.answer
+        finally:
+            self.left.set()
 
-    prefect.set_flow_run_state = wait
+
+WAYS = {"asked": ("POST", "/set_state"), "stepped": ("GET", "")}
+
+
+async def hold(site: Site, line: Line, way: str) -> tuple[bytes, Late]:
+    """A request, and who will be slow to answer it."""
+    run, late, prefect = await site.run(line), Late(), site.api.engine.prefect
+    method, suffix = WAYS[way]
+    body = {"state": {"type": "PENDING"}} if suffix else None
+    request = encode(method, f"/flow_runs/{run}{suffix}", body)
+    await line.ask(request)
+    prefect.ask_for_flow_run_state = lambda *_, **__: Ask(late, None)  # type: ignore[arg-type]
+    prefect.read_flow_run = late.read
+    return request, late
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_one_that_hangs_up_waits_for_nothing(site: Site, way: str) -> None:
+    line = await site.dial()
+    request, late = await hold(site, line, way)
     line.writer.write(request)
-    await entered.wait()
+    await late.asked.wait()
+    line.writer.close()
+    template = f'"/api/flow_runs/{{id}}{WAYS[way][1]}"'
+    for _ in range(1000):
+        async with site.api.client.get("/metrics") as response:
+            if f'route={template},status="499"}} 1.0' in await response.text():
+                break
+    else:
+        raise AssertionError("it was not counted")
+    assert late.left.is_set() is (way == "stepped")
+    if way == "asked":
+        late.answer.set_result(b"nobody hears it")
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_who_asks_meanwhile_is_answered_after(site: Site, way: str) -> None:
+    line = await site.dial()
+    request, late = await hold(site, line, way)
+    line.writer.write(request)
+    await late.asked.wait()
+    for name in ("a", "b"):
+        line.writer.write(encode("POST", "/flows/", {"name": name}))
+        await line.writer.drain()
+        await asyncio.sleep(0.01)
+    late.answer.set_result(b'"at last"')
+    assert (await line.read())[2] == b'"at last"'
+    for name in ("a", "b"):
+        assert msgspec.json.decode((await line.read())[2])["name"] == name
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_server_that_ends_answers_first(site: Site, way: str) -> None:
+    line = await site.dial()
+    request, late = await hold(site, line, way)
+    line.writer.write(request)
+    await late.asked.wait()
     ending = asyncio.create_task(site.api.client.server.close())
     await asyncio.sleep(0)
-    go_on.set()
+    late.answer.set_result(b'"at last"')
     assert (await line.read())[2] == b'"at last"'
     assert await line.reader.read() == b""
     await ending
+
+
+async def test_an_answer_that_does_not_come_is_waited_for_in_vain(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_path, "ANSWER_SECONDS", 0.1)
+    line = await site.dial()
+    request, late = await hold(site, line, "asked")
+    line.writer.write(request)
+    status, headers, body = await line.read()
+    assert (status, headers["Retry-After"]) == (503, "1")
+    assert b"may or may not" in body
+    late.answer.set_result(b'"too late"')
+    flow = encode("POST", "/flows/", {"name": "f"})
+    assert msgspec.json.decode((await line.ask(flow))[2])["name"] == "f"
+
+
+async def test_a_full_mailbox_refuses(site: Site) -> None:
+    line = await site.dial()
+    run = await site.run(line)
+    request = encode("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "PENDING"}})
+    await line.ask(request)
+    system = site.api.engine.system
+    cell, full = system.cell(f"flow_run/{run}"), Behavior("flow_run", Actor, bound=0)
+    cell.behavior, behavior = full, cell.behavior
+    before = site.taken
+    assert (await line.ask(request))[0] == 503
+    cell.behavior = behavior
+    assert (await line.ask(request))[0] == 200
+    assert site.taken == before + 2
 
 
 async def test_what_nobody_expected_is_a_500_with_an_id(site: Site) -> None:

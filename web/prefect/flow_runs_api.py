@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from ironflow.actors.prefect.doors import Ask
 from ironflow.core.errors import NotFound
 from ironflow.core.prefect.commands import ChangeFlowRun
 from ironflow.core.prefect.filters import BodyShape, parse_selection
@@ -79,6 +80,12 @@ def set_state(call: Call[None, SetState]) -> Awaitable[Answer]:
     return call.engine.prefect.set_flow_run_state(call.path["id"], body.state, force=body.force)
 
 
+def ask_for_state(call: Call[None, SetState]) -> Ask:
+    """The same on the fast path."""
+    body = call.body
+    return call.engine.prefect.ask_for_flow_run_state(call.path["id"], body.state, force=body.force)
+
+
 # -- lists ----------------------------------------------------------------------------------------
 
 
@@ -131,7 +138,14 @@ ROUTES = (
     answers.query_route("/flow_runs/lateness", read_lateness),
     answers.query_route("/flow_runs/bulk_delete", delete_flow_runs),
     Route(method="POST", path="/flow_runs/bulk_set_state", handle=set_states, body=dict),
-    Route(method="POST", path=f"{_RUN}/set_state", handle=set_state, body=SetState, fast=True),
+    Route(
+        method="POST",
+        path=f"{_RUN}/set_state",
+        handle=set_state,
+        body=SetState,
+        fast=True,
+        ask=ask_for_state,
+    ),
     Route(method="GET", path=_RUN, handle=read_flow_run, fast=True),
     Route(method="PATCH", path=_RUN, handle=update_flow_run, body=FlowRunUpdate),
     Route(method="DELETE", path=_RUN, handle=delete_flow_run),

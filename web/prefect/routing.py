@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -17,6 +18,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ironflow.actors.engine import Engine
+from ironflow.actors.prefect.doors import Ask
+from ironflow.core.errors import Gone
 from ironflow.core.json_text import is_too_deep
 from ironflow.core.prefect.faults import (
     Fault,
@@ -27,7 +30,7 @@ from ironflow.core.prefect.faults import (
 )
 from ironflow.core.prefect.scalars import parse_uuid
 from ironflow.core.values import MAX_DEPTH
-from ironflow.web.fast_path import FAST_PATH, Headers, Reply
+from ironflow.web.fast_path import FAST_PATH, Headers, Reply, Then
 from ironflow.web.prefect.paths import PREFIX, is_ours
 from ironflow.web.prefect.problems import respond, say, say_unexpected
 from ironflow.web.whole import Whole, read_whole
@@ -110,6 +113,10 @@ class Route:
     """Its answer is JSON and takes no look at the request itself: it may be given on the fast
     path.
     """
+    ask: Callable[[Call[Any, Any]], Ask | None] | None = None
+    """Whom to ask what for a fast answer, where that is all there is to do; None: do as `handle`
+    says.
+    """
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -133,7 +140,8 @@ def add_routes(app: web.Application, engine: Engine, routes: Iterable[Route]) ->
         )
         app.router.add_route(route.method, PREFIX + pattern, endpoint.dispatch)
         if route.fast and fast is not None:
-            fast.add(route.method, PREFIX + route.path, endpoint.serve)
+            direct = endpoint if route.ask is not None else None
+            fast.add(route.method, PREFIX + route.path, endpoint.serve, direct)
 
 
 class _Endpoint:
@@ -178,10 +186,32 @@ class _Endpoint:
             body = self._decode(raw) if self._takes_body else None
             result = await self._route.handle(Call(None, self._engine, path, None, body, raw))
         except Exception as error:  # noqa: BLE001 - as above
-            return self._refuse(error, self._route.path)
+            return self.refuse(error)
         assert isinstance(result, tuple)
         status, value = result
         return status, value if isinstance(value, bytes) else _encode(value)
+
+    def ask(self, headers: Headers, path: dict[str, str], raw: bytes, then: Then) -> bool:
+        """See `web.fast_path.Direct`."""
+        assert self._route.ask is not None
+        try:
+            _check_version(headers)
+            call = Call(None, self._engine, path, None, self._decode(raw), raw)
+            asked = self._route.ask(call)
+            if asked is None:
+                return False
+            told = partial(self._pass_on, then)
+            asked.ref.send(asked.message, told, trusted=False, at_once=True)
+        except Exception as error:  # noqa: BLE001 - as above
+            then(self.refuse(error))
+        return True
+
+    def _pass_on(self, then: Then, reply: Reply | None, error: Exception | None) -> None:
+        then(reply if reply is not None else self.refuse(error or Gone("there is no answer")))
+
+    def refuse(self, error: Exception) -> Reply:
+        """See `web.fast_path.Direct`."""
+        return self._refuse(error, self._route.path)
 
     def _refuse(self, error: Exception, path: str) -> web.Response:
         response = respond(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
+from ironflow.actors.prefect.doors import Ask
 from ironflow.core.prefect.filters import BodyShape
 from ironflow.core.prefect.resources import TASK_RUNS
 from ironflow.core.prefect.states import StateCreate
@@ -49,12 +50,25 @@ def set_state(call: Call[None, SetState]) -> Awaitable[Answer]:
     return call.engine.prefect.set_task_run_state(call.path["id"], body.state, force=body.force)
 
 
+def ask_for_state(call: Call[None, SetState]) -> Ask | None:
+    """The same on the fast path, where nothing must be looked up for it."""
+    body = call.body
+    return call.engine.prefect.ask_for_task_run_state(call.path["id"], body.state, force=body.force)
+
+
 _RUN = "/task_runs/{id}"
 ROUTES = (
     Route(method="POST", path="/task_runs/", handle=create_task_run, body=TaskRunCreate, fast=True),
     *answers.list_routes("/task_runs", filter=FILTER, count=COUNT, paginate=PAGINATE),
     answers.history_route("/task_runs", COUNT),
-    Route(method="POST", path=f"{_RUN}/set_state", handle=set_state, body=SetState, fast=True),
+    Route(
+        method="POST",
+        path=f"{_RUN}/set_state",
+        handle=set_state,
+        body=SetState,
+        fast=True,
+        ask=ask_for_state,
+    ),
     Route(method="GET", path=_RUN, handle=read_task_run, fast=True),
     Route(method="PATCH", path=_RUN, handle=update_task_run, body=TaskRunUpdate),
     Route(method="DELETE", path=_RUN, handle=delete_task_run),
