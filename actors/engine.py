@@ -389,6 +389,8 @@ class Engine:
         future = self.endings.expect(run_id)
         try:
             row = await self.store.reader.run(run_id)
+            if row is None and await self._is_announced(run_id):
+                row = await self.store.reader.run(run_id)
             if row is None:
                 raise NotFound("run", run_id)
             if row.ended_at is not None:
@@ -440,9 +442,20 @@ class Engine:
                 raise NotFound("run", run_id)
             return flow_run
         run = fold(run_id, loaded)
+        if not run.exists and await self._is_announced(run_id):
+            run = fold(run_id, await self.store.reader.load(f"run/{run_id}"))
         if not run.exists:
             raise NotFound("run", run_id)
         return run
+
+    async def _is_announced(self, run_id: str) -> bool:
+        """Whether a run that nothing is recorded of was promised, as a batch is that has just got
+        full; it has what was posted to it then.
+        """
+        if not self.environment.outbox.pending(f"run/{run_id}"):
+            return False
+        await self.intakes.until_recorded(run_id)
+        return True
 
     async def flow_run(self, run_id: str) -> History:
         """The whole recorded state of a Prefect flow run and its task runs. Raises `NotFound`."""

@@ -59,6 +59,23 @@ def test_a_full_batch_starts_at_once_and_names_all_its_events() -> None:
     play(main, functions=[bulk])
 
 
+@pytest.mark.parametrize("how", ["run", "wait"])
+def test_the_run_of_a_batch_is_there_as_soon_as_it_is_told_of(how: str) -> None:
+    """Its creation is a message on its way."""
+
+    async def main(world: testing.World) -> None:
+        for n in range(3):
+            emitted = await add(world, n)
+        (run_id,) = {outcome.run_id for outcome in emitted.outcomes}
+        if how == "run":
+            assert (await world.engine.run(run_id)).id == run_id
+        ended = await world.engine.wait(run_id)
+        assert ended is not None
+        assert len(ended.events) == 3
+
+    play(main, functions=[bulk])
+
+
 def test_the_first_event_arms_the_timer_and_later_ones_do_not_move_it() -> None:
     async def main(world: testing.World) -> None:
         begin = world.clock.now()
