@@ -11,8 +11,12 @@ from __future__ import annotations
 import asyncio
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
+
+from ironflow.core.errors import IronflowError
+from ironflow.web.problems import clean, describe, respond
 
 HEAD_SECONDS = 30.0
 """From the connection, or from the first byte of a later request, to the end of its head."""
@@ -21,6 +25,17 @@ BODY_SECONDS = 30.0
 BODY_BYTES = 16 * 1024
 """What must have come of it meanwhile, unless that was its end."""
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+LONGEST_REASON = 200
+"""Characters of what is said of a request that cannot be read; it may repeat parts of it."""
+
+
+class NotHttp(IronflowError):
+    """What came is not a request."""
+
+    code = "bad_request"
+    status = 400
 
 
 class PatientHandler(RequestHandler):
@@ -52,6 +67,23 @@ class PatientHandler(RequestHandler):
                 self._await_body(payload)
         elif self._deadline is None and self._current_request is None and not self._upgraded:
             self._await_head()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no request as any refusal is answered. The log need not know: it is the
+        client's mistake.
+        """
+        if not isinstance(exc, HttpProcessingError) or request.writer.output_size:
+            return super().handle_error(request, status, exc, message)
+        first = clean((message or "").split("\n", 1)[0]) or "this is not HTTP"
+        response = respond(describe(NotHttp(first[:LONGEST_REASON])))
+        response.force_close()
+        return response
 
     def _await_head(self) -> None:
         self._deadline = self._loop.call_later(HEAD_SECONDS, self._give_up)

@@ -5,6 +5,7 @@ others are waited for.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -134,3 +135,27 @@ async def test_answers_that_are_held_and_connections_that_are_kept_are_left_alon
             await socket.send_str(text)
             assert await socket.receive_str() == text
             await asyncio.sleep(0.5)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST /sum?" + b"%0D" * 3000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /hold HTTP/1.1\r\nHost: x\r\nX-Long: " + b"y" * 20_000 + b"\r\n\r\n",
+        b"GET /hold HTTP/1.1\r\nHost: x\r\nNo colon\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+    ],
+)
+async def test_what_is_no_request_is_answered_like_any_refusal(
+    client: Any, request_: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await dial(client)
+    writer.write(request_)
+    head, _, body = (await rest(reader)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 400 ")
+    assert b"Content-Type: application/problem+json" in head
+    problem = json.loads(body)
+    assert problem["code"] == "bad_request"
+    assert 3 < len(problem["detail"]) <= patience.LONGEST_REASON
+    assert caplog.records == []  # nobody fills the log from outside
+    writer.close()

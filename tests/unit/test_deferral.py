@@ -311,7 +311,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 async def test_whatever_is_put_off_the_rows_are_what_was_said(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, int]]
 ) -> None:
