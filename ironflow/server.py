@@ -108,6 +108,8 @@ class Server:
         stays open.
         """
         settings = self.settings
+        if settings.secrets and not await asyncio.to_thread(os.path.isdir, settings.secrets):
+            raise ConfigError(f"secrets: {settings.secrets} is no folder")
         self.caller = make_caller(settings, self.clock)
         assembly = Assembly(settings, self.clock, self.ids, self.caller, self.on_fatal)
         self.store = await assembly.open_store()

@@ -590,6 +590,9 @@ async def test_secrets_go_with_the_jobs_of_their_environment_and_nowhere_else(
         assert "secret TOKEN" in run["reason"], run
         whole = await served.ask("GET", "/api/v1/functions/f", "root", None, **there)
         assert "rotated" not in whole.text
+    with pytest.raises(ConfigError, match=r"secrets: .*/TOKEN is no folder"):
+        async with serving(tmp_path, secrets=str(folder / "TOKEN")):
+            pass
     for name in os.listdir(tmp_path):
         if name.startswith("app"):
             with open(tmp_path / name, "rb") as file:  # noqa: ASYNC230 - the server has ended
