@@ -227,13 +227,14 @@ async def test_bodies_are_limited(serve: Any) -> None:
     async with serve(MemoryStore(), body_limit=100) as api:
         site = Site(api)
         line = await site.dial()
-        for length, status in ((60, 201), (101, 413), (60, 201), (200_000, 413)):
+        for length, statuses in ((60, {200, 201}), (101, {413}), (60, {200}), (200_000, {413})):
             body = {"name": f"{length:x<{length - 11}}"}
             for _ in range(2):
                 line = await site.dial() if length > 100 else line
                 found, _, answer = await line.ask(encode("POST", "/flows/", body))
-                assert found in (status, 200), answer
-        line.writer.close()
+                assert found in statuses, answer
+        for line in site.lines:
+            line.writer.close()
 
 
 async def test_keys_are_asked_for(site: Site) -> None:
