@@ -25,6 +25,23 @@ class Endings:
         self._waiting.setdefault(run_id, []).append(future)
         return future
 
+    async def until(self, future: asyncio.Future[Run], seconds: float | None) -> Run | None:
+        """The run when it ends; None when that takes longer. Needs no task of its own, unlike
+        `asyncio.timeout`: whoever asks over HTTP may have none.
+        """
+        if seconds is None or future.done():
+            return await future
+        expired: list[bool] = []
+        alarm = asyncio.get_running_loop().call_later(seconds, _expire, future, expired)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if expired:
+                return None
+            raise
+        finally:
+            alarm.cancel()
+
     def forget(self, run_id: str, future: asyncio.Future[Run]) -> None:
         """No longer interested, for whatever reason."""
         futures = self._waiting.get(run_id)
@@ -56,3 +73,8 @@ class Endings:
         for future in self._waiting.pop(run.id, ()):
             if not future.done():
                 future.set_result(run)
+
+
+def _expire(future: asyncio.Future[Run], expired: list[bool]) -> None:
+    if future.cancel():
+        expired.append(True)

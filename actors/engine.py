@@ -7,7 +7,6 @@ to storage.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -395,10 +394,7 @@ class Engine:
                 raise NotFound("run", run_id)
             if row.ended_at is not None:
                 return await self.run(run_id)
-            async with asyncio.timeout(timeout):
-                return await future
-        except TimeoutError:
-            return None
+            return await self.endings.until(future, timeout)
         finally:
             self.endings.forget(run_id, future)
 
@@ -420,11 +416,7 @@ class Engine:
             created = await self._create(definition, prepared)
             if not created.created:
                 return created, await self.wait(created.run_id, timeout)
-            try:
-                async with asyncio.timeout(timeout):
-                    return created, await future
-            except TimeoutError:
-                return created, None
+            return created, await self.endings.until(future, timeout)
         finally:
             self.endings.forget(prepared[0], future)
 

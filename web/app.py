@@ -174,7 +174,7 @@ def make_app(
     state = State(engine, version, started_at, JournalWatch(engine), environments)
     app[FAST_PATH] = FastPath(Gate(engine, environments), body_limit, metrics.count_request)
     app.router.add_post(f"{PLACE}/api/v1/executions/commands", environments.serve_place)
-    _fill(app, state, metrics, origins, page_at_root=page_at_root)
+    _fill(app, state, metrics, origins, page_at_root=page_at_root, dev=dev)
     return app
 
 
@@ -185,6 +185,7 @@ def _fill(
     origins: Origins,
     *,
     page_at_root: bool = False,
+    dev: bool = False,
 ) -> None:
     """Every route over one engine."""
     engine = state.engine
@@ -192,7 +193,8 @@ def _fill(
     description: Callable[[], bytes] = cache(partial(_describe, state.version))
     app[OPENAPI] = description
     app.on_response_prepare.append(note_prepared)
-    add_routes(app, [route for route in ROUTES if not (page_at_root and route.path == "/")])
+    served = [route for route in ROUTES if not (page_at_root and route.path == "/")]
+    add_routes(app, served, dev=dev)
     add_connect_face(app)
     app.router.add_get("/openapi.json", _serve_openapi)
     metrics.add_routes(app)

@@ -68,7 +68,7 @@ _decode_item = BodyDecoder(EmitBody).decode
 
 async def emit_event(call: Call[Query, EmitBody]) -> Answer:
     """Emit an event."""
-    key = check_key(call.request, call.body.idempotency_key)
+    key = check_key(call.sent_headers, call.body.idempotency_key)
     view = await _emit(call.engine, call.body, key, "")
     call.headers["Location"] = f"/api/v1/events/{view.event_id}"
     return (201 if view.created else 200), view

@@ -6,7 +6,8 @@ costs. Here a request in one piece, whose head has come before, byte for byte, a
 aiohttp's own parser read it, is looked up, admitted, handled and answered in one write.
 
 Nothing is decided here that is decided elsewhere. Whatever is not plain goes the usual way: another
-route, a query, a header that somebody looks at, a large body, a key that needs more than a look.
+route, a query where none is expected, a header that somebody looks at, a large body, a key that
+needs more than a look.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 
 from ironflow.core.actions import Requirement, requirement_of
+from ironflow.core.directory import DEFAULT_ENVIRONMENT
 from ironflow.web.access import HEADER, NAME_HEADER, Gate, secret_of
 from ironflow.web.limits import kind_held
 from ironflow.web.patience import BODY_BYTES, PatientHandler, PatientRunner
@@ -31,12 +33,14 @@ from ironflow.web.whole import encode_answer, encode_response
 log = logging.getLogger("ironflow.web")
 
 Headers = Mapping[str, str]
-Reply = tuple[int, bytes] | web.Response
-"""A status and a JSON body, or a response whose body is all there."""
+Reply = tuple[int, bytes] | tuple[int, bytes, str] | web.Response
+"""A status, a JSON body and perhaps a `Location`, or a response whose body is all there."""
 Serve = Callable[[Headers, dict[str, str], bytes], Coroutine[Any, Any, Reply]]
 """Answers a request: its headers, the parts of its path, its body. Raises nothing but
 `CancelledError`."""
 Then = Callable[[Reply], None]
+Bind = Callable[[str], Serve | None]
+"""What answers requests with this query; None where that is refused."""
 Count = Callable[[str, str, int, float], None]
 """Told of an answer: method, template, status, seconds."""
 
@@ -48,6 +52,8 @@ LONGEST_LINE = 256
 """Bytes of a first line that is looked for."""
 ANSWER_SECONDS = 30.0
 """After which an actor that was asked directly is not waited for, as elsewhere."""
+MOST_QUERIES = 64
+"""Queries of a route that are remembered."""
 CANCELLED = 499
 
 _ID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -55,7 +61,8 @@ _ID_LENGTH = 36
 _NAME = re.compile(rb"[A-Za-z0-9_.-]+")
 _FIRST = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
 _PART = re.compile(r"\{(\w+)\}")
-_LOOKED_AT = ("Origin", "Sec-Fetch-Site", "Expect", HEADER, NAME_HEADER)
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (\d{1,9})(?=\r\n|$)")
+_LOOKED_AT = ("Origin", "Sec-Fetch-Site", "Expect", NAME_HEADER)
 
 
 class Direct(Protocol):
@@ -83,13 +90,13 @@ class FastRoute(NamedTuple):
     needed: Requirement | None
     serve: Serve
     is_held: bool = False
+    bind: Bind | None = None
     direct: Direct | None = None
 
 
 class Head(NamedTuple):
-    """What is known of a plain head, but for its first line. `length` of the body in bytes."""
+    """What is known of a plain head, but for its first line and the length of the body."""
 
-    length: int
     headers: Headers
     secret: str | None
 
@@ -98,6 +105,7 @@ class Plain(NamedTuple):
     """A plain request that is all there."""
 
     route: FastRoute
+    serve: Serve
     path: dict[str, str]
     headers: Headers
     body: bytes
@@ -111,6 +119,9 @@ class FastPath:
         self._gate, self._most = gate, min(body_limit, BODY_BYTES)
         self._routes: dict[tuple[bytes, ...], FastRoute] = {}
         self._named: dict[tuple[bytes, ...], FastRoute] = {}
+        self._places: dict[int, set[int]] = {}
+        """Where names stand in paths of so many parts."""
+        self._bound: dict[tuple[str, str, bytes], Serve | None] = {}
         self._heads: dict[bytes, Head] = {}
 
     def add(self, method: str, template: str, serve: Serve, direct: Direct | None = None) -> None:
@@ -126,49 +137,76 @@ class FastPath:
         route = FastRoute(method, template, name, needed, serve, direct=direct)
         self._routes[tuple((b"%b %b" % (method.encode(), fixed)).split(b"/"))] = route
 
-    def add_named(self, method: str, template: str, serve: Serve) -> None:
-        """Serve a route here, too, whose path is `/word/{name}/word`."""
-        _, first, name, last = template.split("/")
+    def add_named(self, method: str, template: str, serve: Serve, bind: Bind | None = None) -> None:
+        """Serve a route here, too, whose path has one part that is not fixed: a plain name, or a
+        UUID. `bind`: it also takes queries.
+        """
+        found = _PART.search(template)
+        assert found is not None
+        fixed = template.replace(found[0], "{}").encode()
+        parts = tuple((b"%b %b" % (method.encode(), fixed)).split(b"/"))
         needed, held = requirement_of(method, template), kind_held(method, template)
-        key = f"{method} ".encode(), first.encode(), last.encode()
-        self._named[key] = FastRoute(method, template, name[1:-1], needed, serve, bool(held))
+        self._named[parts] = FastRoute(method, template, found[1], needed, serve, bool(held), bind)
+        self._places.setdefault(len(parts), set()).add(parts.index(b"{}"))
 
-    def _find_named(self, parts: list[bytes]) -> FastRoute | None:
-        if len(parts) != 4 or _NAME.fullmatch(parts[2]) is None:
+    def _find(self, parts: list[bytes]) -> tuple[FastRoute | None, bytes]:
+        """The route of a path, and the part of it that is not fixed."""
+        id_ = b""
+        for place, part in enumerate(parts):
+            if len(part) == _ID_LENGTH and _ID.fullmatch(part):
+                parts[place], id_ = b"{}", part
+                break
+        key = tuple(parts)
+        route = self._routes.get(key)
+        if route is not None:
+            return (route if bool(route.name) is bool(id_) else None), id_
+        if id_:
+            return self._named.get(key), id_
+        for place in self._places.get(len(parts), ()):
+            name = parts[place]
+            route = self._named.get((*parts[:place], b"{}", *parts[place + 1 :]))
+            if route is not None and _NAME.fullmatch(name):
+                return route, name
+        return None, b""
+
+    def _bind(self, route: FastRoute, query: bytes) -> Serve | None:
+        if route.bind is None:
             return None
-        return self._named.get((parts[0], parts[1], parts[3]))
+        key = route.method, route.template, query
+        if key not in self._bound:
+            if len(self._bound) >= MOST_QUERIES:
+                self._bound.clear()
+            self._bound[key] = route.bind(query.decode("latin-1"))
+        return self._bound[key]
 
     def read(self, data: bytes) -> Plain | int:
         """The plain request that `data` is; else how many bytes of it are still to come, 0 when it
         is none.
         """
         stop = data.find(b" HTTP/1.1\r\n", 0, LONGEST_LINE)
-        start = stop + 11
-        end = data.find(b"\r\n\r\n", start)
+        end = data.find(b"\r\n\r\n", stop + 9)
         if stop < 0 or end < 0:
             return 0
-        parts, id_ = data[:stop].split(b"/"), b""
-        for place, part in enumerate(parts):
-            if len(part) == _ID_LENGTH and _ID.fullmatch(part):
-                parts[place], id_ = b"{}", part
-                break
-        route = self._routes.get(tuple(parts))
-        if route is None and not id_ and (route := self._find_named(parts)) is not None:
-            id_ = parts[2]
-        if route is None or bool(route.name) is not bool(id_):
+        line, mark, query = data[:stop].partition(b"?")
+        route, id_ = self._find(line.split(b"/"))
+        if route is None:
             return 0
-        head = self._heads.get(data[start:end])
-        if head is None or head.length > self._most:
+        length, key = _split_head(data[stop + 9 : end])
+        head = self._heads.get(key)
+        if head is None or length > self._most:
             return 0
-        missing = end + 4 + head.length - len(data)
+        missing = end + 4 + length - len(data)
         if missing:
             return max(missing, 0)
         if route.is_held and self._gate.asks_for_keys:
             return 0
         if not self._gate.admits(head.secret, route.needed):
             return 0
+        serve = self._bind(route, query) if mark else route.serve
+        if serve is None:
+            return 0
         path = {route.name: id_.decode()} if route.name else {}
-        return Plain(route, path, head.headers, data[end + 4 :])
+        return Plain(route, serve, path, head.headers, data[end + 4 :])
 
     def learn(self, data: bytes, message: RawRequestMessage, is_whole: bool) -> int:
         """Remember the head of the message that begins where `data` does, if it is plain. How many
@@ -180,17 +218,34 @@ class FastPath:
         headers = message.headers
         length = int(headers.get("Content-Length", "0"))
         left = end + 4 + length - len(data)
+        found, key = _split_head(data[line.end() - 2 : end])
         if left < 0 or is_whole is not (left == 0):
             return -1
         if (
             end - line.end() <= LONGEST_HEAD
             and not (message.should_close or message.compression)
             and not any(name in headers for name in _LOOKED_AT)
+            and headers.get(HEADER, DEFAULT_ENVIRONMENT) == DEFAULT_ENVIRONMENT
+            and found == length
+            and len(headers.getall("Content-Length", ())) <= 1
         ):
             if len(self._heads) >= MOST_HEADS:
                 self._heads.clear()
-            self._heads[data[line.end() : end]] = Head(length, headers, secret_of(headers))
+            kept = headers.copy()
+            kept.popall("Content-Length", None)  # the next one of this kind has another
+            self._heads[key] = Head(kept, secret_of(kept))
         return left
+
+
+def _split_head(head: bytes) -> tuple[int, bytes]:
+    """The length of the body that a head tells, and the head without it: those of a client differ
+    in nothing else. `head` begins with the end of the first line.
+    """
+    found = _LENGTH.search(head)
+    if found is None:
+        return 0, head
+    start, stop = found.span(1)
+    return int(found[1]), head[:start] + head[stop:]
 
 
 FAST_PATH = web.AppKey("fast_path", FastPath)
@@ -328,7 +383,7 @@ class FastHandler(PatientHandler):
         if route.direct is None or not route.direct.ask(
             headers, path, body, partial(self._told, plain)
         ):
-            self._steps = Steps(self._loop, route.serve(headers, path, body), self._answered)
+            self._steps = Steps(self._loop, plain.serve(headers, path, body), self._answered)
             self._steps.go_on()
         elif self._plain is plain and self._alarm is None:
             # One for all requests of a connection: it looks which of them is late, if any.

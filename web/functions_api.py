@@ -42,7 +42,7 @@ async def invoke_function(call: Call[WaitQuery, InvokeBody]) -> Answer:
     """Start a run, and wait for its end if asked to."""
     engine, body, function_id = call.engine, call.body, call.path["function_id"]
     wait = None if call.query.wait is None else parse_wait(call.query.wait)
-    key = check_key(call.request, body.idempotency_key)
+    key = check_key(call.sent_headers, body.idempotency_key)
     data = keep_json(body.input, "input")
     run: Run | None = None
     if wait is None:
@@ -142,6 +142,7 @@ ROUTES = (
         "(`skipped`); one that is debounced or takes batches has none yet (202), and refuses "
         "`wait` (409, `failed_precondition`).",
         tag="functions",
+        fast=True,
         query=WaitQuery,
         request=wire.InvokeRequest,
         decode_as=InvokeBody,

@@ -117,6 +117,11 @@ def explain(
     return problem or unexpected(where, error, ids.new(), dev=dev), headers
 
 
+def explain_call(where: str, error: Exception, ids: Ids, *, dev: bool) -> Problem:
+    """The same of an error of what a request asked for at `where`, when it was read already."""
+    return _translate_ours(error) or unexpected(clean(where), error, ids.new(), dev=dev)
+
+
 async def note_prepared(request: web.Request, response: web.StreamResponse) -> None:
     """The response has begun (for the application's `on_response_prepare`)."""
     request[BEGUN] = True
@@ -137,17 +142,23 @@ def _check_origin(request: web.Request) -> None:
 def _translate(request: web.Request, error: Exception) -> tuple[Problem | None, dict[str, str]]:
     """What is said of an error, None for one that nobody expected; and headers that go with it."""
     match error:
-        case IronflowError() if error.code != IronflowError.code:
-            return describe(error), {}
         case web.HTTPException():
             return _describe_http(request, error)
-        case TimeoutError():
-            text = "the answer did not come in time; what was asked for may still happen"
-            return describe(Gone(text)), {}
         case web.RequestPayloadError() | ConnectionError():
             return describe(Malformed(f"the body could not be read: {error}")), {}
         case _:
-            return None, {}
+            return _translate_ours(error), {}
+
+
+def _translate_ours(error: Exception) -> Problem | None:
+    match error:
+        case IronflowError() if error.code != IronflowError.code:
+            return describe(error)
+        case TimeoutError():
+            text = "the answer did not come in time; what was asked for may still happen"
+            return describe(Gone(text))
+        case _:
+            return None
 
 
 def _describe_http(

@@ -10,8 +10,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 import msgspec.inspect
@@ -51,14 +53,19 @@ class QueryDecoder(Generic[Q]):
     def __init__(self, kind: type[Q]) -> None:
         self.kind = kind
         self.known = {f.encode_name: _kind_of(f.type) for f in msgspec.structs.fields(kind)}
-        self._default = kind()
+        self.default = kind()
 
     def decode(self, request: web.Request) -> Q:
         """The typed query. Raises `InvalidInput` naming the parameter."""
-        if not request.query_string:
-            return self._default
+        return self._decode(request.query.items()) if request.query_string else self.default
+
+    def decode_text(self, text: str) -> Q:
+        """The same of the text behind the question mark, in which nothing is escaped."""
+        return self._decode(parse_qsl(text, keep_blank_values=True))
+
+    def _decode(self, query: Iterable[tuple[str, str]]) -> Q:
         values: dict[str, Any] = {}
-        for name, text in request.query.items():
+        for name, text in query:
             kind = self.known.get(name)
             if kind is None:
                 known = ", ".join(sorted(self.known)) or "none"
@@ -140,9 +147,9 @@ def check_text(text: str, field: str) -> str:
     return text
 
 
-def check_key(request: web.Request, key: str | None) -> str | None:
+def check_key(headers: Mapping[str, str], key: str | None) -> str | None:
     """The idempotency key of the body or the `Idempotency-Key` header. Raises `InvalidInput`."""
-    header = request.headers.get("Idempotency-Key")
+    header = headers.get("Idempotency-Key")
     if header is not None:
         if key is not None and key != header:
             raise InvalidInput(

@@ -6,8 +6,10 @@ what a route says about itself stand in its `Route`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -16,7 +18,10 @@ from aiohttp import web
 from ironflow.actors.engine import Engine
 from ironflow.core.actions import requirement_of
 from ironflow.core.clock import SECOND
+from ironflow.core.errors import IronflowError
 from ironflow.web.environments import Environments
+from ironflow.web.fast_path import FAST_PATH, Headers, Reply, Serve
+from ironflow.web.problems import explain_call, respond
 from ironflow.web.queries import BodyDecoder, Query, QueryDecoder
 from ironflow.web.readiness import JournalWatch
 from ironflow.web.whole import Whole, read_whole
@@ -27,6 +32,8 @@ B = TypeVar("B")
 Answer = tuple[int, View | Sequence[View] | None]
 
 _encode = msgspec.json.Encoder().encode
+_PLAIN = re.compile(r"[A-Za-z0-9_.=&-]+")
+"""A query in which nothing is escaped."""
 
 
 @dataclass(slots=True)
@@ -50,14 +57,30 @@ STATE = web.AppKey("state", State)
 
 
 class Call(Generic[Q, B]):
-    """One request, decoded. `headers` go out with the answer."""
+    """One request, decoded. `headers` go out with the answer, `sent_headers` came with the
+    request.
+    """
 
-    __slots__ = ("body", "headers", "path", "query", "request", "state")
+    __slots__ = ("_request", "body", "headers", "path", "query", "sent_headers", "state")
 
-    def __init__(self, request: web.Request, state: State, query: Q, body: B) -> None:
-        self.request, self.state, self.query, self.body = request, state, query, body
-        self.path: Mapping[str, str] = request.match_info
+    def __init__(
+        self,
+        request: web.Request | None,
+        state: State,
+        query: Q,
+        body: B,
+        path: Mapping[str, str],
+        sent_headers: Mapping[str, str],
+    ) -> None:
+        self._request, self.state, self.query, self.body = request, state, query, body
+        self.path, self.sent_headers = path, sent_headers
         self.headers: dict[str, str] = {}
+
+    @property
+    def request(self) -> web.Request:
+        """The request as aiohttp has it, which the fast path does without."""
+        assert self._request is not None, "its route is fast"
+        return self._request
 
     @property
     def engine(self) -> Engine:
@@ -95,6 +118,10 @@ class Route:
     """Refusals are `{"detail": reason}`, not problem documents."""
     content_type: str = "application/json"
     details: str = ""
+    fast: bool = False
+    """It always answers JSON, with no header but `Location`, and takes no look at the request
+    itself: it may be answered on the fast path. Its path has one part that is not fixed.
+    """
     name: str = field(default="")
 
     @property
@@ -115,27 +142,37 @@ class Route:
         return self.name or (self.handle.__name__ if self.handle is not None else "")
 
 
-def add_routes(app: web.Application, routes: Iterable[Route]) -> None:
-    """Serve the routes that have a handler."""
+def add_routes(app: web.Application, routes: Iterable[Route], *, dev: bool = False) -> None:
+    """Serve the routes that have a handler. `dev`: see `web.problems`."""
+    fast, state = app.get(FAST_PATH), app[STATE]
     for route in routes:
-        if route.handle is not None:
-            app.router.add_route(route.method, route.path, _dispatch(route, route.handle))
-            if route.method == "GET":
-                app.router.add_route("HEAD", route.path, _dispatch(route, route.handle))
+        if route.handle is None:
+            continue
+        endpoint = _Endpoint(route, route.handle, state, dev=dev)
+        app.router.add_route(route.method, route.path, endpoint.dispatch)
+        if route.method == "GET":
+            app.router.add_route("HEAD", route.path, endpoint.dispatch)
+        if route.fast and fast is not None:
+            fast.add_named(route.method, route.path, endpoint.serve, endpoint.bind)
 
 
-def _dispatch(
-    route: Route, handle: Handle
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    queries = QueryDecoder(route.query)
-    kind = route.decode_as or route.request
-    bodies = BodyDecoder(kind, optional=route.optional_body) if kind is not None else None
+class _Endpoint:
+    """A route at work."""
 
-    async def dispatch(request: web.Request) -> web.StreamResponse:
-        query = queries.decode(request)
+    def __init__(self, route: Route, handle: Handle, state: State, *, dev: bool) -> None:
+        self._route, self._handle, self._state, self._dev = route, handle, state, dev
+        self._queries = QueryDecoder(route.query)
+        kind = route.decode_as or route.request
+        self._bodies: BodyDecoder | None = None
+        if kind is not None:
+            self._bodies = BodyDecoder(kind, optional=route.optional_body)
+
+    async def dispatch(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request of aiohttp's."""
+        query, bodies = self._queries.decode(request), self._bodies
         body = bodies.decode(await read_whole(request)) if bodies is not None else None
-        call = Call(request, request.app[STATE], query, body)
-        status, view = await handle(call)
+        call = Call(request, self._state, query, body, request.match_info, request.headers)
+        status, view = await self._handle(call)
         if view is None:
             return web.Response(status=status, headers=call.headers)
         response = Whole(_encode(view), status)
@@ -143,4 +180,29 @@ def _dispatch(
             response.headers.update(call.headers)
         return response
 
-    return dispatch
+    def bind(self, query: str) -> Serve | None:
+        """What answers plain requests with this query (see `web.fast_path`)."""
+        if not _PLAIN.fullmatch(query):
+            return None
+        try:
+            decoded = self._queries.decode_text(query)
+        except IronflowError:
+            return None  # it is refused, with the reason
+        return partial(self._serve, decoded)
+
+    async def serve(self, headers: Headers, path: dict[str, str], raw: bytes) -> Reply:
+        """Answer a plain request without a query."""
+        return await self._serve(self._queries.default, headers, path, raw)
+
+    async def _serve(
+        self, query: Query, headers: Headers, path: dict[str, str], raw: bytes
+    ) -> Reply:
+        try:
+            body = self._bodies.decode(raw) if self._bodies is not None else None
+            call = Call(None, self._state, query, body, path, headers)
+            status, view = await self._handle(call)
+        except Exception as error:  # noqa: BLE001 - the one place where errors become responses
+            where = f"{self._route.method} {self._route.path.format(**path)}"
+            return respond(explain_call(where, error, self._state.engine.ids, dev=self._dev))
+        data = b"" if view is None else _encode(view)
+        return status, data, call.headers.get("Location", "")

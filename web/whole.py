@@ -80,9 +80,13 @@ def _encode_head(status: int, content_type: str, length: int) -> bytes:
     return b"%b%d%b" % (before, length, behind)
 
 
-def encode_answer(status: int, body: bytes) -> bytes:
-    """What `Whole` writes on a connection that stays open."""
+def encode_answer(status: int, body: bytes, location: str = "") -> bytes:
+    """What `Whole` writes on a connection that stays open. `location`: a path of ours."""
     before, behind = _around(status, JSON, rfc822_formatted_time())
+    if location:
+        return b"%b%d\r\nLocation: %b%b%b" % (
+            before, len(body), location.encode("ascii"), behind, body,
+        )  # fmt: skip
     return b"%b%d%b%b" % (before, len(body), behind, body)
 
 

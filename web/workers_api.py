@@ -252,6 +252,7 @@ ROUTES = (
         method="POST",
         path=f"{_WORKER}/commands",
         handle=report_commands,
+        fast=True,
         summary="Report what happened in executions, command by command",
         tag="workers",
         request=ReportsRequest,
