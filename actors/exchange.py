@@ -82,7 +82,9 @@ async def exchange(
         finally:
             for lease in ending:
                 _still_has(fleet, lease)
-        return answers, take_news(fleet, worker) if worker.window else NOTHING
+        if not worker.window or not (worker.offered or worker.signals):
+            return answers, NOTHING
+        return answers, await take_news(fleet, worker)
     finally:
         worker.reporting -= 1
         if worker.offered or worker.signals:
@@ -105,32 +107,24 @@ def _still_has(fleet: Fleet, lease: Lease) -> None:
             worker.ending -= 1
 
 
-def take_news(fleet: Fleet, worker: Worker) -> News:
-    """What there is for a worker that has our executor; it goes out with an answer now."""
-    if not worker.offered and not worker.signals:
-        return NOTHING
-    offered = _take_offered(fleet, worker)
-    jobs = []
-    for lease in offered:
-        lease.delivered = True
-        # As of now: a record goes on changing.
-        jobs.append(cast("pull.Job", msgspec.Raw(_encode(make_recorded_job(lease)))))
-    return News(jobs, take_signals(fleet, worker))
-
-
-async def collect_jobs(fleet: Fleet, worker: Worker) -> list[pull.Job]:
-    """The jobs that are there for a worker which takes its record by steps, or by the job."""
+async def take_news(fleet: Fleet, worker: Worker) -> News:
+    """What there is for a worker; it goes out with an answer now."""
     jobs = []
     for lease in _take_offered(fleet, worker):
+        spec = fleet.spec(lease.assignment.function_id)
         try:
-            spec = fleet.spec(lease.assignment.function_id)
-            job = await make_job(lease, spec, worker.commands, fleet.clock, fleet.secrets)
+            if worker.window:
+                # As of now: a record goes on changing.
+                job = _encode(await make_recorded_job(lease, spec, fleet.secrets))
+                jobs.append(cast("pull.Job", msgspec.Raw(job)))
+            else:
+                made = make_job(lease, spec, worker.commands, fleet.clock, fleet.secrets)
+                jobs.append(await made)
         except NotFound as error:
             fleet.lose(lease, f"what it needs cannot be read: {error}")
         else:
             lease.delivered = True
-            jobs.append(job)
-    return jobs
+    return News(jobs, _take_signals(worker))
 
 
 def _take_offered(fleet: Fleet, worker: Worker) -> list[Lease]:
@@ -147,7 +141,7 @@ def is_open(fleet: Fleet, lease: Lease) -> bool:
     return fleet.leases.get(lease.assignment.run_id) is lease
 
 
-def take_signals(fleet: Fleet, worker: Worker) -> Signals:
+def _take_signals(worker: Worker) -> Signals:
     """What a worker is to be told; it goes out with an answer now."""
     if not worker.signals:
         return NOTHING.signals

@@ -65,7 +65,11 @@ class Hosts:
 
     def wake(self, run_id: str, execution: int, key: str | None) -> bool:
         """See `Host`."""
-        return any(host.wake(run_id, execution, key) for host in self._all)
+        return (
+            self.local.wake(run_id, execution, key)
+            or self.fleet.wake(run_id, execution, key)
+            or self.endpoints.wake(run_id, execution, key)
+        )
 
     def cancel(self, run_id: str, execution: int) -> None:
         """See `Host`."""
@@ -79,11 +83,19 @@ class Hosts:
 
     def is_hot(self, run_id: str, execution: int) -> bool:
         """See `Host`."""
-        return any(host.is_hot(run_id, execution) for host in self._all)
+        return (
+            self.local.is_hot(run_id, execution)
+            or self.fleet.is_hot(run_id, execution)
+            or self.endpoints.is_hot(run_id, execution)
+        )
 
     def is_active(self, run_id: str) -> bool:
         """See `Host`."""
-        return any(host.is_active(run_id) for host in self._all)
+        return (
+            self.local.is_active(run_id)
+            or self.fleet.is_active(run_id)
+            or self.endpoints.is_active(run_id)
+        )
 
     def running_steps(self, run_id: str) -> list[RunningStep]:
         """See `Host`."""
@@ -201,7 +213,7 @@ class Slots:
             self.pool.is_queued(run_id)
             or self.fleet.is_queued(run_id)
             or self.endpoints.is_queued(run_id)
-            or any(run_id in runs for runs in self._paused.values())
+            or (bool(self._paused) and any(run_id in runs for runs in self._paused.values()))
         )
 
     def enqueue(self, ticket: Ticket) -> None:

@@ -5,9 +5,10 @@ handed over, and what is reported of it, turned into reports of the run.
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
-from collections.abc import Callable, Sequence
-from secrets import token_urlsafe
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import msgspec
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from ironflow.actors.fleet import Fleet
 
 log = logging.getLogger("ironflow.jobs")
+
+
+TOKEN_BYTES, TOKENS_AT_ONCE = 18, 64
 
 
 class Lease(msgspec.Struct, eq=False):
@@ -92,8 +96,20 @@ def new_lease(assignment: Assignment, holder: str, expires_at: float, now: int) 
     """A lease with a token of its own. `expires_at` by the loop's clock, `now` in microseconds."""
     base = max((step.pos for step in assignment.steps.values()), default=-1) + 1
     version = assignment.record().version
-    token = token_urlsafe(18)
-    return Lease(assignment, holder, token, base, expires_at, now, version=version)
+    return Lease(assignment, holder, next(_tokens), base, expires_at, now, version=version)
+
+
+def _make_tokens() -> Iterator[str]:
+    """Texts of 24 random characters. The system is asked for many at once: a call of it costs more
+    than all the rest of a lease.
+    """
+    while True:
+        data = os.urandom(TOKEN_BYTES * TOKENS_AT_ONCE)
+        for start in range(0, len(data), TOKEN_BYTES):
+            yield base64.urlsafe_b64encode(data[start : start + TOKEN_BYTES]).decode()
+
+
+_tokens = _make_tokens()
 
 
 async def make_job(
@@ -103,8 +119,7 @@ async def make_job(
     not a secret.
     """
     assignment = lease.assignment
-    names = spec.definition.secrets if spec is not None else ()
-    secrets = pull.JobContext(secrets=await source.read(names)) if names else msgspec.UNSET
+    context = await _read_context(spec, source)
     # Our own executor gets the record itself, and fetches large values when asked.
     steps = []
     if not by_commands:
@@ -135,17 +150,29 @@ async def make_job(
         lease_token=lease.token,
         lease_expires_at=to_rfc3339(clock.now() + int(left * SECOND)),
         actor_id=assignment.actor or msgspec.UNSET,
-        context=secrets,
+        context=context,
         record=assignment.record() if by_commands else msgspec.UNSET,
     )
 
 
-def make_recorded_job(lease: Lease) -> RecordedJob:
-    """What is handed over to a worker that keeps count of its jobs with the server: it has our
-    executor, and fetches large values when asked.
+async def make_recorded_job(
+    lease: Lease, spec: FunctionSpec | None, source: SecretSource
+) -> RecordedJob:
+    """The same for a worker whose jobs the server counts: it has our executor, and fetches large
+    values when asked. Raises `NotFound` when `source` has not a secret.
     """
     assignment = lease.assignment
-    return RecordedJob(lease.job_id, assignment.execution, lease.token, assignment.record())
+    context = await _read_context(spec, source)
+    return RecordedJob(
+        lease.job_id, assignment.execution, lease.token, assignment.record(), context
+    )
+
+
+async def _read_context(
+    spec: FunctionSpec | None, source: SecretSource
+) -> pull.JobContext | msgspec.UnsetType:
+    names = spec.definition.secrets if spec is not None else ()
+    return pull.JobContext(secrets=await source.read(names)) if names else msgspec.UNSET
 
 
 async def end_execution(assignment: Assignment, end: c.EndExecution) -> None:

@@ -12,14 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ironflow.actors.exchange import (
-    NOTHING,
-    News,
-    collect_jobs,
-    is_open,
-    take_news,
-    take_signals,
-)
+from ironflow.actors.exchange import NOTHING, News, is_open, take_news
 from ironflow.actors.fleet import BEATS, Fleet, Flush
 from ironflow.actors.kernel import LATER, Actor, Envelope
 from ironflow.actors.worker_queue import Worker
@@ -226,17 +219,11 @@ class WorkerActor(Actor):
             self._look_by(min(lease.expires_at for lease in worker.offered))
         if self.held is None or not (worker.offered or worker.signals):
             return None  # a job that was granted is still on its way; it brings the next flush
-        if not worker.window:
-            return self._collect(worker)
-        if news := take_news(self.fleet, worker):
-            self._answer(news)
-        return None
+        return self._bring(worker)
 
-    async def _collect(self, worker: Worker) -> None:
-        """The same for jobs that large values may have to be read for."""
-        jobs = await collect_jobs(self.fleet, worker)
-        if jobs or worker.signals:
-            self._answer(News(jobs, take_signals(self.fleet, worker)))
+    async def _bring(self, worker: Worker) -> None:
+        if news := await take_news(self.fleet, worker):
+            self._answer(news)
 
     def _answer(self, news: News) -> None:
         held, worker = self.held, self.fleet.workers.get(self.key)

@@ -21,6 +21,7 @@ from ironflow.core.errors import InvalidInput
 from ironflow.core.execution import Assignment, Effects
 from ironflow.core.fold import apply
 from ironflow.core.messages import Message
+from ironflow.core.pull import JobContext
 from ironflow.core.remote_checks import check_command
 from ironflow.core.runs import OPEN, Run, Step
 
@@ -77,13 +78,14 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str | None = None
 
 
-class RecordedJob(msgspec.Struct, frozen=True):
+class RecordedJob(msgspec.Struct, frozen=True, omit_defaults=True):
     """A job as a worker that reports commands needs it: the lease, and the run's whole record."""
 
     job_id: str
     execution_seq: int
     lease_token: str
     record: Run
+    context: JobContext | msgspec.UnsetType = msgspec.UNSET
 
 
 class Woken(msgspec.Struct, frozen=True):

@@ -111,8 +111,6 @@ class Link:
         """How many jobs the worker takes at a time: told with reports when it changes."""
         self.hear: Callable[[News], None] = lambda news: None
         """Is told what came with the answers to reports."""
-        self.unknown = asyncio.Event()
-        """The server does not know this worker: it must register."""
 
     async def request(
         self, method: str, path: str, body: Any = None, *, seconds: float = 30.0
@@ -218,17 +216,19 @@ class Link:
             try:
                 text = await self.request("POST", self._reports_path, body, seconds=ANSWER_SECONDS)
                 self.round_trip += NEWEST * (clock() - began - self.round_trip)
-                return self._open(_decode_answers(text))
+                return self._open(_decode_answers(text), len(reports))
             except Refused as refusal:
                 if refusal.status == 404:
-                    # A server that was started anew: it has queued these runs again.
-                    self.unknown.set()
+                    # A server that was started anew: it has queued these runs again, and the next
+                    # poll registers.
                     return [Answer(code="STALE_EXECUTION", message=refusal.detail)] * len(reports)
                 if refusal.status < 500 and refusal.status not in (408, 429):
                     return [Answer(code="invalid_input", message=refusal.detail)] * len(reports)
                 log.warning("the server cannot take reports now: %s", refusal)
             except Gone as error:
                 log.warning("the server does not answer, reports wait: %s", error)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                log.warning("what answers at %s is not the server: %s", self.url, error)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, LONGEST_PAUSE)
 
@@ -242,7 +242,9 @@ class Link:
         self._window = window
         return b',"window":%d' % window
 
-    def _open(self, answers: _Answers) -> list[Answer]:
+    def _open(self, answers: _Answers, number: int) -> list[Answer]:
+        if len(answers.answers) != number:
+            raise msgspec.DecodeError(f"{len(answers.answers)} answers to {number} reports")
         if answers.jobs or answers.signals:
             # Behind the bodies that these answers let go on.
             asyncio.get_running_loop().call_soon(self.hear, answers)

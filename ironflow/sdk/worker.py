@@ -209,7 +209,6 @@ class Worker:
             pause = min(pause * 2, LONGEST_PAUSE)
 
     async def _introduce(self) -> None:
-        self._link.unknown.clear()
         self._link.forget_window()
         # A server that was started anew has handed these out anew; one that was not has others.
         self._slots.give_back_waiting()

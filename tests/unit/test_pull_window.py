@@ -5,6 +5,7 @@ has at a time, and how its reports share requests.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -216,12 +217,15 @@ class Wire(Link):
         super().__init__("http://nowhere", "w", None)  # type: ignore[arg-type]
         self.sent: list[list[str]] = []
         self.gates: list[asyncio.Future[None]] = []
+        self.garbage: list[bytes] = []
 
     async def request(self, method: str, path: str, body: Any = None, **_: Any) -> bytes:
         jobs = [report["job_id"] for report in msgspec.json.decode(body)["reports"]]
         self.sent.append(jobs)
         self.gates.append(asyncio.get_running_loop().create_future())
         await self.gates[-1]
+        if self.garbage:
+            return self.garbage.pop()
         return msgspec.json.encode({"answers": [{"directive": "go"}] * len(jobs)})
 
     def say(self, *jobs: str) -> list[asyncio.Task[Answer]]:
@@ -281,3 +285,41 @@ def test_reports_share_requests_under_load_and_wait_for_nothing_else(rounds: int
         await link.close()
 
     asyncio.run(main())
+
+
+def test_what_is_no_answer_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ironflow.sdk.link.FIRST_PAUSE", 0.001)
+
+    async def main() -> None:
+        link = Wire()
+        link.garbage = [b"<html>", b'{"answers":[]}', b"\xff"]
+        (task,) = link.say("a")
+        for number in range(4):
+            while len(link.gates) <= number:  # noqa: ASYNC110 - a pause of a millisecond
+                await asyncio.sleep(0.001)
+            link.gates[number].set_result(None)
+        assert (await task).directive == "go"
+        assert link.sent == [["a"]] * 4
+
+    asyncio.run(main())
+
+
+def test_a_job_brings_the_secrets_of_its_function_whatever_brings_the_job() -> None:
+    class Vault:
+        async def read(self, names: Sequence[str]) -> dict[str, str]:
+            await asyncio.sleep(0.01)
+            return {name: f"the {name.lower()}" for name in names}
+
+    async def main(world: testing.World) -> None:
+        world.engine.secrets = world.engine.fleet.secrets = Vault()
+        worker = await crew(world, window=1, function={"secrets": ("KEY",)})
+        for number in range(2):
+            await world.start("remote", number)
+        (first,) = opened(await worker.hold_poll())
+        _, (second,) = await worker.say(end(first))
+        for job in (first, second):
+            assert job.context.secrets == {"KEY": "the key"}  # type: ignore[union-attr]
+        await worker.say(end(second))
+        is_clean(world)
+
+    remote(main)
