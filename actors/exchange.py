@@ -58,7 +58,6 @@ async def exchange(
     """
     if window is not None and worker.window:
         worker.window = window
-
     worker.heard_at = fleet.clock.now()
     expires_at = fleet.system.loop.time() + worker.lease
 

@@ -103,7 +103,8 @@ def test_workers_and_server_are_killed_at_random_instants(
     finally:
         client.stopped.set()
     for worker in crew:
-        assert worker.kill(signal.SIGTERM) == 0
+        # One that was just started again may not listen to it yet.
+        assert worker.kill(signal.SIGTERM) in (0, -signal.SIGTERM)
     assert server.stop() == 0
     check_journal(server.db)
     check_side_file(server.db, server.side_file)
