@@ -436,13 +436,13 @@ class FastRunner(PatientRunner):
 
     __slots__ = ()
 
-    async def _make_server(self) -> web.Server:
-        server = await super()._make_server()
+    def _set_kind(self, server: web.Server) -> None:
         fast = self.app.get(FAST_PATH)
-        if fast is not None:
+        if fast is None:
+            super()._set_kind(server)
+        else:
             server.__class__ = _FastServer
             cast("_FastServer", server).fast = fast
-        return server
 
 
 class _FastServer(web.Server):

@@ -9,7 +9,9 @@ between requests is another matter, and aiohttp's own.
 from __future__ import annotations
 
 import asyncio
+import logging
 
+import aiohttp
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
@@ -17,6 +19,8 @@ from aiohttp.web_protocol import RequestHandler
 
 from ironflow.core.errors import IronflowError
 from ironflow.web.problems import clean, describe, respond
+
+log = logging.getLogger("ironflow.web")
 
 HEAD_SECONDS = 30.0
 """From the connection, or from the first byte of a later request, to the end of its head."""
@@ -27,6 +31,12 @@ BODY_BYTES = 16 * 1024
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
+RELIED_ON = (
+    "_close", "_current_request", "_force_close", "_handler_waiter", "_keepalive_timeout", "_loop",
+    "_manager", "_messages", "_next_keepalive_close_time", "_paused", "_reading_paused",
+    "_request_count", "_request_in_progress", "_upgraded", "_waiter",
+)  # fmt: skip
+"""What is used here and in `web.fast_path` of aiohttp's connection without being promised."""
 LONGEST_REASON = 200
 """Characters of what is said of a request that cannot be read; it may repeat parts of it."""
 
@@ -122,14 +132,26 @@ class PatientHandler(RequestHandler):
 
 
 class PatientRunner(web.AppRunner):
-    """Runs an application on connections of that kind."""
+    """Runs an application on connections of that kind; with an aiohttp that has no such
+    connections any more, on its own.
+    """
 
     __slots__ = ()
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
-        server.__class__ = _PatientServer
+        unknown = [name for name in RELIED_ON if not hasattr(RequestHandler, name)]
+        if unknown:
+            log.warning(
+                "aiohttp %s has changed (%s): slow clients are not hung up on, and answers take"
+                " longer", aiohttp.__version__, ", ".join(unknown),
+            )  # fmt: skip
+        else:
+            self._set_kind(server)
         return server
+
+    def _set_kind(self, server: web.Server) -> None:
+        server.__class__ = _PatientServer
 
 
 class _PatientServer(web.Server):

@@ -5,7 +5,9 @@ others are waited for.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from ironflow.web import patience
+from ironflow.web import fast_path, patience
 
 HEAD = b"POST /sum HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n"
 LIMIT = 30.0
@@ -159,3 +161,29 @@ async def test_what_is_no_request_is_answered_like_any_refusal(
     assert 3 < len(problem["detail"]) <= patience.LONGEST_REASON
     assert caplog.records == []  # nobody fills the log from outside
     writer.close()
+
+
+async def test_an_aiohttp_that_has_changed_serves_as_it_does(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(patience, "RELIED_ON", (*patience.RELIED_ON, "_gone"))
+
+    async def greet(request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    app = web.Application()
+    app.router.add_get("/", greet)
+    async with TestClient(PatientTestServer(app)) as client:
+        assert await (await client.get("/")).text() == "hello"
+    assert "has changed (_gone)" in caplog.text
+
+
+def test_all_that_is_relied_on_is_looked_for() -> None:
+    used = set()
+    for module in (patience, fast_path):
+        used |= set(re.findall(r"self\.(_[a-z_]+)", inspect.getsource(module)))
+    own = {name for handler in (patience.PatientHandler, fast_path.FastHandler)
+           for name in (*handler.__slots__, *vars(handler))}  # fmt: skip
+    ours = {name for other in (fast_path.FastPath, fast_path.Steps) for name in
+            (*re.findall(r"self\.(_[a-z_]+)", inspect.getsource(other)),)}  # fmt: skip
+    assert used - own - ours - {"_kwargs", "_set_kind"} <= set(patience.RELIED_ON)
