@@ -27,6 +27,7 @@ class Hosts:
 
     def __init__(self, local: Host, fleet: Fleet, endpoints: Endpoints) -> None:
         self.local, self.fleet, self.endpoints = local, fleet, endpoints
+        # Most bodies are here: the others are asked only when this one has said no.
         self._all: tuple[Host, ...] = (local, fleet, endpoints)
 
     def _of(self, function_id: str) -> Host:
@@ -195,7 +196,8 @@ class Slots:
         self.pool.release(run_id, waits)
         self.fleet.release(run_id, waits)
         self.endpoints.release(run_id, waits)
-        if not self._is_queued(run_id):
+        keeps = run_id in self._ordered or self.lanes.holds(run_id)
+        if keeps and not self._is_queued(run_id):
             self._ordered.pop(run_id, None)
             self.lanes.release(run_id)
 

@@ -114,6 +114,10 @@ class Lanes:
             if is_throttle(lane):
                 self.windows.begin(lane, run_id, at)
 
+    def holds(self, run_id: str) -> bool:
+        """Whether a run has a place in any lane."""
+        return run_id in self._held
+
     def release(self, run_id: str) -> None:
         """Give the places back, to those whose turn it is."""
         lanes = self._held.pop(run_id, ())

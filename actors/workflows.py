@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 ALPHABET = string.ascii_letters + string.digits
 ID_LENGTH = 10
+_PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 LONGEST_ID = 200
 RUNNING = ("queued", "running", "waiting", "paused")
 """What the statuses of runs are to callers of workflows that have not ended."""
@@ -257,8 +258,8 @@ class Workflows:
 def _make_id() -> str:
     """A handler's id that nobody guesses: one draw, since each asks the system."""
     draw = secrets.randbits(8 * ID_LENGTH)
-    letters = []
-    for _ in range(ID_LENGTH):
-        draw, index = divmod(draw, len(ALPHABET))
-        letters.append(ALPHABET[index])
-    return "".join(letters)
+    pairs = []
+    for _ in range(ID_LENGTH // 2):
+        draw, index = divmod(draw, len(_PAIRS))
+        pairs.append(_PAIRS[index])
+    return "".join(pairs)

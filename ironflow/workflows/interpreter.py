@@ -43,7 +43,7 @@ from ironflow.core.workflow_state import (
 )
 from ironflow.core.workflow_stream import StreamedEvent
 from ironflow.workflows.arrivals import Arrivals
-from ironflow.workflows.codec import encode_event, payload_of
+from ironflow.workflows.codec import payload_of
 from ironflow.workflows.objects import Objects
 from ironflow.workflows.routing import Router
 from ironflow.workflows.store import LiveState
@@ -303,10 +303,9 @@ class Interpreter:
             self._is_called = True
             self.loop.call_soon(self._advance)
 
-    def finish(self, event: Any) -> None:
-        """The run ends with this stop event; the first one counts."""
+    def finish(self, event: Any, text: bytes) -> None:
+        """The run ends with this stop event, `text` in its stored form; the first one counts."""
         if self.end is None:
-            text = encode_event(event, self.keep)
             self.end = c.TurnEnd(result=payload_of(text, self.blobs))
             self.function.keep_result(self.run_id, event)
             self.ring()

@@ -111,7 +111,7 @@ class Router:
     def deliver(self, delivery: Delivery, step: str | None = None) -> None:
         """Route an event; one that ends the run ends it."""
         if is_stop(type(delivery.event)):
-            self.body.finish(delivery.event)
+            self.body.finish(delivery.event, encode_event(delivery.event, self.body.keep))
             return
         if is_input_required(type(delivery.event)):
             text = encode_event(delivery.event, self.body.keep)

@@ -11,12 +11,13 @@ import msgspec
 from ironflow.core.clock import SECOND
 from ironflow.core.payloads import Failure
 from ironflow.core.workflow_state import Job, JobBegan, JobEnded, JobFailed, JobLeft
+from ironflow.workflows.codec import encode_event
 from ironflow.workflows.context import Context
 from ironflow.workflows.errors import WorkflowRuntimeError
 from ironflow.workflows.invocation import Invocation, Waits, current_invocation
 from ironflow.workflows.outcomes import failure_of, next_attempt, recover
 from ironflow.workflows.steps import StepSpec
-from ironflow.workflows.vocabulary import is_event
+from ironflow.workflows.vocabulary import is_event, is_stop
 
 if TYPE_CHECKING:
     from ironflow.workflows.interpreter import Interpreter
@@ -129,7 +130,14 @@ class Workers:
             self._fail(invocation, error)
             return
         body, router, output = self.body, self.body.router, None
-        if is_event(result):
+        if is_event(result) and is_stop(type(result)):
+            output = type(result).__name__
+            text = encode_event(
+                result, body.keep
+            )  # it may have no stored form: then nothing is sent
+            invocation.release(goes_on=False)
+            body.finish(result, text)
+        elif is_event(result):
             output = type(result).__name__
             delivery = router.prepare(result, job, inside=True)
             invocation.release(goes_on=False)
