@@ -58,10 +58,6 @@ log = logging.getLogger("ironflow.workflows")
 
 PATIENCE = 0.025
 """Seconds that what a step did waits for the step's end before it is recorded without it."""
-GRACE = 5.0
-"""Seconds that steps get to end when their run is cancelled."""
-MOST_OBJECTS = 20_000
-"""Events that are held as objects beside their stored form."""
 
 _encode_state = msgspec.json.Encoder().encode
 _decode_state = msgspec.json.Decoder(WorkflowState).decode
@@ -103,7 +99,11 @@ class Interpreter:
         self._over: asyncio.Future[Turn | None] | None = None
         """Ends the body; with a turn that the journal would not take, it is for another try."""
         self._recording: Turn | None = None
-        self._due = self._is_parked = self._is_going = self._is_called = self._is_told = False
+        self._due = self._is_parked = False
+        self._is_going = self._is_called = False
+        """`_go_on` is under way; it will be called on the next turn of the loop."""
+        self._is_told = False
+        """The run's actor has just told that a turn is durable, and has more to do."""
         self._patience: asyncio.TimerHandle | None = None
         self._since: float | None = None
         """Since when something waits for the end of its step."""
@@ -223,14 +223,14 @@ class Interpreter:
         try:
             self._go_on()
         except Exception as error:  # noqa: BLE001 - raised in the body's task
-            self._finish(error)
+            self._leave(error)
         finally:
             self._is_going = False
 
     def _go_on(self) -> None:
         while self._recording is None and self._over is not None and not self._over.done():
             if self.unwinding:
-                self._finish(Unwound())
+                self._leave(Unwound())
             elif self._due:
                 self._due = False
                 is_level = not (self.fresh or self._has_news())
@@ -249,7 +249,7 @@ class Interpreter:
                     if self.ops:
                         self._record()
                     else:
-                        self._finish(Suspended())
+                        self._leave(Suspended())
                 elif self.router.queues:
                     return
                 elif self._is_parked:
@@ -258,7 +258,7 @@ class Interpreter:
                 else:  # nothing is left to do, and the last turn has not said so
                     self._record(parks=True)
 
-    def _finish(self, error: BaseException | None) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         """The body ends, or breaks."""
         over = self._over
         if over is None or over.done():
@@ -408,7 +408,7 @@ class Interpreter:
             return
         self._recording = None
         if error is not None:
-            self._finish(error)
+            self._leave(error)
             return
         for future in turn.commits:
             if not future.done():
@@ -420,11 +420,11 @@ class Interpreter:
         if directive == "unwind":
             self.unwinding = True
         elif turn.command.end is not None:
-            self._finish(None)
+            self._leave(None)
             return
         else:
             self.pausing = directive == "suspend"
-        self._is_told = True  # by the run's actor, which has more to do before its next message
+        self._is_told = True
         self._advance()
         self._is_told = False
 
