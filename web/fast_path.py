@@ -16,7 +16,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Coroutine, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -185,7 +185,7 @@ class FastPath:
         """
         stop = data.find(b" HTTP/1.1\r\n", 0, LONGEST_LINE)
         end = data.find(b"\r\n\r\n", stop + 9)
-        if stop < 0 or end < 0:
+        if stop < 0 or not 0 < end - stop <= LONGEST_HEAD:
             return 0
         line, mark, query = data[:stop].partition(b"?")
         route, id_ = self._find(line.split(b"/"))
@@ -218,12 +218,13 @@ class FastPath:
         headers = message.headers
         length = int(headers.get("Content-Length", "0"))
         left = end + 4 + length - len(data)
-        found, key = _split_head(data[line.end() - 2 : end])
         if left < 0 or is_whole is not (left == 0):
             return -1
+        if end - line.end() > LONGEST_HEAD:
+            return left
+        found, key = _split_head(data[line.end() - 2 : end])
         if (
-            end - line.end() <= LONGEST_HEAD
-            and not (message.should_close or message.compression)
+            not (message.should_close or message.compression)
             and not any(name in headers for name in _LOOKED_AT)
             and headers.get(HEADER, DEFAULT_ENVIRONMENT) == DEFAULT_ENVIRONMENT
             and found == length
@@ -237,6 +238,7 @@ class FastPath:
         return left
 
 
+@lru_cache(MOST_HEADS)  # most heads come again with their very length
 def _split_head(head: bytes) -> tuple[int, bytes]:
     """The length of the body that a head tells, and the head without it: those of a client differ
     in nothing else. `head` begins with the end of the first line.

@@ -319,6 +319,36 @@ async def hold(site: Site, line: Line, way: str) -> tuple[bytes, Late]:
     return request, late
 
 
+@pytest.mark.parametrize("name", ["Content-Length", "content-length", "CONTENT-LENGTH"])
+@pytest.mark.parametrize("last", [True, False])
+async def test_a_head_with_another_length_is_the_same(site: Site, name: str, last: bool) -> None:
+    line = await site.dial()
+    for number, length in enumerate((12, 13, 120, 1200, 16_000, 17_000, 15)):
+        body = msgspec.json.encode({"name": "f" * (length - 11)})
+        size = f"{name}: {len(body)}\r\n"
+        head = f"{HEAD}{size}" if last else f"{size}{HEAD}"
+        before = site.taken
+        line.writer.write(f"POST /api/flows/ HTTP/1.1\r\n{head}\r\n".encode() + body)
+        status, _, answer = await line.read()
+        assert (status, len(msgspec.json.decode(answer)["name"])) == (201, length - 11)
+        is_fast = number > 0 and length < 16_384 and name != "CONTENT-LENGTH"
+        assert site.taken - before == is_fast
+
+
+@pytest.mark.parametrize(
+    "length", ["+12", "1 2", "12, 12", "0x0c", "-1", "12\r\nContent-Length: 13"]
+)
+async def test_a_length_that_is_none_is_refused(site: Site, length: str) -> None:
+    line = await site.dial()
+    request = encode("POST", "/flows/", b'{"name":"f"}')
+    await line.ask(request)
+    before = site.taken
+    line.writer.write(request.replace(b"Length: 12", f"Length: {length}".encode()))
+    async with asyncio.timeout(20):
+        assert (await line.reader.readline()).endswith(b" 400 Bad Request\r\n")
+    assert site.taken == before
+
+
 @pytest.mark.parametrize("way", WAYS)
 async def test_one_that_hangs_up_waits_for_nothing(site: Site, way: str) -> None:
     line = await site.dial()
