@@ -156,3 +156,17 @@ class CallSlotsKeepTheirLaws(RuleBasedStateMachine):
 
 
 TestCallSlots = CallSlotsKeepTheirLaws.TestCase
+
+
+def test_who_waits_at_a_new_address_goes_when_the_call_at_the_old_one_ends() -> None:
+    slots = Slots()
+    for url in ("http://x", "http://y"):
+        slots.at["a"] = url, 1
+        slots.place("a", url, 1)
+        slots.pump(url)
+        assert slots.acquire(url, "a") is (url == "http://x")
+    slots.enqueue("2", "a")
+    assert slots.granted == []  # the function has its one call, wherever that is
+    slots.release("http://x")
+    assert slots.granted == ["2"]
+    assert (slots.load_at("http://x"), slots.load_at("http://y")) == ((0, 0), (1, 1))
