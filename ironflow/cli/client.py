@@ -62,7 +62,7 @@ class Client:
 
     def get(self, path: str, query: Query | None = None, wait: float = 0.0) -> bytes:
         """The body of `GET /api/v1<path>`."""
-        return self.request("GET", path, query, None, wait)
+        return self.request("GET", path, query, wait=wait)
 
     def post(
         self, path: str, body: Any = None, query: Query | None = None, wait: float = 0.0
@@ -72,7 +72,12 @@ class Client:
         return self.request("POST", path, query, data, wait)
 
     def request(
-        self, method: str, path: str, query: Query | None, body: bytes | None, wait: float
+        self,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        body: bytes | None = None,
+        wait: float = 0.0,
     ) -> bytes:
         """The body of a successful answer. Raises `Refused`, `Unreachable`."""
         status, kind, data = self._exchange(method, API + path, query, body, wait)

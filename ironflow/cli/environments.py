@@ -91,7 +91,7 @@ def rename_environment(*, environment: str, name: str, server: str, as_json: boo
       ironflow environments rename staging preview
     """
     path, asked = ENVIRONMENTS.path_of(environment), msgspec.json.encode({"name": name})
-    body = connect(server).request("PUT", path, None, asked, 0.0)
+    body = connect(server).request("PUT", path, body=asked)
     if as_json:
         print_body(body)
         return

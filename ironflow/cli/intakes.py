@@ -151,10 +151,7 @@ def _act(
             continue
         where = f"{path}/{segment(entry.environment_id)}/{segment(entry.function_id)}"
         where += f"/{entry.path_key}"
-        if word == "fire":
-            body = client.post(f"{where}/fire")
-        else:
-            body = client.request("DELETE", where, None, None, 0.0)
+        body = client.post(f"{where}/fire") if word == "fire" else client.request("DELETE", where)
         if as_json:
             print_body(body)
             continue

@@ -105,7 +105,7 @@ def revoke_key(*, key: str, server: str, as_json: bool) -> None:
     Example:
       ironflow keys revoke 01a213de-eea2-74dd-ae25-0faa026fc594
     """
-    body = connect(server).request("DELETE", f"/keys/{segment(key)}", None, None, 0.0)
+    body = connect(server).request("DELETE", f"/keys/{segment(key)}")
     if as_json:
         print_body(body)
         return

@@ -125,7 +125,7 @@ class Things(Generic[V]):
         view = decode(client.get(path), self.view)
         if not confirm_removal(f"{view.id} ({view.name}){more}", dry_run=dry_run, yes=yes):
             return
-        body = client.request("DELETE", path, query, None, wait)
+        body = client.request("DELETE", path, query, wait=wait)
         if as_json:
             print_body(body)
             return
