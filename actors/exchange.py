@@ -71,10 +71,7 @@ async def exchange(
     worker.reporting += 1
     try:
         begun = request_reports(fleet, find, reports)
-        ending = [lease for one in begun if (lease := _ended_by(one)) is not None]
-        for lease in ending:
-            lease.is_ending = True
-        worker.ending += len(ending)
+        ending = _note_ends(worker, begun)
         fleet.queue.pump(worker)
         try:
             answers = await settle_reports(fleet, begun)
@@ -90,11 +87,20 @@ async def exchange(
             fleet.bring(worker)
 
 
-def _ended_by(one: Begun) -> Lease | None:
-    """The lease of a body that is over, whatever becomes of its report: it does not compensate."""
-    if isinstance(one, Answer) or type(one.command) is not c.EndExecution:
-        return None
-    return None if one.command.compensations or one.lease.is_ending else one.lease
+def _note_ends(worker: Worker, begun: Sequence[Begun]) -> list[Lease]:
+    """The leases of bodies that are over, whatever becomes of the report that says so: they do not
+    compensate. Said twice, it counts once.
+    """
+    ending = []
+    for one in begun:
+        if isinstance(one, Answer) or type(one.command) is not c.EndExecution:
+            continue
+        lease = one.lease
+        if not (one.command.compensations or lease.is_ending) and lease.job_id in worker.jobs:
+            lease.is_ending = True
+            worker.ending += 1
+            ending.append(lease)
+    return ending
 
 
 def _still_has(fleet: Fleet, lease: Lease) -> None:
