@@ -327,9 +327,9 @@ class Interpreter:
 
     # -- turns ------------------------------------------------------------------------------------
 
-    def emit(self, op: TurnOp) -> None:
-        """Something happened: the state in memory follows at once, the journal with the next
-        turn.
+    def emit(self, op: TurnOp, at: int = 0) -> None:
+        """Something happened (now, or `at`): the state in memory follows at once, the journal with
+        the next turn.
         """
         self.ops.append(op)
         if type(op) is Stored:  # the store itself has changed already
@@ -337,7 +337,7 @@ class Interpreter:
             if job is not None and op.undo:
                 job.echoes.append(Echo("store", "", op.changes, op.undo))
         else:
-            APPLY[type(op)](self.state, op, self.clock.now())
+            APPLY[type(op)](self.state, op, at or self.clock.now())
 
     def flush_later(self) -> None:
         """Record what a step did although it goes on, if it goes on for long."""

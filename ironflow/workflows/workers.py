@@ -64,11 +64,11 @@ class Workers:
                 del queues[step]
 
     def _begin(self, job: Job, spec: StepSpec, worker: int) -> None:
-        invocation = Invocation(self.body, job, spec, worker)
-        self.active[job.id] = invocation
-        self.body.emit(JobBegan(job.id, spec.name, invocation.taken, worker))
-        self.body.flush_later()
         body = self.body
+        invocation = self.active[job.id] = Invocation(body, job, spec, worker)
+        began = JobBegan(job.id, spec.name, invocation.taken, worker)
+        body.emit(began, invocation.started_at)
+        body.flush_later()
         self.tasks[job.id] = body.loop.create_task(
             self._execute(invocation), context=body.context.copy()
         )
@@ -151,7 +151,8 @@ class Workers:
             invocation.release(goes_on=False)
             output = f"list[{type(members[0]).__name__}]" if members else None
             router.fan_out(prepared, job)
-        body.emit(JobEnded(job.id, spec.name, invocation.taken, invocation.worker, output))
+        ended = JobEnded(job.id, spec.name, invocation.taken, invocation.worker, output)
+        body.emit(ended, invocation.started_at)  # the state does not note when
         self.errors.pop(job.id, None)
         body.objects.forget(job)
         router.leave(job)
