@@ -235,3 +235,15 @@ async def test_the_server_says_what_it_is(api: Any, caller: Caller) -> None:
 )
 async def test_refusals(caller: Caller, method: str, message: dict[str, Any], code: str) -> None:
     assert (await caller.fail(method, message))[0] == code
+
+
+async def test_what_is_over_a_rate_limit_is_refused_or_a_cancelled_run(caller: Caller) -> None:
+    limit = {"limit": 1, "periodMs": 3_600_000}
+    message = {"id": "rated", "triggers": [{"event": "rated.go"}], "rateLimit": limit}
+    await caller.ok("RegisterFunction", message)
+    await caller.ok("InvokeFunction", {"functionId": "rated"})
+    assert (await caller.fail("InvokeFunction", {"functionId": "rated"}))[0] == "resource_exhausted"
+    (run_id,) = (await caller.ok("Emit", {"event": "rated.go"}))["runIds"]
+    run = await caller.ok("GetRun", {"id": run_id})
+    assert run["status"] == "RUN_STATUS_CANCELLED"
+    assert "rate limit" in run["cancellationCause"]
