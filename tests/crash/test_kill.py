@@ -137,9 +137,10 @@ def check_journal(db: Path) -> None:
     connection.close()
 
 
-def check_side_file(db: Path, side_file: Path) -> None:
-    """No execution of a step began after its result was committed; none ran twice in one
-    process.
+def check_side_file(db: Path, side_file: Path, servers: int = 1) -> None:
+    """No execution of a step began after its result was committed; none ran twice in one process,
+    but for a worker that has seen so many `servers`: what it reports to one that dies before its
+    commit is lost, and the next one has it done again.
     """
     connection = sqlite3.connect(f"file:{db}?mode=ro", uri=True)
     query = "SELECT stream, at, data FROM journal WHERE kind = 'step.completed' ORDER BY seq"
@@ -160,7 +161,7 @@ def check_side_file(db: Path, side_file: Path) -> None:
         run_id, step, pid, at = line.split()
         seen[run_id, step, pid] += 1
         assert int(at) <= committed[run_id, names[step]], f"{step} of {run_id} ran after its commit"
-    assert {key: count for key, count in seen.items() if count > 1} == {}
+    assert {key: count for key, count in seen.items() if count > servers} == {}
 
 
 def test_terminate_drains_and_loses_nothing(server: Any) -> None:

@@ -82,7 +82,7 @@ def test_workers_and_server_are_killed_at_random_instants(
     for worker in crew:
         worker.start()
     wait_for_function(server, crew, "mixed")
-    client = Client(server)
+    client, servers = Client(server), 1
     client.start()
     try:
         for _ in range(6):
@@ -91,6 +91,7 @@ def test_workers_and_server_are_killed_at_random_instants(
             if victim == 2:
                 server.kill()
                 server.start()
+                servers += 1
             else:
                 crew[victim].kill()
                 crew[victim].start()
@@ -107,7 +108,7 @@ def test_workers_and_server_are_killed_at_random_instants(
         assert worker.kill(signal.SIGTERM) in (0, -signal.SIGTERM)
     assert server.stop() == 0
     check_journal(server.db)
-    check_side_file(server.db, server.side_file)
+    check_side_file(server.db, server.side_file, servers)
 
 
 FOREIGN = """
