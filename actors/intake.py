@@ -51,6 +51,8 @@ class IntakeActor(StreamActor, Generic[S]):
         """After a failure: nothing is taken until all that was lost is sent again."""
         self.expected: deque[str] = deque()
         """What is sent again, oldest first; nothing is taken out of turn."""
+        self.overtaken = False
+        """Something came that was sent again behind what is due, and was not taken."""
         self.names = {struct: kind for kind, struct in self.kinds.items()}
 
     def fresh(self) -> S:
@@ -110,11 +112,20 @@ class IntakeActor(StreamActor, Generic[S]):
             return False
         if self.expected:
             if self.expected[0] != delivery:
+                self.overtaken = True
                 return False
             self.expected.popleft()
             if not self.expected:
                 self.system.loop.call_soon(self._caught_up)
+            elif self.overtaken:
+                self.overtaken = False
+                self.system.loop.call_soon(self._ask_again)
         return True
+
+    def _ask_again(self) -> None:
+        """What was passed over is sent once more: nobody else would."""
+        if self.cell.actor is self:
+            self.environment.outbox.repost(self.address)
 
     def _caught_up(self) -> None:
         if self.cell.actor is self:
