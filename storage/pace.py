@@ -8,7 +8,7 @@ thread makes it, and the loop goes on meanwhile.
 
 from __future__ import annotations
 
-QUICK = 0.00025
+QUICK = 0.0005
 """Seconds that commits take on average at most to be made on the loop."""
 PROMPT = 0.0003
 """Seconds that the loop took at most to come round to the last commit: with more, others wait."""
