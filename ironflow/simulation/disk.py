@@ -16,7 +16,8 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from ironflow.core.errors import StorageError, StorageFull
-from ironflow.storage.memory import MemoryJournal, MemoryReader, MemoryStore, Tables
+from ironflow.storage.memory import MemoryJournal, MemoryReader, MemoryStore
+from ironflow.storage.memory_tables import Tables
 from ironflow.storage.ports import TABLES, Batch, Entry, Loaded, NewEntry, RunRow
 from ironflow.storage.relational import RELATIONAL
 
