@@ -52,7 +52,7 @@ class IntakeActor(StreamActor, Generic[S]):
         self.expected: deque[str] = deque()
         """What is sent again, oldest first; nothing is taken out of turn."""
         self.overtaken = False
-        """Something came that was sent again behind what is due, and was not taken."""
+        """Something came before what is due, and was not taken."""
         self.names = {struct: kind for kind, struct in self.kinds.items()}
 
     def fresh(self) -> S:
@@ -115,17 +115,22 @@ class IntakeActor(StreamActor, Generic[S]):
                 self.overtaken = True
                 return False
             self.expected.popleft()
-            if not self.expected:
-                self.system.loop.call_soon(self._caught_up)
-            elif self.overtaken:
+            if self.overtaken:
+                # What was passed over, new messages among it, is expected from now on.
                 self.overtaken = False
+                pending = self.environment.outbox.pending(self.address)
+                self.expected = deque(d for d in pending if d not in self.taken and d != delivery)
                 self.system.loop.call_soon(self._ask_again)
+            elif not self.expected:
+                self.system.loop.call_soon(self._caught_up)
         return True
 
     def _ask_again(self) -> None:
         """What was passed over is sent once more: nobody else would."""
         if self.cell.actor is self:
             self.environment.outbox.repost(self.address)
+            if not self.expected:
+                self.renew()
 
     def _caught_up(self) -> None:
         if self.cell.actor is self:
