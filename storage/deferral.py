@@ -5,7 +5,8 @@ people who look at it once in a while. So a commit writes what is changed as one
 `deferred`, which is as durable; the changes themselves wait in memory, where the next change of the
 same row takes the place of the last. They are written to their tables when somebody wants to read
 these, when there are many, or after a moment. That is a transaction which need not wait for the
-disk: were it lost, `deferred` would still be there.
+disk: were it lost, `deferred` would still be there. Its rows are not deleted then but used again: a
+page that is there costs a commit half of what a new one does.
 
 A database whose process died has rows in `deferred`: they are written before anything else is done
 with it (`settle`). Who only looks at a database sees its tables as if they were (`overlay`).
@@ -33,9 +34,14 @@ MOST_ROWS = 512
 LINGER = 0.5
 """Seconds that rows wait at most, about, for the sake of others who look into the file."""
 
-DEFERRED = Table("deferred", 1, ("id", "data"))
+DEFERRED = Table("deferred", 1, ("slot", "commit_id", "data"))
 _BY_NAME = {table.name: table for table in (*TABLES, *RELATIONAL)}
-_INSERT = statements.insert(DEFERRED, replace=False)
+_PUT = statements.insert(DEFERRED, replace=True)
+NEWER = (
+    "SELECT data FROM main.deferred WHERE slot > 0 AND commit_id > coalesce("
+    "(SELECT commit_id FROM main.deferred WHERE slot = 0), 0) ORDER BY commit_id"
+)
+"""What the tables do not show."""
 _WIDTH = "SELECT count(*) FROM pragma_table_info(?, 'main')"
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -67,13 +73,36 @@ def encode(pieces: Iterable[Piece]) -> bytes:
         raise ValueError(f"a row has no such value: {error}") from error
 
 
-def write(connection: sqlite3.Connection, row_id: int, data: bytes) -> None:
+class Place(NamedTuple):
+    """Where a commit keeps what it puts off. `slot` counts from 1, `commit_id` ever upwards."""
+
+    slot: int
+    commit_id: int
+
+    def behind(self, count: int) -> Place:
+        """The place that comes so many later."""
+        return Place(self.slot + count, self.commit_id + count)
+
+
+def write(connection: sqlite3.Connection, place: Place, data: bytes) -> None:
     """Put a row into `deferred`, as part of a commit."""
-    connection.execute(_INSERT[1], (row_id, data))
+    connection.execute(_PUT[1], (*place, data))
+
+
+def _mark(connection: sqlite3.Connection, commit_id: int) -> None:
+    """The tables show what was put off up to this commit."""
+    connection.execute(_PUT[1], (0, commit_id, b""))
 
 
 def _named(said: Said) -> Named:
     return [(table.name, row) for table, row in said]
+
+
+class Taken(NamedTuple):
+    """What waited, and the newest commit that it is of."""
+
+    changes: list[Change]
+    commit_id: int
 
 
 class Backlog:
@@ -84,8 +113,8 @@ class Backlog:
         self.under_way: Changes = {}
         self.rows = 0
         """About how many rows wait."""
-        self.last_id = 0
-        """The newest row of `deferred`."""
+        self.next = Place(1, 1)
+        """Where the next commit keeps what it puts off."""
 
     def add(self, piece: Piece) -> None:
         """A batch was committed."""
@@ -116,14 +145,15 @@ class Backlog:
                 return True, change.rows[key]
         return False, None
 
-    def take(self) -> list[Change]:
+    def take(self) -> Taken:
         """All of it, to be written now; then `written` or `give_back`."""
         self.under_way, self.changes, self.rows = self.changes, {}, 0
-        return list(self.under_way.values())
+        return Taken(list(self.under_way.values()), self.next.commit_id - 1)
 
     def written(self) -> None:
-        """What was taken is in its tables."""
+        """What was taken is in its tables; its slots are free."""
         self.under_way = {}
+        self.next = Place(1, self.next.commit_id)
 
     def give_back(self) -> None:
         """What was taken could not be written; nothing was added meanwhile."""
@@ -131,18 +161,18 @@ class Backlog:
         self.rows = sum(len(change.rows) for change in self.changes.values())
 
 
-def put_all(connection: sqlite3.Connection, changes: Iterable[Change]) -> None:
-    """Write changes to their tables, as part of a transaction, and empty `deferred`."""
-    put_changes(connection, changes)
-    connection.execute("DELETE FROM deferred")
+def put_all(connection: sqlite3.Connection, taken: Taken) -> None:
+    """Write changes to their tables, as part of a transaction, and note that in `deferred`."""
+    put_changes(connection, taken.changes)
+    _mark(connection, taken.commit_id)
 
 
-def put_singly(connection: sqlite3.Connection, changes: Iterable[Change]) -> None:
+def put_singly(connection: sqlite3.Connection, taken: Taken) -> None:
     """As `put_all`, but a row that its table does not take is left out and reported.
 
     That would be a mistake of ours, and must not keep all others from being written.
     """
-    for change in changes:
+    for change in taken.changes:
         keys = statements.delete(change.table)
         for key, row in change.rows.items():
             connection.execute("SAVEPOINT row")
@@ -158,7 +188,7 @@ def put_singly(connection: sqlite3.Connection, changes: Iterable[Change]) -> Non
                     "%s does not take the row of %r: %s", change.table.name, key, error
                 )
             connection.execute("RELEASE row")
-    connection.execute("DELETE FROM deferred")
+    _mark(connection, taken.commit_id)
 
 
 def settle(connection: sqlite3.Connection, path: str) -> int:
@@ -172,7 +202,8 @@ def settle(connection: sqlite3.Connection, path: str) -> int:
     connection.execute("BEGIN IMMEDIATE")
     try:
         changes, count = _read(connection, path)
-        put_singly(connection, changes.values())
+        put_singly(connection, Taken(list(changes.values()), 0))
+        connection.execute("DELETE FROM deferred")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -219,7 +250,7 @@ def _read(connection: sqlite3.Connection, path: str) -> tuple[Changes, int]:
     """What `deferred` says, and in how many rows."""
     changes: Changes = {}
     count = 0
-    for (data,) in connection.execute("SELECT data FROM main.deferred ORDER BY id"):
+    for (data,) in connection.execute(NEWER):
         count += 1
         try:
             for deletes, puts in msgspec.msgpack.decode(data, type=list[tuple[Named, Named]]):

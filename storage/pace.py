@@ -12,10 +12,10 @@ QUICK = 0.0005
 """Seconds that commits take on average at most to be made on the loop."""
 PROMPT = 0.0003
 """Seconds that the loop took at most to come round to the last commit: with more, others wait."""
-ALONE = 16
+ALONE = 8
 """Commits of one batch in a row before the next is made on the loop."""
-RISE, FALL = 0.5, 1 / 32
-"""Weights of the newest commit in the average: one that is slow counts at once, and those that are
+RISE, FALL = 1 / 4, 1 / 32
+"""Weights of the newest commit in the average: one that is slow counts soon, and those that are
 quick again only when there are many. On a machine that is busy with other things commits stall now
 and then, and one thread alone gets its turn later than two do: there the thread makes them all.
 """

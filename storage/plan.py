@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from ironflow.core.errors import StreamConflict
 from ironflow.storage import statements
 from ironflow.storage.changes import Change, Changes, Row, collect, put_changes
-from ironflow.storage.deferral import Piece, encode, put_all, split, write
+from ironflow.storage.deferral import Piece, Place, Taken, encode, put_all, split, write
 from ironflow.storage.ports import Batch, Table
 from ironflow.storage.wal import pages_of
 
@@ -30,19 +30,19 @@ class Plan:
     """One commit, prepared: journal rows, what is done to the rows of tables at once, and what
     later.
 
-    `later` has a piece for each batch that puts something off, under the batch's index. `row_id`
-    is that of the newest row of `deferred` before it. A large commit puts nothing off: `settled`
-    is then what others have put off, which it writes first.
+    `later` has a piece for each batch that puts something off, under the batch's index; it is
+    kept at `place`. A large commit puts nothing off: `settled` is then what others have put off,
+    which it writes first.
     """
 
     __slots__ = (
-        "batches", "changes", "deferred", "doubtful", "later", "row_id", "rows", "seq", "settled",
+        "batches", "changes", "deferred", "doubtful", "later", "place", "rows", "seq", "settled",
         "unknown",
     )  # fmt: skip
 
-    def __init__(self, batches: list[Batch], seq: int, row_id: int) -> None:
-        self.batches, self.seq, self.row_id = batches, seq, row_id
-        self.settled: list[Change] = []
+    def __init__(self, batches: list[Batch], seq: int, place: Place) -> None:
+        self.batches, self.seq, self.place = batches, seq, place
+        self.settled: Taken | None = None
         self.rows: list[Row] = []
         self.changes: Changes = {}
         self.later: dict[int, Piece] = {}
@@ -85,7 +85,8 @@ class Plan:
     def pages(self) -> int:
         """About how many pages of the database it changes."""
         size = sum([len(row[5]) for row in self.rows]) + len(self.deferred or b"")
-        changes = sizes_of([*self.changes.values(), *self.settled])
+        settled = self.settled.changes if self.settled is not None else ()
+        changes = sizes_of([*self.changes.values(), *settled])
         return pages_of(len(self.rows), size, changes)
 
 
@@ -100,13 +101,13 @@ def put_plan(connection: sqlite3.Connection, plan: Plan) -> None:
         found = statements.read_heads(connection, list(plan.unknown))
         if found != plan.unknown:
             raise BatchFault("a stream is elsewhere")
-    if plan.settled:
+    if plan.settled is not None:
         put_all(connection, plan.settled)
     _put_entries(connection, plan.rows)
     if plan.changes:
         put_changes(connection, plan.changes.values())
     if plan.deferred is not None:
-        write(connection, plan.row_id + 1, plan.deferred)
+        write(connection, plan.place, plan.deferred)
 
 
 def put_batch(connection: sqlite3.Connection, plan: Plan, index: int, seq: int) -> list[Row]:
@@ -125,7 +126,7 @@ def put_batch(connection: sqlite3.Connection, plan: Plan, index: int, seq: int) 
     collect(now.deletes, now.puts, changes)
     put_changes(connection, changes.values())
     if index in plan.later:
-        write(connection, plan.row_id + 1 + index, encode([plan.later[index]]))
+        write(connection, plan.place.behind(index), encode([plan.later[index]]))
     return rows
 
 

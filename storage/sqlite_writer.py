@@ -21,12 +21,13 @@ from typing import Any, TypeVar
 from ironflow.core.crash_points import reach
 from ironflow.core.errors import StorageError, StorageFull, StreamConflict
 from ironflow.storage import sql
-from ironflow.storage.changes import Change, Row
+from ironflow.storage.changes import Row
 from ironflow.storage.connection import SYNCHRONOUS, Connection
 from ironflow.storage.deferral import (
     LINGER,
     MOST_ROWS,
     Backlog,
+    Taken,
     put_all,
     put_singly,
 )
@@ -120,7 +121,8 @@ class SqliteJournal(GroupJournal):
     def _defer(self, plan: Plan, outcome: Written) -> None:
         """Keep in memory what a commit has put off."""
         backlog = self.backlog
-        backlog.last_id = plan.row_id + len(plan.batches)
+        # One by one, each batch has had a place of its own.
+        backlog.next = plan.place.behind(len(plan.batches) if plan.doubtful else 1)
         for index, piece in plan.later.items():
             if index not in outcome.errors:
                 backlog.add(piece)
@@ -163,8 +165,8 @@ class SqliteJournal(GroupJournal):
         return True
 
     def _plan(self, batches: list[Batch]) -> Plan:
-        plan = Plan(batches, self._last_seq, self.backlog.last_id)
-        if plan.is_large:
+        plan = Plan(batches, self._last_seq, self.backlog.next)
+        if plan.is_large and self.backlog.changes:
             plan.settled = self.backlog.take()
         seq, heads, rows = plan.seq, self._heads, plan.rows
         for index, batch in enumerate(batches):
@@ -205,7 +207,7 @@ class SqliteJournal(GroupJournal):
         elif len(heads) > MOST_HEADS:
             for stream in list(heads)[: MOST_HEADS // 4]:
                 del heads[stream]
-        if plan.settled:
+        if plan.settled is not None:
             self.backlog.written()
         if plan.later:
             self._defer(plan, outcome)
@@ -213,7 +215,7 @@ class SqliteJournal(GroupJournal):
 
     def _failed(self, plan: Plan, error: Exception) -> None:
         self._heads.clear()
-        if plan.settled:
+        if plan.settled is not None:
             self._give_back()
         if not isinstance(error, StorageError):
             error = Broken(f"the journal failed: {type(error).__name__}: {error}")
@@ -226,16 +228,16 @@ class SqliteJournal(GroupJournal):
 
     def _perform(self, job: Callable[..., Any]) -> None:
         self._settling = None  # what is acknowledged from now on is for the next one
-        changes = self.backlog.take()
-        self._connection.submit(lambda: self._do(job, changes))
+        taken = self.backlog.take()
+        self._connection.submit(lambda: self._do(job, taken))
 
-    def _do(self, job: Callable[[sqlite3.Connection], Any], changes: list[Change]) -> None:
+    def _do(self, job: Callable[[sqlite3.Connection], Any], taken: Taken) -> None:
         """In the thread: write what was put off, then do the job in a transaction of its own."""
         result, failure, changed, settled = None, None, 0, False
         connection = self._connection.raw
         try:
-            if changes:
-                self._writer.settle(connection, changes)
+            if taken.changes:
+                self._writer.settle(connection, taken)
             settled = True
             if job is not _nothing:
                 changed = connection.total_changes
@@ -246,7 +248,7 @@ class SqliteJournal(GroupJournal):
             if isinstance(error, BatchFault):
                 failure = StorageError(f"{self._writer.path}: {error}")
         if settled:
-            changed += pages_of(0, 0, sizes_of(changes))
+            changed += pages_of(0, 0, sizes_of(taken.changes))
         self._loop.call_soon_threadsafe(self._done, job, result, failure, changed, settled)
 
     def _done(
@@ -334,23 +336,23 @@ class Writer:
                     problem = Broken(problem.message)
                 raise problem from error
 
-    def settle(self, connection: sqlite3.Connection, changes: list[Change]) -> None:
+    def settle(self, connection: sqlite3.Connection, taken: Taken) -> None:
         """Write what was put off to its tables. Need not wait for the disk, because it is there
         already. Raises `StorageError`."""
         if self.synchronous != _UNSYNCED:
             connection.execute(f"PRAGMA synchronous = {_UNSYNCED}")
         try:
             try:
-                self.transaction(connection, partial(put_all, changes=changes))
+                self.transaction(connection, partial(put_all, taken=taken))
             except BatchFault:
-                self.transaction(connection, partial(put_singly, changes=changes))
+                self.transaction(connection, partial(put_singly, taken=taken))
         finally:
             if self.synchronous != _UNSYNCED:
                 connection.execute(f"PRAGMA synchronous = {self.synchronous}")
 
     def _one_by_one(self, connection: sqlite3.Connection, plan: Plan) -> Written:
         rows, errors, fence = list[Row](), dict[int, Exception](), Fence()
-        if plan.settled:
+        if plan.settled is not None:
             put_singly(connection, plan.settled)
         for index, batch in enumerate(plan.batches):
             error = fence.check(batch)
