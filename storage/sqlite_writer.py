@@ -160,8 +160,8 @@ class SqliteJournal(GroupJournal):
         if outcome is None:
             return False
         self.pace.on_loop += 1
-        # Later, so that nobody is told before those whose commit has just returned.
-        self._loop.call_soon(self._returned, plan, outcome, time.perf_counter() - began)
+        # Nothing was under way (`Pace.is_short`), so that nobody is told before their turn.
+        self._returned(plan, outcome, time.perf_counter() - began)
         return True
 
     def _plan(self, batches: list[Batch]) -> Plan:
