@@ -36,8 +36,8 @@ class Plan:
     """
 
     __slots__ = (
-        "batches", "changes", "deferred", "doubtful", "later", "place", "rows", "seq", "settled",
-        "unknown",
+        "batches", "changes", "deferred", "doubtful", "is_large", "later", "place", "rows", "seq",
+        "settled", "unknown",
     )  # fmt: skip
 
     def __init__(self, batches: list[Batch], seq: int, place: Place) -> None:
@@ -49,11 +49,8 @@ class Plan:
         self.deferred: bytes | None = None
         self.unknown: dict[str, int] = {}
         self.doubtful = False
-
-    @property
-    def is_large(self) -> bool:
+        self.is_large = len(batches) >= MANY
         """Whether rows are written with it."""
-        return len(self.batches) >= MANY
 
     def add(self, index: int, batch: Batch) -> None:
         """What a batch does to rows."""
@@ -85,9 +82,10 @@ class Plan:
     def pages(self) -> int:
         """About how many pages of the database it changes."""
         size = sum([len(row[5]) for row in self.rows]) + len(self.deferred or b"")
-        settled = self.settled.changes if self.settled is not None else ()
-        changes = sizes_of([*self.changes.values(), *settled])
-        return pages_of(len(self.rows), size, changes)
+        changes = list(self.changes.values())
+        if self.settled is not None:
+            changes += self.settled.changes
+        return pages_of(len(self.rows), size, sizes_of(changes) if changes else [])
 
 
 def sizes_of(changes: Iterable[Change]) -> list[tuple[Table, int]]:

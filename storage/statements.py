@@ -45,6 +45,9 @@ def write_rows(
     width: int,
 ) -> None:
     """Execute the statement of `texts` of the right sizes for all `rows` of `width` values."""
+    if len(rows) == 1:
+        connection.execute(texts[1], rows[0])
+        return
     start = 0
     for size, count in chunks(len(rows)):
         part = rows if count == len(rows) else rows[start : start + count]
