@@ -7,6 +7,7 @@ database in memory that the same migrations made.
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -53,6 +54,8 @@ class Relations:
             self._connection = sqlite3.connect(
                 ":memory:", isolation_level=None, check_same_thread=False
             )
+            # Nobody closes a store in memory that is just forgotten.
+            weakref.finalize(self, self._connection.close)
             for migration in migrations():
                 for statement in split(migration.text):
                     self._connection.execute(statement)
