@@ -12,7 +12,7 @@ QUICK = 0.0005
 """Seconds that commits take on average at most to be made on the loop."""
 PROMPT = 0.0003
 """Seconds that the loop took at most to come round to the last commit: with more, others wait."""
-ALONE = 16
+ALONE = 8
 """Commits of one batch in a row before the next is made on the loop."""
 RISE, FALL = 1 / 4, 1 / 32
 """Weights of the newest commit in the average: one that is slow counts soon, and those that are

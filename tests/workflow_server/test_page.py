@@ -41,6 +41,32 @@ def test_a_run_from_the_form_of_its_start_event(desk: Desk) -> None:
     desk.shoot("checkout")
 
 
+def test_a_form_of_another_workflow_is_not_there_to_be_filled(desk: Desk) -> None:
+    page = desk.open("?workflow=greet")
+    held: list[Any] = []
+    page.route("**/workflows/gate/schema", lambda route: held.append(route))  # noqa: PLW0108
+    with page.expect_request("**/workflows/gate/schema"):
+        page.select_option("#workflow", "gate")
+    expect(page.locator("#start")).to_have_text("Looking…")
+    expect(page.locator("#start button")).to_have_count(0)
+    held.pop().continue_()
+    page.fill("#start .key", "ticks")
+    page.fill("#start .value", "4")
+    page.click("#start button[type=submit]")
+    expect(page.locator(".log-item")).to_have_count(4)
+
+
+def test_a_workflow_that_cannot_be_read_is_asked_for_again(desk: Desk) -> None:
+    page = desk.open("?workflow=greet")
+    page.route("**/workflows/gate/schema", lambda route: route.fulfill(status=500))
+    page.select_option("#workflow", "gate")
+    expect(page.locator("#start .error")).to_contain_text("500")
+    page.unroute("**/workflows/gate/schema")
+    page.click("#start button")
+    expect(page.locator("#start button[type=submit]")).to_be_visible()
+    expect(node(page, "tick")).to_be_visible()
+
+
 def test_what_the_server_refuses_is_said_at_the_form(desk: Desk) -> None:
     page = desk.open("?workflow=checkout")
     page.click("#start .mode")

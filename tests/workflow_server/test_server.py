@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, web
 from workflow_server import served_app
 
 from ironflow.core.errors import ConfigError, InvalidInput
 from ironflow.sdk.function import Registry
+from ironflow.web.workflows import stream
 from ironflow.workflows import server as module
 from ironflow.workflows.client import RequestRefused, WorkflowClient
 from ironflow.workflows.server import WorkflowServer, find_server, main, read_address
@@ -45,6 +46,28 @@ async def test_contextmanager_starts_and_stops() -> None:
         assert handler.result is not None
         assert handler.result.load_event().result == "HELLO ADA"
     assert not server.is_started
+
+
+async def test_an_event_that_comes_while_a_reader_is_being_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin = stream._begin
+
+    async with make_server().contextmanager() as server, WorkflowClient(server.url) as client:
+        handler = await client.run_workflow_nowait("gate", start_event={"ticks": 0})
+
+        async def begin_late(*args: Any) -> web.StreamResponse:
+            response = await begin(*args)
+            await client.send_event(handler.handler_id, served_app.Go(word="now"))
+            async with asyncio.timeout(20):
+                while (await client.get_handler(handler.handler_id)).status == "running":  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+            return response
+
+        monkeypatch.setattr(stream, "_begin", begin_late)
+        async with asyncio.timeout(20):  # before the first heartbeat
+            events = [event async for event in client.get_workflow_events(handler.handler_id)]
+    assert [event.type for event in events] == ["StopEvent"]
 
 
 async def test_serve_ends_when_it_is_stopped() -> None:

@@ -179,6 +179,7 @@ async def stream_events(
                     break
                 if response is None:
                     response = await _begin(request, wanted.style)
+                    continue  # it may have been rung for meanwhile
                 if not bell.is_silent:
                     await bell.wait()
                     continue

@@ -13,6 +13,8 @@ export class App {
     this.names = [];
     this.isKnown = false;
     this.about = new Map();
+    /** Why nothing is known of a workflow. */
+    this.unread = new Map();
     this.runs = new Map();
     this.list = { handlers: [], cursor: null, statuses: [], loading: false, error: null };
     this.listeners = new Set();
@@ -98,6 +100,8 @@ export class App {
   /** Everything about a workflow that forms and graph need. */
   async learn(workflow) {
     if (!workflow || this.about.has(workflow)) return;
+    this.unread.delete(workflow);
+    this.tell();
     try {
       const [schema, graph, events] = await Promise.all([api.schema(workflow), api.graph(workflow), api.eventSchemas(workflow)]);
       const typesOf = new Map(graph.nodes.filter((node) => node.node_type === "event").map((node) => [node.id, node.event_types ?? [node.id]]));
@@ -105,6 +109,7 @@ export class App {
       const declared = events.map((event) => event.title).filter((title) => /Response/.test(title) && !answers.includes(title));
       this.about.set(workflow, { schema, graph, events, typesOf, answers: [...answers, ...declared] });
     } catch (error) {
+      this.unread.set(workflow, error.message);
       this.toast(error.message, "failed");
     }
   }

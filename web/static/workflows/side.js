@@ -58,9 +58,23 @@ export class Side {
     const { app } = this;
     if (this.picker.options.length !== app.names.length) replace(this.picker, app.names.map((name) => h("option", { value: name }, name)));
     if (app.state.workflow) this.picker.value = app.state.workflow;
-    if (app.current && this.shown !== app.current) this.showWorkflow(app.current);
+    if (!app.current) this.showNothing();
+    else if (this.shown !== app.current) this.showWorkflow(app.current);
     if (!app.names.length) this.about.textContent = app.failure ?? (app.isKnown ? "This server serves no workflows yet: give it a module that defines some." : "Looking…");
     this.showRuns();
+  }
+
+  /** Not the form of the workflow before this one: what is typed into it would be for nobody. */
+  showNothing() {
+    const { state, unread } = this.app;
+    const reason = unread.get(state.workflow);
+    const shown = reason ?? "Looking…";
+    if (!state.workflow || this.shown === shown) return;
+    this.shown = shown;
+    this.about.textContent = "";
+    this.about.hidden = true;
+    const again = h("button", { type: "button", class: "wide", onclick: () => this.app.enter() }, icon("refresh"), "Look again");
+    replace(this.form, h("p", { class: reason ? "error" : "empty" }, shown), reason ? again : null);
   }
 
   showWorkflow(about) {

@@ -50,7 +50,7 @@ export class Stage {
     this.facts.hidden = true;
     if (!model) {
       this.view = null;
-      replace(this.canvas, h("p", { class: "empty" }, this.app.failure ?? "No workflow to draw."));
+      replace(this.canvas, h("p", { class: "empty" }, this.app.failure ?? (this.app.state.workflow ? "" : "No workflow to draw.")));
       return;
     }
     this.view = new GraphView(model, this.app.state.workflow, { onselect: (item) => this.describe(item) });
