@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -102,9 +101,8 @@ class GroupJournal(ABC):
         self._busy = False
         self._doomed = 0
         self._began = 0.0
-        self._asked = -math.inf
-        self._delay = 0.0
-        """How long the loop took to come round to the group; infinite if another commit kept it."""
+        self._owes = False
+        """A commit returned of which not everybody is told yet."""
         self._listeners: tuple[Listener, ...] = ()
         self._observers: list[Callable[[int, float], None]] = []
         self._settled = 0
@@ -130,7 +128,6 @@ class GroupJournal(ABC):
         self._waiting.append(Append(batch, done))
         if not self._busy:
             self._busy = True
-            self._asked = time.perf_counter()
             asyncio.get_running_loop().call_soon(self._next)
 
     async def commit(self, batch: Batch) -> None:
@@ -173,6 +170,10 @@ class GroupJournal(ABC):
         """Start to write `batches` in one commit; later, and on the loop, call `_written` or
         `_refused`."""
 
+    def _holds_up(self, batches: int) -> bool:
+        """Whether a commit of so many batches would be made here and now."""
+        return False
+
     @abstractmethod
     def _perform(self, job: Callable[..., Any]) -> None:
         """Start `job`; later, and on the loop, call `_performed`."""
@@ -198,8 +199,10 @@ class GroupJournal(ABC):
             self._last_seq = rows[-1][0]
         if outcome.errors:
             self._spread(group, outcome.errors)
-        # First, so that the disk works while the callbacks do.
-        self._next()
+        self._owes = True
+        here = self._holds_up(len(self._waiting))
+        if not here:
+            self._next()  # first, so that the disk works while the callbacks do
         self._tell(group)
         if rows and self._listeners:
             entries = [Entry._make(row) for row in rows]
@@ -208,6 +211,16 @@ class GroupJournal(ABC):
         for observer in self._observers:
             _call(observer, len(rows), seconds)
         self._wake_flushes()
+        self._owes = False
+        if here:
+            self._come_round()
+
+    def _come_round(self) -> None:
+        """The next commit shares what the loop has to do first."""
+        if self._waiting or self._jobs:
+            asyncio.get_running_loop().call_soon(self._next)
+        else:
+            self._next()
 
     def _refused(self, error: StorageError, *, for_good: bool = False) -> None:
         """Nothing can be written now: everything in the commit and everything waiting is
@@ -253,7 +266,6 @@ class GroupJournal(ABC):
         self._busy = True
         self._group = group = [waiting.popleft() for _ in range(count)]
         self._began = time.perf_counter()
-        self._delay, self._asked = self._began - self._asked, -math.inf
         if self._doomed:
             self._doomed -= sum(append.error is not None for append in group)
             group = [append for append in group if append.error is None]

@@ -33,7 +33,7 @@ from ironflow.storage.deferral import (
 )
 from ironflow.storage.journal import GROUP_LIMIT, Fence, GroupJournal, Written
 from ironflow.storage.pace import Pace
-from ironflow.storage.plan import FAULTS, BatchFault, Plan, put_batch, put_plan, sizes_of
+from ironflow.storage.plan import FAULTS, MANY, BatchFault, Plan, put_batch, put_plan, sizes_of
 from ironflow.storage.ports import Batch
 from ironflow.storage.sqlite_errors import Broken, Meaning, meaning, translate
 from ironflow.storage.wal import Chore, WriteAheadLog, pages_of
@@ -75,6 +75,8 @@ class SqliteJournal(GroupJournal):
         self._writer = Writer(path, busy_timeout, SYNCHRONOUS[durability])
         self._log = log
         self.pace = Pace()
+        self._was_kept = False
+        """The next commit follows a chore, and may take longer than others do."""
         self._heads: dict[str, int] = {}
         self.backlog = Backlog()
         self._settling: asyncio.Future[None] | None = None
@@ -136,7 +138,7 @@ class SqliteJournal(GroupJournal):
         if chore is None:
             super()._next()
         else:
-            self._busy = True
+            self._busy = self._was_kept = True
             self._connection.submit(lambda: self._tend(chore))
 
     def _tend(self, chore: Chore) -> None:
@@ -147,21 +149,28 @@ class SqliteJournal(GroupJournal):
             log.warning("the log of %s: %s", self._writer.path, error)
         self._loop.call_soon_threadsafe(self._next)
 
+    def _holds_up(self, batches: int) -> bool:
+        return self.pace.is_quick and batches < MANY and not self._was_kept
+
     def _write(self, batches: list[Batch]) -> None:
         plan = self._plan(batches)
-        if self.pace.is_short(len(batches), self._delay) and self._commit_here(plan):
+        may_hold_up = not self._owes and self._holds_up(len(batches))
+        if may_hold_up and self._commit_here(plan):
             return
-        self._connection.submit(lambda: self._commit(plan))
+        was_kept, self._was_kept = self._was_kept, False
+        self._connection.submit(lambda: self._commit(plan, was_kept))
 
     def _commit_here(self, plan: Plan) -> bool:
-        """Commit on the loop, which nothing else uses the connection meanwhile; False: not now."""
+        """Commit on the loop: nothing else uses the connection meanwhile, and everybody is told of
+        what came before. False: not now.
+        """
         began = time.perf_counter()
         outcome = self._writer.write_at_once(self._connection.raw, plan)
         if outcome is None:
             return False
         self.pace.on_loop += 1
-        # Nothing was under way (`Pace.is_short`), so that nobody is told before their turn.
-        self._returned(plan, outcome, time.perf_counter() - began)
+        self.pace.note(len(plan.batches), time.perf_counter() - began)
+        self._returned(plan, outcome, None)
         return True
 
     def _plan(self, batches: list[Batch]) -> Plan:
@@ -187,7 +196,7 @@ class SqliteJournal(GroupJournal):
         plan.encode()
         return plan
 
-    def _commit(self, plan: Plan) -> None:
+    def _commit(self, plan: Plan, was_kept: bool) -> None:
         """In the thread: write, then report to the loop."""
         began = time.perf_counter()
         try:
@@ -195,11 +204,13 @@ class SqliteJournal(GroupJournal):
         except Exception as error:  # noqa: BLE001 - handed to the loop, whatever it is
             self._loop.call_soon_threadsafe(self._failed, plan, error)
         else:
-            seconds = time.perf_counter() - began
+            seconds = None if was_kept else time.perf_counter() - began
             self._loop.call_soon_threadsafe(self._returned, plan, outcome, seconds)
 
-    def _returned(self, plan: Plan, outcome: Written, seconds: float) -> None:
-        self.pace.note(len(plan.batches), seconds)
+    def _returned(self, plan: Plan, outcome: Written, seconds: float | None) -> None:
+        """A commit was made; `seconds` is what it took in the thread, if that says anything."""
+        if seconds is not None:
+            self.pace.note_thread(len(plan.batches), seconds)
         self._log.grow(plan.pages())
         heads = self._heads
         if outcome.errors or plan.doubtful:
