@@ -20,6 +20,9 @@ from typing import Any, NamedTuple, TypeVar
 from ironflow.core.errors import StorageError, StreamConflict
 from ironflow.storage.ports import Batch, Done, Entry, JournalStats
 
+_make_tuple = tuple.__new__
+"""A named tuple of a row, without a look at its length."""
+
 T = TypeVar("T")
 Row = tuple[Any, ...]
 Listener = Callable[[Sequence[Entry]], None]
@@ -204,13 +207,21 @@ class GroupJournal(ABC):
         if not here:
             self._next()  # first, so that the disk works while the callbacks do
         self._tell(group)
+        self.stats.lately_refused = 0
         if rows and self._listeners:
-            entries = [Entry._make(row) for row in rows]
+            entries = [_make_tuple(Entry, row) for row in rows]
             for listener in self._listeners:
-                _call(listener, entries)
+                try:
+                    listener(entries)
+                except Exception as failure:  # noqa: BLE001 - one's mistake is not the others'
+                    _report(failure)
         for observer in self._observers:
-            _call(observer, len(rows), seconds)
-        self._wake_flushes()
+            try:
+                observer(len(rows), seconds)
+            except Exception as failure:  # noqa: BLE001 - one's mistake is not the others'
+                _report(failure)
+        if self._flushes:
+            self._wake_flushes()
         self._owes = False
         if here:
             self._come_round()
@@ -264,7 +275,12 @@ class GroupJournal(ABC):
             self._busy = False
             return
         self._busy = True
-        self._group = group = [waiting.popleft() for _ in range(count)]
+        if count == len(waiting):
+            group = list(waiting)
+            waiting.clear()
+        else:
+            group = [waiting.popleft() for _ in range(count)]
+        self._group = group
         self._began = time.perf_counter()
         if self._doomed:
             self._doomed -= sum(append.error is not None for append in group)
@@ -291,6 +307,7 @@ class GroupJournal(ABC):
             error = append.error
             if error is not None:
                 self.stats.failures += 1
+                self.stats.lately_refused += 1
             self._settled += 1
             self.stats.waiting -= 1
             try:
@@ -318,13 +335,6 @@ def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:
         future.set_result(None)
     else:
         future.set_exception(error)
-
-
-def _call(function: Callable[..., None], *args: Any) -> None:
-    try:
-        function(*args)
-    except Exception as failure:  # noqa: BLE001 - one listener's mistake is not the others'
-        _report(failure)
 
 
 def _report(failure: Exception) -> None:

@@ -283,11 +283,14 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JournalStats(msgspec.Struct):
-    """Running totals of the journal since start; `waiting` is the depth of the queue now."""
+    """Running totals of the journal since start; `waiting` is the depth of the queue now, and
+    `lately_refused` counts the appends that were refused since the last commit.
+    """
 
     commits: int = 0
     entries: int = 0
     failures: int = 0
+    lately_refused: int = 0
     waiting: int = 0
 
 

@@ -13,20 +13,15 @@ PROBE_TIMEOUT = 5.0
 
 
 class JournalWatch:
-    """Remembers whether writes were refused since the last one that was not."""
+    """Finds out whether writes are refused."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._known = engine.store.journal.stats.failures
-        engine.store.journal.on_commit(self._note_commit)
-
-    def _note_commit(self, entries: int, seconds: float) -> None:
-        self._known = self._engine.store.journal.stats.failures
 
     async def problem(self) -> str | None:
         """Why nothing can be written now; after a refusal, one small write finds out."""
         journal = self._engine.store.journal
-        if journal.stats.failures == self._known:
+        if not journal.stats.lately_refused:
             return None
         probe = Batch([], [(META, ("readiness_probe", str(self._engine.clock.now())))], [])
         try:
@@ -36,5 +31,4 @@ class JournalWatch:
             return error.message
         except TimeoutError:
             return f"a write takes longer than {PROBE_TIMEOUT:g} s"
-        self._known = journal.stats.failures
         return None
