@@ -16,11 +16,11 @@ QUICK = 0.0006
 EACH = 0.000015
 """Seconds that each further batch may add."""
 WEIGHT = 1 / 16
-"""Of the newest commit on the loop in the average."""
-STALL = 8 * QUICK
-"""Seconds that one commit counts at most: now and then one takes long on any machine, and in the
-thread it would have, too; a slow disk is noticed by the second.
+"""Of the newest commit on the loop in the average: one that takes some milliseconds now and then
+would have in the thread, too, and after one that takes ten the thread makes some.
 """
+STALL = 0.1
+"""Seconds that one commit counts at most."""
 SEVERAL, THEIR_WEIGHT = 8, 1 / 2
 """Commits of the thread of which the quickest counts, and its weight: the others have waited for
 the interpreter lock, which says nothing about the disk.

@@ -68,16 +68,27 @@ def test_a_slow_disk_never_holds_the_loop_up() -> None:
 def test_a_disk_that_becomes_slow_is_noticed_soon() -> None:
     pace, commits = quick_pace(), 0
     while pace.is_quick:
-        pace.note(1, QUICK * 40)
+        pace.note(1, QUICK * 4)
         commits += 1
-    assert commits == 2
+    assert 2 <= commits <= 4
 
 
-def test_a_commit_that_takes_long_now_and_then_is_not_held_against_the_disk() -> None:
+def test_a_commit_that_takes_longer_now_and_then_is_not_held_against_the_disk() -> None:
     pace = quick_pace()
     for number in range(2000):
         assert pace.is_quick
-        pace.note(1, QUICK * 100 if number % 60 == 0 else QUICK / 2)
+        pace.note(1, QUICK * 5 if number % 60 == 0 else QUICK / 2)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.1, 60.0])
+def test_a_disk_that_stalls_is_left_to_the_thread_for_a_while(seconds: float) -> None:
+    pace = quick_pace()
+    pace.note(1, seconds)
+    commits = 0
+    while not pace.is_quick:
+        pace.note_thread(1, QUICK / 2)
+        commits += 1
+    assert SEVERAL <= commits <= 10 * SEVERAL
 
 
 def test_commits_that_are_shared_may_take_longer() -> None:
