@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import re
 import sys
 from contextlib import suppress
 from typing import Any
@@ -31,6 +32,9 @@ _MODEL_DUMP: Any = BaseModel.model_dump
 MODEL = "__is_pydantic"
 OPAQUE = "$object"
 """Stands for an object that has no stored form, in a runtime that keeps objects."""
+
+_NUMBER = re.compile(rb',"index":\d+\}')
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def event_value(event: Any) -> Any:
@@ -68,32 +72,66 @@ def _culprit(event: Any) -> str:
 
 
 class Keeper:
-    """Objects of one run that have no stored form, held by a runtime without a database."""
+    """Objects that have no stored form, or are more than theirs, held by a runtime without a
+    database. A run has one, and hands it on to the run that goes on with its store.
+    """
 
     def __init__(self) -> None:
         self._objects: list[Any] = []
+        self._indexes: dict[int, int] = {}
+        self._only: dict[int, Any] = {}
 
-    def keep(self, value: Any) -> dict[str, Any]:
-        """Hold an object; the mark that stands for it."""
-        for index, known in enumerate(self._objects):
-            if known is value:
-                return {OPAQUE: repr(value)[:200], "index": index}
-        self._objects.append(value)
-        return {OPAQUE: repr(value)[:200], "index": len(self._objects) - 1}
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def keep(self, value: Any, text: str | None = None) -> dict[str, Any]:
+        """Hold an object; the mark that stands for it, with its text for whoever reads that."""
+        index = self._indexes.setdefault(id(value), len(self._objects))
+        if index == len(self._objects):
+            self._objects.append(value)
+        if text is None:
+            text = _ADDRESS.sub("", repr(value))[:200]
+        return {OPAQUE: text, "index": index}
+
+    def keep_stored(self, value: Any) -> dict[str, Any]:
+        """Hold a value of the store; what it has that is no data is never copied."""
+        self._note(value)
+        return self.keep(value)
+
+    def _note(self, value: Any) -> None:
+        if isinstance(value, dict | list | tuple | set | frozenset):
+            for each in value.values() if isinstance(value, dict) else value:
+                self._note(each)
+        elif not isinstance(value, str | bytes | int | float | BaseModel | None):
+            self._only[id(value)] = value
+
+    def only(self) -> dict[int, Any]:
+        """The objects of the store that are one of their kind, as `copy.deepcopy` takes them."""
+        return dict(self._only)
 
     def find(self, mark: Any) -> Any:
         """The object of a mark."""
         return self._objects[mark["index"]]
 
+    @staticmethod
+    def unnumbered(text: bytes) -> bytes:
+        """What a step says again when it is executed again, with objects that are new but alike."""
+        return _NUMBER.sub(b"}", text) if b'"$object"' in text else text
+
 
 def encode_fields(event: Any, keeper: Keeper | None = None) -> bytes:
     """The fields of an event as JSON.
 
-    An event without a stored form goes to the `keeper`. Raises `NotSerializable` without one.
+    An event without a stored form, or one whose stored form would come back as another (a model in
+    a field of type `Any`), goes to the `keeper`. Raises `NotSerializable` without one for the first
+    kind.
     """
     kind = type(event)
     try:
-        return _encode(event_value(event))
+        data = _encode(event_value(event))
+        if keeper is None or _comes_back(event, data):
+            return data
+        return _encode(keeper.keep(event, data.decode()))
     except (NotSerializable, TypeError, ValueError, UnicodeEncodeError) as error:
         if keeper is None:
             if isinstance(error, NotSerializable):
@@ -101,6 +139,14 @@ def encode_fields(event: Any, keeper: Keeper | None = None) -> bytes:
             place = _culprit(event)
             raise NotSerializable(kind.__name__, place, kind.__name__, str(error)) from error
         return _encode(keeper.keep(event))
+
+
+def _comes_back(event: Any, data: bytes) -> bool:
+    """Whether the event that is read from its stored form is the same."""
+    try:
+        return bool(decode_event(type(event), data) == event)
+    except Exception:  # noqa: BLE001 - arrays that compare to arrays, validators that refuse
+        return False
 
 
 def encode_event(event: Any, keeper: Keeper | None = None) -> bytes:
@@ -189,7 +235,7 @@ def encode_stored(value: object, where: str, keeper: Keeper | None = None) -> An
     except NotSerializable:
         if keeper is None:
             raise
-        return keeper.keep(value)
+        return keeper.keep_stored(value)
 
 
 def decode_stored(tree: Any, keeper: Keeper | None = None) -> Any:

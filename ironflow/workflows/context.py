@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ironflow.core.workflow_state import WorkflowState
 from ironflow.workflows import contexts
+from ironflow.workflows.codec import Keeper
 from ironflow.workflows.errors import ContextStateError, WorkflowRuntimeError
 from ironflow.workflows.invocation import DEFAULT_WAIT, Invocation, current_invocation
 from ironflow.workflows.retry_policy import RetryInfo
@@ -34,7 +35,7 @@ class Context(Generic[S]):
         self._invocation: Invocation | None = None
         self._handler: WorkflowHandler | None = None
         self._state = WorkflowState()
-        self._before = LiveState({}, workflow.graph.state_type)
+        self._before = LiveState({}, workflow.graph.state_type, Keeper())
         self._store: StateStore[S] | None = None
 
     @classmethod
@@ -212,18 +213,32 @@ class Context(Generic[S]):
         """What the context held before it was given to a run."""
         return self._state
 
-    def initial(self) -> WorkflowState:
-        """What a run that is given this context begins with. Raises `ContextStateError` while its
-        run goes on.
+    @property
+    def keeper(self) -> Keeper | None:
+        """Holds the objects in its store that have no stored form."""
+        return self._before.keeper if self._handler is None else self._handler.keeper
+
+    def initial(self, keeper: Keeper | None) -> WorkflowState:
+        """What a run that is given this context begins with; `keeper`: that of the run. Raises
+        `ContextStateError` while its own run goes on, and `NotSerializable` for objects that a run
+        without a keeper cannot hold.
         """
         if self._handler is not None:
             if not self._handler.is_done():
                 raise ContextStateError("the run of this context has not ended: await it first")
             _, live = self._handler.snapshot()
-            return WorkflowState(store=json.loads(json.dumps(live.tree)))
-        state = self._state
-        state.store = self._before.tree
+            state = WorkflowState()
+        else:
+            live, state = self._before, self._state
+        if live.keeper is not None and live.keeper is not keeper and len(live.keeper):
+            live = LiveState({}, live.kind, keeper)
+            live.replace(self.store_value())
+        state.store = json.loads(json.dumps(live.tree))
         return state
+
+    def store_value(self) -> Any:
+        """The state of its store as an object, outside of a step."""
+        return (self._before if self._handler is None else self._handler.final_state()).value
 
 
 def _refuse(_changes: Any, _undo: Any) -> None:

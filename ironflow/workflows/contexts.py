@@ -14,7 +14,7 @@ import msgspec
 
 from ironflow.core.payloads import Payload
 from ironflow.core.workflow_state import EventData, Job, WorkflowState
-from ironflow.workflows.codec import MODEL, decode_stored, encode_fields
+from ironflow.workflows.codec import MODEL, OPAQUE, Keeper, decode_stored, encode_fields
 from ironflow.workflows.errors import ContextSerdeError
 from ironflow.workflows.store import LiveState
 from ironflow.workflows.vocabulary import is_event, wire_name
@@ -71,13 +71,31 @@ def write(
         "deliveries": [],
         "streams": {},
         "collection_release_states": {},
-        OWN: json.loads(msgspec.json.encode(_bare(state))) if running else None,
+        OWN: _plain(json.loads(msgspec.json.encode(_bare(state)))) if running else None,
     }
 
 
 def _bare(state: WorkflowState) -> WorkflowState:
     """What is under way, without the store."""
     return msgspec.structs.replace(state, store={}, inbox={}, turns=0, next_event=0, outside=0)
+
+
+def _plain(tree: Any) -> Any:
+    """What is under way, with the stored form of events that a run in memory holds as objects.
+    Raises `ContextSerdeError` for one that has none.
+    """
+    if isinstance(tree, list):
+        return [_plain(each) for each in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if OPAQUE not in tree:
+        return {key: _plain(each) for key, each in tree.items()}
+    try:
+        return json.loads(tree[OPAQUE])
+    except ValueError:
+        raise ContextSerdeError(
+            f"an event that is under way cannot be written: {tree[OPAQUE]}"
+        ) from None
 
 
 def _text(key: str, value: Any, serializer: BaseSerializer) -> str:
@@ -91,7 +109,8 @@ def _text(key: str, value: Any, serializer: BaseSerializer) -> str:
 
 def _event_text(event: EventData) -> str:
     raw = event.value.json or b"null"
-    return json.dumps({MODEL: True, "value": json.loads(raw), "qualified_name": event.type})
+    value = _plain(json.loads(raw))
+    return json.dumps({MODEL: True, "value": value, "qualified_name": event.type})
 
 
 def read(
@@ -118,7 +137,7 @@ def read(
 
 
 def _read_store(given: Any, graph: Definition, serializer: BaseSerializer) -> LiveState:
-    live = LiveState({}, graph.state_type)
+    live = LiveState({}, graph.state_type, Keeper())
     if not isinstance(given, dict):
         raise ContextSerdeError("the context's state must be an object")
     data = given.get("state_data", given.get("_data", {}))

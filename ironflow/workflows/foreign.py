@@ -39,6 +39,7 @@ class ForeignWorkflow:
         """Raises `InvalidInput` when its steps cannot be read."""
         self.source = source
         self.timeout: float | None = getattr(source, "_timeout", None)
+        self.verbose = bool(getattr(source, "_verbose", False))
         self.workflow_name = getattr(source, "workflow_name", None) or type(source).__name__
         self.resources = ResourceManager()
         try:

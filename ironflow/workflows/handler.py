@@ -41,12 +41,18 @@ class WorkflowHandler:
     """A run that has begun, or is about to."""
 
     def __init__(
-        self, runs: Runs, mounted: MountedWorkflow, run_id: str, ctx: Context[Any]
+        self,
+        runs: Runs,
+        mounted: MountedWorkflow,
+        run_id: str,
+        ctx: Context[Any],
+        keeper: Keeper | None,
     ) -> None:
         self._runs, self._mounted = runs, mounted
         self.run_id = run_id
         self.ctx = ctx
-        self._keeper: Keeper | None = mounted.keeper(run_id)
+        self.keeper = keeper if keeper is not None else mounted.keeper(run_id)
+        """Holds the objects of the run that have no stored form."""
         self._final: Run | None = None
         self._history: list[Entry] | None = None
         self._stop_event: Any = None
@@ -159,7 +165,7 @@ class WorkflowHandler:
         facts = msgspec.json.decode(envelope)
         name = facts["qualified_name"]
         kind = self._mounted.class_of(name) or find_class(name) or OURS.event
-        return decode_event(kind, msgspec.json.encode(facts["value"]), self._keeper)
+        return decode_event(kind, msgspec.json.encode(facts["value"]), self.keeper)
 
     # -- to the run -------------------------------------------------------------------------------
 
@@ -171,7 +177,7 @@ class WorkflowHandler:
             spec = self._mounted.graph.plain.get(step)
             if spec is None or not spec.accepts(type(event)):
                 raise WorkflowRuntimeError(f"step {step!r} does not take {type(event).__name__}")
-        data = encode_fields(event, self._keeper)
+        data = encode_fields(event, self.keeper)
         task = asyncio.get_running_loop().create_task(
             self._send(wire_name(type(event)), data, step)
         )
@@ -227,14 +233,14 @@ class WorkflowHandler:
             return found.state, found.live
         if not self._begun.done():
             state = self.ctx.initial_state()
-            return state, LiveState(state.store, self._mounted.graph.state_type)
+            return state, LiveState(state.store, self._mounted.graph.state_type, self.keeper)
         raise ContextStateError("the run waits and is not in memory: wait for its next event")
 
     def final_state(self) -> LiveState:
         """The store of the run: as it was left, or as it is now."""
         if self._final is not None and self._final.workflow is not None:
             tree = self._final.workflow.store
-            return LiveState(tree, self._mounted.graph.state_type, self._keeper)
+            return LiveState(tree, self._mounted.graph.state_type, self.keeper)
         return self.snapshot()[1]
 
 

@@ -199,7 +199,7 @@ class Interpreter:
         elif self.ops:
             self.ring()
         if not self.state.begun:
-            event = await self.function.start_event(self.assignment.input, self.effects)
+            event = await self.function.start_event(self.assignment.input, self.effects, self.keep)
             self.emit(Started())
             self.router.route(self.router.prepare(event, None, inside=False))
             self._begin_fresh()

@@ -163,6 +163,11 @@ class Invocation:
         echoes.clear()  # this time it goes another way: from here on everything is new
         return None
 
+    def _same_again(self, text: bytes) -> bytes:
+        """The text of an effect as it will be when the step is executed again."""
+        keep = self.body.keep
+        return text if keep is None else keep.unnumbered(text)
+
     def _record_change(self, changes: Any, undo: Any) -> None:
         self._check()
         self.body.emit(Stored(changes, self.job.id, undo))
@@ -175,7 +180,7 @@ class Invocation:
             raise WorkflowRuntimeError(f"send_event takes an event, not {type(event).__name__}")
         if step is not None:
             self.body.router.check_step(step, type(event))
-        data = encode_fields(event, self.body.keep)
+        data = self._same_again(encode_fields(event, self.body.keep))
         mark = digest(wire_name(type(event)), data, step or "")
         if self._is_echo("send", mark) is None:
             self.held.append((event, step, mark))
@@ -200,7 +205,7 @@ class Invocation:
                 f"write_event_to_stream takes an event, not {type(event).__name__}"
             )
         text = encode_event(event, self.body.keep)
-        mark = digest(text)
+        mark = digest(self._same_again(text))
         if self._is_echo("stream", mark) is None:
             self.body.router.stream(text, event, self.job.id, mark)
 
@@ -210,7 +215,8 @@ class Invocation:
         body = self.body
         data = event_data(event, body.blobs, body.keep)
         body.objects.add(data, event)
-        mark = digest(data.type, encode_fields(event, body.keep), buffer_id or "")
+        fields = self._same_again(encode_fields(event, body.keep))
+        mark = digest(data.type, fields, buffer_id or "")
         echo = self._is_echo("collect", mark)
         if echo is not None:
             if echo.released is None:

@@ -113,12 +113,13 @@ class MountedWorkflow:
 
     # -- what executions ask ----------------------------------------------------------------------
 
-    async def start_event(self, payload: Payload, effects: Effects) -> Any:
+    async def start_event(self, payload: Payload, effects: Effects, keeper: Keeper | None) -> Any:
         """The start event of a run."""
         data = payload.json
         if data is None:
             data = await effects.blob(payload.blob or "")
-        return decode_event(self.graph.start, data if data.strip() != b"null" else b"{}")
+        data = data if data.strip() != b"null" else b"{}"
+        return decode_event(self.graph.start, data, keeper)
 
     def class_of(self, name: str) -> type | None:
         """The class of events that has this full name; a class that has moved is found by its bare
@@ -145,13 +146,16 @@ class MountedWorkflow:
         registry.add(mounted)
         return mounted
 
-    def keeper(self, run_id: str) -> Keeper | None:
-        """Where objects of a run go that have no stored form; None when all must be stored."""
+    def keeper(self, run_id: str, given: Keeper | None = None) -> Keeper | None:
+        """Where objects of a run go that have no stored form; None when all must be stored.
+        `given`: the one with the objects that the run begins with. It lasts as long as somebody
+        holds it: the run's body, a handler.
+        """
         if not self.in_memory:
             return None
         keeper = self._keepers.get(run_id)
         if keeper is None:
-            keeper = self._keepers[run_id] = Keeper()
+            keeper = self._keepers[run_id] = given if given is not None else Keeper()
         return keeper
 
     def keep_error(self, run_id: str, error: BaseException) -> None:

@@ -25,14 +25,13 @@ from ironflow.core.entries import ParentRef
 from ironflow.core.errors import Conflict, InvalidInput, StorageError
 from ironflow.core.payloads import Payload, pack
 from ironflow.core.runs import Run
-from ironflow.core.workflow_state import WorkflowState
 from ironflow.core.workflow_stream import StreamedEvent
 from ironflow.sdk.executor import LINGER, Executor
 from ironflow.sdk.function import Registry
 from ironflow.storage.memory import MemoryStore
 from ironflow.storage.ports import Entry, Store
 from ironflow.storage.sqlite import open_sqlite
-from ironflow.workflows.codec import encode_fields
+from ironflow.workflows.codec import Keeper, encode_fields
 from ironflow.workflows.context import Context
 from ironflow.workflows.errors import WorkflowDone, WorkflowRuntimeError
 from ironflow.workflows.handler import WorkflowHandler
@@ -350,20 +349,19 @@ def begin(
                 "run() was given a start_event: the other arguments are ignored", stacklevel=3
             )
         event = workflow.start_event(start_event, fields)
-    state = ctx.initial() if ctx is not None else None
     if invocation is not None and not invocation.over:
-        return _begin_child(invocation, workflow, event, state, ctx or Context(workflow))
+        return _begin_child(invocation, workflow, event, ctx)
     runtime = _current.get() if db is None else None
     runtime = runtime or runtime_for(db if db is not None else workflow.db)
     if key is not None and runtime.db is None:
         raise WorkflowRuntimeError("key= names a durable run: say db=, or open_runtime(db)")
     mounted = runtime.mount(workflow)
     run_id = derive_id("workflow", mounted.id, key) if key is not None else runtime.ids.new()
-    create = _create(mounted, run_id, event, state)
+    keeper, create = _create(mounted, run_id, event, ctx)
     if key is not None:
         create = msgspec.structs.replace(create, idempotency_key=key)
-    made = ctx or Context(workflow)
-    return WorkflowHandler(Runs(runtime, create, None), mounted, run_id, made)
+    runs = Runs(runtime, create, None)
+    return WorkflowHandler(runs, mounted, run_id, ctx or Context(workflow), keeper)
 
 
 def _split(
@@ -385,13 +383,16 @@ def _create(
     mounted: MountedWorkflow,
     run_id: str,
     event: Any,
-    state: WorkflowState | None,
+    ctx: Context[Any] | None,
     parent: ParentRef | None = None,
-) -> c.CreateRun:
-    data = b"{}" if event is None else encode_fields(event, mounted.keeper(run_id))
+) -> tuple[Keeper | None, c.CreateRun]:
+    """The command that begins a run, and what holds the objects in it."""
+    keeper = mounted.keeper(run_id, None if ctx is None else ctx.keeper)
+    state = None if ctx is None else ctx.initial(keeper)
+    data = b"{}" if event is None else encode_fields(event, keeper)
     payload, blob = pack(data)
     definition = mounted.definition
-    return c.CreateRun(
+    return keeper, c.CreateRun(
         function_id=mounted.id,
         input=payload,
         input_hash=derive_id("input", data.decode()),
@@ -408,13 +409,16 @@ def _begin_child(
     invocation: Invocation,
     workflow: Workflow,
     event: Any,
-    state: WorkflowState | None,
-    ctx: Context[Any],
+    ctx: Context[Any] | None,
 ) -> WorkflowHandler:
     mounted = invocation.body.mount_child(workflow)
+    keeper: Keeper | None = None
 
     def make(run_id: str, parent: ParentRef) -> c.Send:
-        return c.Send(f"run/{run_id}", _create(mounted, run_id, event, state, parent))
+        nonlocal keeper
+        keeper, create = _create(mounted, run_id, event, ctx, parent)
+        return c.Send(f"run/{run_id}", create)
 
     key, run_id = invocation.start_child(mounted.id, make)
-    return WorkflowHandler(ChildRuns(invocation, key), mounted, run_id, ctx)
+    runs = ChildRuns(invocation, key)
+    return WorkflowHandler(runs, mounted, run_id, ctx or Context(workflow), keeper)

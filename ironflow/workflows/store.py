@@ -92,6 +92,17 @@ class LiveState:
         """A top-level value as JSON tree. Raises `NotSerializable` naming the key."""
         return encode_stored(value, f"store key {key!r}", self.keeper)
 
+    def copied(self, value: Any) -> Any:
+        """A copy that the caller may change. Objects without a stored form (a client, a lock) are
+        one of their kind and are handed out themselves.
+        """
+        if value is None or type(value) in (str, int, float, bool, bytes):
+            return value
+        try:
+            return copy.deepcopy(value, self.keeper.only() if self.keeper is not None else None)
+        except Exception:  # noqa: BLE001 - an object inside of a model, say
+            return value
+
     def replace(self, value: Any) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
         """Make `value` the state; what changed, and what leads back. Raises `NotSerializable`, and
         then nothing has changed.
@@ -144,7 +155,7 @@ class StateStore(Generic[S]):
                 if default is MISSING:
                     raise ValueError(f"the store has no {path!r}")
                 return default
-        return _copied(value)
+        return self._live.copied(value)
 
     def _seen(self) -> Any:
         """The state as this execution is to see it. One that repeats what is recorded sees what it
@@ -168,12 +179,12 @@ class StateStore(Generic[S]):
                 changed: Any = value
             else:
                 held = _child(self._seen(), top)
-                changed = {} if held is MISSING else _copied(held)
+                changed = {} if held is MISSING else live.copied(held)
                 _assign(changed, keys[1:], value, path)
             if self._is_done(top, changed):
                 return
             changes, undo = live.replace_key(top, changed)
-            _put(live.value, top, _copied(changed))
+            _put(live.value, top, live.copied(changed))
             if changes:
                 self._record(changes, undo)
 
@@ -196,7 +207,7 @@ class StateStore(Generic[S]):
 
     async def get_state(self) -> S:
         """A copy of the whole state."""
-        return cast(S, _copied(self._seen()))
+        return cast(S, self._live.copied(self._seen()))
 
     async def set_state(self, state: S) -> None:
         """Make `state` the whole state. Raises `ValueError` for one of another type."""
@@ -207,7 +218,7 @@ class StateStore(Generic[S]):
         ):
             raise ValueError(f"the state must be a {kind.__name__}, not {type(state).__name__}")
         async with live.lock:
-            self._commit(_copied(state))
+            self._commit(live.copied(state))
 
     async def clear(self) -> None:
         """Begin anew."""
@@ -233,7 +244,7 @@ class StateStore(Generic[S]):
             try:
                 echo = self._claims.next()
                 if echo is None:
-                    state = _copied(live.value)
+                    state = live.copied(live.value)
                     yield cast(S, state)
                     self._commit(state)
                     return
@@ -309,18 +320,6 @@ def _try_put(value: Any, key: str, new: Any, path: str) -> None:
         _put(value, key, new)
     except (LookupError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path!r} cannot be set: {error}") from error
-
-
-def _copied(value: Any) -> Any:
-    """A copy that the caller may change; what cannot be copied is handed out itself."""
-    if value is None or type(value) in (str, int, float, bool, bytes):
-        return value
-    try:
-        if isinstance(value, BaseModel):
-            return value.model_copy(deep=True)
-        return copy.deepcopy(value)
-    except Exception:  # noqa: BLE001 - a client, a lock: an object that is one of its kind
-        return value
 
 
 # -- differences ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -69,6 +70,8 @@ class Workers:
         began = JobBegan(job.id, spec.name, invocation.taken, worker)
         body.emit(began, invocation.started_at)
         body.flush_later()
+        if body.workflow.verbose:
+            _tell(invocation, f"takes {invocation.taken}")
         self.tasks[job.id] = body.loop.create_task(
             self._execute(invocation), context=body.context.copy()
         )
@@ -122,6 +125,8 @@ class Workers:
         if isinstance(error, Waits):
             invocation.release(goes_on=True)
             self.body.emit(JobLeft(job.id, spec.name, invocation.taken, invocation.worker))
+            if self.body.workflow.verbose:
+                _tell(invocation, "waits for an event")
             met = any(w.event is not None or w.timed_out for w in job.waits.values())
             if not job.is_waiting and met:
                 self.body.fresh.append(job.id)  # it came while the step was on its way out
@@ -153,6 +158,8 @@ class Workers:
             router.fan_out(prepared, job)
         ended = JobEnded(job.id, spec.name, invocation.taken, invocation.worker, output)
         body.emit(ended, invocation.started_at)  # the state does not note when
+        if body.workflow.verbose:
+            _tell(invocation, f"has made {output or 'no event'}")
         self.errors.pop(job.id, None)
         body.objects.forget(job)
         router.leave(job)
@@ -168,6 +175,8 @@ class Workers:
     def _fail(self, invocation: Invocation, error: BaseException) -> None:
         job, spec = invocation.job, invocation.spec
         now = self.body.clock.now()
+        if self.body.workflow.verbose:
+            _tell(invocation, f"has failed: {type(error).__name__}: {error}")
         failure = failure_of(error, spec.name, job.failures + 1, now - (job.began_at or now))
         pause = next_attempt(invocation, error, now)
         op = JobFailed(job.id, spec.name, invocation.taken, invocation.worker, failure)
@@ -217,3 +226,8 @@ class Workers:
         if late:
             names = ", ".join(sorted({i.spec.name for i in self.active.values()}))
             log.warning("run %s was cancelled, but its step %s goes on", self.body.run_id, names)
+
+
+def _tell(invocation: Invocation, what: str) -> None:
+    """What `Workflow(verbose=True)` is for."""
+    sys.stdout.write(f"[{invocation.body.run_id}] step {invocation.spec.name} {what}\n")

@@ -28,9 +28,9 @@ class Workflow:
     `timeout`: seconds of wall time that a run may take, None for any. `num_concurrent_runs`: of
     this instance that execute at once in this process. `workflow_name`: by default that of the
     class; runs that are under way find their code by it. `skip_graph_checks`: of `reachability`,
-    `terminal_event`, `dead_end`. `db`: a database file in which the runs of `run()` are kept.
-    Raises `WorkflowConfigurationError` or `WorkflowValidationError` for steps that make no
-    workflow.
+    `terminal_event`, `dead_end`. `verbose`: say on stdout what each step does. `db`: a database
+    file in which the runs of `run()` are kept. Raises `WorkflowConfigurationError` or
+    `WorkflowValidationError` for steps that make no workflow.
     """
 
     _free_steps: dict[str, Callable[..., Any]] = {}  # noqa: RUF012 - one for each class, see below
@@ -56,10 +56,7 @@ class Workflow:
         *,
         db: str | Path | None = None,
     ) -> None:
-        if timeout is not None and not timeout > 0:
-            raise WorkflowValidationError(f"timeout must be more than 0 seconds, not {timeout!r}")
-        if num_concurrent_runs is not None and num_concurrent_runs < 1:
-            raise WorkflowValidationError("num_concurrent_runs must be at least 1")
+        _check_limits(timeout, num_concurrent_runs)
         self.timeout, self.verbose = timeout, verbose
         self.resources = resource_manager or ResourceManager()
         self.num_concurrent_runs, self.runtime = num_concurrent_runs, runtime
@@ -190,4 +187,20 @@ class Workflow:
             None
             if self.num_concurrent_runs is None
             else asyncio.Semaphore(self.num_concurrent_runs)
+        )
+
+
+def _check_limits(timeout: object, num_concurrent_runs: object) -> None:
+    """Raise `WorkflowValidationError` for what is no number, or too small."""
+    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_number and timeout > 0):  # type: ignore[operator]
+        raise WorkflowValidationError(
+            f"timeout must be a number of seconds above 0, or None; not {timeout!r}"
+        )
+    if num_concurrent_runs is None:
+        return
+    if type(num_concurrent_runs) is not int or num_concurrent_runs < 1:
+        raise WorkflowValidationError(
+            f"num_concurrent_runs must be a whole number of at least 1, or None; "
+            f"not {num_concurrent_runs!r}"
         )
