@@ -9,6 +9,7 @@ it costs its stream.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -28,17 +29,21 @@ from ironflow.storage.ports import (
     BLOB_REFS,
     BLOBS,
     DELIVERIES,
+    INTAKES,
     OUTCOMES,
     Batch,
+    IntakeRow,
     NewEntry,
 )
 
 S = TypeVar("S", i.Debouncing, i.Batching, i.Single)
 
 
-class IntakeActor(StreamActor, Generic[S]):
+class IntakeActor(StreamActor, ABC, Generic[S]):
     """What the three kinds of intake share: the fold, the commit, and messages taken once."""
 
+    fold: type[S]
+    """The state; made without arguments it is the one before the first entry."""
     kinds: dict[str, type]
     """The entries of its stream, by kind."""
     state: S
@@ -55,10 +60,6 @@ class IntakeActor(StreamActor, Generic[S]):
         """Something came before what is due, and was not taken."""
         self.names = {struct: kind for kind, struct in self.kinds.items()}
 
-    def fresh(self) -> S:
-        """The state before the first entry."""
-        raise NotImplementedError
-
     @property
     def function_id(self) -> str:
         """The function whose intake it is."""
@@ -67,10 +68,10 @@ class IntakeActor(StreamActor, Generic[S]):
     async def start(self) -> None:
         """Fold the stream."""
         loaded = await self.environment.store.reader.load(self.address)
-        self.state = self.fresh()
+        self.state = self.fold()
         try:
             if loaded.snapshot is not None:
-                self.state = msgspec.json.decode(loaded.snapshot.data, type=type(self.state))
+                self.state = msgspec.json.decode(loaded.snapshot.data, type=self.fold)
                 self.snapshot_version = loaded.snapshot.version
             for entry in loaded.entries:
                 self.state.apply(msgspec.json.decode(entry.data, type=self.kinds[entry.kind]))
@@ -137,11 +138,18 @@ class IntakeActor(StreamActor, Generic[S]):
             self.renew()
 
     def handle(self, message: Message[Any], envelope: Envelope, batch: Batch) -> object:
-        """Decide, and put what follows into `batch`."""
-        raise NotImplementedError
+        """Decide, and put what follows into `batch`: what each kind of intake understands. Raises
+        `TypeError` for all else.
+        """
+        del batch
+        return super().receive(message, envelope)
 
     def renew(self) -> None:
         """Set again what may have been lost with a failure; all messages have been taken."""
+
+    @abstractmethod
+    def row(self) -> IntakeRow | None:
+        """What is here, as lists see it; None: nothing."""
 
     # -- the commit -------------------------------------------------------------------------------
 
@@ -156,6 +164,14 @@ class IntakeActor(StreamActor, Generic[S]):
             )
         if entries and self.snapshot_is_due(self.state.version):
             self.add_snapshot(batch, self.state.version, msgspec.json.encode(self.state))
+
+    def show(self, batch: Batch) -> None:
+        """Have lists see what is here now."""
+        row = self.row()
+        if row is None:
+            batch.deletes.append((INTAKES, (self.address,)))
+        else:
+            batch.puts.append((INTAKES, row))
 
     def settle(
         self,

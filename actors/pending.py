@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from ironflow.actors.intake import IntakeActor
 from ironflow.actors.kernel import Envelope
-from ironflow.actors.stream import StreamActor
 from ironflow.core import commands as c
 from ironflow.core import intake as i
 from ironflow.core.errors import NotFound, StorageError
 from ironflow.core.messages import Message
-from ironflow.storage.ports import BLOB_REFS, INTAKES, TIMERS, Batch, IntakeRow
+from ironflow.storage.ports import BLOB_REFS, TIMERS, Batch, IntakeRow
 
 log = logging.getLogger("ironflow.intake")
 
@@ -29,6 +29,7 @@ TIMER = "due"
 RETRY_AFTER = 1.0
 """Seconds until a value that could not be read is read again."""
 P = TypeVar("P", i.Debouncing, i.Batching)
+Entry = i.Deferred | i.Added | i.Started | i.Dropped
 
 
 class PendingActor(IntakeActor[P], Generic[P]):
@@ -37,8 +38,17 @@ class PendingActor(IntakeActor[P], Generic[P]):
     kind: str
     fate: c.Fate
 
+    @abstractmethod
+    def create(self, values: Mapping[str, bytes]) -> c.CreateRun:
+        """The run that what waits becomes, out of these `values`, by digest."""
+
+    def needs(self, entries: Sequence[Entry]) -> set[str]:
+        """The digests of the values that `create` needs, when these entries start a run."""
+        del entries
+        return set()
+
     def handle(self, message: Message[Any], envelope: Envelope, batch: Batch) -> object:
-        """Understands its event, its timer, and an operator's word."""
+        """Understands its timer, and an operator's word."""
         match message:
             case c.TimerFired():
                 return self._ring(message, envelope, batch)
@@ -48,7 +58,7 @@ class PendingActor(IntakeActor[P], Generic[P]):
             case c.DropPending():
                 return self._drop(message, envelope, batch)
             case _:
-                return StreamActor.receive(self, message, envelope)
+                return super().handle(message, envelope, batch)
 
     def renew(self) -> None:
         """The timer may have rung into the crash."""
@@ -75,16 +85,104 @@ class PendingActor(IntakeActor[P], Generic[P]):
             self._arm()
             return None
         cause: i.Cause = "quiet" if self.kind == "debounce" else "wait"
-        return self._start(cause, message, envelope, batch, None)
+        return self._start(cause, message, envelope, batch)
+
+    def _start(
+        self,
+        cause: i.Cause,
+        message: Message[Any],
+        envelope: Envelope,
+        batch: Batch,
+        reply: object = None,
+    ) -> object:
+        """What waits becomes a run."""
+        entries = [i.Started(self.state.run_id, cause)]
+        return self.follow(entries, message, envelope, batch, reply)
 
     def _drop(self, message: c.DropPending, envelope: Envelope, batch: Batch) -> object:
         outcome = self._outcome()
-        for digest in self.digests():
-            batch.deletes.append((BLOB_REFS, (f"run/{outcome.run_id}", digest)))
+        self._let_go(batch)
         self.record(batch, [i.Dropped(message.reason)])
-        return self.finish(batch, message, (), envelope, outcome)
+        return self._finish(batch, message, (), envelope, outcome)
 
-    def finish(
+    def follow(
+        self,
+        entries: Sequence[Entry],
+        message: Message[Any],
+        envelope: Envelope,
+        batch: Batch,
+        reply: object = None,
+    ) -> object:
+        """Commit what was decided, with the runs that it starts."""
+        starts = any(isinstance(entry, i.Started) for entry in entries)
+        digests = self.needs(entries) if starts else None
+        if digests:
+            return self._follow_with(digests, entries, message, batch, reply)
+        return self._finish(batch, message, self._record(batch, entries, {}), envelope, reply)
+
+    async def _follow_with(
+        self,
+        digests: set[str],
+        entries: Sequence[Entry],
+        message: Message[Any],
+        batch: Batch,
+        reply: object,
+    ) -> object:
+        """The same with values out of the blob table; answers `reply` once it is durable.
+        Meanwhile nothing else is handled.
+        """
+        values = {digest: await self._value(digest) for digest in digests}
+        durable: asyncio.Future[None] = self.system.loop.create_future()
+        sends = self._record(batch, entries, values)
+        self._finish(batch, message, sends, None, None, lambda: durable.set_result(None))
+        await durable
+        return reply
+
+    async def _value(self, digest: str) -> bytes:
+        while True:
+            try:
+                value = await self.environment.store.reader.blob(digest)
+            except StorageError as error:
+                if self.system.is_stopped:
+                    raise
+                log.warning("%s waits for the journal: %s", self.address, error)
+                await asyncio.sleep(RETRY_AFTER)
+                continue
+            if value is None:
+                log.error("%s: the value %s is lost; null stands in for it", self.address, digest)
+            return b"null" if value is None else value
+
+    def _record(
+        self, batch: Batch, entries: Sequence[Entry], values: Mapping[str, bytes]
+    ) -> list[c.Send]:
+        """Put entries and what goes with each into the batch; answers the runs to be created."""
+        sends: list[c.Send] = []
+        for entry in entries:
+            if isinstance(entry, i.Started):
+                sends.append(c.Send(f"run/{self.state.run_id}", self.create(values)))
+            elif isinstance(entry, i.Deferred):
+                self._let_go(batch)  # what it takes the place of
+            self.record(batch, [entry])
+            if isinstance(entry, (i.Deferred, i.Added)):
+                self._accept(batch, entry.request, entry.due_at)
+        return sends
+
+    def _accept(self, batch: Batch, request: i.Request, due_at: int) -> None:
+        """A request waits now: its large value is kept for the run, and what became of it known."""
+        run_id = self.state.run_id
+        if request.digest is not None:
+            batch.puts.append((BLOB_REFS, (f"run/{run_id}", request.digest)))
+        function_id, subject = self.function_id, request.subject
+        self.note(batch, c.Outcome(subject, function_id, self.fate, run_id, request.at, due_at))
+
+    def _let_go(self, batch: Batch) -> None:
+        """What waits is for no run: its large values are referred to by its events alone."""
+        owner = f"run/{self.state.run_id}"
+        for request in self.state.requests:
+            if request.digest is not None:
+                batch.deletes.append((BLOB_REFS, (owner, request.digest)))
+
+    def _finish(
         self,
         batch: Batch,
         message: Message[Any],
@@ -94,13 +192,12 @@ class PendingActor(IntakeActor[P], Generic[P]):
         then: Callable[[], None] | None = None,
     ) -> object:
         """Commit, with the row and the timer as the state has them now."""
-        row, version = self.row(), self.state.version
-        if row is None or row.due_at is None:
-            batch.deletes.append((INTAKES, (self.address,)))
+        due_at, version = self.state.due_at, self.state.version
+        self.show(batch)
+        if due_at is None:
             batch.deletes.append((TIMERS, (self.address, TIMER)))
         else:
-            batch.puts.append((INTAKES, row))
-            batch.puts.append((TIMERS, (self.address, TIMER, row.due_at, version)))
+            batch.puts.append((TIMERS, (self.address, TIMER, due_at, version)))
 
         def committed() -> None:
             self._arm()
@@ -126,73 +223,29 @@ class PendingActor(IntakeActor[P], Generic[P]):
             requests[-1].subject, state.first_at, state.due_at, state.count,
         )  # fmt: skip
 
-    def digests(self) -> list[str]:
-        """The large values that what waits refers to."""
-        return [d for request in self.state.requests if (d := request.digest) is not None]
-
-    def accept(self, batch: Batch, request: i.Request, due_at: int) -> None:
-        """A request waits now: its large value is kept for the run, and what became of it known."""
-        run_id = self.state.run_id
-        if request.digest is not None:
-            batch.puts.append((BLOB_REFS, (f"run/{run_id}", request.digest)))
-        function_id, subject = self.function_id, request.subject
-        self.note(batch, c.Outcome(subject, function_id, self.fate, run_id, request.at, due_at))
-
-    def _start(
-        self,
-        cause: i.Cause,
-        message: Message[Any],
-        envelope: Envelope,
-        batch: Batch,
-        reply: object,
-    ) -> object:
-        """What waits becomes a run."""
-        raise NotImplementedError
-
 
 class DebounceActor(PendingActor[i.Debouncing]):
     """One debounce."""
 
     kind = "debounce"
     fate = "debounced"
+    fold = i.Debouncing
     kinds = {  # noqa: RUF012 - a table
         "debounce.deferred": i.Deferred,
         "debounce.started": i.Started,
         "debounce.dropped": i.Dropped,
     }
 
-    def fresh(self) -> i.Debouncing:
-        """Nothing waits."""
-        return i.Debouncing()
-
     def handle(self, message: Message[Any], envelope: Envelope, batch: Batch) -> object:
         """Understands `Defer`, too."""
-        if not isinstance(message, c.Defer):
-            return super().handle(message, envelope, batch)
-        sends: list[c.Send] = []
-        for entry in i.defer(self.state, message):
-            owner = f"run/{self.state.run_id}"
-            if isinstance(entry, i.Started):
-                sends.append(c.Send(owner, self.state.create()))
-            else:
-                # What it takes the place of is referred to by its event alone from now on.
-                batch.deletes.extend((BLOB_REFS, (owner, d)) for d in self.digests())
-            self.record(batch, [entry])
-            if isinstance(entry, i.Deferred):
-                self.accept(batch, entry.request, entry.due_at)
-        return self.finish(batch, message, sends, envelope)
+        if isinstance(message, c.Defer):
+            return self.follow(i.defer(self.state, message), message, envelope, batch)
+        return super().handle(message, envelope, batch)
 
-    def _start(
-        self,
-        cause: i.Cause,
-        message: Message[Any],
-        envelope: Envelope,
-        batch: Batch,
-        reply: object,
-    ) -> object:
-        run_id, create = self.state.run_id, self.state.create()
-        self.record(batch, [i.Started(run_id, cause)])
-        return self.finish(batch, message, [c.Send(f"run/{run_id}", create)], envelope, reply)
+    def create(self, values: Mapping[str, bytes]) -> c.CreateRun:
+        """The run of the last event; its value stays where it is."""
+        del values
+        return self.state.create()
 
 
 class BatchActor(PendingActor[i.Batching]):
@@ -200,96 +253,26 @@ class BatchActor(PendingActor[i.Batching]):
 
     kind = "batch"
     fate = "batched"
+    fold = i.Batching
     kinds = {  # noqa: RUF012 - a table
         "batch.added": i.Added,
         "batch.started": i.Started,
         "batch.dropped": i.Dropped,
     }
 
-    def fresh(self) -> i.Batching:
-        """Nothing waits."""
-        return i.Batching()
-
     def handle(self, message: Message[Any], envelope: Envelope, batch: Batch) -> object:
         """Understands `Collect`, too."""
-        if not isinstance(message, c.Collect):
-            return super().handle(message, envelope, batch)
-        entries = i.collect(self.state, message)
-        digests = {d for d in (*self.digests(), message.create.input.blob) if d is not None}
-        if digests and any(isinstance(entry, i.Started) for entry in entries):
-            return self._with_values(
-                digests, lambda values, then: self._collect(message, batch, values, None, then)
-            )
-        return self._collect(message, batch, {}, envelope)
+        if isinstance(message, c.Collect):
+            return self.follow(i.collect(self.state, message), message, envelope, batch)
+        return super().handle(message, envelope, batch)
 
-    def _collect(
-        self,
-        message: c.Collect,
-        batch: Batch,
-        values: Mapping[str, bytes],
-        envelope: Envelope | None,
-        then: Callable[[], None] | None = None,
-    ) -> object:
-        sends: list[c.Send] = []
-        for entry in i.collect(self.state, message):
-            if isinstance(entry, i.Started):
-                sends.append(self._merged(values))
-            self.record(batch, [entry])
-            if isinstance(entry, i.Added):
-                self.accept(batch, entry.request, entry.due_at)
-        return self.finish(batch, message, sends, envelope, None, then)
-
-    def _merged(self, values: Mapping[str, bytes]) -> c.Send:
+    def create(self, values: Mapping[str, bytes]) -> c.CreateRun:
+        """The run of all events, whose input is a list of their data."""
         create, blob = i.merge(self.state.items, values)
-        return c.Send(f"run/{self.state.run_id}", msgspec.structs.replace(create, blob=blob))
+        return msgspec.structs.replace(create, blob=blob)
 
-    def _start(
-        self,
-        cause: i.Cause,
-        message: Message[Any],
-        envelope: Envelope,
-        batch: Batch,
-        reply: object,
-    ) -> object:
-        def start(
-            values: Mapping[str, bytes],
-            envelope: Envelope | None,
-            then: Callable[[], None] | None = None,
-        ) -> object:
-            send = self._merged(values)
-            self.record(batch, [i.Started(self.state.run_id, cause)])
-            return self.finish(batch, message, [send], envelope, reply, then)
-
-        digests = set(self.digests())
-        if not digests:
-            return start({}, envelope)
-        return self._with_values(digests, lambda values, then: start(values, None, then), reply)
-
-    async def _with_values(
-        self,
-        digests: Collection[str],
-        work: Callable[[Mapping[str, bytes], Callable[[], None]], object],
-        reply: object = None,
-    ) -> object:
-        """Do `work` with these values out of the blob table; answers `reply` once it is durable.
-        Meanwhile nothing else is handled.
-        """
-        values = {digest: await self._value(digest) for digest in digests}
-        durable: asyncio.Future[None] = self.system.loop.create_future()
-        work(values, lambda: durable.set_result(None))
-        await durable
-        return reply
-
-    async def _value(self, digest: str) -> bytes:
-        while True:
-            try:
-                value = await self.environment.store.reader.blob(digest)
-            except StorageError as error:
-                if self.system.is_stopped:
-                    raise
-                log.warning("%s waits for the journal: %s", self.address, error)
-                await asyncio.sleep(RETRY_AFTER)
-                continue
-            if value is None:
-                log.error("%s: the value %s is lost; null stands in for it", self.address, digest)
-            return b"null" if value is None else value
+    def needs(self, entries: Sequence[Entry]) -> set[str]:
+        """Every large value becomes part of the list."""
+        added = [entry.request for entry in entries if isinstance(entry, i.Added)]
+        requests = (*self.state.requests, *added)
+        return {digest for request in requests if (digest := request.digest) is not None}

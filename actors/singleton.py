@@ -12,27 +12,23 @@ import msgspec
 
 from ironflow.actors.intake import IntakeActor
 from ironflow.actors.kernel import Envelope
-from ironflow.actors.stream import StreamActor
 from ironflow.core import commands as c
 from ironflow.core import intake as i
 from ironflow.core.errors import Conflict
 from ironflow.core.messages import Message
 from ironflow.core.payloads import Failure
-from ironflow.storage.ports import INTAKES, Batch, IntakeRow
+from ironflow.storage.ports import Batch, IntakeRow
 
 
 class SingletonActor(IntakeActor[i.Single]):
     """One singleton."""
 
+    fold = i.Single
     kinds = {  # noqa: RUF012 - a table
         "singleton.held": i.Held,
         "singleton.queued": i.Queued,
         "singleton.left": i.Left,
     }
-
-    def fresh(self) -> i.Single:
-        """Nobody is there."""
-        return i.Single()
 
     def handle(self, message: Message[Any], envelope: Envelope, batch: Batch) -> object:
         """Understands the messages about runs that want in, and that have left."""
@@ -48,7 +44,7 @@ class SingletonActor(IntakeActor[i.Single]):
                 sends = [c.Send(f"run/{message.run_id}", message.cancel)]
                 return self.settle(batch, message, sends, envelope)
             case _:
-                return StreamActor.receive(self, message, envelope)
+                return super().handle(message, envelope, batch)
 
     def _admit(self, message: c.Admit, envelope: Envelope, batch: Batch) -> object:
         entries, sends, fate, run_id = i.admit(self.state, self.address, message)
@@ -88,19 +84,19 @@ class SingletonActor(IntakeActor[i.Single]):
         """Commit, with the row as the state has it now."""
         self.record(batch, entries)
         if entries:
-            state = self.state
-            if state.holder is None:
-                batch.deletes.append((INTAKES, (self.address,)))
-            else:
-                newest = state.waiting or state.holder
-                count = 1 if state.waiting is None else 2
-                now = self.environment.clock.now()
-                row = IntakeRow(
-                    self.address, "singleton", *i.parse_address(self.key), state.holder, newest,
-                    now, None, count,
-                )  # fmt: skip
-                batch.puts.append((INTAKES, row))
+            self.show(batch)
         return self.settle(batch, message, sends, envelope, reply)
+
+    def row(self) -> IntakeRow | None:
+        """The run that is under way, as lists see it, and the one behind it."""
+        state, now = self.state, self.environment.clock.now()
+        if state.holder is None:
+            return None
+        newest, count = (state.holder, 1) if state.waiting is None else (state.waiting, 2)
+        return IntakeRow(
+            self.address, "singleton", *i.parse_address(self.key), state.holder, newest,
+            now, None, count,
+        )  # fmt: skip
 
 
 def _tell(message: c.Admit, run_id: str) -> c.ChildEnded:
