@@ -7,11 +7,11 @@ has waited longest comes first, whichever function that is for.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ironflow.actors.lines import Ticket
 from ironflow.actors.waiting_rows import WaitingRows
 
 
@@ -27,7 +27,7 @@ class _Address:
     active: int = 0
 
 
-class CallSlots:
+class CallSlots(ABC):
     """Runs by the functions that they are of."""
 
     def __init__(self, grant: Callable[[str], None]) -> None:
@@ -40,12 +40,12 @@ class CallSlots:
         self._addresses: dict[str, _Address] = {}
         self._places: dict[str, _Address] = {}
         """Where each function is."""
-        self._rows: WaitingRows[str] = WaitingRows()
+        self.rows: WaitingRows[str] = WaitingRows()
         """By function."""
 
+    @abstractmethod
     def allowance(self, function_id: str) -> int:
         """How many calls of a function there may be at once now, if its address is not full."""
-        raise NotImplementedError
 
     def place(self, function_id: str, url: str | None, concurrency: int = 0) -> None:
         """A function is at this address, and may have so many calls at once; None: at none."""
@@ -64,12 +64,6 @@ class CallSlots:
         if not address.functions and not address.active:
             self._addresses.pop(address.url, None)
 
-    def order_by(
-        self, ticket_of: Callable[[str], Ticket | None], weight_of: Callable[[str, str], float]
-    ) -> None:
-        """See `WaitingRows`."""
-        self._rows.order_by(ticket_of, weight_of)
-
     @property
     def active(self) -> int:
         """Calls that are under way or granted."""
@@ -78,11 +72,11 @@ class CallSlots:
     @property
     def queued(self) -> int:
         """Runs that wait to be sent."""
-        return len(self._rows)
+        return len(self.rows)
 
     def load(self, function_id: str) -> tuple[int, int]:
         """Calls of a function that are under way or granted, and runs that wait to be sent."""
-        return self._busy[function_id], self._rows.size(function_id)
+        return self._busy[function_id], self.rows.size(function_id)
 
     def load_at(self, url: str) -> tuple[int, int]:
         """Calls of an address that are under way or granted, and how many there may be."""
@@ -94,7 +88,7 @@ class CallSlots:
         if run_id in self._holders:
             return True
         address = self._places.get(function_id)
-        if address is None or self._rows.has(function_id) or not self._has_room(function_id):
+        if address is None or self.rows.has(function_id) or not self._has_room(function_id):
             return False
         self._hold(run_id, function_id, address)
         return True
@@ -104,7 +98,7 @@ class CallSlots:
         place.
         """
         if not waits:
-            self._rows.settle(run_id)
+            self.rows.settle(run_id)
         held = self._holders.pop(run_id, None)
         if held is not None:
             function_id, address = held
@@ -118,24 +112,20 @@ class CallSlots:
     def enqueue(self, run_id: str, function_id: str) -> None:
         """Wait to be sent. Waiting twice is waiting once."""
         if run_id not in self._holders:
-            self._rows.join(run_id, function_id)
+            self.rows.join(run_id, function_id)
             self._pump_of(function_id)
 
     def discard(self, run_id: str) -> None:
         """The run no longer wants to be sent."""
-        self._rows.leave(run_id)
+        self.rows.leave(run_id)
 
     def is_queued(self, run_id: str) -> bool:
         """Whether the run waits to be sent."""
-        return run_id in self._rows
+        return run_id in self.rows
 
     def take_queued(self, function_id: str) -> list[str]:
         """The runs that waited to be sent; they no longer wait here."""
-        return self._rows.clear(function_id)
-
-    def position(self, run_id: str) -> int | None:
-        """How many runs of its function are before this one, None when it does not wait."""
-        return self._rows.before(run_id)
+        return self.rows.clear(function_id)
 
     def pump(self, url: str) -> None:
         """An address may be called more often than before: grant what is free."""
@@ -153,12 +143,12 @@ class CallSlots:
             waiting = [
                 (first, function_id)
                 for function_id in address.functions
-                if (first := self._rows.first(function_id)) and self._has_room(function_id)
+                if (first := self.rows.first(function_id)) and self._has_room(function_id)
             ]
             if not waiting:
                 return
             _, function_id = min(waiting)
-            run_id = self._rows.take(function_id)
+            run_id = self.rows.take(function_id)
             self._hold(run_id, function_id, address)
             self._grant(run_id)
 

@@ -169,7 +169,7 @@ class Endpoints(CallSlots):
 
     def start(self, assignment: Assignment) -> None:
         """Send an execution."""
-        self._rows.settle(assignment.run_id)
+        self.rows.settle(assignment.run_id)
         endpoint = self.endpoint(assignment.function_id)
         if endpoint is None or self.caller is None or self.closed:
             assignment.effects.leave()

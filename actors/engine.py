@@ -140,20 +140,8 @@ class Engine:
         """Whether everything that was unfinished has been brought back."""
         self.draining = False
         self._register_kinds(retention)
-        self.catalog = Catalog(self)
-        """The functions that are known: versions, status, history."""
-        self.keyring = Keyring(store, clock, ids)
-        self.registrar = Registrar(store, clock)
         self.router = self.system.ref("router")
-        self.intakes = Intakes(self)
-        """The doors of what waits before it becomes a run."""
-        self.workflows = Workflows(self)
-        """The doors of event-driven workflows."""
-        self.feeds = Feeds(self.environment, keep_prefect_events)
-        """Events and logs of the Prefect API."""
-        self.prefect = Prefect(self, FlowRunEvents(self.feeds.include))
-        """Flows, flow runs and task runs of Prefect clients."""
-        self.feeds.recorder = self.prefect.recorder.record
+        self._add_doors(keep_prefect_events)
 
     def _register_kinds(self, retention: Sequence[RetentionRule]) -> None:
         """Every kind of actor."""
@@ -177,6 +165,22 @@ class Engine:
         self.system.register(
             Behavior("worker", partial(WorkerActor, self.fleet, self.clock), idle_after=None)
         )
+
+    def _add_doors(self, keep_prefect_events: float) -> None:
+        """What faces ask for things that have rooms of their own."""
+        self.catalog = Catalog(self)
+        """The functions that are known: versions, status, history."""
+        self.keyring = Keyring(self.store, self.clock, self.ids)
+        self.registrar = Registrar(self.store, self.clock)
+        self.intakes = Intakes(self)
+        """The doors of what waits before it becomes a run."""
+        self.workflows = Workflows(self)
+        """The doors of event-driven workflows."""
+        self.feeds = Feeds(self.environment, keep_prefect_events)
+        """Events and logs of the Prefect API."""
+        self.prefect = Prefect(self, FlowRunEvents(self.feeds.include))
+        """Flows, flow runs and task runs of Prefect clients."""
+        self.feeds.recorder = self.prefect.recorder.record
 
     @property
     def endings(self) -> Endings:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from ironflow.actors.affinity import Actor
 from ironflow.actors.jobs import Lease, end_execution, new_lease
-from ironflow.actors.lines import Ticket
 from ironflow.actors.worker_queue import LEASE, Signal, Worker, WorkerQueue
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock
@@ -93,12 +92,6 @@ class Fleet:
 
     # -- slots ------------------------------------------------------------------------------------
 
-    def order_by(
-        self, ticket_of: Callable[[str], Ticket | None], weight_of: Callable[[str, str], float]
-    ) -> None:
-        """See `WaitingRows`."""
-        self.queue.order_by(ticket_of, weight_of)
-
     @property
     def closed(self) -> bool:
         """Draining: nothing is handed out any more."""
@@ -112,7 +105,7 @@ class Fleet:
     @property
     def queued(self) -> int:
         """Runs that wait for a worker."""
-        return len(self.queue)
+        return len(self.queue.rows)
 
     def serves(self, function_id: str) -> bool:
         """Whether runs of this function belong to workers."""
@@ -150,15 +143,11 @@ class Fleet:
 
     def is_queued(self, run_id: str) -> bool:
         """Whether the run waits for a worker."""
-        return run_id in self.queue
+        return run_id in self.queue.rows
 
     def take_queued(self, function_id: str) -> list[str]:
         """The runs that waited for a worker; they no longer wait here."""
         return self.queue.clear(function_id)
-
-    def position(self, run_id: str) -> int | None:
-        """How many runs are before this one in its row, None when it does not wait."""
-        return self.queue.before(run_id)
 
     def held_up_by_actor(self, run_id: str) -> str | None:
         """Which worker a run waits for, if its actor is with one."""
@@ -166,7 +155,7 @@ class Fleet:
         if found is None:
             return None
         actor, worker_id = found
-        before = self.queue.before(run_id) or 0
+        before = self.queue.rows.before(run_id) or 0
         worker = self.workers.get(worker_id)
         if worker is None:
             state = "which is expected back after the start of the server"

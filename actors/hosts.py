@@ -135,8 +135,9 @@ class Slots:
         """The functions that are paused, with their runs that wait for that to end."""
         self._ordered: dict[str, Ticket] = {}
         """Of runs that wait for a slot and whose function has an order of its own."""
-        for place in (pool, fleet, endpoints):
-            place.order_by(self._ordered.get, self._weight_of)
+        self._rows = pool.rows, fleet.queue.rows, endpoints.rows
+        for rows in self._rows:
+            rows.order_by(self._ordered.get, self._weight_of)
 
     def _terms(self, lane: str) -> tuple[int, int]:
         """Limit and period of a lane, by the function's present definition."""
@@ -268,8 +269,8 @@ class Slots:
 
     def position(self, run_id: str) -> int | None:
         """How many runs are before this one, None when it does not wait."""
-        for place in (self.pool, self.fleet, self.endpoints):
-            position = place.position(run_id)
+        for rows in self._rows:
+            position = rows.before(run_id)
             if position is not None:
                 return position
         lane = self.lanes.blocked(run_id)

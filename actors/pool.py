@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ironflow.actors.lines import Ticket
 from ironflow.actors.waiting_rows import WaitingRows
 
 Grant = Callable[[str], None]
@@ -26,15 +25,10 @@ class Pool:
         self.capacity = capacity
         self._serves, self._grant = serves, grant
         self._holders: set[str] = set()
-        self._rows: WaitingRows[str] = WaitingRows()
+        self.rows: WaitingRows[str] = WaitingRows()
+        """One row, of functions that are served."""
         self._unserved: dict[str, dict[str, None]] = {}
         self._closed = False
-
-    def order_by(
-        self, ticket_of: Callable[[str], Ticket | None], weight_of: Callable[[str, str], float]
-    ) -> None:
-        """See `WaitingRows`."""
-        self._rows.order_by(ticket_of, weight_of)
 
     @property
     def active(self) -> int:
@@ -44,7 +38,7 @@ class Pool:
     @property
     def queued(self) -> int:
         """Runs that wait for a slot."""
-        return len(self._rows)
+        return len(self.rows)
 
     @property
     def unserved(self) -> int:
@@ -55,7 +49,7 @@ class Pool:
         """Take a slot at once if one is free and nobody waits for it. A holder may ask again."""
         if run_id in self._holders:
             return True
-        if self._closed or self._rows or len(self._holders) >= self.capacity:
+        if self._closed or self.rows or len(self._holders) >= self.capacity:
             return False
         self._holders.add(run_id)
         return True
@@ -65,10 +59,10 @@ class Pool:
         still wants one, from its old place.
         """
         if not waits:
-            self._rows.settle(run_id)
+            self.rows.settle(run_id)
         if run_id in self._holders:
             self._holders.discard(run_id)
-            if self._rows:
+            if self.rows:
                 self._pump()
 
     def enqueue(self, run_id: str, function_id: str) -> None:
@@ -80,12 +74,12 @@ class Pool:
         if not self._serves(function_id):
             self._unserved.setdefault(function_id, {})[run_id] = None
             return
-        self._rows.join(run_id, ROW)
+        self.rows.join(run_id, ROW)
         self._pump()
 
     def discard(self, run_id: str, function_id: str) -> None:
         """The run no longer wants a slot."""
-        self._rows.leave(run_id)
+        self.rows.leave(run_id)
         waiting = self._unserved.get(function_id)
         if waiting is not None:
             waiting.pop(run_id, None)
@@ -94,11 +88,7 @@ class Pool:
 
     def is_queued(self, run_id: str) -> bool:
         """Whether the run waits for a slot."""
-        return run_id in self._rows or any(run_id in runs for runs in self._unserved.values())
-
-    def position(self, run_id: str) -> int | None:
-        """How many runs are before this one in the queue, None when it does not wait."""
-        return self._rows.before(run_id)
+        return run_id in self.rows or any(run_id in runs for runs in self._unserved.values())
 
     def serve(self, function_id: str) -> None:
         """The function can be executed here from now on."""
@@ -114,7 +104,7 @@ class Pool:
         self._closed = True
 
     def _pump(self) -> None:
-        while self._rows and len(self._holders) < self.capacity and not self._closed:
-            run_id = self._rows.take(ROW)
+        while self.rows and len(self._holders) < self.capacity and not self._closed:
+            run_id = self.rows.take(ROW)
             self._holders.add(run_id)
             self._grant(run_id)

@@ -15,7 +15,6 @@ import msgspec
 
 from ironflow.actors.affinity import Actor, Bindings
 from ironflow.actors.jobs import Lease
-from ironflow.actors.lines import Ticket
 from ironflow.actors.waiting_rows import WaitingRows
 from ironflow.core.functions import FunctionSpec
 
@@ -129,24 +128,12 @@ class WorkerQueue:
         self.reserved: dict[str, str] = {}
         """Run id to worker id, from the grant until the job is made."""
         self.bindings = Bindings()
-        self._rows: WaitingRows[Row] = WaitingRows()
+        self.rows: WaitingRows[Row] = WaitingRows()
         self._actors: dict[str, tuple[Actor, str | None]] = {}
         """Of runs that ask for a slot: the actor, and who had the run last."""
         self._expecting = False
         self.closed = False
         """Draining: nothing is handed out any more."""
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __contains__(self, run_id: str) -> bool:
-        return run_id in self._rows
-
-    def order_by(
-        self, ticket_of: Callable[[str], Ticket | None], weight_of: Callable[[str, str], float]
-    ) -> None:
-        """See `WaitingRows`."""
-        self._rows.order_by(ticket_of, weight_of)
 
     # -- asking for a slot ------------------------------------------------------------------------
 
@@ -159,7 +146,7 @@ class WorkerQueue:
         if run_id in self.reserved:
             return True
         worker_id = self._worker_of(run_id, function_id)
-        if self.closed or self._rows.has((function_id, worker_id)):
+        if self.closed or self.rows.has((function_id, worker_id)):
             return False
         worker = self._idle_worker(function_id, worker_id)
         if worker is None:
@@ -171,11 +158,11 @@ class WorkerQueue:
         """Wait for a worker. Waiting twice is waiting once."""
         worker_id = self._worker_of(run_id, function_id)
         row = (function_id, worker_id)
-        if self._rows.row_of(run_id) != row:
-            if run_id in self._rows:
-                self._rows.move(run_id, row)
+        if self.rows.row_of(run_id) != row:
+            if run_id in self.rows:
+                self.rows.move(run_id, row)
             else:
-                self._rows.join(run_id, row)
+                self.rows.join(run_id, row)
             if worker_id != ANYONE and self._patience:
                 self._loop.call_later(self._patience, self._give_up, run_id, row)
         worker = self._idle_worker(function_id, worker_id)
@@ -185,7 +172,7 @@ class WorkerQueue:
     def release(self, run_id: str, waits: bool) -> None:
         """The run has no use for its grant; `waits`: it will ask again, from its old place."""
         if not waits:
-            self._rows.settle(run_id)
+            self.rows.settle(run_id)
             self._actors.pop(run_id, None)
         worker_id = self.reserved.pop(run_id, None)
         if worker_id is not None and (worker := self.workers.get(worker_id)) is not None:
@@ -195,7 +182,7 @@ class WorkerQueue:
 
     def use(self, run_id: str) -> Worker | None:
         """The run is executed now: the worker that was chosen, if it is still there."""
-        self._rows.settle(run_id)
+        self.rows.settle(run_id)
         self._actors.pop(run_id, None)
         worker = self.workers.get(self.reserved.pop(run_id, ""))
         if worker is not None:
@@ -204,21 +191,17 @@ class WorkerQueue:
 
     def leave(self, run_id: str) -> None:
         """The run no longer wants a worker."""
-        self._rows.leave(run_id)
+        self.rows.leave(run_id)
         self._actors.pop(run_id, None)
 
     def clear(self, function_id: str) -> list[str]:
         """The runs that waited for a worker; they no longer wait here."""
-        rows = [row for row in self._rows.rows() if row[0] == function_id]
-        return [run_id for row in rows for run_id in self._rows.clear(row)]
-
-    def before(self, run_id: str) -> int | None:
-        """How many runs are before this one in its row, None when it does not wait."""
-        return self._rows.before(run_id)
+        rows = [row for row in self.rows.rows() if row[0] == function_id]
+        return [run_id for row in rows for run_id in self.rows.clear(row)]
 
     def waits_for(self, run_id: str) -> tuple[str, str] | None:
         """The actor and the worker that a run waits for, if it waits for a certain one."""
-        row = self._rows.row_of(run_id)
+        row = self.rows.row_of(run_id)
         if row is None or row[1] == ANYONE:
             return None
         found = self._actors.get(run_id)
@@ -228,11 +211,11 @@ class WorkerQueue:
 
     def pump(self, worker: Worker) -> None:
         """Grant runs to a worker that asks for work, those that wait longest first."""
-        while len(self._rows) and worker.credit > 0 and not self.closed:
+        while len(self.rows) and worker.credit > 0 and not self.closed:
             row = self._next_row(worker)
             if row is None:
                 return
-            run_id = self._rows.take(row)
+            run_id = self.rows.take(row)
             # The actor of who waits for anyone may have come to be with somebody meanwhile.
             owner = self._worker_of(run_id, row[0]) if row[1] == ANYONE else worker.id
             if owner in (ANYONE, worker.id):
@@ -245,10 +228,10 @@ class WorkerQueue:
         """The row of whoever has waited longest of those that a worker may have."""
         heads = [
             (head, row)
-            for row in self._rows.rows()
+            for row in self.rows.rows()
             if row[0] in worker.functions
             and (row[1] == ANYONE or row[1] == worker.id)
-            and (head := self._rows.first(row)) is not None
+            and (head := self.rows.first(row)) is not None
             and self._may_have(worker, row)
         ]
         if len(heads) > 1:
@@ -262,7 +245,7 @@ class WorkerQueue:
 
     def fail_over(self, worker: Worker) -> None:
         """Runs that wait for a worker, although it does not take them any more, wait for anyone."""
-        for row in self._rows.rows():
+        for row in self.rows.rows():
             if row[1] == worker.id and not self._may_have(worker, row):
                 self._open(row)
 
@@ -271,7 +254,7 @@ class WorkerQueue:
         worker = self.workers.pop(worker_id, None)
         if worker is not None:
             self.bindings.release_all(worker_id)
-            for row in self._rows.rows():
+            for row in self.rows.rows():
                 if row[1] == worker_id:
                     self._open(row)
         return worker
@@ -283,7 +266,7 @@ class WorkerQueue:
 
     def _expect_no_more(self) -> None:
         self._expecting = False
-        for row in self._rows.rows():
+        for row in self.rows.rows():
             if row[1] != ANYONE and row[1] not in self.workers:
                 self._open(row)
 
@@ -295,8 +278,8 @@ class WorkerQueue:
 
     def _open(self, row: Row) -> None:
         """Whoever waits in a row of one worker waits for anyone."""
-        for run_id in self._rows.members(row):
-            self._rows.move(run_id, (row[0], ANYONE))
+        for run_id in self.rows.members(row):
+            self.rows.move(run_id, (row[0], ANYONE))
         spec = self._specs.get(row[0])
         for worker in list(self.workers.values()):
             if spec is not None and worker.credit > 0 and worker.takes(spec):
@@ -304,7 +287,7 @@ class WorkerQueue:
 
     def _give_up(self, run_id: str, row: Row) -> None:
         """The worker of the run's actor was full for too long: another one may have both."""
-        if self._rows.row_of(run_id) == row and (found := self._actors.get(run_id)) is not None:
+        if self.rows.row_of(run_id) == row and (found := self._actors.get(run_id)) is not None:
             actor, _ = found
             self.bindings.release(actor)
             self._actors[run_id] = (actor, None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import random
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -71,12 +72,12 @@ class Failed:
 # -- conditions -----------------------------------------------------------------------------------
 
 
-class RetryCondition:
+class RetryCondition(ABC):
     """Whether a failure is worth another attempt."""
 
+    @abstractmethod
     def holds(self, failed: Failed) -> bool:
         """See the class."""
-        raise NotImplementedError
 
     def __and__(self, other: RetryCondition) -> RetryCondition:
         return retry_all(self, other)
@@ -194,12 +195,12 @@ class retry_all(RetryCondition):  # noqa: N801
 # -- pauses ---------------------------------------------------------------------------------------
 
 
-class WaitStrategy:
+class WaitStrategy(ABC):
     """How long to pause before the next attempt."""
 
+    @abstractmethod
     def seconds(self, failed: Failed) -> float:
         """See the class."""
-        raise NotImplementedError
 
     def __add__(self, other: WaitStrategy) -> WaitStrategy:
         return wait_combine(self, other)
@@ -331,12 +332,12 @@ class wait_combine(WaitStrategy):  # noqa: N801
 # -- limits ---------------------------------------------------------------------------------------
 
 
-class StopCondition:
+class StopCondition(ABC):
     """Whether it is enough."""
 
+    @abstractmethod
     def reached(self, failed: Failed) -> bool:
         """See the class."""
-        raise NotImplementedError
 
     def __and__(self, other: StopCondition) -> StopCondition:
         return stop_all(self, other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+from abc import ABC, abstractmethod
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,16 +17,16 @@ from ironflow.workflows.vocabulary import wire_name
 __all__ = ["BaseSerializer", "JsonSerializer", "PickleSerializer"]
 
 
-class BaseSerializer:
+class BaseSerializer(ABC):
     """Writes a value as text, and reads it back."""
 
+    @abstractmethod
     def serialize(self, value: Any) -> str:
         """A value as text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def deserialize(self, value: str) -> Any:
         """The value of a text."""
-        raise NotImplementedError
 
 
 class JsonSerializer(BaseSerializer):
