@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ from engine_world import play
 
 from ironflow import testing
 from ironflow.actors import jobs as reports
-from ironflow.actors.worker import PollJobs, RegisterWorker
+from ironflow.actors.worker import PollDropped, PollJobs, RegisterWorker
 from ironflow.core import pull
 from ironflow.core.entries import RunOptions
 from ironflow.core.functions import Definition
@@ -39,6 +40,14 @@ class FakeWorker:
     async def poll(self, available: int = 10, wait: float = 20.0) -> list[pull.Job]:
         jobs: list[pull.Job] = (await self.ask(PollJobs(available=available, wait=wait))).jobs
         return jobs
+
+    async def poll_and_hang_up(self, available: int) -> None:
+        """Ask for work, and be gone while the poll is held."""
+        poll = PollJobs(available=available, wait=20)
+        asked = asyncio.create_task(self.ask(poll))
+        await self.world.advance(1)
+        asked.cancel()
+        self.world.engine.system.ref("worker", self.id).post(PollDropped(poll))
 
     async def job(self) -> pull.Job:
         (job,) = await self.poll(1)

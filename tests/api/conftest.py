@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
+from api.fast_site import Site
 
 import ironflow.sdk.function as sdk
 from ironflow.actors.engine import Engine
@@ -262,3 +263,13 @@ async def memory_api(serve: Serve) -> AsyncIterator[Api]:
     """The server over memory, for tests that storage makes no difference to."""
     async with serve(MemoryStore()) as served:
         yield served
+
+
+@pytest.fixture
+async def site(serve: Any) -> AsyncIterator[Site]:
+    """A server whose fast path is watched."""
+    async with serve(MemoryStore()) as api:
+        made = Site(api)
+        yield made
+        for line in made.lines:
+            line.writer.close()

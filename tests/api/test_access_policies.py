@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
-from api.test_environments import Served, serving
+from api.served import Served, serving
 
 from ironflow.actors.keyring import Keyring
 from ironflow.core.access import Unauthenticated

@@ -5,97 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-import msgspec
 import pytest
+from api.served import Served, serving
 
 import ironflow.sdk.function as sdk
 from ironflow.core.errors import ConfigError
-from ironflow.server import Server
-from ironflow.settings import Settings
 from ironflow.storage.sqlite import open_sqlite
 
 MARK = "xyzzy"
 """In the name of everything of the environment that is looked for."""
-
-
-class Answer:
-    def __init__(self, status: int, headers: Any, body: bytes) -> None:
-        self.status, self.headers, self.text = status, headers, body.decode("utf-8", "replace")
-
-    @property
-    def json(self) -> Any:
-        return msgspec.json.decode(self.text)
-
-
-class Served:
-    """A server, and keys of it by name."""
-
-    def __init__(self, server: Server, session: aiohttp.ClientSession) -> None:
-        self.server, self.session = server, session
-        self.keys: dict[str, str] = {}
-
-    async def ask(
-        self, method: str, path: str, key: str, body: Any = None, **headers: str
-    ) -> Answer:
-        """`key` is a name of `keys`; headers with `_` for `-`."""
-        sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        if key in self.keys:
-            sent["Authorization"] = f"Bearer {self.keys[key]}"
-        async with self.session.request(
-            method, self.server.url + path, json=body, headers=sent, allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=30),
-        ) as response:  # fmt: skip
-            if response.content_type == "text/event-stream":
-                data = await response.content.read(4096)
-            else:
-                data = await response.read()
-            return Answer(response.status, response.headers, data)
-
-    async def made(self, method: str, path: str, key: str, body: Any, **headers: str) -> Any:
-        answer = await self.ask(method, path, key, body, **headers)
-        assert answer.status in (200, 201), (path, answer.text)
-        return answer.json
-
-    async def key(self, name: str, role: str, environment: str | None) -> None:
-        made = await self.made(
-            "POST", "/api/v1/keys", "root", {"name": name, "role": role, "environment": environment}
-        )
-        self.keys[name] = made["secret"]
-
-
-@asynccontextmanager
-async def serving(
-    tmp_path: Path, *functions: sdk.Function, **settings: Any
-) -> AsyncIterator[Served]:
-    """A server with an admin's key `root`, and on a database that has been there before."""
-    registry = sdk.Registry()
-    for function in functions:
-        registry.add(function)
-    key = tmp_path / "admin.key"
-    values: dict[str, Any] = {
-        "port": 0,
-        "db": str(tmp_path / "app.db"),
-        "auth": "required",
-        "push_networks": "127.0.0.0/8",
-        "blocked_after": 0,
-    }
-    if not key.exists():
-        values["bootstrap_key_file"] = str(key)
-    server = Server(Settings(**(values | settings)), registry)
-    await server.start()
-    try:
-        async with aiohttp.ClientSession() as session:
-            served = Served(server, session)
-            served.keys["root"] = key.read_text().strip()
-            yield served
-    finally:
-        await server.stop(grace=0)
 
 
 async def furnish(served: Served) -> dict[str, str]:
@@ -529,73 +450,3 @@ async def test_functions_of_the_server_are_in_the_environment_that_it_is_told(
         with pytest.raises(ConfigError, match=reason):
             async with serving(tmp_path, function, environment=name):
                 pass
-
-
-async def test_secrets_go_with_the_jobs_of_their_environment_and_nowhere_else(
-    tmp_path: Path,
-) -> None:
-    folder = tmp_path / "secrets"
-    (folder / "env_staging").mkdir(parents=True)
-    (folder / "TOKEN").write_text("for-default\n")
-    (folder / "env_staging" / "TOKEN").write_text("for-staging")
-    (folder / "BINARY").write_bytes(b"\xff\xfe")
-    (folder / "LARGE").write_text("x" * 70_000)
-    (folder / "BLANK").write_text("")
-    register = "/ironflow.v1.IronflowService/RegisterFunction"
-
-    def named(*secrets: str) -> dict[str, Any]:
-        return {"id": "f", "triggers": [], "secrets": secrets}
-
-    async with serving(tmp_path, secrets=str(folder), max_crashes=2) as served:
-        await served.made("POST", "/api/v1/environments", "root", {"name": "staging"})
-
-        async def job(**there: str) -> Any:
-            worker = {"function_ids": ["f"]}
-            await served.made("POST", "/api/v1/workers/w/register", "root", worker, **there)
-            start = "/api/v1/functions/f/invoke"
-            run_id = (await served.made("POST", start, "root", {}, **there))["run_id"]
-            poll = "/api/v1/workers/w/jobs?wait=10&available=5"
-            (found,) = (await served.made("GET", poll, "root", None, **there))["jobs"]
-            assert found["run_id"] == run_id
-            return found
-
-        for names, told in (
-            (["NONE"], "NONE"), (["BINARY"], "not UTF-8"), (["LARGE"], "larger"), (["a-b"], "name"),
-            (["env_staging"], "env_staging"), (["TOKEN", ".."], "name"),
-        ):  # fmt: skip
-            answer = await served.ask("POST", register, "root", named(*names))
-            assert (answer.status, answer.json["code"]) == (400, "invalid_argument"), answer.text
-            assert told in answer.text
-        made = await served.made("POST", register, "root", named("TOKEN", "BLANK"))
-        assert made["function"]["secrets"] == ["TOKEN", "BLANK"]
-        assert (await job())["context"] == {"secrets": {"TOKEN": "for-default", "BLANK": ""}}
-        there = {"X_Ironflow_Environment_ID": "env_staging"}
-        await served.made("POST", register, "root", named("TOKEN"), **there)
-        assert (await job(**there))["context"] == {"secrets": {"TOKEN": "for-staging"}}
-        (folder / "env_staging" / "TOKEN").write_text("rotated\n")
-        assert (await job(**there))["context"] == {"secrets": {"TOKEN": "rotated"}}
-        # One that is gone: the run is not handed over, and parked with the reason.
-        (folder / "env_staging" / "TOKEN").unlink()
-        start = "/api/v1/functions/f/invoke"
-        run_id = (await served.made("POST", start, "root", {}, **there))["run_id"]
-        async with asyncio.timeout(20):
-            while True:
-                path = "/api/v1/workers/w/jobs?wait=1&available=5"
-                answer = await served.ask("GET", path, "root", None, **there)
-                assert answer.status in (200, 204), answer.text
-                assert run_id not in answer.text
-                run = await served.made("GET", f"/api/v1/runs/{run_id}", "root", None, **there)
-                if run["status"] == "paused":
-                    break
-        assert "secret TOKEN" in run["reason"], run
-        whole = await served.ask("GET", "/api/v1/functions/f", "root", None, **there)
-        assert "rotated" not in whole.text
-    with pytest.raises(ConfigError, match=r"secrets: .*/TOKEN is no folder"):
-        async with serving(tmp_path, secrets=str(folder / "TOKEN")):
-            pass
-    for name in os.listdir(tmp_path):
-        if name.startswith("app"):
-            with open(tmp_path / name, "rb") as file:  # noqa: ASYNC230 - the server has ended
-                kept = file.read()
-            assert b"for-default" not in kept, name
-            assert b"rotated" not in kept, name

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from api.test_fast_path import HEAD, Line, Site, make_key, site  # noqa: F401 - a fixture
+from api import fast_site
+from api.fast_site import HEAD, Line, Site, make_key
 
 INVOKE = "/v1/functions/{}/invoke"
 REPORT = {
@@ -35,9 +36,7 @@ REQUESTS: dict[str, tuple[str, Any]] = {
 
 
 def encode(path: str, body: Any, head: str = HEAD) -> bytes:
-    data = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    first = f"POST /api{path} HTTP/1.1\r\n{head}Content-Length: {len(data)}\r\n\r\n"
-    return first.encode() + data
+    return fast_site.encode("POST", path, body, head)
 
 
 def blind(answer: tuple[int, dict[str, str], bytes]) -> Any:
@@ -55,7 +54,7 @@ def blind(answer: tuple[int, dict[str, str], bytes]) -> Any:
 
 
 @pytest.fixture
-async def desk(site: Site) -> tuple[Site, Line]:  # noqa: F811 - the fixture
+async def desk(site: Site) -> tuple[Site, Line]:
     """A site with a worker, and a connection to it."""
     api = site.api
     definition = {"id": "remote", "name": "remote", "code": "c", "placement": "pull"}

@@ -115,49 +115,57 @@ def test_a_concurrency_of_nothing_is_told(width: int) -> None:
     play(main, functions=[none])
 
 
+@function(id="parallel-kid")
+async def patient_kid(ctx: Any) -> None:
+    await ctx.step.sleep("nap", 1000)
+
+
+def one_that_fails_and_others(ctx: Any, begun: list[str]) -> list[Any]:
+    """Branches: one fails after ten seconds, when each of the others is in another kind of wait;
+    all that executes is noted in `begun`.
+    """
+
+    async def failing() -> None:
+        await ctx.step.sleep("nap", 10)
+        await ctx.step.run("fail", fail)
+
+    async def sleeping() -> None:
+        await ctx.step.run("first", add, 1)
+        await ctx.step.sleep("nap", 20)
+        await ctx.step.run("charge", add, 1)
+
+    async def executing() -> None:
+        async def slow() -> None:
+            begun.append("slow")
+            await asyncio.sleep(100)
+            begun.append("slow ended")
+
+        await ctx.step.run("slow", slow)
+        await ctx.step.run("charge", add, 1)
+
+    async def listening() -> None:
+        await ctx.step.wait_for_event("it", "go.now")
+        await ctx.step.run("charge", add, 1)
+
+    async def retrying() -> None:
+        await ctx.step.run("flaky", lambda: 1 / 0, retry={"initial_delay": 15})
+
+    async def invoking() -> None:
+        await ctx.step.invoke("kid", patient_kid)
+        await ctx.step.run("charge", add, 1)
+
+    return [failing, sleeping, executing, listening, retrying, invoking]
+
+
 @LINGERS
 @pytest.mark.parametrize("crash", [False, True])
 def test_the_first_failure_cancels_the_others_for_ever(crash: bool, linger: float) -> None:
     begun: list[str] = []
 
-    @function(id="parallel-kid")
-    async def kid(ctx: Any) -> None:
-        await ctx.step.sleep("nap", 1000)
-
     @function(id="parallel-fail-fast")
     async def fail_fast(ctx: Any) -> Any:
-        async def failing() -> None:
-            await ctx.step.sleep("nap", 10)
-            await ctx.step.run("fail", fail)
-
-        async def sleeping() -> None:
-            await ctx.step.run("first", add, 1)
-            await ctx.step.sleep("nap", 20)
-            await ctx.step.run("charge", add, 1)
-
-        async def executing() -> None:
-            async def slow() -> None:
-                begun.append("slow")
-                await asyncio.sleep(100)
-                begun.append("slow ended")
-
-            await ctx.step.run("slow", slow)
-            await ctx.step.run("charge", add, 1)
-
-        async def listening() -> None:
-            await ctx.step.wait_for_event("it", "go.now")
-            await ctx.step.run("charge", add, 1)
-
-        async def retrying() -> None:
-            await ctx.step.run("flaky", lambda: 1 / 0, retry={"initial_delay": 15})
-
-        async def invoking() -> None:
-            await ctx.step.invoke("kid", kid)
-            await ctx.step.run("charge", add, 1)
-
-        branches = [failing, sleeping, executing, listening, retrying, invoking]
         try:
-            await ctx.step.parallel("block", branches)
+            await ctx.step.parallel("block", one_that_fails_and_others(ctx, begun))
         except StepError as error:
             reason = error.reason
         await ctx.step.sleep("after", 100)
@@ -183,7 +191,7 @@ def test_the_first_failure_cancels_the_others_for_ever(crash: bool, linger: floa
         assert await took(world, run_id) == 110
         is_clean(world)
 
-    play(main, functions=[fail_fast, kid], linger=linger)
+    play(main, functions=[fail_fast, patient_kid], linger=linger)
 
 
 @LINGERS

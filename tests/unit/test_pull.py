@@ -13,7 +13,7 @@ from fake_worker import QUICK, FakeWorker, definition, ready, remote, step
 
 from ironflow import function, testing
 from ironflow.actors import jobs as reports
-from ironflow.actors.worker import Heartbeat, PollDropped, PollJobs
+from ironflow.actors.worker import Heartbeat
 from ironflow.core import pull
 from ironflow.core.commands import ExecutionLeft
 from ironflow.core.entries import CancelOn, RunOptions
@@ -140,11 +140,7 @@ def test_a_run_that_loses_worker_after_worker_is_parked_with_the_reason() -> Non
 def test_a_dropped_poll_takes_no_job() -> None:
     async def main(world: testing.World) -> None:
         worker = await ready(world)
-        poll = PollJobs(available=1, wait=20)
-        asked = asyncio.create_task(worker.ask(poll))
-        await world.advance(1)
-        asked.cancel()
-        world.engine.system.ref("worker", "w").post(PollDropped(poll))
+        await worker.poll_and_hang_up(1)
         run_id = await world.start("remote")
         await world.advance(1)
         assert (await world.state(run_id)).status == "queued"

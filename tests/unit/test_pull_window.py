@@ -15,7 +15,7 @@ from fake_worker import FakeWorker, definition, remote
 
 from ironflow import testing
 from ironflow.actors.exchange import News, exchange
-from ironflow.actors.worker import PollDropped, PollJobs, RegisterWorker
+from ironflow.actors.worker import PollJobs, RegisterWorker
 from ironflow.core import commands as c
 from ironflow.core.entries import Failure, Payload, RunOptions
 from ironflow.core.remote import Answer, RecordedJob, Report, encode_report
@@ -151,11 +151,7 @@ def test_an_end_that_is_refused_frees_nothing() -> None:
 def test_what_comes_while_nobody_asks_waits_for_whoever_does() -> None:
     async def main(world: testing.World) -> None:
         worker = await crew(world)
-        poll = PollJobs(available=0, wait=20)
-        asked = asyncio.create_task(worker.ask(poll))
-        await world.advance(1)
-        asked.cancel()
-        world.engine.system.ref("worker", "w").post(PollDropped(poll))
+        await worker.poll_and_hang_up(0)
         run_id = await world.start("remote")
         await world.advance(1)
         assert (await world.state(run_id)).status == "queued"  # nothing could be brought

@@ -172,56 +172,61 @@ class Fine(Workflow):
         return StopEvent(result=1)
 
 
+class _Orphan(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> StopEvent:
+        return StopEvent()
+
+    @step
+    async def two(self, ev: A) -> StopEvent:
+        return StopEvent()
+
+
+class _Waste(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> A | StopEvent:
+        return A()
+
+
+class _TakesStop(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> StopEvent:
+        return StopEvent()
+
+    @step
+    async def two(self, ev: StopEvent) -> None:
+        return None
+
+
+class _Circle(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> StopEvent | A:
+        return A()
+
+    @step
+    async def two(self, ev: A) -> B:
+        return B()
+
+    @step
+    async def three(self, ev: B) -> A:
+        return A()
+
+
+class _Lost(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> StopEvent:
+        return StopEvent()
+
+    @step
+    async def two(self, ev: A) -> B:
+        return B()
+
+    @step
+    async def three(self, ev: B) -> A | StopEvent:
+        return A()
+
+
 def test_events_that_nobody_makes_or_takes() -> None:
-    class _Orphan(Workflow):
-        @step
-        async def one(self, ev: StartEvent) -> StopEvent:
-            return StopEvent()
-
-        @step
-        async def two(self, ev: A) -> StopEvent:
-            return StopEvent()
-
-    class _Waste(Workflow):
-        @step
-        async def one(self, ev: StartEvent) -> A | StopEvent:
-            return A()
-
-    class _TakesStop(Workflow):
-        @step
-        async def one(self, ev: StartEvent) -> StopEvent:
-            return StopEvent()
-
-        @step
-        async def two(self, ev: StopEvent) -> None:
-            return None
-
-    class _Circle(Workflow):
-        @step
-        async def one(self, ev: StartEvent) -> StopEvent | A:
-            return A()
-
-        @step
-        async def two(self, ev: A) -> B:
-            return B()
-
-        @step
-        async def three(self, ev: B) -> A:
-            return A()
-
-    class _Lost(Workflow):
-        @step
-        async def one(self, ev: StartEvent) -> StopEvent:
-            return StopEvent()
-
-        @step
-        async def two(self, ev: A) -> B:
-            return B()
-
-        @step
-        async def three(self, ev: B) -> A | StopEvent:
-            return A()
-
     for kind, word in (
         (_Orphan, "never produced: A"),
         (_Waste, "never taken: A"),
