@@ -20,7 +20,8 @@ from ironflow.core.prefect.commands import RecordTaskRuns
 from ironflow.core.prefect.events import Event
 from ironflow.core.prefect.runs import (
     EMPTY,
-    Labels,
+    GivenLabels,
+    TaskInputs,
     TaskRunInfo,
     TaskRunPolicy,
     TaskRunRecorded,
@@ -60,7 +61,7 @@ class _ReportedTaskRun(msgspec.Struct, kw_only=True):
     task_version: str | None = None
     empirical_policy: TaskRunPolicy = msgspec.field(default_factory=TaskRunPolicy)
     tags: list[str] = []
-    labels: Labels = {}
+    labels: GivenLabels = {}
     task_inputs: msgspec.Raw = EMPTY
     run_count: int = 0
     flow_run_run_count: int = 0
@@ -87,6 +88,7 @@ class _Payload(msgspec.Struct, kw_only=True):
 
 
 _decode = msgspec.json.Decoder(_Payload).decode
+_check_inputs = msgspec.json.Decoder(TaskInputs).decode
 
 
 def is_report(event: Event) -> bool:
@@ -98,6 +100,8 @@ def read_report(event: Event) -> TaskRunRecorded:
     """What an event says of a task run. Raises `msgspec.ValidationError`, `ValueError`."""
     payload = _decode(event.payload)
     task, state = payload.task_run, payload.validated_state
+    if task.task_inputs != EMPTY:
+        _check_inputs(task.task_inputs)
     task_run_id = event.resource[RESOURCE].removeprefix(TASK_EVENT)
     flow_run_id = next(
         (

@@ -118,6 +118,74 @@ async def test_a_bad_body_is_shown_with_its_faults(
         assert answer["request_body"] == body
 
 
+_CONSTANT = {"input_type": "constant", "type": "int"}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "where", "kind"),
+    [
+        ({"x": [_CONSTANT], "y": 5}, ["y"], "list_type"),
+        ({"x": [_CONSTANT], "y": [_CONSTANT, None]}, ["y", 1], "model_attributes_type"),
+        ({"y": [_CONSTANT, {"input_type": "task_run"}]}, ["y", 1, "id"], "missing"),
+        ({"y": [{"input_type": "task_run", "id": "x"}]}, ["y", 0, "id"], "uuid_parsing"),
+        ({"y": [{"input_type": "magic"}]}, ["y", 0, "input_type"], "value_error"),
+        ({"x": [_CONSTANT], "y": [{**_CONSTANT, "type": 4}]}, ["y", 0, "type"], "string_type"),
+    ],
+)
+async def test_inputs_that_a_client_could_not_read_back_are_refused(
+    memory_api: Api, inputs: Any, where: list[Any], kind: str
+) -> None:
+    body = {"task_key": "t", "dynamic_key": "0", "task_inputs": inputs}
+    status, answer, _ = await ask(memory_api, "POST", "/task_runs/", body)
+    (fault,) = answer["exception_detail"]
+    assert (status, fault["loc"], fault["type"]) == (422, ["body", "task_inputs", *where], kind)
+
+
+@pytest.mark.parametrize("label", [None, [1], {"b": 1}])
+async def test_a_label_that_is_no_value_is_refused_by_its_name(memory_api: Api, label: Any) -> None:
+    labels = {"fine": 1, "team": label}
+    for path, body, within in (
+        ("/flows/", {"name": "labelled", "labels": labels}, ["body", "labels"]),
+        (f"/flow_runs/{NOWHERE}/labels", labels, ["body"]),
+    ):
+        method = "PATCH" if path.endswith("labels") else "POST"
+        status, answer, _ = await ask(memory_api, method, path, body)
+        (fault,) = answer["exception_detail"]
+        assert (status, fault["loc"], fault["input"]) == (422, [*within, "team"], label)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"labels": {"team": None}}, {"task_inputs": {"x": [{"input_type": "task_run"}]}}]
+)
+async def test_a_report_that_a_client_could_not_read_back_makes_no_task_run(
+    memory_api: Api, odd: dict[str, Any]
+) -> None:
+    """One such row would break every list that it is in."""
+
+    def report(number: int, **more: Any) -> dict[str, Any]:
+        task = {"name": f"t{number}", "task_key": "t", "dynamic_key": str(number), **more}
+        return {
+            "id": derive_id("report", str(number)),
+            "occurred": "2026-11-26T04:00:00Z",
+            "event": "prefect.task-run.Running",
+            "resource": {
+                "prefect.resource.id": f"prefect.task-run.{derive_id('task', str(number))}",
+                "prefect.orchestration": "client",
+            },
+            "payload": {"task_run": task, "validated_state": {"type": "RUNNING"}},
+        }
+
+    fine = {
+        "labels": {"team": "data", "size": 1.5},
+        "task_inputs": {"x": [_CONSTANT, {"input_type": "task_run", "id": NOWHERE}]},
+    }
+    events = [report(1, **odd), report(2, **fine)]
+    assert (await ask(memory_api, "POST", "/events", events))[0] == 204
+    _, rows, _ = await ask(memory_api, "POST", "/task_runs/filter", {})
+    assert [row["name"] for row in rows] == ["t2"]
+    assert {name: rows[0][name] for name in fine} == fine
+
+
 async def test_a_body_that_is_too_large_is_refused(serve: Serve) -> None:
     async with serve(MemoryStore(), body_limit=2048) as api:
         status, body, _ = await ask(api, "POST", "/flows/", {"name": "x" * 4096})
@@ -277,6 +345,25 @@ async def test_what_is_not_stored_is_not_made_up(
     memory_api: Api, method: str, path: str, body: Any, status: int, answer: Any
 ) -> None:
     assert (await ask(memory_api, method, path, body))[:2] == (status, answer)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "what"),
+    [
+        ("POST", "/variables/", "Variables"),
+        ("PATCH", "/variables/name/x", "Variables"),
+        ("POST", "/deployments/", "Deployments"),
+        ("POST", "/work_pools/", "Work pools"),
+        ("POST", "/v2/concurrency_limits/", "Concurrency limits"),
+        ("PUT", f"/automations/{NOWHERE}", "Automations"),
+    ],
+)
+async def test_who_writes_what_is_not_stored_is_told_so(
+    memory_api: Api, method: str, path: str, what: str
+) -> None:
+    status, answer, _ = await ask(memory_api, method, path, {"name": "x"})
+    assert status in (404, 405)
+    assert answer == {"detail": f"{what} are not stored by this server"}
 
 
 async def test_a_tagged_task_gets_its_lease_of_nothing(memory_api: Api) -> None:

@@ -12,7 +12,7 @@ from ironflow.core.errors import NotFound
 from ironflow.core.prefect.commands import ChangeFlowRun
 from ironflow.core.prefect.filters import BodyShape, parse_selection
 from ironflow.core.prefect.resources import FLOW_RUNS
-from ironflow.core.prefect.runs import Labels
+from ironflow.core.prefect.runs import GivenLabels
 from ironflow.core.prefect.states import StateCreate
 from ironflow.web.prefect import answers
 from ironflow.web.prefect.requests import (
@@ -62,7 +62,7 @@ async def update_flow_run(call: Call[None, FlowRunUpdate]) -> Answer:
     return 204, None
 
 
-async def update_labels(call: Call[None, Labels]) -> Answer:
+async def update_labels(call: Call[None, GivenLabels]) -> Answer:
     """Add labels to a flow run."""
     await call.engine.prefect.change_flow_run(call.path["id"], ChangeFlowRun(labels=call.body))
     return 204, None
@@ -149,5 +149,5 @@ ROUTES = (
     Route(method="GET", path=_RUN, handle=read_flow_run, fast=True),
     Route(method="PATCH", path=_RUN, handle=update_flow_run, body=FlowRunUpdate),
     Route(method="DELETE", path=_RUN, handle=delete_flow_run),
-    Route(method="PATCH", path=f"{_RUN}/labels", handle=update_labels, body=Labels),
+    Route(method="PATCH", path=f"{_RUN}/labels", handle=update_labels, body=GivenLabels),
 )

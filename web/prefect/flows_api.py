@@ -23,7 +23,7 @@ Bodies = Call[None, dict[str, Any]]
 async def create_flow(call: Call[None, FlowCreate]) -> Answer:
     """Create a flow, or find it by its name."""
     body = call.body
-    return await call.engine.prefect.create_flow(body.name, body.tags, body.labels)
+    return await call.engine.prefect.create_flow(body.name, body.tags, body.labels or {})
 
 
 async def read_flow(call: Call[None, None]) -> Answer:

@@ -11,7 +11,8 @@ import msgspec
 from ironflow.core.prefect.runs import (
     FlowRunInfo,
     FlowRunPolicy,
-    Labels,
+    GivenLabels,
+    TaskInputs,
     TaskRunInfo,
     TaskRunPolicy,
 )
@@ -35,7 +36,7 @@ class FlowCreate(Body):
 
     name: FlowName
     tags: list[str] = []
-    labels: Labels = {}
+    labels: GivenLabels | None = None
 
 
 class FlowUpdate(Body):
@@ -57,7 +58,7 @@ class FlowRunCreate(Body):
     infrastructure_document_id: UUID | None = None
     empirical_policy: FlowRunPolicy = msgspec.field(default_factory=FlowRunPolicy)
     tags: list[str] = []
-    labels: Labels | None = None
+    labels: GivenLabels | None = None
     idempotency_key: str | None = None
     work_pool_name: str | None = None
     work_queue_name: str | None = None
@@ -155,8 +156,8 @@ class TaskRunCreate(Body):
     task_version: str | None = None
     empirical_policy: TaskRunPolicy = msgspec.field(default_factory=TaskRunPolicy)
     tags: list[str] = []
-    labels: Labels | None = None
-    task_inputs: Object = {}
+    labels: GivenLabels | None = None
+    task_inputs: TaskInputs = {}
 
     def info(self) -> TaskRunInfo:
         """The task run that it asks for; id and name may be empty."""

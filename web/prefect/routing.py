@@ -31,7 +31,7 @@ from ironflow.core.prefect.faults import (
 from ironflow.core.prefect.scalars import parse_uuid
 from ironflow.core.values import MAX_DEPTH
 from ironflow.web.fast_path import FAST_PATH, Headers, Reply, Then
-from ironflow.web.prefect.paths import PREFIX, is_ours
+from ironflow.web.prefect.paths import PREFIX, explain_missing, is_ours
 from ironflow.web.prefect.problems import respond, say, say_unexpected
 from ironflow.web.whole import Whole, read_whole
 
@@ -242,7 +242,7 @@ def make_middleware() -> Middleware:
         if refused is None or not is_ours(request.path):
             return await handler(request)
         if isinstance(refused, web.HTTPMethodNotAllowed):
-            response = say(405, "Method Not Allowed")
+            response = say(405, explain_missing(request.path) or "Method Not Allowed")
             response.headers["Allow"] = ", ".join(sorted(refused.allowed_methods))
             return response
         path = request.rel_url.raw_path
@@ -257,7 +257,7 @@ def make_middleware() -> Middleware:
             # In full, because clients resolve a relative one against a base of their own.
             place = f"{request.scheme}://{request.host}{moved}"
             return web.Response(status=307, headers={"Location": place})
-        return say(404, "Not Found")
+        return say(404, explain_missing(request.path) or "Not Found")
 
     return answer_unrouted
 

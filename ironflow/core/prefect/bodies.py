@@ -14,7 +14,14 @@ import msgspec
 from ironflow.core import clock
 from ironflow.core.clock import SECOND
 from ironflow.core.prefect.rules import AbortDetails, Details, RejectDetails, Status, Verdict
-from ironflow.core.prefect.runs import FlowRun, FlowRunPolicy, Progress, TaskRun, TaskRunPolicy
+from ironflow.core.prefect.runs import (
+    FlowRun,
+    FlowRunPolicy,
+    Labels,
+    Progress,
+    TaskRun,
+    TaskRunPolicy,
+)
 from ironflow.core.prefect.states import TERMINAL, State
 
 COLUMNS = ("body", "state_type", "state_at", "expected_at", "started_at", "run_time")
@@ -31,7 +38,7 @@ class Flow(msgspec.Struct, kw_only=True):
     updated: str
     name: str
     tags: list[str]
-    labels: dict[str, Any]
+    labels: Labels
 
 
 class _Times(msgspec.Struct):
@@ -66,7 +73,7 @@ class _TaskRunBody(msgspec.Struct):
     task_version: str | None
     empirical_policy: TaskRunPolicy
     tags: list[str]
-    labels: dict[str, Any]
+    labels: Labels
     task_inputs: msgspec.Raw
     state_id: str | None
     state_type: str | None

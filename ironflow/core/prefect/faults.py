@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,6 +15,7 @@ MESSAGE = "Invalid request received."
 
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 _PATH = re.compile(r" - at `(key in )?(\$.*)`$", re.DOTALL)
+_GOT = re.compile(r", got `(\w+)`$")
 _MISSING = re.compile(r"Object missing required field `(.+)`$", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.+)`$", re.DOTALL)
 _KINDS = (
@@ -28,6 +29,18 @@ _KINDS = (
     ("Expected `str", "string_type"),
     ("Expected `bool", "bool_type"),
 )
+
+_JSON_KINDS: dict[str, tuple[type, ...]] = {
+    "null": (type(None),),
+    "bool": (bool,),
+    "int": (int,),
+    "float": (float,),
+    "str": (str,),
+    "array": (list,),
+    "object": (dict,),
+}
+_SOME_KEY = object()
+"""A step of a path: into a value of an object, the decoder does not say under which key."""
 
 _parse = msgspec.json.Decoder().decode
 
@@ -64,14 +77,18 @@ class Refusal(IronflowError):
 
 def parse_path(text: str) -> Location:
     """A path of the decoder, such as `.flows[2].name`, as its parts."""
-    parts: list[str | int] = []
+    return tuple(part for part in _parse_steps(text) if isinstance(part, str | int))
+
+
+def _parse_steps(text: str) -> list[object]:
+    parts: list[object] = []
     for match in _STEP.finditer(text):
         name, index = match.groups()
         if name is not None:
             parts.append(name)
-        elif index is not None:
-            parts.append(int(index))
-    return tuple(parts)
+        else:
+            parts.append(_SOME_KEY if index is None else int(index))
+    return parts
 
 
 def find_fault(error: msgspec.ValidationError, source: str, value: Any) -> Fault:
@@ -79,7 +96,8 @@ def find_fault(error: msgspec.ValidationError, source: str, value: Any) -> Fault
     text = str(error)
     reason = _PATH.sub("", text)
     found = _PATH.search(text)
-    where = parse_path(found.group(2).removeprefix("$")) if found is not None else ()
+    steps = _parse_steps(found.group(2).removeprefix("$")) if found is not None else []
+    where = _find_keys(steps, value, reason)
     missing, unknown = _MISSING.match(reason), _UNKNOWN.match(reason)
     inner = _look_up(value, where)
     if missing is not None:
@@ -91,6 +109,36 @@ def find_fault(error: msgspec.ValidationError, source: str, value: Any) -> Fault
         return Fault((source, *where, name), "extra_forbidden", text, inner)
     kind = next((kind for start, kind in _KINDS if reason.startswith(start)), "value_error")
     return Fault((source, *where), kind, reason, inner)
+
+
+def _find_keys(steps: list[object], value: Any, reason: str) -> Location:
+    """The path with the keys that the decoder left out: those that lead to a value of the kind that
+    it did not want, or the only ones. Without them when that does not tell.
+    """
+    got = _GOT.search(reason)
+    kinds = _JSON_KINDS.get(got.group(1)) if got is not None else None
+    paths = list(_expand(steps, value, ()))
+    if kinds is not None:
+        paths = [path for path in paths if type(_look_up(value, path)) in kinds][:1]
+    if len(paths) == 1:
+        return paths[0]
+    return tuple(part for part in steps if isinstance(part, str | int))
+
+
+def _expand(steps: Sequence[object], value: Any, before: Location) -> Iterator[Location]:
+    """Every path that the steps can mean in a value."""
+    if not steps:
+        yield before
+        return
+    step, rest = steps[0], steps[1:]
+    if step is _SOME_KEY:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from _expand(rest, inner, (*before, key))
+    elif isinstance(step, str) and isinstance(value, dict) and (step in value or not rest):
+        yield from _expand(rest, value.get(step), (*before, step))
+    elif isinstance(step, int) and isinstance(value, list) and step < len(value):
+        yield from _expand(rest, value[step], (*before, step))
 
 
 def _look_up(value: Any, where: Location) -> Any:

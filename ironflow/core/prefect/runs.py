@@ -6,14 +6,48 @@ only way in which a `History` changes. Moments and spans in microseconds, ids ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
+from uuid import UUID
 
 import msgspec
 
 from ironflow.core.prefect.states import NULL, TERMINAL, State, StateType
 
-Labels = dict[str, bool | int | float | str | None]
+Labels = Mapping[str, bool | int | float | str | None]
+GivenLabels = Mapping[str, bool | int | float | str]
+"""Labels as they are taken from a client. What is stored is read more widely: older journals may
+hold null, which clients cannot read back.
+"""
 EMPTY = msgspec.Raw(b"{}")
+
+
+class TaskRunResult(msgspec.Struct, tag_field="input_type", tag="task_run"):
+    """An input of a task run: the result of another task run."""
+
+    id: UUID
+
+
+class FlowRunResult(msgspec.Struct, tag_field="input_type", tag="flow_run"):
+    """An input of a task run: the result of a flow run."""
+
+    id: UUID
+
+
+class Parameter(msgspec.Struct, tag_field="input_type", tag="parameter"):
+    """An input of a task run: a parameter of its flow run."""
+
+    name: str
+
+
+class Constant(msgspec.Struct, tag_field="input_type", tag="constant"):
+    """An input of a task run: a value of this type."""
+
+    type: str
+
+
+TaskInputs = dict[str, list[TaskRunResult | FlowRunResult | Parameter | Constant]]
+"""What a task run was given, by the name of its parameter."""
 
 
 class FlowRunPolicy(msgspec.Struct, kw_only=True):
