@@ -34,13 +34,15 @@ _encode = msgspec.json.Encoder().encode
 class StreamedEvent(NamedTuple):
     """One event of a run's stream; `envelope` is its JSON, or lies in the blob table.
 
-    `internal` events are told only to those who ask for them. `ends`: nothing follows.
+    `internal` events are told only to those who ask for them. `ends`: nothing follows. `job`: whose
+    step wrote it, began or left its worker; a step that is entered again has the same one.
     """
 
     sequence: int
     envelope: Payload
     internal: bool = False
     ends: bool = False
+    job: int | None = None
 
 
 def envelope(
@@ -76,7 +78,8 @@ def events_of(entry: RunEntry, sequence: int) -> Iterator[StreamedEvent]:
             for op in entry.ops:
                 told = _event_of(op)
                 if told is not None:
-                    yield StreamedEvent(sequence, *told)
+                    text, internal, job = told
+                    yield StreamedEvent(sequence, text, internal, job=job)
                     sequence += 1
             if entry.parks:
                 idle = built_in("WorkflowIdleEvent", {}, INTERNAL)
@@ -92,16 +95,16 @@ def events_of(entry: RunEntry, sequence: int) -> Iterator[StreamedEvent]:
             return
 
 
-def _event_of(op: TurnOp) -> tuple[Payload, bool] | None:
+def _event_of(op: TurnOp) -> tuple[Payload, bool, int | None] | None:
     match op:
         case Streamed():
-            return op.event, op.internal
+            return op.event, op.internal, op.job
         case JobBegan():
-            return step_state(op.step, "running", op.worker, op.input), True
+            return step_state(op.step, "running", op.worker, op.input), True, op.job
         case JobEnded():
-            return step_state(op.step, "not_running", op.worker, op.input, op.output), True
+            return step_state(op.step, "not_running", op.worker, op.input, op.output), True, op.job
         case JobFailed() | JobLeft():
-            return step_state(op.step, "not_running", op.worker, op.input), True
+            return step_state(op.step, "not_running", op.worker, op.input), True, op.job
         case _:
             return None
 

@@ -99,8 +99,8 @@ class SendBody(View, frozen=True):
 
 class EventsQuery(Query, frozen=True):
     """`sse` or lines of JSON; `after_sequence`: a sequence, -1 for all, `now` for what is to come;
-    `include_time` adds `at` to each envelope. `acquire_timeout` must be a number and has no effect:
-    any number of readers get everything.
+    `include_time` adds `at` and `job` to each envelope. `acquire_timeout` must be a number and has
+    no effect: any number of readers get everything.
     """
 
     sse: bool = True

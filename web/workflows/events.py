@@ -33,7 +33,9 @@ Load = Callable[[Payload], Awaitable[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a reader wants events. `timed` adds to each envelope when it was recorded (`at`)."""
+    """How a reader wants events. `timed` adds to each envelope when it was recorded (`at`), and for
+    which job of a step (`job`).
+    """
 
     sse: bool = True
     internal: bool = False
@@ -126,7 +128,8 @@ def encode_frame(event: StreamedEvent, envelope: bytes, style: Style, at: int) -
     if b"\n" in envelope or b"\r" in envelope:
         envelope = msgspec.json.format(envelope, indent=-1)
     if style.timed:
-        envelope = b'%s,"at":"%s"}' % (envelope.rstrip()[:-1], to_rfc3339(at).encode())
+        job = b"" if event.job is None else b',"job":%d' % event.job
+        envelope = b'%s,"at":"%s"%s}' % (envelope.rstrip()[:-1], to_rfc3339(at).encode(), job)
     if style.sse:
         return b"id: %d\ndata: %s\n\n" % (event.sequence, envelope)
     return envelope + b"\n"

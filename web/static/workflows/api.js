@@ -71,8 +71,8 @@ export const cancel = (id) => ask("POST", `/handlers/${name(id)}/cancel`);
 export const purge = (id) => ask("POST", `/handlers/${name(id)}/cancel?purge=true`);
 
 /** A page of runs, newest first: `{handlers, next_cursor}`. */
-export function handlers(workflow, statuses, cursor) {
-  const query = new URLSearchParams({ workflow_name: workflow, limit: "30" });
+export function handlers(workflow, statuses, cursor, limit) {
+  const query = new URLSearchParams({ workflow_name: workflow, limit: String(limit) });
   for (const status of statuses) query.append("status", status);
   if (cursor) query.set("cursor", cursor);
   return ask("GET", `/handlers?${query}`);

@@ -3,9 +3,18 @@
 import * as api from "./api.js";
 import * as location from "./location.js";
 import { MOST } from "./compare.js";
-import { Run } from "./run.js";
+import { AGAIN, Run } from "./run.js";
 import { kindOf } from "./graph.js";
 import { h, icon } from "./dom.js";
+
+const PAGE = 30;
+/** The most that the server answers at once. */
+const LONGEST_PAGE = 1000;
+const NO_RUNS = { handlers: [], cursor: null, wanted: PAGE, error: null };
+
+function paneOf(state) {
+  return state.view === "compare" ? "graph" : state.run ? "run" : "start";
+}
 
 export class App {
   constructor() {
@@ -16,9 +25,11 @@ export class App {
     /** Why nothing is known of a workflow. */
     this.unread = new Map();
     this.runs = new Map();
-    this.list = { handlers: [], cursor: null, statuses: [], loading: false, error: null };
+    this.list = { ...NO_RUNS, statuses: [], loading: false };
+    /** Which answer for the list is waited for. */
+    this.asked = 0;
     this.listeners = new Set();
-    this.pane = this.state.view === "compare" ? "graph" : this.state.run ? "run" : "start";
+    this.pane = paneOf(this.state);
     this.frame = null;
   }
 
@@ -61,6 +72,7 @@ export class App {
       this.isKnown = true;
     } catch (error) {
       this.failure = error.status === 401 ? "This server asks for an API key: give one by the lock above (K)." : error.message;
+      if (error.status !== 401) setTimeout(() => this.boot(), AGAIN);
       this.tell();
       return;
     }
@@ -84,6 +96,21 @@ export class App {
     } catch {
       // The run's own panel says what is wrong with it.
     }
+  }
+
+  /** To where the address leads now: the back button. */
+  async goTo(state) {
+    if (state.workflow !== this.state.workflow) this.emptyList();
+    this.state = state;
+    this.state.workflow ??= this.names[0] ?? null;
+    this.pane = paneOf(state);
+    await this.enter();
+  }
+
+  /** Nothing is known of the runs until the server has said. */
+  emptyList() {
+    Object.assign(this.list, NO_RUNS, { loading: true });
+    this.asked += 1;
   }
 
   /** After a change of the address. */
@@ -119,8 +146,7 @@ export class App {
   async pick(workflow) {
     if (workflow === this.state.workflow) return;
     Object.assign(this.state, { workflow, run: null, compare: [], view: "graph" });
-    this.list.handlers = [];
-    this.list.cursor = null;
+    this.emptyList();
     location.write(this.state, true);
     await this.enter();
   }
@@ -169,15 +195,16 @@ export class App {
   }
 
   async start(event) {
-    const handler = await api.start(this.state.workflow, event);
-    this.select(handler.handler_id);
-    this.toast(`Run ${handler.handler_id} started.`);
+    const { workflow } = this.state;
+    const handler = await api.start(workflow, event);
+    // Who has gone on to another workflow meanwhile stays there.
+    if (workflow === this.state.workflow) this.select(handler.handler_id);
+    this.toast(`Run ${handler.handler_id} of ${workflow} started.`);
     await this.refresh();
   }
 
   async send(run, type, value, step) {
     await api.send(run.id, { type, value }, step || undefined);
-    if (this.current?.answers.includes(type) || type === "HumanResponseEvent") run.answered(type);
     this.toast(`${type} was sent and is stored.`);
     this.tell();
   }
@@ -204,42 +231,44 @@ export class App {
     this.compare(run.id, false);
     run.close();
     this.runs.delete(run.id);
-    this.state.run = null;
+    if (this.state.run === run.id) this.state.run = null;
     location.write(this.state, true);
     this.tell();
     await this.refresh();
   }
 
-  /** Look at the newest page of runs again. */
+  /** Look at the runs again, as many as are shown. */
   async refresh() {
     await this.load(null);
   }
 
   async loadMore() {
+    this.list.wanted = Math.min(this.list.handlers.length + PAGE, LONGEST_PAGE);
     await this.load(this.list.cursor);
   }
 
   async filter(statuses) {
-    this.list.statuses = statuses;
+    Object.assign(this.list, { statuses, wanted: PAGE });
     await this.refresh();
   }
 
   async load(cursor) {
     const { workflow } = this.state;
     if (!workflow) return;
+    const asked = (this.asked += 1);
     this.list.loading = true;
     this.tell();
     try {
-      const page = await api.handlers(workflow, this.list.statuses, cursor);
-      if (workflow !== this.state.workflow) return;
+      const page = await api.handlers(workflow, this.list.statuses, cursor, cursor ? PAGE : this.list.wanted);
+      if (asked !== this.asked) return; // something else has been asked for since
       const found = page.handlers;
       this.list.handlers = cursor ? [...this.list.handlers, ...found] : found;
       this.list.cursor = page.next_cursor ?? null;
       this.list.error = null;
     } catch (error) {
-      this.list.error = error.message;
+      if (asked === this.asked) this.list.error = error.message;
     } finally {
-      this.list.loading = false;
+      if (asked === this.asked) this.list.loading = false;
       this.tell();
     }
   }
@@ -252,6 +281,7 @@ export class App {
     this.runs.set(id, run);
     let was = false;
     run.listeners.add(() => {
+      if (id === this.state.run) this.follow(run);
       if (run.isOver && !was) {
         was = true;
         this.noteEnd(run);
@@ -259,6 +289,15 @@ export class App {
       this.tell();
     });
     run.open();
+  }
+
+  /** A link may name a run and another workflow: the run counts. */
+  follow(run) {
+    const workflow = run.handler?.workflow_name;
+    if (!workflow || workflow === this.state.workflow || !this.names.includes(workflow)) return;
+    this.emptyList();
+    this.state.workflow = workflow;
+    this.enter();
   }
 
   noteEnd(run) {

@@ -27,7 +27,7 @@ export class Comparison {
     }
     if (!runs.length) {
       replace(this.strip, h("p", { class: "empty" }, "Nothing to compare yet. Mark runs in the list with ", icon("compare"), " to see them side by side."));
-      replace(this.table);
+      this.fillTables([]);
       return;
     }
     this.strip.querySelector(".empty")?.remove();
@@ -37,24 +37,38 @@ export class Comparison {
       if (column.element.parentNode !== this.strip) this.strip.append(column.element);
       this.fillColumn(column, run);
     }
-    replace(this.table, runs.length > 1 ? [stepTable(runs), eventTable(runs), resultTable(runs)] : null);
+    this.fillTables(runs.length > 1 ? [stepTable(runs), eventTable(runs), resultTable(runs)] : []);
+  }
+
+  /** What says the same as before stays, with what is selected in it. */
+  fillTables(tables) {
+    tables.forEach((made, index) => {
+      const old = this.table.children[index];
+      if (!old) this.table.append(made);
+      else if (!old.isEqualNode(made)) old.replaceWith(made);
+    });
+    while (this.table.children.length > tables.length) this.table.lastElementChild.remove();
   }
 
   makeColumn(run, model, workflow) {
     const view = model ? new GraphView(model, workflow, { small: true }) : null;
-    const head = h("header", { class: "column-head" });
+    const state = h("span", {});
+    const facts = h("span", { class: "muted" });
+    const head = h(
+      "header",
+      { class: "column-head" },
+      h("button", { type: "button", class: "link", title: "Open this run", onclick: () => this.onopen(run.id) }, run.id),
+      state,
+      facts,
+      h("button", { type: "button", class: "quiet small", "aria-label": `remove ${run.id} from the comparison`, onclick: () => this.onremove(run.id) }, icon("close")),
+    );
     const element = h("section", { class: "column", "data-run": run.id, "aria-label": `run ${run.id}` }, head, view?.element);
-    return { view, head, element, model };
+    return { view, state, facts, element, model };
   }
 
   fillColumn(column, run) {
-    replace(
-      column.head,
-      h("button", { type: "button", class: "link", title: "Open this run", onclick: () => this.onopen(run.id) }, run.id),
-      pill(run.status),
-      h("span", { class: "muted" }, `${seconds(run.elapsed)} · ${run.events.filter((event) => !event.internal).length} events`),
-      h("button", { type: "button", class: "quiet small", "aria-label": `remove ${run.id} from the comparison`, onclick: () => this.onremove(run.id) }, icon("close")),
-    );
+    replace(column.state, pill(run.status));
+    column.facts.textContent = `${seconds(run.elapsed)} · ${run.events.filter((event) => !event.internal).length} events`;
     column.view?.show(run);
   }
 }

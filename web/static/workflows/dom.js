@@ -28,6 +28,30 @@ export function replace(element, ...children) {
   element.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
 }
 
+/**
+ * Make the children of a list those of `entries` (`{id, key, make}`). A child whose key is the same
+ * stays, with the focus and the click that is on it; the focus of one that is made anew goes along.
+ */
+export function reconcile(list, entries) {
+  const known = new Map([...list.children].map((child) => [child.dataset.id, child]));
+  const nodes = entries.map(({ id, key, make }) => {
+    const old = known.get(id);
+    if (old?.dataset.key === key) return old;
+    const node = make();
+    Object.assign(node.dataset, { id, key });
+    if (!old) return node;
+    const place = [...old.querySelectorAll("button")].indexOf(document.activeElement);
+    old.replaceWith(node);
+    if (place >= 0) node.querySelectorAll("button")[place]?.focus();
+    return node;
+  });
+  const wanted = new Set(nodes);
+  for (const child of [...list.children]) if (!wanted.has(child)) child.remove();
+  nodes.forEach((node, index) => {
+    if (list.children[index] !== node) list.insertBefore(node, list.children[index] ?? null);
+  });
+}
+
 /** An icon of the sprite in index.html. */
 export function icon(name) {
   return svg("svg", { class: "icon", "aria-hidden": "true" }, svg("use", { href: `#icon-${name}` }));

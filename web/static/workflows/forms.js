@@ -41,24 +41,27 @@ function title(name, field) {
 
 let count = 0;
 
-/** One field: its element, and `read()`, which answers `undefined` for what was left empty. */
+/**
+ * One field: its element, `read()`, which answers `undefined` for what was left empty, and
+ * `write(value)`, which takes that, too.
+ */
 function makeField(name, raw, root, required) {
   const field = settle(raw, root);
   const id = `field-${(count += 1)}`;
   const hint = field.description ? h("p", { class: "hint", id: `${id}-hint` }, field.description) : null;
   const common = { id, name, "aria-describedby": hint ? `${id}-hint` : null, required: required && field.type !== "boolean" };
   const label = h("label", { for: id }, title(name, field), required ? h("span", { class: "required", title: "required" }, " *") : null, h("code", {}, name));
-  const { control, read } = makeControl(field, common, required);
+  const { control, read, write } = makeControl(field, common, required, root);
   if (field.type === "boolean" && !field.nullable) {
-    return { element: h("div", { class: "field check" }, control, label, hint), read, name };
+    return { element: h("div", { class: "field check" }, control, label, hint), read, write, name };
   }
-  return { element: h("div", { class: "field" }, label, control, hint), read, name };
+  return { element: h("div", { class: "field" }, label, control, hint), read, write, name };
 }
 
-function makeControl(field, common, required) {
+function makeControl(field, common, required, root) {
   const preset = field.default;
   if (field.const !== undefined) {
-    return { control: h("input", { ...common, value: String(field.const), readonly: true }), read: () => field.const };
+    return { control: h("input", { ...common, value: String(field.const), readonly: true }), read: () => field.const, write: () => {} };
   }
   if (field.enum || (field.type === "boolean" && field.nullable)) {
     const values = field.enum ?? [true, false];
@@ -68,11 +71,18 @@ function makeControl(field, common, required) {
       required && preset === undefined ? null : h("option", { value: "" }, preset === undefined ? "–" : `default (${preset})`),
       values.map((value, index) => h("option", { value: String(index) }, String(value))),
     );
-    return { control, read: () => (control.value === "" ? undefined : values[Number(control.value)]) };
+    const write = (value) => {
+      const index = values.indexOf(value);
+      control.value = index < 0 ? "" : String(index);
+    };
+    return { control, read: () => (control.value === "" ? undefined : values[Number(control.value)]), write };
   }
   if (field.type === "boolean") {
     const control = h("input", { ...common, type: "checkbox", checked: preset === true });
-    return { control, read: () => (control.checked === (preset ?? null) ? undefined : control.checked) };
+    const write = (value) => {
+      control.checked = (value ?? preset) === true;
+    };
+    return { control, read: () => (control.checked === (preset ?? null) ? undefined : control.checked), write };
   }
   if (field.type === "integer" || field.type === "number") {
     const control = h("input", {
@@ -84,10 +94,14 @@ function makeControl(field, common, required) {
       max: field.maximum ?? null,
       placeholder: preset === undefined || preset === null ? "" : String(preset),
     });
-    return { control, read: () => (control.value === "" ? undefined : Number(control.value)) };
+    return { control, read: () => (control.value === "" ? undefined : Number(control.value)), write: (value) => fill(control, value) };
   }
   if (field.type === "string") return makeText(field, common, preset);
-  return makeJson(field, common, preset);
+  return makeJson(field, common, preset, root);
+}
+
+function fill(control, value) {
+  control.value = value === undefined || value === null ? "" : typeof value === "string" || typeof value === "number" ? String(value) : JSON.stringify(value);
 }
 
 function makeText(field, common, preset) {
@@ -95,17 +109,38 @@ function makeText(field, common, preset) {
   const isLong = (field.maxLength ?? 0) > 200 || /text|prompt|body|message|query/i.test(common.name);
   const control = isLong
     ? h("textarea", { ...common, rows: "3", placeholder: preset ?? "" })
-    : h("input", { ...common, type: types[field.format] ?? "text", minlength: field.minLength ?? null, maxlength: field.maxLength ?? null, placeholder: preset ?? "", autocomplete: "off" });
-  return { control, read: () => (control.value === "" ? undefined : control.value) };
+    : h("input", { ...common, type: types[field.format] ?? "text", minlength: field.minLength ?? null, maxlength: field.maxLength ?? null, placeholder: preset ?? SAMPLES[field.format] ?? "", autocomplete: "off" });
+  return { control, read: () => (control.value === "" ? undefined : control.value), write: (value) => fill(control, value) };
 }
 
-function makeJson(field, common, preset) {
-  const sample = field.type === "array" ? "[]" : field.type === "object" ? "{}" : "JSON";
+/** What a value of a schema looks like, for who has to type one. */
+function sampleOf(raw, root, depth = 0) {
+  const field = settle(raw, root);
+  if (field.default !== undefined && field.default !== null) return field.default;
+  if (field.const !== undefined) return field.const;
+  if (field.enum) return field.enum[0];
+  if (field.type === "array") return depth < 3 && field.items?.$ref ? [sampleOf(field.items, root, depth + 1)] : [];
+  if (field.type === "object") {
+    const fields = depth < 3 ? Object.entries(field.properties ?? {}) : [];
+    return Object.fromEntries(fields.map(([name, each]) => [name, sampleOf(each, root, depth + 1)]));
+  }
+  return { integer: 0, number: 0, boolean: false, string: SAMPLES[field.format] ?? "" }[field.type] ?? null;
+}
+
+const SAMPLES = { date: "2026-01-31", "date-time": "2026-01-31T12:00:00Z", time: "12:00:00", duration: "PT30S" };
+
+function makeJson(field, common, preset, root) {
+  const sample = field.type === "array" || field.type === "object" ? JSON.stringify(sampleOf(field, root)) : "JSON";
   const shown = preset === undefined || preset === null ? sample : JSON.stringify(preset);
   const control = h("textarea", { ...common, rows: "3", class: "code", spellcheck: "false", placeholder: shown });
   const isFree = !field.type;
+  control.addEventListener("input", () => control.setCustomValidity(""));
   return {
     control,
+    write: (value) => {
+      control.setCustomValidity("");
+      control.value = value === undefined ? "" : JSON.stringify(value);
+    },
     read: () => {
       if (control.value.trim() === "") return undefined;
       try {
@@ -124,9 +159,9 @@ function makeJson(field, common, preset) {
 /** Rows of name and value, for events that declare no fields and take any. */
 function makeRows(preset) {
   const list = h("div", { class: "rows" });
-  const add = (name = "", focus = false) => {
+  const add = (name = "", focus = false, text = "") => {
     const key = h("input", { class: "key", "aria-label": "field name", placeholder: "field", value: name, autocomplete: "off" });
-    const value = h("input", { class: "value", "aria-label": "field value", placeholder: "text or JSON", autocomplete: "off" });
+    const value = h("input", { class: "value", "aria-label": "field value", placeholder: "text or JSON", value: text, autocomplete: "off" });
     const row = h("div", { class: "row" }, key, value, h("button", { type: "button", class: "quiet small", "aria-label": "remove field", onclick: () => row.remove() }, icon("close")));
     list.append(row);
     if (focus) key.focus();
@@ -142,7 +177,13 @@ function makeRows(preset) {
     }
     return found;
   };
-  return { element, read };
+  const write = (value) => {
+    replace(list);
+    const entries = Object.entries(value);
+    for (const [name, each] of entries) add(name, false, typeof each === "string" && parseLoosely(each) === each ? each : JSON.stringify(each));
+    if (!entries.length) add(preset);
+  };
+  return { element, read, write };
 }
 
 function parseLoosely(text) {
@@ -165,15 +206,40 @@ export function makeForm(schema, blank = "") {
   const code = h("textarea", { class: "code", rows: "6", spellcheck: "false", "aria-label": "the event as JSON" });
   const body = h("div", { class: "fields" });
   let asJson = false;
+  let further = {};
   const readFields = () => {
     if (rows) return rows.read();
-    const found = {};
+    const found = { ...further };
     for (const field of fields) {
       const value = field.read();
       if (value !== undefined) found[field.name] = value;
     }
     return found;
   };
+  const writeFields = (value) => {
+    if (rows) {
+      rows.write(value);
+      return;
+    }
+    further = { ...value };
+    for (const field of fields) {
+      field.write(value[field.name]);
+      delete further[field.name];
+    }
+  };
+  const readCode = () => {
+    try {
+      code.setCustomValidity("");
+      const value = JSON.parse(code.value || "{}");
+      if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error("an event is an object");
+      return value;
+    } catch (error) {
+      code.setCustomValidity(`not JSON: ${error.message}`);
+      code.reportValidity();
+      throw error;
+    }
+  };
+  code.addEventListener("input", () => code.setCustomValidity(""));
   const show = () => replace(body, asJson ? h("div", { class: "field" }, code) : rows ? rows.element : fields.map((field) => field.element));
   const mode = h(
     "button",
@@ -182,7 +248,12 @@ export function makeForm(schema, blank = "") {
       class: "quiet small mode",
       "aria-pressed": "false",
       onclick: () => {
-        if (!asJson) code.value = JSON.stringify(readFields(), null, 2);
+        try {
+          if (asJson) writeFields(readCode());
+          else code.value = JSON.stringify(readFields(), null, 2);
+        } catch {
+          return; // the form shows what is wrong with it
+        }
         asJson = !asJson;
         mode.setAttribute("aria-pressed", String(asJson));
         mode.textContent = asJson ? "Fields" : "JSON";
@@ -195,17 +266,6 @@ export function makeForm(schema, blank = "") {
   return {
     element: h("div", { class: "schema-form" }, body),
     mode,
-    read: () => {
-      if (!asJson) return readFields();
-      try {
-        code.setCustomValidity("");
-        return JSON.parse(code.value || "{}");
-      } catch (error) {
-        code.setCustomValidity(`not JSON: ${error.message}`);
-        code.reportValidity();
-        code.oninput = () => code.setCustomValidity("");
-        throw error;
-      }
-    },
+    read: () => (asJson ? readCode() : readFields()),
   };
 }

@@ -115,10 +115,7 @@ document.addEventListener("keydown", (event) => {
 
 // -- life -----------------------------------------------------------------------------------------
 
-window.addEventListener("popstate", () => {
-  app.state = location.read();
-  app.enter();
-});
+window.addEventListener("popstate", () => app.goTo(location.read()));
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState !== "visible") return;
   showHealth();

@@ -12,6 +12,10 @@ const TABS = [
   ["result", "Result"],
 ];
 
+function questions(run) {
+  return run.prompts.length > 1 ? ` (${run.prompts.length} questions)` : "";
+}
+
 export class Panel {
   constructor(app, element) {
     this.app = app;
@@ -122,20 +126,22 @@ export class Panel {
 
   showPrompt(run) {
     const prompt = run.isOver ? null : (run.prompts[0] ?? null);
-    const key = prompt ? `${run.id} ${prompt.sequence} ${run.prompts.length}` : null;
-    if (key === this.prompted) return;
+    const key = prompt ? `${run.id} ${prompt.sequence} ${this.app.current !== null}` : null;
+    if (key && this.waiting) this.waiting.textContent = questions(run);
+    if (key === this.prompted) return; // an answer that is being typed stays
     this.prompted = key;
     if (!prompt) {
       replace(this.prompt);
       return;
     }
+    this.waiting = h("span", {}, questions(run));
     const text = Object.entries({ ...prompt.value?._data, ...prompt.value, _data: undefined }).filter(([, value]) => value !== undefined);
     replace(
       this.prompt,
       h(
         "section",
         { class: "prompt", "aria-label": "the run waits for you" },
-        h("h3", {}, icon("human"), "This run waits for you", run.prompts.length > 1 ? ` (${run.prompts.length} questions)` : ""),
+        h("h3", {}, icon("human"), "This run waits for you", this.waiting),
         text.length ? text.map(([name, value]) => h("p", { class: "question" }, text.length > 1 ? h("span", { class: "muted" }, `${name}: `) : null, typeof value === "string" ? value : JSON.stringify(value))) : h("p", { class: "question" }, prompt.type),
         this.answerForm(run),
       ),
@@ -162,6 +168,7 @@ export class Panel {
     const schema = this.schemaOf(type);
     const error = h("p", { class: "error", role: "alert", hidden: true });
     const attempt = async (value, button) => {
+      if (button.disabled) return;
       error.hidden = true;
       button.disabled = true;
       try {

@@ -7,6 +7,9 @@ function bare(name) {
   return name?.startsWith("<class '") ? name.slice(8, -2).split(".").pop() : name;
 }
 
+/** Milliseconds after which a server that did not answer is asked again. */
+export const AGAIN = 2000;
+
 export const ENDED = new Set(["completed", "failed", "cancelled"]);
 
 export class Run {
@@ -62,6 +65,7 @@ export class Run {
     } catch (error) {
       this.error = error;
       this.connection = "closed";
+      if (error.status === 0 || error.status >= 500) this.later = setTimeout(() => this.open(), AGAIN);
       this.tell();
       return;
     }
@@ -77,6 +81,7 @@ export class Run {
   }
 
   close() {
+    clearTimeout(this.later);
     this.stop?.();
     this.stop = null;
     this.listeners.clear();
@@ -105,7 +110,7 @@ export class Run {
     const event = { ...envelope, sequence: this.last, at, offset: Math.max(0, (at - this.began) / 1000) };
     event.internal = api.isA(envelope, "InternalDispatchEvent");
     this.events.push(event);
-    if (envelope.type === "StepStateChanged") this.noteStep(envelope.value, at);
+    if (envelope.type === "StepStateChanged") this.noteStep(envelope.value, at, envelope.job ?? null);
     else if (!event.internal) this.noteEvent(event);
     this.tell();
   }
@@ -123,7 +128,7 @@ export class Run {
     }
   }
 
-  noteStep(change, at) {
+  noteStep(change, at, job) {
     const step = this.step(change.name);
     const input = bare(change.input_event_name);
     const output = bare(change.output_event_name);
@@ -136,7 +141,7 @@ export class Run {
       step.started += 1;
       step.workers.set(change.worker_id, { at, input });
       this.edges.add(`${input}→${change.name}`);
-      if (this.responses.has(input)) this.answered(input);
+      this.noteAnswer(input, job);
       return;
     }
     const worker = step.workers.get(change.worker_id);
@@ -153,10 +158,20 @@ export class Run {
     return this.steps.get(name);
   }
 
-  /** A human has answered the oldest question. */
-  answered(type) {
-    this.prompts.shift();
-    this.edges.add(`external_step→${type}`);
+  /**
+   * A step took something up: perhaps what a human has answered. A job that asked and begins again
+   * has its answer; what was asked by returning it is answered when a step takes an answer, the
+   * oldest question first.
+   */
+  noteAnswer(input, job) {
+    const left = this.prompts.filter((prompt) => prompt.job === undefined || prompt.job !== job);
+    const isAnswer = this.responses.has(input);
+    if (isAnswer && left.length === this.prompts.length) {
+      const returned = left.findIndex((prompt) => prompt.job === undefined);
+      left.splice(Math.max(returned, 0), 1);
+    }
+    this.prompts = left;
+    if (isAnswer) this.edges.add(`external_step→${input}`);
   }
 
   tell() {

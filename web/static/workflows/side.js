@@ -1,6 +1,6 @@
 // The left side: which workflow, its start form, and its runs.
 
-import { h, icon, moment, replace, seconds } from "./dom.js";
+import { h, icon, moment, reconcile, replace, seconds } from "./dom.js";
 import { pill } from "./compare.js";
 import { makeForm } from "./forms.js";
 
@@ -36,6 +36,8 @@ export class Side {
 
   async submit(event) {
     event.preventDefault();
+    const { button, shown } = this;
+    if (button.disabled) return; // the keyboard submits without asking the button
     let value;
     try {
       value = this.fields.read();
@@ -43,14 +45,18 @@ export class Side {
       return;
     }
     this.error.hidden = true;
-    this.button.disabled = true;
+    button.disabled = true;
     try {
       await this.app.start(value);
     } catch (error) {
+      if (shown !== this.shown) {
+        this.app.toast(error.message, "failed");
+        return;
+      }
       this.error.textContent = error.message;
       this.error.hidden = false;
     } finally {
-      this.button.disabled = false;
+      button.disabled = false;
     }
   }
 
@@ -92,7 +98,7 @@ export class Side {
   showRuns() {
     const { list, state } = this.app;
     this.filters.forEach((button) => button.setAttribute("aria-pressed", String(list.statuses.includes(button.dataset.status))));
-    replace(this.list, list.handlers.map((handler) => this.row(handler, state)));
+    reconcile(this.list, list.handlers.map((handler) => this.row(handler, state)));
     this.more.hidden = !list.cursor;
     this.empty.hidden = list.handlers.length > 0;
     this.empty.textContent = list.error ?? (list.loading ? "Looking…" : list.statuses.length ? "No such runs." : this.app.names.length ? "No runs yet. Start one above." : "");
@@ -105,12 +111,14 @@ export class Side {
     const status = run && run.status !== "opening" ? run.status : handler.status;
     const took = handler.completed_at ? seconds((new Date(handler.completed_at) - new Date(handler.started_at)) / 1000) : "";
     const marked = state.compare.includes(id);
-    return h(
+    const current = state.run === id;
+    const make = () => h(
       "li",
-      { class: `run-row${state.run === id ? " current" : ""}`, "data-run": id },
-      h("button", { type: "button", class: "run-open", "aria-current": state.run === id ? "true" : null, onclick: () => app.select(id) }, h("span", { class: "run-id" }, id), pill(status), h("span", { class: "muted run-when" }, moment(handler.started_at), took ? ` · ${took}` : "")),
+      { class: `run-row${current ? " current" : ""}`, "data-run": id },
+      h("button", { type: "button", class: "run-open", "aria-current": current ? "true" : null, onclick: () => app.select(id) }, h("span", { class: "run-id" }, id), pill(status), h("span", { class: "muted run-when" }, moment(handler.started_at), took ? ` · ${took}` : "")),
       h("button", { type: "button", class: `quiet square small mark${marked ? " marked" : ""}`, "aria-pressed": String(marked), "aria-label": `compare ${id}`, title: "Side by side", onclick: () => app.compare(id) }, icon("compare")),
     );
+    return { id, key: [handler.run_id, status, handler.started_at, took, marked, current].join(" "), make };
   }
 
   focusForm() {

@@ -1,0 +1,120 @@
+"""Workflows for the page while things go on: written as a user writes them."""
+
+import asyncio
+import datetime as dt
+import enum
+
+from pydantic import BaseModel, Field
+
+from ironflow.workflows import Context, Workflow, step
+from ironflow.workflows.events import (
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StartEvent,
+    StopEvent,
+)
+from ironflow.workflows.server import WorkflowServer
+
+
+class Brief(Workflow):
+    """Is over at once."""
+
+    @step
+    async def end(self, ev: StartEvent) -> StopEvent:
+        return StopEvent(result="done")
+
+
+class More(Event):
+    """Asks for another question."""
+
+
+class Question(InputRequiredEvent):
+    prefix: str
+
+
+class Reply(HumanResponseEvent):
+    response: str
+
+
+class Asks(Workflow):
+    """Asks again whenever it is told to; two answers are enough."""
+
+    @step
+    async def ask(self, ctx: Context, ev: StartEvent | More) -> Question:
+        asked = await ctx.store.get("asked", default=0)
+        await ctx.store.set("asked", asked + 1)
+        return Question(prefix=f"question number {asked}")
+
+    @step
+    async def take(self, ctx: Context, ev: Reply) -> StopEvent | None:
+        found = ctx.collect_events(ev, [Reply, Reply])
+        return None if found is None else StopEvent(result=[each.response for each in found])
+
+
+class Noted(Event):
+    answer: str
+
+
+class Interview(Workflow):
+    """Asks in the middle of a step, and then works on."""
+
+    @step
+    async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        answer = await ctx.wait_for_event(
+            HumanResponseEvent, waiter_event=InputRequiredEvent(prefix="your name?")
+        )
+        ctx.write_event_to_stream(Noted(answer=answer.response))
+        await asyncio.sleep(3600)
+        return StopEvent()
+
+
+class Tick(Event):
+    number: int
+
+
+class Ticks(Workflow):
+    """Streams for as long as it is let."""
+
+    @step
+    async def tick(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        number = 0
+        while True:
+            ctx.write_event_to_stream(Tick(number=number))
+            number += 1
+            await asyncio.sleep(0.05)
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Address(BaseModel):
+    street: str
+    zip: str
+
+
+class Form(StartEvent):
+    address: Address
+    colour: Colour = Colour.RED
+    due: dt.date | None = None
+    at: dt.datetime | None = None
+    tags: list[str] = Field(default_factory=list)
+
+
+class Forms(Workflow):
+    """Takes a form with a bit of everything."""
+
+    @step
+    async def file(self, ev: Form) -> StopEvent:
+        return StopEvent(result=f"{ev.colour.value} {ev.address.street}")
+
+
+server = WorkflowServer()
+server.add_workflow("brief", Brief())
+server.add_workflow("many", Brief())
+server.add_workflow("asks", Asks(timeout=None, disable_validation=True), additional_events=[More])
+server.add_workflow("interview", Interview(timeout=None))
+server.add_workflow("ticks", Ticks(timeout=None))
+server.add_workflow("forms", Forms())

@@ -1,0 +1,239 @@
+"""The debugger's page while things go on under the hand that uses it: answers that come late, runs
+that stream, questions that gather, a server that goes away.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workflow_server.desk import Desk, expect, status
+from workflow_server.process import Served
+
+APP = Path(__file__).with_name("live_app.py")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    server = Served(tmp_path_factory.mktemp("live"), APP).start()
+    yield server
+    server.kill()  # its runs would go on for hours
+
+
+class Held:
+    """Answers to the page that come when the test says so."""
+
+    def __init__(self, page: Any, pattern: str, method: str = "GET") -> None:
+        self.page, self.pattern, self.method = page, pattern, method
+        self.routes: list[Any] = []
+        page.route(pattern, self._take)
+
+    def _take(self, route: Any) -> None:
+        if route.request.method == self.method:
+            self.routes.append(route)
+        else:
+            route.continue_()
+
+    def wait(self, count: int = 1) -> None:
+        while len(self.routes) < count:
+            self.page.wait_for_timeout(10)
+
+    def let(self, index: int = 0) -> None:
+        """Let one of them go on, and wait until it is answered."""
+        route = self.routes.pop(index)
+        with self.page.expect_response(lambda answer: answer.request == route.request):
+            route.continue_()
+
+    def end(self) -> None:
+        self.page.unroute(self.pattern)
+
+
+def test_a_late_answer_for_other_chips_is_not_shown(desk: Desk) -> None:
+    page = desk.open("?workflow=brief")
+    page.click("#start button[type=submit]")
+    expect(status(page)).to_have_text("completed")
+    expect(page.locator(".run-row")).to_have_count(1)
+    held = Held(page, "**/handlers?*")
+    page.click(".chip[data-status=failed]")
+    held.wait(1)
+    page.click(".chip[data-status=failed]")
+    held.wait(2)
+    held.let(1)
+    expect(page.locator(".run-row")).to_have_count(1)
+    held.let(0)
+    page.wait_for_timeout(50)
+    expect(page.locator(".run-row")).to_have_count(1)
+    expect(page.locator(".run-row .pill")).to_have_text("completed")
+    held.end()
+
+
+def test_the_list_keeps_older_runs_when_a_run_ends(desk: Desk) -> None:
+    page = desk.open("?workflow=many")
+    for _ in range(35):
+        page.request.post(f"{desk.url}/workflows/many/run", data={"start_event": {}})
+    page.click("[aria-label='look again']")
+    expect(page.locator(".run-row")).to_have_count(30)
+    page.get_by_role("button", name="Older runs").click()
+    expect(page.locator(".run-row")).to_have_count(35)
+    page.click("#start button[type=submit]")
+    expect(status(page)).to_have_text("completed")
+    expect(page.locator(".run-row")).to_have_count(36)
+
+
+def test_a_run_that_began_late_is_not_put_under_another_workflow(desk: Desk) -> None:
+    page = desk.open("?workflow=brief")
+    held = Held(page, "**/workflows/brief/run-nowait", "POST")
+    page.click("#start button[type=submit]")
+    held.wait()
+    page.select_option("#workflow", "many")
+    expect(page.locator("#start h2")).to_be_visible()
+    held.let()
+    page.wait_for_timeout(50)
+    expect(page).to_have_url(re.compile("workflow=many"))
+    assert "run=" not in page.url
+    held.end()
+
+
+def test_ctrl_enter_twice_starts_one_run(desk: Desk) -> None:
+    page = desk.open("?workflow=brief")
+    held = Held(page, "**/workflows/brief/run-nowait", "POST")
+    page.focus("#start .key")
+    page.keyboard.press("Control+Enter")
+    page.keyboard.press("Control+Enter")
+    held.wait()
+    page.wait_for_timeout(50)
+    assert len(held.routes) == 1
+    held.let()
+    expect(status(page)).to_have_text("completed")
+    held.end()
+
+
+def test_another_question_does_not_take_the_answer_from_under_the_hand(desk: Desk) -> None:
+    page = desk.open("?workflow=asks")
+    page.click("#start button[type=submit]")
+    expect(page.locator("p.question")).to_contain_text("number 0")
+    page.fill(".prompts [name=response]", "half an ans")
+    run = page.locator(".run-name").inner_text()
+    more = {"event": {"type": "More", "value": {}}}
+    assert page.request.post(f"{desk.url}/events/{run}", data=more).ok
+    expect(page.locator(".prompt h3")).to_contain_text("2 questions")
+    expect(page.locator(".prompts [name=response]")).to_have_value("half an ans")
+    page.click(".prompts button[type=submit]")
+    # One question is answered, one is left.
+    expect(page.locator("p.question")).to_contain_text("number 1")
+    expect(page.locator(".prompt h3")).not_to_contain_text("questions")
+    page.reload()
+    expect(page.locator("p.question")).to_contain_text("number 1")
+    page.fill(".prompts [name=response]", "the end")
+    page.click(".prompts button[type=submit]")
+    expect(status(page)).to_have_text("completed")
+
+
+def test_a_question_answered_in_the_middle_of_a_step_is_not_asked_again(desk: Desk) -> None:
+    page = desk.open("?workflow=interview")
+    page.click("#start button[type=submit]")
+    expect(page.locator("p.question")).to_contain_text("name?")
+    page.fill(".prompts .key", "response")
+    page.fill(".prompts .value", "Ada")
+    page.click(".prompts button[type=submit]")
+    expect(page.locator(".log-item", has_text="Noted")).to_have_count(1)
+    expect(page.locator(".prompt")).to_have_count(0)
+    page.reload()
+    expect(page.locator(".log-item", has_text="Noted")).to_have_count(1)
+    expect(page.locator(".prompt")).to_have_count(0)
+    expect(status(page)).to_have_text("running")
+
+
+def test_the_keyboard_stays_where_it_is_while_runs_stream(desk: Desk) -> None:
+    page = desk.open("?workflow=ticks")
+    page.click("#start button[type=submit]")
+    expect(status(page)).to_have_text("running")
+    first = page.locator(".run-row .run-open").first
+    first.focus()
+    seen = page.locator(".log-item")
+    count = seen.count()
+    expect(seen).not_to_have_count(count)
+    expect(first).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # marks the run for comparison
+    page.keyboard.press("c")
+    column = page.locator(".column-head .link")
+    expect(column).to_have_count(1)
+    column.focus()
+    text = page.locator(".column-head .muted").inner_text()
+    expect(page.locator(".column-head .muted")).not_to_have_text(text)
+    expect(column).to_be_focused()
+
+
+def test_what_is_no_json_can_be_mended(desk: Desk) -> None:
+    page = desk.open("?workflow=forms")
+    page.fill("[name=address]", "{oops")
+    page.click("#start button[type=submit]")
+    page.wait_for_timeout(50)
+    assert "run=" not in page.url
+    page.click("#start .mode")  # as JSON: not before it is JSON
+    page.fill("[name=address]", '{"street": "Main", "zip": "1"}')
+    page.click("#start button[type=submit]")
+    expect(status(page)).to_have_text("completed")
+
+
+def test_json_and_fields_are_two_views_of_one_form(desk: Desk) -> None:
+    page = desk.open("?workflow=forms")
+    page.fill("[name=address]", '{"street": "Main", "zip": "1"}')
+    page.locator("[name=colour]").select_option(label="blue")
+    page.click("#start .mode")
+    code = page.locator("#start textarea.code")
+    value = code.input_value()
+    assert '"blue"' in value
+    code.fill(value.replace("blue", "red").replace("Main", "Side"))
+    page.click("#start .mode")
+    expect(page.locator("[name=address]")).to_have_value(re.compile("Side"))
+    page.click("#start button[type=submit]")
+    expect(status(page)).to_have_text("completed")
+    page.click("#tab-result")
+    expect(page.locator("#pane-result")).to_contain_text("red Side")
+
+
+def test_a_run_chosen_while_the_server_is_away_comes_when_it_is_back(
+    desk: Desk, served: Served
+) -> None:
+    page = desk.open("?workflow=brief")
+    page.click("#start button[type=submit]")
+    expect(status(page)).to_have_text("completed")
+    run = page.locator(".run-name").inner_text()
+    page.goto(f"{desk.url}/workflows/ui?workflow=brief")
+    row = page.locator(f".run-row[data-run='{run}'] .run-open")
+    expect(row).to_be_visible()
+    served.kill()
+    row.click()
+    expect(page.locator(".run-body")).to_contain_text("the server does not answer")
+    served.start()
+    expect(status(page)).to_have_text("completed")
+
+
+def test_back_shows_no_runs_of_the_workflow_before(desk: Desk) -> None:
+    page = desk.open("?workflow=brief")
+    page.click("#start button[type=submit]")
+    expect(status(page)).to_have_text("completed")
+    page.select_option("#workflow", "forms")
+    expect(page.locator("[name=address]")).to_be_visible()
+    page.select_option("#workflow", "brief")
+    expect(page.locator(".run-row")).not_to_have_count(0)
+    held = Held(page, "**/handlers?workflow_name=forms*")
+    page.go_back()
+    expect(page.locator("[name=address]")).to_be_visible()
+    held.wait()
+    expect(page.locator(".run-row")).to_have_count(0)
+    page.unroute_all(behavior="ignoreErrors")
+
+
+def test_a_link_to_a_run_shows_the_workflow_of_the_run(desk: Desk) -> None:
+    answer = desk.page.request.post(
+        f"{desk.url}/workflows/brief/run", data={"start_event": {}}
+    ).json()
+    page = desk.open(f"?workflow=forms&run={answer['handler_id']}")
+    expect(status(page)).to_have_text("completed")
+    expect(page.locator("#workflow")).to_have_value("brief")
