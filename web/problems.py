@@ -125,6 +125,12 @@ def explain_call(where: str, error: Exception, ids: Ids, *, dev: bool) -> Proble
 async def note_prepared(request: web.Request, response: web.StreamResponse) -> None:
     """The response has begun (for the application's `on_response_prepare`)."""
     request[BEGUN] = True
+    if request.content.exception() is not None:
+        # The body is beyond reading, and so is what follows on the connection: without its end
+        # aiohttp would try again, and log the client's mistake as ours.
+        response.force_close()
+        response.headers["Connection"] = "close"
+        request.content.feed_eof()
 
 
 def _check_origin(request: web.Request) -> None:

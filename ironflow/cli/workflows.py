@@ -70,7 +70,10 @@ def draw(
     if as_json:
         print_body(msgspec.json.encode(diagram))
         return
-    chosen: Any = form or (diagrams.format_of(output) if output else "mermaid")
+    try:
+        chosen: Any = form or (diagrams.format_of(output) if output else "mermaid")
+    except ValueError as error:
+        raise InvalidInput("output", str(error)) from error
     text = diagrams.render(diagram, chosen, max_label_length)
     if output is None:
         click.echo(text, nl=False)
@@ -96,8 +99,13 @@ def _find(module: str, name: str | None) -> Any:
         elif isinstance(value, Workflow) or is_foreign(value):
             found[key] = value
             found.setdefault(value.workflow_name, value)
-    if name is None and len({id(value) for value in found.values()}) == 1:
-        return next(iter(found.values()))
+    made = {id(value): value for value in found.values() if not isinstance(value, type)}
+    classes = {type(value) for value in made.values()}
+    # A class and the instance of it that is served are one workflow.
+    unmade = [v for v in found.values() if isinstance(v, type) and v not in classes]
+    different = [*made.values(), *unmade]
+    if name is None and len(different) == 1:
+        return different[0]
     known = ", ".join(sorted(found)) or "none"
     if name is None:
         raise InvalidInput("name", f"which workflow? {module} has {known}")

@@ -85,15 +85,22 @@ def to_mermaid(diagram: Diagram, max_label_length: int | None = None) -> str:
     ids = {node.id: f"n{number}" for number, node in enumerate(diagram.nodes)}
     lines = ["flowchart LR"]
     for node in diagram.nodes:
-        label = short(node.label, max_label_length).replace('"', "#quot;")
+        label = _quoted(short(node.label, max_label_length))
         lines.append(f"    {ids[node.id]}{_MERMAID[node.shape].format(label)}:::{node.shape}")
     for edge in diagram.edges:
-        label = short(edge.label, max_label_length).replace('"', "#quot;")
+        label = _quoted(short(edge.label, max_label_length))
         arrow = f'-- "{label}" -->' if label else "-->"
         lines.append(f"    {ids[edge.source]} {arrow} {ids[edge.target]}")
     shapes = dict.fromkeys(node.shape for node in diagram.nodes)
     lines += [f"    classDef {shape} fill:{_FILL[shape]},color:#0f172a" for shape in shapes]
     return "\n".join(lines) + "\n"
+
+
+def _quoted(label: str) -> str:
+    """A label between quotes: mermaid reads markup in it, and says characters by `#name;`."""
+    for sign, name in (("#", "35"), ('"', "quot"), ("<", "lt"), (">", "gt")):
+        label = label.replace(sign, f"#{name};")
+    return label
 
 
 # -- layout ---------------------------------------------------------------------------------------
@@ -240,9 +247,17 @@ def to_html(diagram: Diagram, max_label_length: int | None = None) -> str:
 
 
 def format_of(filename: str) -> Format:
-    """The format that a file's name asks for."""
+    """The format that a file's name asks for; HTML without one. Raises `ValueError` for a name that
+    would lie.
+    """
     if re.search(r"\.svg$", filename, re.IGNORECASE):
         return "svg"
     if re.search(r"\.(mmd|mermaid|md|txt)$", filename, re.IGNORECASE):
         return "mermaid"
+    other = re.search(r"\.(bmp|dot|gif|jpe?g|json|pdf|png|webp)$", filename, re.IGNORECASE)
+    if other is not None:
+        raise ValueError(
+            f"drawings are HTML, SVG or mermaid, not {other[1]}: "
+            "name the file .html, .svg or .mermaid"
+        )
     return "html"

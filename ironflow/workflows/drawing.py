@@ -35,6 +35,7 @@ from ironflow.workflows.diagrams import Diagram, Edge, Format, Node, Shape, form
 from ironflow.workflows.errors import WorkflowRuntimeError
 from ironflow.workflows.foreign import ForeignWorkflow, is_foreign
 from ironflow.workflows.representation import OUTSIDE, represent
+from ironflow.workflows.workflow import Workflow
 
 __all__ = [
     "draw_all_possible_flows",
@@ -52,12 +53,16 @@ MOST_JOBS = 500
 
 
 def workflow_diagram(workflow: Any) -> Diagram:
-    """All ways through a workflow: an instance, or a class that needs no arguments."""
+    """All ways through a workflow: an instance, or a class that needs no arguments. Raises
+    `TypeError` for anything else.
+    """
     if isinstance(workflow, type):
         workflow = workflow()
     source = workflow
     if is_foreign(workflow):
         workflow = ForeignWorkflow(workflow)
+    if not isinstance(workflow, Workflow | ForeignWorkflow):
+        raise TypeError(f"a workflow is drawn, not {source!r:.100}")
     graph: Definition = workflow.graph
     described = represent(graph, type(source).__name__, None)
     nodes = [Node(n["id"], n["label"], _shape(n, graph), _note(n)) for n in described["nodes"]]

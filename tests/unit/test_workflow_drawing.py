@@ -156,6 +156,36 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "it has Greet" in str(wrong.exception)
     assert "give a module" in str(run().exception)
     assert "cannot be written" in str(run("drawn_module.py", "-o", "no/where.svg").exception)
+    assert "not pdf: name the file .html" in str(run("drawn_module.py", "-o", "x.pdf").exception)
+    assert not (tmp_path / "x.pdf").exists()
+    # A class and its instance are one workflow: which one need not be said.
+    (tmp_path / "served_module.py").write_text(MODULE + "\ngreet = Greet()\n")
+    assert run("served_module.py").output.startswith("flowchart LR")
+
+
+def test_names_are_text_in_every_drawing(tmp_path: Path) -> None:
+    odd = type("Odd<script>alert(1)</script>#1", (Event,), {"__module__": __name__})
+
+    class Strange(Workflow):
+        @step
+        async def make(self, ev: StartEvent) -> odd:  # type: ignore[valid-type]
+            return odd()
+
+        @step
+        async def take(self, ev: odd) -> StopEvent:  # type: ignore[valid-type]
+            return StopEvent()
+
+    page = draw_all_possible_flows(Strange(), str(tmp_path / "odd.html"))
+    assert "<script" not in page
+    assert "Odd&lt;script&gt;" in page
+    mermaid = draw_all_possible_flows_mermaid(Strange(), None)
+    assert '"Odd#lt;script#gt;alert(1)#lt;/script#gt;#35;1"' in mermaid
+
+
+@pytest.mark.parametrize("thing", [3, None, "Greet", object])
+def test_only_workflows_are_drawn(thing: object) -> None:
+    with pytest.raises(TypeError, match="a workflow is drawn, not"):
+        draw_all_possible_flows(thing, None)
 
 
 async def test_the_guides_first_example_runs(tmp_path: Path, capsys: Any) -> None:

@@ -181,6 +181,7 @@ def test_the_first_server_of_a_module_is_found() -> None:
         (["missing.py"], "error: there is no file missing.py"),
         (["empty.py"], "error: empty defines no WorkflowServer"),
         (["broken.py"], "error: broken.py cannot be imported"),
+        (["useless.py"], "error: useless.py cannot be imported: WorkflowConfigurationError"),
     ],
 )
 def test_bad_arguments_are_one_line_and_code_2(
@@ -194,9 +195,12 @@ def test_bad_arguments_are_one_line_and_code_2(
     monkeypatch.setattr("ironflow.logs.configure_logging", lambda *a: None)
     Path("empty.py").write_text("x = 1\n")
     Path("broken.py").write_text("def\n")
+    Path("useless.py").write_text("from ironflow.workflows import Workflow\n\nw = Workflow()\n")
     assert main(arguments) == 2
     shown = capsys.readouterr().err
     assert shown.startswith(said)
+    if "useless.py" in arguments:  # it is the user's line that is named
+        assert shown.rstrip().endswith("useless.py:3)")
     assert shown.count("\n") == 1
 
 
