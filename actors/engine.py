@@ -28,7 +28,7 @@ from ironflow.actors.outbox import Outbox
 from ironflow.actors.pool import Pool
 from ironflow.actors.prefect.doors import Prefect
 from ironflow.actors.prefect.feeds import KEEP, Feeds
-from ironflow.actors.prefect.flow_events import FlowRunEvents
+from ironflow.actors.prefect.flow_events import FlowEvents
 from ironflow.actors.prefect.history import fold as fold_flow_run
 from ironflow.actors.recovery import recover
 from ironflow.actors.registrar import Registrar
@@ -178,7 +178,7 @@ class Engine:
         """The doors of event-driven workflows."""
         self.feeds = Feeds(self.environment, keep_prefect_events)
         """Events and logs of the Prefect API."""
-        self.prefect = Prefect(self, FlowRunEvents(self.feeds.include))
+        self.prefect = Prefect(self, FlowEvents(self.feeds.include))
         """Flows, flow runs and task runs of Prefect clients."""
         self.feeds.recorder = self.prefect.recorder.record
 

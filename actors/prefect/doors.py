@@ -62,7 +62,7 @@ class Prefect:
     """Flows, flow runs and task runs of one engine."""
 
     def __init__(self, engine: Engine, sink: MoveSink) -> None:
-        """`sink` is told of every move of a flow run."""
+        """`sink` is told of every change of a flow and every move of a flow run."""
         self.engine = engine
         self.system, self.ids, self.clock = engine.system, engine.ids, engine.clock
         self.reader, self.store = engine.store.reader, engine.store
@@ -77,7 +77,7 @@ class Prefect:
                 idle_after=5.0,
             )
         )
-        self.system.register(Behavior("flow", partial(FlowActor, environment), bound=10_000))
+        self.system.register(Behavior("flow", partial(FlowActor, environment, sink), bound=10_000))
 
     def _check_open(self) -> None:
         if not self.engine.started:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import LATER, Envelope
+from ironflow.actors.prefect.sinks import FlowChange, MoveSink
 from ironflow.actors.stream import Renew, StreamActor
 from ironflow.core.clock import to_rfc3339
 from ironflow.core.errors import NotFound
@@ -70,8 +72,9 @@ class FlowDeleted(msgspec.Struct, frozen=True):
 class FlowActor(StreamActor):
     """One flow. Its key is its name."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, sink: MoveSink) -> None:
         super().__init__(environment)
+        self.sink = sink
         self.version = 0
         self.flow: FlowSaved | None = None
         self.updated_at = 0
@@ -102,12 +105,11 @@ class FlowActor(StreamActor):
                 self._save(changed, self.environment.clock.now(), envelope, None)
                 return LATER
             case DeleteFlow():
-                self._find(message.id)
+                flow, now = self._find(message.id), self.environment.clock.now()
                 self.flow = None
-                entry = FlowDeleted(message.id)
                 batch = Batch([], [], [(FLOWS, (message.id,))])
-                self._append(batch, "flow.deleted", _encode(entry), self.environment.clock.now())
-                self.commit(batch, envelope)
+                self._append(batch, "flow.deleted", _encode(FlowDeleted(message.id)), now)
+                self.commit(batch, envelope, None, self._tell("deleted", flow, now, batch))
                 return LATER
             case Renew():
                 return None
@@ -136,7 +138,19 @@ class FlowActor(StreamActor):
         batch = Batch([], [(FLOWS, row)], [])
         self._append(batch, "flow.saved", _encode(flow), now)
         saved = None if status is None else Saved(flow.id, Reply(status, body))
-        self.commit(batch, envelope, saved)
+        what: Literal["created", "updated"] = "created" if status is not None else "updated"
+        self.commit(batch, envelope, saved, self._tell(what, flow, now, batch))
+
+    def _tell(
+        self,
+        what: Literal["created", "updated", "deleted"],
+        flow: FlowSaved,
+        now: int,
+        batch: Batch,
+    ) -> Callable[[], None]:
+        id_ = self.environment.ids.new()
+        change = FlowChange(what, id_, now, flow.id, self.key, flow.tags, flow.labels)
+        return self.sink.flow_changed(change, batch)
 
     def _append(self, batch: Batch, kind: str, data: bytes, now: int) -> None:
         self.version += 1

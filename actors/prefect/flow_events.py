@@ -1,4 +1,4 @@
-"""The events that tell of a flow run's moves."""
+"""The events that tell of a flow's changes and of a flow run's moves."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 import orjson
 
+from ironflow.actors.prefect.sinks import FlowChange
 from ironflow.core.clock import SECOND, moment
 from ironflow.core.prefect.events import Event, Labels
 from ironflow.core.prefect.runs import FlowRun, FlowRunInfo
@@ -113,15 +114,34 @@ def _summarize_silent(kind: str, name: str) -> bytes:
     return _encode(_Summary(kind, name))
 
 
+def tell_change(change: FlowChange) -> Event:
+    """The event of a flow's change."""
+    return Event(
+        id=change.event_id,
+        event=f"prefect.flow.{change.what}",
+        occurred=change.at,
+        received=change.at,
+        resource={
+            "prefect.resource.id": f"prefect.flow.{change.flow_id}",
+            "prefect.resource.name": change.name,
+        },
+        payload=_encode({"name": change.name, "tags": change.tags, "labels": change.labels}),
+    )
+
+
 Include = Callable[[Sequence[Event], Batch], Callable[[], None]]
 
 
-class FlowRunEvents:
-    """A `MoveSink` that keeps an event of every move, in the commit of the move."""
+class FlowEvents:
+    """A `MoveSink` that keeps an event of every change and move, in the commit of that itself."""
 
     def __init__(self, include: Include) -> None:
         self._include = include
         self._companies: dict[str, Company] = {}
+
+    def flow_changed(self, change: FlowChange, batch: Batch) -> Callable[[], None]:
+        """See `MoveSink`."""
+        return self._include((tell_change(change),), batch)
 
     def flow_run_moved(self, run: FlowRun, old: State | None, batch: Batch) -> Callable[[], None]:
         """See `MoveSink`."""

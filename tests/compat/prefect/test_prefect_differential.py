@@ -109,6 +109,33 @@ class Stored:
         pytest.fail("the real server was busy")
 
 
+def test_changes_of_flows_are_told_alike(real: Server, ours: Server) -> None:
+    told = []
+    for server in (real, ours):
+        name, form = f"told-{uuid.uuid4()}", NormalForm()
+        made = {"name": name, "tags": ["a"], "labels": {"n": 1}}
+        id_ = until_free(server, "POST", "/flows/", made).body["id"]
+        until_free(server, "PATCH", f"/flows/{id_}", {"tags": ["b", "c"]})
+        until_free(server, "DELETE", f"/flows/{id_}")
+        wanted = {"resource": {"id": [f"prefect.flow.{id_}"]}, "order": "ASC"}
+        events: list[Any] = []
+        while len(events) < 3:
+            events = until_free(server, "POST", "/events/filter", {"filter": wanted}).body["events"]
+        for event in events:
+            assert event["resource"].pop("prefect.resource.name") == name
+            assert event["payload"].pop("name") == name
+        told.append(form.of(events))
+    found = differences(*told)
+    assert not found, "\n-- ".join(found)
+
+
+def until_free(server: Server, method: str, path: str, body: Any = None) -> Answer:
+    """The answer, however often the real server's database is locked."""
+    while (answer := server.ask(method, path, body)).status == 503:
+        continue
+    return answer
+
+
 @pytest.fixture(scope="module")
 def stored(real: Server, ours: Server) -> tuple[Stored, Stored]:
     return Stored(real), Stored(ours)
