@@ -17,8 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from ironflow.core.errors import IronflowError
-from ironflow.web.problems import clean, describe, respond
+from ironflow.web.problems import NotHttp, clean, describe, respond
 
 log = logging.getLogger("ironflow.web")
 
@@ -39,13 +38,6 @@ RELIED_ON = (
 """What is used here and in `web.fast_path` of aiohttp's connection without being promised."""
 LONGEST_REASON = 200
 """Characters of what is said of a request that cannot be read; it may repeat parts of it."""
-
-
-class NotHttp(IronflowError):
-    """What came is not a request."""
-
-    code = "bad_request"
-    status = 400
 
 
 class PatientHandler(RequestHandler):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 from aiohttp.typedefs import Handler, Middleware
 
 from ironflow.core.clock import Ids
@@ -58,6 +58,13 @@ def invalid_body(error: msgspec.ValidationError, field: str = "") -> InvalidInpu
     return InvalidInput(where or "body", reason)
 
 
+class NotHttp(IronflowError):
+    """What came is not a request."""
+
+    code = "bad_request"
+    status = 400
+
+
 def describe(error: IronflowError) -> Problem:
     """What the wire says of a refusal."""
     retry_after: float | None = getattr(error, "retry_after", None)
@@ -93,6 +100,8 @@ def make_middleware(
     @web.middleware
     async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
+            if request.version < HttpVersion10:
+                raise NotHttp("a request names its version of HTTP, 1.0 or 1.1")
             if request.method not in _SAFE_METHODS and not (exempt and exempt(request)):
                 _check_origin(request)
             return await handler(request)

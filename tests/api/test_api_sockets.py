@@ -155,6 +155,10 @@ async def test_what_is_no_request_is_refused(small_api: Any, head: bytes) -> Non
     assert await exchange(small_api, head) in (0, *range(400, 500))
 
 
+async def test_a_request_without_a_version_is_refused(small_api: Any) -> None:
+    assert await exchange(small_api, b"GET /ready\r\n\r\n", whole=True) == 400
+
+
 async def test_a_body_without_end_is_cut_off(small_api: Any) -> None:
     line = await dial(small_api)
     await line.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")

@@ -138,7 +138,7 @@ async def test_a_body_is_read_up_to_its_limit(
         request = f"{head}Content-Length: {size}\r\n\r\n{data}"
     found = await exchange(port, request)
     status, _, body = found.partition(b"\r\n\r\n")
-    expected: Any = b"200 OK" if size <= LIMIT else b"413 Request Entity Too Large"
+    expected: Any = b"200 OK" if size <= LIMIT else b"HTTP/1.1 413 "
     assert expected in status[:60]
     if size <= LIMIT:
         assert body.startswith(b"%d" % size)

@@ -13,6 +13,7 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,13 +68,12 @@ def examine(db: Path, notes: list[str]) -> tuple[list[str], list[str]]:
     if not db.exists() or not db.stat().st_size:
         return notes, []
     try:
-        with sqlite3.connect(db) as connection:
+        with closing(sqlite3.connect(db)) as connection:
             damage = [row[0] for row in connection.execute("PRAGMA integrity_check")]
             if not connection.execute("SELECT * FROM sqlite_master").fetchall():
                 return notes, []  # lost before its first transaction
             entries = connection.execute("SELECT stream, kind, data FROM journal").fetchall()
             seqs = [row[0] for row in connection.execute("SELECT seq FROM journal ORDER BY seq")]
-        connection.close()
         damage = [] if damage == ["ok"] else damage
         if seqs != list(range(1, len(seqs) + 1)):
             damage.append("the journal has lost something in the middle")

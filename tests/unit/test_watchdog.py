@@ -43,7 +43,7 @@ seen = Seen()
 
 
 async def watched(work: Work, monkeypatch: pytest.MonkeyPatch) -> Blockage:
-    """What is reported while `work` runs; the first that names no idle process."""
+    """What is reported of this file while `work` runs: a busy machine is held up elsewhere, too."""
     look = Watchdog._look
 
     def noted(self: Watchdog) -> Any:
@@ -58,7 +58,7 @@ async def watched(work: Work, monkeypatch: pytest.MonkeyPatch) -> Blockage:
     watchdog.start()
     try:
         await work()
-        while (found := await reported.get()).place == STARVED:
+        while "test_watchdog.py:" not in (found := await reported.get()).place:
             pass
         return found
     finally:
@@ -103,6 +103,7 @@ async def test_a_function_is_named_with_its_step_and_line(
     assert len(found.run_id) == 36
     assert found.seconds >= THRESHOLD
     lines = [r.getMessage() for r in caplog.records if r.name == "ironflow.watchdog"]
+    lines = lines[next(n for n, line in enumerate(lines) if found.run_id in line) :]
     assert "held up" in lines[0]
     for part in (of.id, found.run_id, "test_watchdog.py:", step):
         assert part in lines[0]

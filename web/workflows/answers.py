@@ -14,6 +14,8 @@ import msgspec
 from aiohttp import web
 
 from ironflow.core.errors import InvalidInput, IronflowError
+from ironflow.core.json_text import is_too_deep
+from ironflow.core.remote_checks import TEXT_DEPTH
 from ironflow.web.problems import clean
 
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -89,6 +91,8 @@ async def read_body(request: web.Request) -> dict[str, Any]:
 
 def decode_body(data: bytes) -> dict[str, Any]:
     """The same of its bytes."""
+    if is_too_deep(data, TEXT_DEPTH):
+        raise Refusal(400, f"Invalid JSON body: it is nested deeper than {TEXT_DEPTH} levels")
     try:
         body = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
