@@ -66,6 +66,15 @@ class Site:
         made: str = msgspec.json.decode(answer)["id"]
         return made
 
+    async def counts(self, route: str, status: int) -> bool:
+        """Whether one answer of a route is counted with a status, or is before long."""
+        series = f'route="{route}",status="{status}"}} 1.0'
+        for _ in range(1000):
+            async with self.api.client.get("/metrics") as response:
+                if series in await response.text():
+                    return True
+        return False
+
     async def run(self, line: Line) -> str:
         flow = await self.make(line, "/flows/", {"name": "f"})
         return await self.make(line, "/flow_runs/", {"flow_id": flow})

@@ -161,3 +161,4 @@ async def test_one_that_hangs_up_waits_for_nothing(desk: tuple[Site, Line]) -> N
         line.writer.close()
         while engine.endings._waiting:  # noqa: ASYNC110 - what is awaited has no event
             await asyncio.sleep(0.005)
+    assert await place.counts("/api/v1/functions/{function_id}/invoke", 499)

@@ -15,7 +15,12 @@ LIMIT = 200_000
 BODIES = {"none": b"", "short": b'{"a":1}', "long": b"x" * (3 * LONG)}
 
 
+ASKED: list[str] = []
+"""The paths that the present server was asked for."""
+
+
 async def answer(request: web.Request) -> web.Response:
+    ASKED.append(request.path)
     body, status = BODIES[request.match_info["body"]], int(request.match_info["status"])
     if request.match_info["how"] == "whole":
         response: web.Response = Whole(body, status)
@@ -42,6 +47,7 @@ async def echo(request: web.Request) -> web.Response:
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
+    ASKED.clear()
     app = web.Application(client_max_size=LIMIT)
     app.on_response_prepare.append(add_header)
     app.router.add_route("*", "/{how}/{body}/{status}", answer)
@@ -113,13 +119,16 @@ async def test_many_requests_at_once_are_answered_in_order(port: int) -> None:
 async def test_a_client_that_does_not_read_is_waited_for(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
     count = 400
-    writer.write(b"GET /whole/long/200 HTTP/1.1\r\nHost: a\r\n\r\n" * count)
-    for _ in range(50):
+    request = "GET /whole/long/200 HTTP/1.1\r\nHost: a\r\n"
+    writer.write(f"{request}\r\n".encode() * count + f"{request}Connection: close\r\n\r\n".encode())
+    for _ in range(2000):
         await asyncio.sleep(0)
-    received = 0
-    while received < count * len(BODIES["long"]):
-        received += len(await reader.read(1 << 20))
+    assert 0 < len(ASKED) < count  # the rest of the answers is not kept for it in memory
+    length = 0
+    while data := await reader.read(1 << 20):
+        length += data.count(b"x")  # of which heads have none
     writer.close()
+    assert length == (count + 1) * len(BODIES["long"])
 
 
 @pytest.mark.parametrize("how", ["whole", "plain"])

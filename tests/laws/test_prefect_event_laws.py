@@ -251,9 +251,9 @@ def many(count: int, text: str = "x") -> list[str]:
 
 
 HUGE = [
-    {"event": {"prefix": many(1000), "exclude_prefix": many(1000), "name": many(1000)}},
+    {"event": {"prefix": many(1000), "exclude_prefix": many(1000, "y"), "name": many(1000)}},
     {"id": {"id": [f"{n:08x}-0000-4000-8000-000000000000" for n in range(1000)]}},
-    {"resource": {"id_prefix": many(1000), "labels": {"kind": [*many(500, "!"), *many(500)]}}},
+    {"resource": {"id_prefix": many(1000), "labels": {"kind": [*many(500, "!y"), *many(500)]}}},
     {"resource": {"labels": {key: [f"{text}*" for text in many(1000)] for key in many(50)}}},
     {"related": [{"role": many(1000), "id": many(1000)}] * 50},
     {"related": {"resources_in_roles": [["a", text] for text in many(1000)]}},
@@ -266,7 +266,22 @@ HUGE = [
 def test_the_largest_filters_are_no_more_than_a_statement_can_be(
     relations: Relations, value: dict[str, Any]
 ) -> None:
-    relations.select(*select_events(parse(value), 10))
+    found = [
+        Event(
+            IDS[n],
+            name,
+            n,
+            0,
+            {"prefect.resource.id": name, "kind": name},
+            ({"prefect.resource.id": "a", "prefect.resource.role": name},)[: n % 2],
+            b'{"word":"a"}',
+        )
+        for n, name in enumerate(["x7", "x77", "x", "z"])
+    ]
+    fill(relations, found, 2)
+    wanted = parse(value)
+    live = [event.id for event in found if wanted.matches(event)]
+    assert sorted(ids_of(relations.select(*select_events(wanted, 10)))) == live
 
 
 @pytest.mark.parametrize(

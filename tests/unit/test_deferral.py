@@ -171,8 +171,11 @@ async def test_a_few_are_written_after_a_moment(
 ) -> None:
     monkeypatch.setattr(sqlite_writer, "LINGER", 0.0)
     await put(store, (TIMERS, timer("a", 1)))
-    while not stored(tmp_path / "iron.db"):  # noqa: ASYNC110 - nobody is told
-        await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        while not stored(tmp_path / "iron.db"):  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0)
+    assert stored(tmp_path / "iron.db") == [timer("a", 1)]
+    assert waiting(tmp_path / "iron.db") == 0
 
 
 async def test_what_deletes_rows_sees_them_first(store: SqliteStore) -> None:

@@ -109,7 +109,11 @@ def test_without_findings_and_cycles_it_says_so() -> None:
 
 
 def test_a_page_of_nothing() -> None:
-    page_of([])
+    _, page = page_of([])
+    words = " ".join(page.text)
+    assert "0 modules 0 lines" in words
+    assert "There are none." in words
+    assert "Every file could be read and parsed." in words
 
 
 def test_tables_have_as_many_cells_as_headings() -> None:

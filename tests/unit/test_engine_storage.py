@@ -81,7 +81,8 @@ async def fails_twice() -> int:
 EXPECTED = [1, 5, "event", 3, "t", "kid", 36]
 
 
-async def see(world: testing.World, run_id: str) -> None:
+async def assert_all_came_through(world: testing.World, run_id: str) -> None:
+    """The run has ended as if nothing had been, and has begun nothing twice."""
     ended = await world.wait(run_id, "3h")
     assert ended.status == "completed", ended.error
     assert ended.result == EXPECTED
@@ -115,7 +116,7 @@ def test_a_run_goes_on_after_the_disk_was_full(start: float, seconds: float, lin
         disk.is_full = False
         await world.advance(60)  # everybody tries again
         await world.emit("go.now", "event")
-        await see(world, run_id)
+        await assert_all_came_through(world, run_id)
 
     play(main, functions=[everything, kid, heard], linger=linger)
 
@@ -143,7 +144,7 @@ def test_a_disk_that_refuses_again_and_again_only_slows_runs_down(
                 await world.advance(1)
             else:
                 break
-        await see(world, run_id)
+        await assert_all_came_through(world, run_id)
 
     play(main, functions=[everything, kid, heard], linger=linger)
 

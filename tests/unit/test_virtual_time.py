@@ -256,10 +256,12 @@ async def test_real_sockets_are_served_before_time_jumps() -> None:
 @pytest.mark.parametrize("timeout", [None, 1.0])
 def test_another_process_is_listened_to_before_time_jumps(timeout: float | None) -> None:
     """Where no timer is set as long as `patience` allows, else for the `grace`."""
-    run_virtual(lambda: hear_another_process(timeout), grace=0.0 if timeout is None else 30.0)
+    grace = 0.0 if timeout is None else 30.0
+    assert run_virtual(lambda: hear_another_process(timeout), grace=grace) == (b"x", 0)
 
 
-async def hear_another_process(timeout: float | None) -> None:
+async def hear_another_process(timeout: float | None) -> tuple[bytes, float]:
+    """What another process says, and the time by then."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     code = f"import os; os.write({theirs.fileno()}, b'x')"
@@ -271,9 +273,10 @@ async def hear_another_process(timeout: float | None) -> None:
         ) as child,
     ):
         async with asyncio.timeout(timeout):
-            assert await asyncio.get_running_loop().sock_recv(ours, 1) == b"x"
-        assert now() == 0
+            said = await asyncio.get_running_loop().sock_recv(ours, 1)
+        heard_at = now()
         assert child.wait() == 0
+    return said, heard_at
 
 
 def test_results_errors_and_arguments_pass_through() -> None:

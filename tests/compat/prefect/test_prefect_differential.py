@@ -45,7 +45,7 @@ def play(
     return answers
 
 
-def compare(real: Server, ours: Server, operations: list[Operation]) -> None:
+def assert_alike(real: Server, ours: Server, operations: list[Operation]) -> None:
     """Both answer the same, operation by operation; where the real one has a defect, ours has
     none.
     """
@@ -71,17 +71,17 @@ def compare(real: Server, ours: Server, operations: list[Operation]) -> None:
 
 @pytest.mark.parametrize("seed", range(45))
 def test_flow_runs_take_the_same_states(real: Server, ours: Server, seed: int) -> None:
-    compare(real, ours, flow_sequence(seed))
+    assert_alike(real, ours, flow_sequence(seed))
 
 
 @pytest.mark.parametrize("seed", range(45))
 def test_task_runs_take_the_same_states(real: Server, ours: Server, seed: int) -> None:
-    compare(real, ours, task_sequence(1000 + seed))
+    assert_alike(real, ours, task_sequence(1000 + seed))
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_flow_runs_pause_and_resume_alike(real: Server, ours: Server, seed: int) -> None:
-    compare(real, ours, pause_sequence(2000 + seed))
+    assert_alike(real, ours, pause_sequence(2000 + seed))
 
 
 class Stored:
