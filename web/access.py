@@ -29,7 +29,7 @@ from ironflow.web.workflows.origins import is_workflow_path
 from ironflow.web.workflows.page import AT_ROOT, PATH
 
 SOCKETS = ("/api/events/in", "/api/events/out", "/api/logs/out")
-"""Websockets whose first message has the key."""
+"""Websockets whose first message has the key, or else their headers."""
 HEADER, NAME_HEADER = "X-Ironflow-Environment-ID", "X-Ironflow-Environment"
 METRICS = "/metrics"
 
@@ -55,8 +55,13 @@ def secret_of(headers: Mapping[str, str]) -> str | None:
             text = base64.b64decode(rest, validate=True).decode()
         except (binascii.Error, ValueError):
             return None
-        return text.partition(":")[2] or text
+        return secret_in(text)
     return None
+
+
+def secret_in(text: str) -> str:
+    """The key in an authentication string: a key alone, or `user:key`."""
+    return text.partition(":")[2] or text
 
 
 def is_of_all(path: str) -> bool:

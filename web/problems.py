@@ -40,7 +40,7 @@ class Malformed(IronflowError):
 
 
 class CrossOrigin(IronflowError):
-    """A web page of another site may not change anything here."""
+    """A web page of another site may not change anything here, nor follow anything."""
 
     code = "cross_origin"
     status = 403
@@ -102,7 +102,7 @@ def make_middleware(
         try:
             if request.version < HttpVersion10:
                 raise NotHttp("a request names its version of HTTP, 1.0 or 1.1")
-            if request.method not in _SAFE_METHODS and not (exempt and exempt(request)):
+            if _can_reach_across(request) and not (exempt and exempt(request)):
                 _check_origin(request)
             return await handler(request)
         except Exception as error:
@@ -140,6 +140,13 @@ async def note_prepared(request: web.Request, response: web.StreamResponse) -> N
         response.force_close()
         response.headers["Connection"] = "close"
         request.content.feed_eof()
+
+
+def _can_reach_across(request: web.Request) -> bool:
+    """Whether a browser would let a page of another site do harm with this: change something, or
+    open a websocket, of which it may read all.
+    """
+    return request.method not in _SAFE_METHODS or "Upgrade" in request.headers
 
 
 def _check_origin(request: web.Request) -> None:

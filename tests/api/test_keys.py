@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -164,6 +165,30 @@ async def test_prefects_sockets_want_the_key_in_their_first_message(memory_api: 
             else:
                 await socket.receive(timeout=60)
                 assert socket.close_code == 1008
+
+
+async def test_prefects_sockets_take_the_key_as_their_clients_send_it(memory_api: Any) -> None:
+    """`user:key` in the first message, or nothing there and the key in the headers."""
+    await make(memory_api, "first", "admin")
+    key = memory_api.admin
+    for token, headers, reason in (
+        (f"user:{key}", {}, None),
+        (None, bearer(key), None),
+        ("", {"X-API-Key": key}, None),
+        (None, {"Authorization": f"Basic {base64.b64encode(f'u:{key}'.encode()).decode()}"}, None),
+        ("user:wrong", bearer(key), "Auth required: the key is unknown"),
+        (None, {}, "set PREFECT_API_AUTH_STRING=user:ifkey_..."),
+        (5, {}, "set PREFECT_API_AUTH_STRING=user:ifkey_..."),
+    ):
+        async with memory_api.client.ws_connect(
+            "/api/events/in", protocols=("prefect",), headers=headers
+        ) as socket:
+            await socket.send_json({"type": "auth", "token": token})
+            if reason is None:
+                assert (await socket.receive_json(timeout=60))["type"] == "auth_success"
+            else:
+                said = await socket.receive(timeout=60)
+                assert (said.data, reason in said.extra) == (1008, True)
 
 
 async def test_keys_are_known_after_a_restart_and_stored_as_hashes(tmp_path: Any) -> None:

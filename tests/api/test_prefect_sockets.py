@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientWebSocketResponse, WSMsgType
+from aiohttp import ClientWebSocketResponse, WSMsgType, WSServerHandshakeError
 from api.conftest import Api, Serve
 
 from ironflow.core.clock import derive_id
@@ -141,6 +141,21 @@ async def test_a_client_may_ask_whether_anybody_is_there_first(memory_api: Api) 
     assert await socket.receive_json() == {"type": "auth_success"}
     assert socket.protocol == "prefect"
     await socket.close()
+
+
+@pytest.mark.parametrize("path", ["/api/events/in", "/api/events/out", "/api/logs/out"])
+async def test_a_page_of_another_site_opens_no_socket(memory_api: Api, path: str) -> None:
+    """A browser lets any page open one, and read all that comes."""
+    for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        with pytest.raises(WSServerHandshakeError) as refused:
+            await memory_api.client.ws_connect(path, protocols=("prefect",), headers=headers)
+        assert refused.value.status == 403
+    own = str(memory_api.client.make_url("/")).rstrip("/")
+    async with memory_api.client.ws_connect(
+        path, protocols=("prefect",), headers={"Origin": own}
+    ) as socket:
+        await socket.send_json(AUTH)
+        assert (await socket.receive_json())["type"] == "auth_success"
 
 
 async def test_a_client_without_the_subprotocol_only_sends(memory_api: Api) -> None:

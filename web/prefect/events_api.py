@@ -132,7 +132,7 @@ async def take_events(request: web.Request, engine: Engine) -> web.StreamRespons
     try:
         # A client without the subprotocol is one of old, which does not introduce itself.
         if socket.ws_protocol == sockets.PROTOCOL or engine.keyring.is_needed:
-            await sockets.shake_hands(socket, engine, "events:emit")
+            await sockets.shake_hands(request, socket, engine, "events:emit")
         await _take(socket, intake, engine)
     except sockets.Closed:
         pass
@@ -374,7 +374,7 @@ async def follow_events(request: web.Request, engine: Engine) -> web.StreamRespo
     """Events as they come, after those that were there."""
     socket = await sockets.open_socket(request)
     try:
-        await sockets.shake_hands(socket, engine, "events:subscribe")
+        await sockets.shake_hands(request, socket, engine, "events:subscribe")
         asked, backfill = await sockets.receive_filter(socket)
         faults: list[Fault] = []
         wanted = parse_event_filter(asked, faults, ("filter",))

@@ -138,7 +138,7 @@ async def follow_logs(request: web.Request, engine: Engine) -> web.StreamRespons
     """Lines as they come, after those that were there."""
     socket = await sockets.open_socket(request)
     try:
-        await sockets.shake_hands(socket, engine, "events:subscribe")
+        await sockets.shake_hands(request, socket, engine, "events:subscribe")
         asked, backfill = await sockets.receive_filter(socket)
         faults: list[Fault] = []
         wanted = parse_filter(asked, LOGS, faults, ("filter",))

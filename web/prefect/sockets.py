@@ -21,6 +21,7 @@ from ironflow.core.access import PermissionDenied
 from ironflow.core.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.errors import IronflowError
 from ironflow.core.prefect.faults import Fault
+from ironflow.web.access import secret_in, secret_of
 from ironflow.web.stream import LIVE
 
 T = TypeVar("T", bound="Item")
@@ -38,6 +39,9 @@ MOST_TAKEN = 16
 """Items that a follower is handed at once without waking its task."""
 MOST_BUFFERED = 64 * 1024
 """Bytes that a client may be behind and still be handed more."""
+NO_KEY = (
+    "Auth required: set PREFECT_API_AUTH_STRING=user:ifkey_... (PREFECT_API_KEY is no use here)"
+)
 AUTH_SUCCESS = '{"type":"auth_success"}'
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -103,17 +107,25 @@ async def close(socket: web.WebSocketResponse, code: int, reason: str) -> Closed
     return Closed(reason)
 
 
-async def shake_hands(socket: web.WebSocketResponse, engine: Engine, action: str) -> None:
-    """Let the client introduce itself, with a key that is good for `action` where keys are needed.
-    Raises `Closed`.
+async def shake_hands(
+    request: web.Request, socket: web.WebSocketResponse, engine: Engine, action: str
+) -> None:
+    """Let the client introduce itself, with a key that is good for `action` where keys are needed:
+    in its message, or in the headers of its request. Raises `Closed`.
     """
     message = await _receive(socket)
     if message.get("type") != "auth":
         raise await close(socket, WSCloseCode.POLICY_VIOLATION, "Expected 'auth' message")
     if engine.keyring.is_needed:
         token = message.get("token")
+        if isinstance(token, str) and token:
+            secret: str | None = secret_in(token)
+        else:
+            secret = secret_of(request.headers)
+        if not secret:
+            raise await close(socket, WSCloseCode.POLICY_VIOLATION, NO_KEY)
         try:
-            key = engine.keyring.check(token if isinstance(token, str) else None)
+            key = engine.keyring.check(secret)
             if key.environment not in (None, DEFAULT_ENVIRONMENT):
                 raise PermissionDenied("this key is bound to another environment")
             directory = engine.registrar.directory

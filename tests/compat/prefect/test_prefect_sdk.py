@@ -235,3 +235,30 @@ def test_the_real_client_finds_what_its_own_server_would_tell(
     line = answers[name]
     assert "error" not in line, line["error"]
     assert line["answer"] == EXPECTED[name]
+
+
+def test_the_client_brings_its_key_to_requests_and_sockets(
+    peer_python: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """What it tells over websockets (task runs, events) arrives as well as what it asks for."""
+    server = Ironflow(tmp_path / "server", "--auth", "required")
+    server.start()
+    try:
+        said = server.log.read_text()
+        key = said[said.index("ifkey_") :].split()[0]
+        environment = client_environment(server.url, tmp_path / "client")
+        done = subprocess.run(
+            [peer_python("prefect"), SCRIPT, "tasks", "events"],
+            env={**environment, "PREFECT_API_AUTH_STRING": f"user:{key}"},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+    finally:
+        server.stop()
+    answers = {line["scenario"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert {name: line.get("answer") for name, line in answers.items()} == {
+        name: EXPECTED[name] for name in ("tasks", "events")
+    }, done.stderr[-3000:]
