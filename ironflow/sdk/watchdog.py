@@ -35,6 +35,8 @@ FOREIGN = tuple(
     sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
 """Where code lies that the user has not written."""
+RUNS_THE_LOOP = ("run", "run_forever", "run_until_complete")
+_ASYNCIO = os.path.dirname(asyncio.__file__) + os.sep
 STARVED = "the process got no processor time"
 
 
@@ -146,8 +148,13 @@ class Watchdog:
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    """The frames of what the loop executes, the innermost first. The program that runs the loop
+    waits for it, and is never who holds it up.
+    """
     while frame is not None:
         yield frame
+        if frame.f_code.co_name in RUNS_THE_LOOP and frame.f_code.co_filename.startswith(_ASYNCIO):
+            return
         frame = frame.f_back
 
 

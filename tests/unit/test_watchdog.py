@@ -119,6 +119,21 @@ async def test_what_belongs_to_no_run_is_told_by_its_line(monkeypatch: pytest.Mo
     assert "test_watchdog.py:" in found.place
 
 
+def test_the_program_that_runs_the_loop_is_not_to_blame() -> None:
+    """It stands on the stack all the time, this function here."""
+
+    async def main() -> str:
+        watchdog = Watchdog(60, SystemClock(), lambda found: None)
+
+        def look() -> str:
+            looks = (watchdog._look().place for _ in range(10_000))
+            return next((place for place in looks if place == STARVED), "never")
+
+        return await asyncio.to_thread(look)
+
+    assert asyncio.run(main()) == STARVED
+
+
 async def test_the_same_culprit_is_logged_once_a_minute_and_counted_each_time(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
