@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from ironflow.actors.intake_audit import KINDS as KINDS_OF_INTAKES
+from ironflow.actors.intake_audit import ACTORS as INTAKE_ACTORS
 from ironflow.actors.intake_audit import check_intake, fold_intake
 from ironflow.actors.prefect.audit import check_flow_run
 from ironflow.actors.run_rows import fold, run_row
@@ -237,7 +237,7 @@ def check_store(picture: Picture) -> Iterator[Finding]:
 
 
 def _check_intakes(picture: Picture) -> Iterator[Finding]:
-    for prefix in KINDS_OF_INTAKES:
+    for prefix in INTAKE_ACTORS:
         for stream, entries in picture.streams(prefix):
             snapshot = next((Snapshot(*row[1:]) for row in picture.rows(SNAPSHOTS, stream)), None)
             try:

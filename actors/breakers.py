@@ -26,7 +26,7 @@ from ironflow.core.breaker import (
     on_success,
 )
 from ironflow.core.messages import Message
-from ironflow.storage.ports import TIMERS, Batch, NewEntry
+from ironflow.storage.ports import Batch, NewEntry
 
 TIMER = "probe"
 _TYPES = {kind: struct for struct, kind in KINDS.items()}
@@ -88,7 +88,7 @@ class BreakerActor(StreamActor):
             case c.TimerFired():
                 return self._ring(now, envelope)
             case Renew():
-                self._arm(self.state.until)
+                self.arm(TIMER, self.state.until)
                 return None
             case Ensure():
                 return None
@@ -102,7 +102,7 @@ class BreakerActor(StreamActor):
         if self.state.status is not BreakerStatus.OPEN or self.state.until is None:
             return None
         if self.state.until > now:
-            self._arm(self.state.until)
+            self.arm(TIMER, self.state.until)
             return None
         return self._record(ProbeAllowed(), now, envelope)
 
@@ -114,19 +114,10 @@ class BreakerActor(StreamActor):
             [NewEntry(self.address, state.version, now, KINDS[type(entry)], data)], [], []
         )
         until = state.until
-        if until is None:
-            batch.deletes.append((TIMERS, (self.address, TIMER)))
-        else:
-            batch.puts.append((TIMERS, (self.address, TIMER, until, state.version)))
+        self.set_timer(batch, TIMER, until, state.version)
         if self.snapshot_is_due(state.version):
             self.add_snapshot(batch, state.version, msgspec.json.encode(state))
         # At once: no call may slip through between the decision and its commit.
         self.gate(self.key, state)
-        self.commit(batch, envelope, state.status, lambda: self._arm(until))
+        self.commit(batch, envelope, state.status, lambda: self.arm(TIMER, until))
         return LATER
-
-    def _arm(self, until: int | None) -> None:
-        if until is None:
-            self.environment.timers.disarm(self.address, TIMER)
-        else:
-            self.environment.timers.arm(self.address, TIMER, until)

@@ -20,7 +20,7 @@ from ironflow.actors.call_slots import CallSlots
 from ironflow.actors.jobs import (
     Lease,
     RunNotRunning,
-    StaleLease,
+    check_fence,
     end_execution,
     make_job,
     new_lease,
@@ -238,10 +238,7 @@ class Endpoints(CallSlots):
 
     def find_lease(self, job_id: str, execution: int, token: str) -> Lease:
         """The lease that an endpoint means. Raises `StaleLease`."""
-        lease = self.leases.get(job_id.rpartition(".")[0])
-        if lease is None or lease.assignment.execution != execution or lease.token != token:
-            raise StaleLease(job_id)
-        return lease
+        return check_fence(self.leases.get(job_id.rpartition(".")[0]), job_id, execution, token)
 
     # -- a call -----------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 to storage.
 
 `start` brings back everything that the journal says is unfinished before anything new is taken;
-`drain` stops taking new work and lets bodies come to a step boundary; `stop` closes.
+`begin_drain` has nothing new taken, while the bodies that execute go on; `stop` closes.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import msgspec
 
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import Actor, Envelope
+from ironflow.actors.run_rows import fold
 from ironflow.core import commands as c
 from ironflow.core.errors import Conflict
 from ironflow.core.messages import Message
@@ -73,8 +74,6 @@ class HandlerActor(Actor):
 
     async def _inherit(self, run_id: str) -> WorkflowState | None:
         """The store of the run before: that is what continuing a handler means."""
-        from ironflow.actors.run_rows import fold
-
         run = fold(run_id, await self.environment.store.reader.load(f"run/{run_id}"))
         return WorkflowState(store=run.workflow.store) if run.workflow is not None else None
 

@@ -32,8 +32,10 @@ from ironflow.storage.ports import (
     INTAKES,
     OUTCOMES,
     Batch,
+    Entry,
     IntakeRow,
     NewEntry,
+    Snapshot,
 )
 
 S = TypeVar("S", i.Debouncing, i.Batching, i.Single)
@@ -65,19 +67,26 @@ class IntakeActor(StreamActor, ABC, Generic[S]):
         """The function whose intake it is."""
         return i.parse_address(self.key)[0]
 
-    async def start(self) -> None:
-        """Fold the stream."""
-        loaded = await self.environment.store.reader.load(self.address)
-        self.state = self.fold()
+    @classmethod
+    def read(cls, stream: str, snapshot: Snapshot | None, entries: Sequence[Entry]) -> S:
+        """The state that a snapshot and the entries after it make. Raises `Damaged`."""
+        state: S = cls.fold()
         try:
-            if loaded.snapshot is not None:
-                self.state = msgspec.json.decode(loaded.snapshot.data, type=self.fold)
-                self.snapshot_version = loaded.snapshot.version
-            for entry in loaded.entries:
-                self.state.apply(msgspec.json.decode(entry.data, type=self.kinds[entry.kind]))
-                self.state.version = entry.version  # the oldest ones may have been retired
+            if snapshot is not None:
+                state = msgspec.json.decode(snapshot.data, type=cls.fold)
+            for entry in entries:
+                state.apply(msgspec.json.decode(entry.data, type=cls.kinds[entry.kind]))
+                state.version = entry.version  # the oldest ones may have been retired
         except (*UNREADABLE, KeyError) as error:
-            raise Damaged(self.address, str(error)) from error
+            raise Damaged(stream, str(error)) from error
+        return state
+
+    async def start(self) -> None:
+        """Read the stream."""
+        loaded = await self.environment.store.reader.load(self.address)
+        self.state = self.read(self.address, loaded.snapshot, loaded.entries)
+        if loaded.snapshot is not None:
+            self.snapshot_version = loaded.snapshot.version
         if self.cell.restarts:
             self.unordered = True
             self.renew_later()

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-import msgspec
-
+from ironflow.actors.intake import IntakeActor
 from ironflow.actors.pending import TIMER, BatchActor, DebounceActor
 from ironflow.actors.singleton import SingletonActor
 from ironflow.core import intake as i
-from ironflow.core.entries import UNREADABLE
-from ironflow.core.errors import Damaged
 from ironflow.storage.ports import (
     INTAKES,
     RUNS,
@@ -24,12 +21,12 @@ from ironflow.storage.ports import (
     TimerRow,
 )
 
-KINDS: dict[str, tuple[type[Any], dict[str, type]]] = {
-    "debounce/": (i.Debouncing, DebounceActor.kinds),
-    "batch/": (i.Batching, BatchActor.kinds),
-    "singleton/": (i.Single, SingletonActor.kinds),
+ACTORS: dict[str, type[IntakeActor[Any]]] = {
+    "debounce/": DebounceActor,
+    "batch/": BatchActor,
+    "singleton/": SingletonActor,
 }
-"""By the prefix of their streams: the state, and the entries by kind."""
+"""Whose streams they are, by the prefix of their names."""
 
 State = i.Debouncing | i.Batching | i.Single
 
@@ -48,17 +45,9 @@ class Picture(Protocol):
 
 def fold_intake(stream: str, snapshot: Snapshot | None, entries: Sequence[Entry]) -> State:
     """The intake that a snapshot and the entries after it make. Raises `Damaged`."""
-    made, kinds = next(found for prefix, found in KINDS.items() if stream.startswith(prefix))
-    state: Any = made()
-    try:
-        if snapshot is not None:
-            state = msgspec.json.decode(snapshot.data, type=made)
-        for entry in entries:
-            state.apply(msgspec.json.decode(entry.data, type=kinds[entry.kind]))
-            state.version = entry.version
-    except (*UNREADABLE, KeyError) as error:
-        raise Damaged(stream, str(error)) from error
-    return state  # type: ignore[no-any-return]
+    actor = next(found for prefix, found in ACTORS.items() if stream.startswith(prefix))
+    state: State = actor.read(stream, snapshot, entries)
+    return state
 
 
 def check_intake(stream: str, state: State, picture: Picture) -> Iterator[tuple[str, str]]:

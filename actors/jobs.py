@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ironflow.jobs")
 
-
 TOKEN_BYTES, TOKENS_AT_ONCE = 18, 64
 
 

@@ -62,7 +62,7 @@ class PendingActor(IntakeActor[P], Generic[P]):
 
     def renew(self) -> None:
         """The timer may have rung into the crash."""
-        self._arm()
+        self.arm(TIMER, self.state.due_at)
 
     def _outcome(self) -> c.Outcome:
         """What would become of what waits. Raises `NotFound` when nothing does."""
@@ -82,7 +82,7 @@ class PendingActor(IntakeActor[P], Generic[P]):
         if self.is_behind:
             return None  # what was emitted before it comes first, and arms it then
         if due_at > self.environment.clock.now():
-            self._arm()
+            self.arm(TIMER, self.state.due_at)
             return None
         cause: i.Cause = "quiet" if self.kind == "debounce" else "wait"
         return self._start(cause, message, envelope, batch)
@@ -192,26 +192,15 @@ class PendingActor(IntakeActor[P], Generic[P]):
         then: Callable[[], None] | None = None,
     ) -> object:
         """Commit, with the row and the timer as the state has them now."""
-        due_at, version = self.state.due_at, self.state.version
         self.show(batch)
-        if due_at is None:
-            batch.deletes.append((TIMERS, (self.address, TIMER)))
-        else:
-            batch.puts.append((TIMERS, (self.address, TIMER, due_at, version)))
+        self.set_timer(batch, TIMER, self.state.due_at, self.state.version)
 
         def committed() -> None:
-            self._arm()
+            self.arm(TIMER, self.state.due_at)
             if then is not None:
                 then()
 
         return self.settle(batch, message, sends, envelope, reply, committed)
-
-    def _arm(self) -> None:
-        due_at = self.state.due_at
-        if due_at is None:
-            self.environment.timers.disarm(self.address, TIMER)
-        else:
-            self.environment.timers.arm(self.address, TIMER, due_at)
 
     def row(self) -> IntakeRow | None:
         """What waits, as lists see it."""

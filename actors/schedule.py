@@ -22,7 +22,7 @@ from ironflow.core.functions import Cron
 from ironflow.core.messages import Message
 from ironflow.core.payloads import pack
 from ironflow.core.pull import CRON_EVENT
-from ironflow.storage.ports import DELIVERIES, TIMERS, Batch, NewEntry
+from ironflow.storage.ports import DELIVERIES, Batch, NewEntry
 
 TIMER = "fire"
 MISSED_AT_MOST = 10_000
@@ -53,7 +53,6 @@ class ScheduleState(msgspec.Struct):
 
     cron: Cron | None = None
     next_at: int | None = None
-    last_at: int | None = None
     version: int = 0
 
     def apply(self, entry: ScheduleSet | ScheduleFired) -> None:
@@ -62,8 +61,6 @@ class ScheduleState(msgspec.Struct):
         self.next_at = entry.next_at
         if isinstance(entry, ScheduleSet):
             self.cron = entry.cron
-        else:
-            self.last_at = entry.at
 
 
 class ScheduleActor(StreamActor):
@@ -93,7 +90,7 @@ class ScheduleActor(StreamActor):
             case c.TimerFired():
                 return self._fire(envelope)
             case Renew():
-                self._arm(self.state.next_at)
+                self.arm(TIMER, self.state.next_at)
                 return None
             case _:
                 return super().receive(message, envelope)
@@ -106,9 +103,8 @@ class ScheduleActor(StreamActor):
         now = self.environment.clock.now()
         next_at = spec.schedule.next_after(now) if spec is not None and spec.schedule else None
         batch = Batch([], [], [])
-        self._set_timer(batch, next_at)
         self._record(batch, ScheduleSet(cron, next_at), now)
-        self.commit(batch, envelope, None, lambda: self._arm(next_at))
+        self.commit(batch, envelope, None, lambda: self.arm(TIMER, next_at))
         return LATER
 
     def _fire(self, envelope: Envelope) -> object:
@@ -120,7 +116,7 @@ class ScheduleActor(StreamActor):
         if spec is None or spec.schedule is None or state.next_at is None:
             return None  # nothing serves the function now: the row rings again at the next start
         if state.next_at > now:
-            self._arm(state.next_at)
+            self.arm(TIMER, state.next_at)
             return None
         missed = spec.schedule.between(state.next_at, now, MISSED_AT_MOST)
         at = max([state.next_at, *missed])
@@ -138,30 +134,17 @@ class ScheduleActor(StreamActor):
         )
         batch = Batch([], [], [])
         skipped = max(sum(1 for time in missed if time < at), 0)
-        self._set_timer(batch, next_at)
         self._record(batch, ScheduleFired(at, run_id, next_at, skipped), now)
         delivery = f"{self.address}/{state.version}/0"
         send = c.Send(f"run/{run_id}", create)
         batch.puts.append((DELIVERIES, encode_row(send, delivery, now)))
 
         def committed() -> None:
-            self._arm(next_at)
+            self.arm(TIMER, next_at)
             self.environment.outbox.post(send.target, delivery, with_delivery(create, delivery))
 
         self.commit(batch, envelope, None, committed)
         return LATER
-
-    def _set_timer(self, batch: Batch, at: int | None) -> None:
-        if at is None:
-            batch.deletes.append((TIMERS, (self.address, TIMER)))
-        else:
-            batch.puts.append((TIMERS, (self.address, TIMER, at, self.state.version + 1)))
-
-    def _arm(self, at: int | None) -> None:
-        if at is None:
-            self.environment.timers.disarm(self.address, TIMER)
-        else:
-            self.environment.timers.arm(self.address, TIMER, at)
 
     def _record(self, batch: Batch, entry: ScheduleSet | ScheduleFired, now: int) -> None:
         self.state.apply(entry)
@@ -169,5 +152,6 @@ class ScheduleActor(StreamActor):
         batch.entries.append(
             NewEntry(self.address, version, now, _KINDS[type(entry)], msgspec.json.encode(entry))
         )
+        self.set_timer(batch, TIMER, entry.next_at, version)
         if self.snapshot_is_due(version):
             self.add_snapshot(batch, version, msgspec.json.encode(self.state))

@@ -16,7 +16,7 @@ from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import Actor, Envelope
 from ironflow.core.crash_points import reach
 from ironflow.core.messages import Message
-from ironflow.storage.ports import SNAPSHOTS, Batch
+from ironflow.storage.ports import SNAPSHOTS, TIMERS, Batch
 
 SNAPSHOT_AFTER = 256
 """Entries since the last snapshot before a new one is considered."""
@@ -77,6 +77,20 @@ class StreamActor(Actor):
         """Store the state with the entries of `batch`."""
         self.snapshot_version = version
         batch.puts.append((SNAPSHOTS, (self.stream, version, state)))
+
+    def set_timer(self, batch: Batch, name: str, at: int | None, version: int) -> None:
+        """Set a durable timer with `batch`; None: clear it. To be armed once that is committed."""
+        if at is None:
+            batch.deletes.append((TIMERS, (self.address, name)))
+        else:
+            batch.puts.append((TIMERS, (self.address, name, at, version)))
+
+    def arm(self, name: str, at: int | None) -> None:
+        """Have a timer ring whose row is in the database; None: it is there no more."""
+        if at is None:
+            self.environment.timers.disarm(self.address, name)
+        else:
+            self.environment.timers.arm(self.address, name, at)
 
     def commit(
         self,

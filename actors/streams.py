@@ -26,15 +26,6 @@ _ENDS = frozenset({"run.completed", "run.failed", "run.cancelled"})
 _REOPENED = "run.reopened"
 
 
-class Told:
-    """What one entry tells: its events, and the sequence after them (None: as before)."""
-
-    __slots__ = ("events", "version")
-
-    def __init__(self, version: int, events: list[StreamedEvent]) -> None:
-        self.version, self.events = version, events
-
-
 class Channel:
     """The followed stream of one run."""
 
@@ -43,8 +34,8 @@ class Channel:
     def __init__(self) -> None:
         self.bells: set[asyncio.Event] = set()
         self.entries: deque[Entry] = deque(maxlen=RECENT)
-        self.known: dict[int, Told] = {}
-        """Decoded, by version."""
+        self.known: dict[int, list[StreamedEvent]] = {}
+        """What entries tell, decoded, by version."""
 
 
 class Streams:
@@ -82,8 +73,7 @@ class Streams:
                         raise NotFound("run", run_id)
                 for entry in page:
                     version = entry.version
-                    told = self._tell(channel, entry, sequence)
-                    for event in told.events:
+                    for event in self._tell(channel, entry, sequence):
                         sequence = event.sequence + 1
                         if event.sequence > after:
                             yield event
@@ -131,10 +121,10 @@ class Streams:
         first = version + 1 - entries[0].version
         return [entries[index] for index in range(first, len(entries))]
 
-    def _tell(self, channel: Channel, entry: Entry, sequence: int) -> Told:
+    def _tell(self, channel: Channel, entry: Entry, sequence: int) -> list[StreamedEvent]:
         told = channel.known.get(entry.version)
         if told is None:
-            told = Told(entry.version, _decode(entry, sequence))
+            told = _decode(entry, sequence)
             recent = channel.entries
             if recent and entry.version >= recent[0].version:
                 channel.known[entry.version] = told

@@ -26,7 +26,7 @@ BLOCK = 512
 """Entries that lie together: what moves when one goes, and what is counted at once."""
 
 
-class Line:
+class Entries:
     """Entries in ascending order, in blocks: nothing walks through all of them."""
 
     __slots__ = ("_blocks",)
@@ -86,7 +86,7 @@ class WaitingRows(Generic[Row]):
     """Who waits, in rows by whatever names them: a function, say."""
 
     def __init__(self) -> None:
-        self._lines: dict[Row, Line] = {}
+        self._entries: dict[Row, Entries] = {}
         self._waiting: dict[str, tuple[int, Row]] = {}
         self._taken: dict[str, int] = {}
         """Places of runs that were granted a slot and may give it back."""
@@ -114,11 +114,11 @@ class WaitingRows(Generic[Row]):
 
     def has(self, row: Row) -> bool:
         """Whether anybody waits in a row."""
-        return row in self._lines
+        return row in self._entries
 
     def size(self, row: Row) -> int:
         """How many wait in a row."""
-        return len(self._lines.get(row, ()))
+        return len(self._entries.get(row, ()))
 
     def row_of(self, run_id: str) -> Row | None:
         """Where a run waits, if it does."""
@@ -139,12 +139,12 @@ class WaitingRows(Generic[Row]):
 
     def first(self, row: Row) -> Entry | None:
         """The place and the id of who waits longest in a row."""
-        line = self._lines.get(row)
-        return None if line is None else line.first
+        entries = self._entries.get(row)
+        return None if entries is None else entries.first
 
     def take(self, row: Row) -> str:
         """Who is next in a row, and no longer waits. Raises `KeyError` for an empty row."""
-        place, run_id = self._lines[row].first
+        place, run_id = self._entries[row].first
         order = self._order_of(run_id, row)
         if order is not None and (best := order.take().run_id) != run_id:
             self._exchange(run_id, best)
@@ -169,8 +169,8 @@ class WaitingRows(Generic[Row]):
 
     def clear(self, row: Row) -> list[str]:
         """Everybody who waited in a row, and no longer does."""
-        line = self._lines.pop(row, None)
-        runs = [] if line is None else [run_id for _, run_id in line.all()]
+        entries = self._entries.pop(row, None)
+        runs = [] if entries is None else [run_id for _, run_id in entries.all()]
         for run_id in runs:
             del self._waiting[run_id]
         for key in [key for key in self._orders if key[0] == row]:
@@ -179,12 +179,12 @@ class WaitingRows(Generic[Row]):
 
     def rows(self) -> list[Row]:
         """Every row in which anybody waits."""
-        return list(self._lines)
+        return list(self._entries)
 
     def members(self, row: Row) -> list[str]:
         """Who waits in a row, longest first."""
-        line = self._lines.get(row)
-        return [] if line is None else [run_id for _, run_id in line.all()]
+        entries = self._entries.get(row)
+        return [] if entries is None else [run_id for _, run_id in entries.all()]
 
     def before(self, run_id: str) -> int | None:
         """How many runs of its row (of its function, if that has an order of its own) are before
@@ -193,13 +193,13 @@ class WaitingRows(Generic[Row]):
         found = self._waiting.get(run_id)
         if found is not None and (order := self._order_of(run_id, found[1])) is not None:
             return next(n for n, ticket in enumerate(order) if ticket.run_id == run_id)
-        return None if found is None else self._lines[found[1]].before((found[0], run_id))
+        return None if found is None else self._entries[found[1]].before((found[0], run_id))
 
     def _insert(self, run_id: str, place: int, row: Row) -> None:
-        line = self._lines.get(row)
-        if line is None:
-            line = self._lines[row] = Line()
-        line.add((place, run_id))
+        entries = self._entries.get(row)
+        if entries is None:
+            entries = self._entries[row] = Entries()
+        entries.add((place, run_id))
         self._waiting[run_id] = (place, row)
         ticket = self._ticket_of(run_id)
         if ticket is not None:
@@ -218,11 +218,11 @@ class WaitingRows(Generic[Row]):
     def _exchange(self, first: str, second: str) -> None:
         """Let two runs of one row have each other's place."""
         (place, row), (other, _) = self._waiting[first], self._waiting[second]
-        line = self._lines[row]
+        entries = self._entries[row]
         for entry in ((place, first), (other, second)):
-            line.remove(entry)
+            entries.remove(entry)
         for entry in ((other, first), (place, second)):
-            line.add(entry)
+            entries.add(entry)
         self._waiting[first], self._waiting[second] = (other, row), (place, row)
 
     def _remove(self, run_id: str) -> int:
@@ -232,8 +232,8 @@ class WaitingRows(Generic[Row]):
             order.discard(run_id)
         if ticket is not None and not self._orders.get((row, ticket.function_id)):
             self._orders.pop((row, ticket.function_id), None)
-        line = self._lines[row]
-        line.remove((place, run_id))
-        if not line:
-            del self._lines[row]
+        entries = self._entries[row]
+        entries.remove((place, run_id))
+        if not entries:
+            del self._entries[row]
         return place

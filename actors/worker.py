@@ -26,8 +26,6 @@ MISSED = 0.5
 """The part of a lease after which a worker that says nothing is offline: a heartbeat and a half."""
 FORGET_AFTER = 600.0
 """Seconds after which a worker that is offline and has nothing is forgotten."""
-
-
 GRANT_WAIT = 2.0
 """Seconds for which a poll that was not to wait is held all the same, when runs were granted."""
 

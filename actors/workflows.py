@@ -5,7 +5,6 @@ Everything else about a workflow's run is as of any run.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import string
 from collections.abc import AsyncIterator
@@ -33,7 +32,7 @@ ID_LENGTH = 10
 _PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 LONGEST_ID = 200
 RUNNING = ("queued", "running", "waiting", "paused")
-"""What the statuses of runs are to callers of workflows that have not ended."""
+"""The statuses of runs that have not ended, which are one status to callers of workflows."""
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -108,13 +107,7 @@ class Workflows:
         future = self.engine.endings.expect(run_id)
         try:
             started = await self._start(run_id, command)
-            if timeout is None:  # also for a caller that is no task
-                return started, await future
-            try:
-                async with asyncio.timeout(timeout):
-                    return started, await future
-            except TimeoutError:
-                return started, None
+            return started, await self.engine.endings.until(future, timeout)
         finally:
             self.engine.endings.forget(run_id, future)
 
