@@ -85,6 +85,35 @@ class Ticks(Workflow):
             await asyncio.sleep(0.05)
 
 
+class Contract(Workflow):
+    """Asks at great length, and fails at what is answered."""
+
+    @step
+    async def ask(self, ev: StartEvent) -> Question:
+        return Question(prefix="The parties agree. " * 400)
+
+    @step
+    async def sign(self, ev: Reply) -> StopEvent:
+        raise ValueError(f"nobody signs {ev.response}")
+
+
+def chain(length: int) -> Workflow:
+    """A workflow of many steps in a row."""
+    kinds: list[type] = [StartEvent, *(type(f"Link{n}", (Event,), {}) for n in range(length))]
+    kinds.append(StopEvent)
+
+    def link(number: int) -> object:
+        async def go(self: Workflow, ev: Event) -> Event:
+            made: Event = kinds[number + 1]()
+            return made
+
+        go.__name__, go.__qualname__ = f"go{number}", f"Chain.go{number}"
+        go.__annotations__ = {"ev": kinds[number], "return": kinds[number + 1]}
+        return step(go)
+
+    return type("Chain", (Workflow,), {f"go{n}": link(n) for n in range(length + 1)})()
+
+
 class Colour(enum.Enum):
     RED = "red"
     BLUE = "blue"
@@ -117,4 +146,6 @@ server.add_workflow("many", Brief())
 server.add_workflow("asks", Asks(timeout=None, disable_validation=True), additional_events=[More])
 server.add_workflow("interview", Interview(timeout=None))
 server.add_workflow("ticks", Ticks(timeout=None))
+server.add_workflow("contract", Contract(timeout=None))
+server.add_workflow("chain", chain(40))
 server.add_workflow("forms", Forms())

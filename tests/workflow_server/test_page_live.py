@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workflow_server.desk import Desk, expect, status
+from workflow_server.desk import Desk, at_rest, expect, node, status
 from workflow_server.process import Served
 
 APP = Path(__file__).with_name("live_app.py")
@@ -237,3 +237,44 @@ def test_a_link_to_a_run_shows_the_workflow_of_the_run(desk: Desk) -> None:
     page = desk.open(f"?workflow=forms&run={answer['handler_id']}")
     expect(status(page)).to_have_text("completed")
     expect(page.locator("#workflow")).to_have_value("brief")
+
+
+def test_a_long_question_leaves_room_for_its_answer(desk: Desk) -> None:
+    page = desk.open("?workflow=contract")
+    page.click("#start button[type=submit]")
+    answer = page.locator(".prompts [name=response]")
+    answer.wait_for()
+    assert answer.evaluate("e => e.getBoundingClientRect().bottom < innerHeight")
+    answer.fill("this")
+    page.click(".prompts button[type=submit]")
+    expect(status(page)).to_have_text("failed")
+    expect(page.locator(".log-item.failed")).to_contain_text("sign: ValueError: nobody signs this")
+    expect(node(page, "sign")).to_contain_text("failed")
+    desk.shoot("failed")
+
+
+def test_a_graph_that_is_too_large_is_shown_from_its_top_and_legible(desk: Desk) -> None:
+    page = desk.open("?workflow=chain")
+    first = node(page, "StartEvent")
+    at_rest(first)
+    box = first.bounding_box()
+    assert box is not None
+    assert box["height"] >= 18
+    assert box["y"] > page.locator(".canvas").bounding_box()["y"]
+    page.keyboard.press("f")  # all of it
+    last = node(page, "StopEvent")
+    at_rest(last)
+    below = last.bounding_box()
+    assert below is not None
+    assert below["y"] + below["height"] < 720
+
+
+def test_fields_are_called_what_they_are_and_say_what_they_take(desk: Desk) -> None:
+    page = desk.open("?workflow=forms")
+    address = page.locator("[name=address]")
+    expect(page.locator("label", has=page.locator("code", has_text="address"))).to_contain_text(
+        "address *"
+    )
+    expect(address).to_have_attribute("placeholder", '{"street":"","zip":""}')
+    expect(page.locator("[name=due]")).to_have_attribute("type", "date")
+    expect(page.locator("[name=at]")).to_have_attribute("placeholder", "2026-01-31T12:00:00Z")

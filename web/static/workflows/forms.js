@@ -50,7 +50,8 @@ function makeField(name, raw, root, required) {
   const id = `field-${(count += 1)}`;
   const hint = field.description ? h("p", { class: "hint", id: `${id}-hint` }, field.description) : null;
   const common = { id, name, "aria-describedby": hint ? `${id}-hint` : null, required: required && field.type !== "boolean" };
-  const label = h("label", { for: id }, title(name, field), required ? h("span", { class: "required", title: "required" }, " *") : null, h("code", {}, name));
+  // A class has a title of its own; the field's is what was asked for.
+  const label = h("label", { for: id }, title(name, raw), required ? h("span", { class: "required", title: "required" }, " *") : null, h("code", {}, name));
   const { control, read, write } = makeControl(field, common, required, root);
   if (field.type === "boolean" && !field.nullable) {
     return { element: h("div", { class: "field check" }, control, label, hint), read, write, name };

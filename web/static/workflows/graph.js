@@ -56,7 +56,7 @@ export class GraphView {
     this.layOut();
     this.draw();
     if (!small) this.listen();
-    this.observer = new ResizeObserver(() => this.isFitted && this.fit());
+    this.observer = new ResizeObserver(() => this.isFitted && this.fit(this.least));
     this.observer.observe(this.element);
   }
 
@@ -155,7 +155,9 @@ export class GraphView {
 
   // -- the view -----------------------------------------------------------------------------------
 
-  fit() {
+  /** See the whole graph; with `least`, no smaller than that: then its top. */
+  fit(least = 0) {
+    this.least = least;
     const { width, height } = this.element.getBoundingClientRect();
     if (!width || !height) return;
     const items = [...this.nodes.values()];
@@ -163,8 +165,9 @@ export class GraphView {
     const right = Math.max(...items.map((i) => i.x + i.width / 2)) + MARGIN;
     const top = Math.min(...items.map((i) => i.y - i.height / 2)) - MARGIN;
     const bottom = Math.max(...items.map((i) => i.y + i.height / 2)) + MARGIN;
-    const scale = Math.min(this.small ? 1 : 1.25, width / (right - left), height / (bottom - top));
-    this.view = { scale, x: (width - (left + right) * scale) / 2, y: (height - (top + bottom) * scale) / 2 };
+    const scale = Math.max(least, Math.min(this.small ? 1 : 1.25, width / (right - left), height / (bottom - top)));
+    const y = (bottom - top) * scale > height + 1 ? -top * scale : (height - (top + bottom) * scale) / 2;
+    this.view = { scale, x: (width - (left + right) * scale) / 2, y };
     this.isFitted = true;
     this.apply();
   }
@@ -254,7 +257,7 @@ export class GraphView {
       classes.toggle("waiting", Boolean(run?.prompts.length && (id === "external_step" || run.prompts.some((prompt) => prompt.type === id))));
       item.badge.textContent = step?.started > 1 ? `×${step.started}` : count > 1 ? `×${count}` : "";
       item.label.setAttribute("y", item.node.node_type === "step" ? (step ? -3 : 4) : 4);
-      item.note.textContent = step ? noteOf(step, running) : "";
+      item.note.textContent = step ? noteOf(step, running, failed === id) : "";
     }
     for (const edge of this.edges) {
       edge.path.classList.toggle("taken", this.wasTaken(run, edge));
@@ -277,9 +280,10 @@ export class GraphView {
   }
 }
 
-function noteOf(step, running) {
+function noteOf(step, running, isFailed) {
   const queued = step.queued ? `, ${step.queued} queued` : "";
   if (running) return `${running} running${queued}`;
+  if (isFailed) return step.finished > 1 ? `${step.finished - 1} done, 1 failed` : "failed";
   return `${step.finished} done${queued}`;
 }
 

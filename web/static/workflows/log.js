@@ -8,10 +8,17 @@ const SHOWN = 400;
 function summary(event) {
   const value = event.value ?? {};
   if (event.type === "StepStateChanged") return `${value.name} ${value.step_state?.replace("_", " ")}`;
+  if (event.type === "WorkflowFailedEvent") {
+    const { exception_type: kind = "", exception_message: message = "" } = value.exception ?? {};
+    return cut(`${value.step_name}: ${kind.split(".").pop()}: ${message}`);
+  }
   const parts = Object.entries({ ...value._data, ...value, _data: undefined })
     .filter(([, content]) => content !== undefined)
     .map(([key, content]) => `${key}: ${typeof content === "string" ? content : JSON.stringify(content)}`);
-  const text = parts.join(", ");
+  return cut(parts.join(", "));
+}
+
+function cut(text) {
   return text.length > 140 ? `${text.slice(0, 139)}…` : text;
 }
 

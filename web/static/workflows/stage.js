@@ -4,6 +4,9 @@ import { h, icon, replace } from "./dom.js";
 import { Comparison } from "./compare.js";
 import { GraphView, describeNode } from "./graph.js";
 
+/** The scale at which names can still be read: a graph that is larger is shown from its top. */
+const LEGIBLE = 0.5;
+
 export class Stage {
   constructor(app, element, { onsend }) {
     this.app = app;
@@ -55,7 +58,7 @@ export class Stage {
     }
     this.view = new GraphView(model, this.app.state.workflow, { onselect: (item) => this.describe(item) });
     replace(this.canvas, this.view.element, this.facts);
-    this.view.fit();
+    this.view.fit(LEGIBLE);
   }
 
   canSend(item) {
