@@ -12,7 +12,6 @@ import hashlib
 import importlib
 import re
 import sys
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -215,12 +214,8 @@ def find_class(name: str) -> type | None:
 
 def build_exception(facts: dict[str, str]) -> Exception:
     """An exception that says what the original said, of its class if that can be built."""
-    kind = find_class(facts["exception_type"])
-    message = facts["exception_message"]
-    if kind is not None and issubclass(kind, Exception):
-        with suppress(Exception):  # a class with other arguments
-            return kind(message)
-    return RuntimeError(f"{facts['exception_type']}: {message}")
+    find_class(facts["exception_type"])  # its module is imported, if it is not yet
+    return events.restore_exception(facts)
 
 
 # -- values of the store --------------------------------------------------------------------------

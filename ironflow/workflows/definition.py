@@ -185,11 +185,14 @@ class Definition:
 
     def _state_type(self) -> type | None:
         found = {spec.state_type for spec in self.steps.values() if spec.state_type is not None}
-        if len(found) > 1:
+        # Steps may name a base of the state that others name: it is the most derived one.
+        last = [each for each in found if all(issubclass(each, other) for other in found)]
+        kind = last[0] if last else None
+        if found and kind is None:
             raise WorkflowValidationError(
-                f"workflow {self.name!r}: steps name several types of state: {_names(found)}"
+                f"workflow {self.name!r}: steps name several types of state, of which none derives "
+                f"from the others: {_names(found)}"
             )
-        kind = found.pop() if found else None
         fields = getattr(kind, "model_fields", {})
         required = [name for name, field in fields.items() if field.is_required()]
         if required:

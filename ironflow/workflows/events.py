@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from contextlib import suppress
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from pydantic import (
     BaseModel,
@@ -18,6 +20,7 @@ from pydantic import (
     SerializationInfo,
     SerializerFunctionWrapHandler,
     field_serializer,
+    field_validator,
     model_serializer,
 )
 
@@ -139,9 +142,13 @@ class Event(BaseModel):
     def __bool__(self) -> bool:
         return True
 
-    def dict(self, *_: Any, **__: Any) -> dict[str, Any]:
+    def dict(self, **options: Any) -> dict[str, Any]:
+        """All fields: the name that `model_dump` had before."""
+        return self.model_dump(**options)
+
+    def to_dict(self) -> Any:
         """The further fields."""
-        return self._data
+        return dict(self._data)
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
@@ -276,13 +283,18 @@ class WorkflowFailedEvent(StopEvent):
     """The last event of a run that failed."""
 
     step_name: str
-    exception: Any
+    exception: Exception
     attempts: int | None = None
     elapsed_seconds: float | None = None
 
+    @field_validator("exception", mode="before")
+    @classmethod
+    def _build_exception(cls, exception: Any) -> Any:
+        return restore_exception(exception) if isinstance(exception, dict) else exception
+
     @field_serializer("exception")
-    def _dump_exception(self, exception: Any) -> Any:
-        return describe_exception(exception) if isinstance(exception, Exception) else exception
+    def _dump_exception(self, exception: Exception) -> dict[str, str]:
+        return describe_exception(exception)
 
 
 class WorkflowTimedOutEvent(StopEvent):
@@ -296,8 +308,34 @@ class WorkflowCancelledEvent(StopEvent):
     """The last event of a run that was cancelled."""
 
 
+class UnknownError(RuntimeError):
+    """An exception whose class is not known here, or wants other arguments than its text."""
+
+    def __init__(self, facts: dict[str, str]) -> None:
+        self._described = facts
+        super().__init__(f"{facts['exception_type']}: {facts['exception_message']}")
+
+
+def restore_exception(facts: dict[str, str]) -> Exception:
+    """The exception that `describe_exception` described, of its class if that is loaded here and
+    takes a text. Nothing is imported: whoever sends an event does not choose what is loaded.
+    """
+    facts = {name: str(facts.get(name, "")) for name in ("exception_type", "exception_message")}
+    module_name, _, class_name = facts["exception_type"].rpartition(".")
+    kind = getattr(sys.modules.get(module_name), class_name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        with suppress(Exception):
+            made: Any = kind(facts["exception_message"])
+            made._described = facts  # its text may be another by now
+            return cast(Exception, made)
+    return UnknownError(facts)
+
+
 def describe_exception(exception: Exception) -> dict[str, str]:
     """An exception as clients see it."""
+    known: dict[str, str] | None = getattr(exception, "_described", None)
+    if known is not None:
+        return dict(known)
     kind = type(exception)
     return {
         "exception_type": f"{kind.__module__}.{kind.__qualname__}",

@@ -30,10 +30,6 @@ MISSING: Any = object()
 class DictState(Event):
     """A state without a type: a mapping whose keys are attributes, too."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The keys and values."""
-        return dict(self._data)
-
 
 Record = Callable[[tuple[Change, ...], tuple[Change, ...]], None]
 

@@ -19,6 +19,7 @@ from ironflow.workflows.events import (
     StartEvent,
     StepFailedEvent,
     StopEvent,
+    WorkflowFailedEvent,
 )
 
 
@@ -410,3 +411,44 @@ def test_an_event_has_its_private_attributes_and_further_fields_whatever_its_cla
     assert _Marked().get("further") is None
     assert plain.model_copy(deep=True).get("further") == 1
     assert StopEvent(result=5).result == 5
+
+
+def test_steps_may_name_a_base_of_the_state() -> None:
+    class Base(BaseModel):
+        count: int = 1
+
+    class Whole(Base):
+        name: str = "n"
+
+    class Both(Workflow):
+        @step
+        async def first(self, ctx: Context[Base], ev: StartEvent) -> A:
+            raise AssertionError
+
+        @step
+        async def second(self, ctx: Context[Whole], ev: A) -> StopEvent:
+            return StopEvent()
+
+    assert Both().graph.state_type is Whole
+
+
+def test_an_event_says_its_fields_under_the_names_that_others_use() -> None:
+    event = Event(a=1)
+    assert event.dict() == event.model_dump() == {"_data": {"a": 1}}
+    assert event.to_dict() == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        ("builtins.ValueError", ValueError("bad")),
+        ("no.such.module.Error", RuntimeError("no.such.module.Error: bad")),
+        ("os.system", RuntimeError("os.system: bad")),
+    ],
+)
+def test_a_failure_that_is_read_is_an_exception_again(kind: str, shown: Exception) -> None:
+    facts = {"exception_type": kind, "exception_message": "bad"}
+    event = WorkflowFailedEvent(step_name="one", exception=facts)
+    assert isinstance(event.exception, type(shown))
+    assert str(event.exception) == str(shown)
+    assert event.model_dump()["exception"] == facts

@@ -211,7 +211,8 @@ async def test_a_failure_is_raised_as_it_was_and_ends_the_stream() -> None:
     assert isinstance(events[-1], WorkflowFailedEvent)
     assert events[-1].step_name == "one"
     assert events[-1].attempts == 1
-    assert events[-1].exception["exception_message"] == "odd 7"
+    assert isinstance(events[-1].exception, Odd)
+    assert events[-1].model_dump()["exception"]["exception_message"] == "odd 7"
     with pytest.raises(Odd) as raised:
         await handler
     assert raised.value.code == 7

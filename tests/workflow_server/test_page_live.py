@@ -168,6 +168,23 @@ def test_the_keyboard_stays_where_it_is_while_runs_stream(desk: Desk) -> None:
     expect(column).to_be_focused()
 
 
+def test_who_confirms_is_not_interrupted_by_what_the_run_does(desk: Desk) -> None:
+    page = desk.open("?workflow=asks")
+    page.click("#start button[type=submit]")
+    expect(page.locator("p.question")).to_contain_text("number 0")
+    run = page.locator(".run-name").inner_text()
+    button = page.locator(".run-tools .danger")
+    button.click()
+    expect(button).to_have_text("Cancel for good?")
+    answer = {"event": {"type": "Reply", "value": {"response": "yes"}}}
+    assert page.request.post(f"{desk.url}/events/{run}", data=answer).ok
+    expect(status(page)).to_have_text("running")  # it waited before
+    page.wait_for_timeout(300)
+    expect(button).to_have_text("Cancel for good?")
+    button.click()
+    expect(status(page)).to_have_text("cancelled")
+
+
 def test_what_is_no_json_can_be_mended(desk: Desk) -> None:
     page = desk.open("?workflow=forms")
     page.fill("[name=address]", "{oops")

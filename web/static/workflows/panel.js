@@ -79,6 +79,7 @@ export class Panel {
     this.elapsed = h("span", { class: "muted", id: "elapsed" }, seconds(run.elapsed));
     const lost = run.connection === "lost" ? h("span", { class: "pill waiting" }, "reconnecting…") : null;
     const marked = app.state.compare.includes(run.id);
+    const held = document.activeElement?.closest(".run-tools button")?.dataset.verb;
     replace(
       this.head,
       h("div", { class: "run-title" }, h("h2", { class: "run-name" }, run.id), pill(run.status), this.elapsed, lost),
@@ -86,10 +87,12 @@ export class Panel {
         "div",
         { class: "run-tools" },
         run.error ? null : this.danger(run.isOver ? "delete" : "cancel", run),
-        run.error ? null : h("button", { type: "button", class: "quiet small", "aria-pressed": String(marked), onclick: () => app.compare(run.id) }, icon("compare"), marked ? "Compared" : "Compare"),
+        run.error ? null : h("button", { type: "button", class: "quiet small", "data-verb": "compare", "aria-pressed": String(marked), onclick: () => app.compare(run.id) }, icon("compare"), marked ? "Compared" : "Compare"),
       ),
       run.error ? h("p", { class: "failure" }, icon("alert"), run.error.message) : null,
     );
+    // Who was about to confirm goes on, whatever has changed about the run meanwhile.
+    if (held) this.head.querySelector(`[data-verb=${held}]`)?.focus();
   }
 
   /** Cancel and delete ask once more, in place. */
