@@ -215,8 +215,10 @@ class WorkflowClient:
     # -- the server and its workflows -------------------------------------------------------------
 
     async def is_healthy(self) -> Health:
-        """Whether the server takes work. Raises `RequestRefused` when it does not."""
-        return await self._ask(Health, "GET", "/health")
+        """Whether the server takes work now: nothing is waited for. Raises `RequestRefused` when it
+        does not, `OSError` when it cannot be reached.
+        """
+        return await self._ask(Health, "GET", "/health", patience=0)
 
     async def list_workflows(self) -> Workflows:
         """The names of what is served."""
@@ -349,9 +351,10 @@ class WorkflowClient:
         *,
         query: Sequence[tuple[str, str]] = (),
         body: dict[str, Any] | None = None,
+        patience: float | None = None,
     ) -> T:
         loop = asyncio.get_running_loop()
-        until, failures = loop.time() + self.patience, 0
+        until, failures = loop.time() + (self.patience if patience is None else patience), 0
         data = None if body is None else msgspec.json.encode(body, enc_hook=_dump)
         while True:
             try:
@@ -359,13 +362,13 @@ class WorkflowClient:
             except _LOST as error:
                 # What may have arrived is not sent twice, unless that makes no difference.
                 is_safe = method == "GET" or isinstance(error, aiohttp.ClientConnectorError)
-                if not is_safe or loop.time() > until:
+                if not is_safe or loop.time() >= until:
                     raise
             else:
                 is_answer = kind is Handler and b'"handler_id"' in answer
                 if status < 400 or is_answer:
                     return msgspec.json.decode(answer, type=kind)
-                if status != 503 or loop.time() > until:
+                if status != 503 or loop.time() >= until:
                     raise _refusal(status, answer, f"{method} {path}")
             failures += 1
             await asyncio.sleep(_pause(failures))

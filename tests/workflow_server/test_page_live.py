@@ -97,6 +97,28 @@ def test_a_run_that_began_late_is_not_put_under_another_workflow(desk: Desk) -> 
     held.end()
 
 
+def test_a_run_that_was_left_before_it_was_read_is_not_followed(desk: Desk) -> None:
+    page = desk.open("?workflow=ticks")
+    page.click("#start button[type=submit]")
+    expect(status(page)).to_have_text("running")
+    left = page.locator(".run-name").inner_text()
+    page.click("#start button[type=submit]")
+    expect(page.locator(".run-name")).not_to_have_text(left)
+    other = page.locator(".run-name").inner_text()
+    held = Held(page, f"**/handlers/{left}")
+    followed: list[str] = []
+    page.on("request", lambda request: followed.append(request.url))
+    page.click(f".run-row[data-run='{left}'] .run-open")
+    held.wait()
+    page.click(f".run-row[data-run='{other}'] .run-open")
+    held.let()
+    expect(page.locator(".log-item")).not_to_have_count(0)
+    assert not [url for url in followed if f"/events/{left}" in url]
+    held.end()
+    for run in (left, other):
+        assert page.request.post(f"{desk.url}/handlers/{run}/cancel").ok
+
+
 def test_ctrl_enter_twice_starts_one_run(desk: Desk) -> None:
     page = desk.open("?workflow=brief")
     held = Held(page, "**/workflows/brief/run-nowait", "POST")
@@ -151,7 +173,8 @@ def test_the_keyboard_stays_where_it_is_while_runs_stream(desk: Desk) -> None:
     page = desk.open("?workflow=ticks")
     page.click("#start button[type=submit]")
     expect(status(page)).to_have_text("running")
-    first = page.locator(".run-row .run-open").first
+    run = page.locator(".run-name").inner_text()
+    first = page.locator(f".run-row[data-run='{run}'] .run-open")
     first.focus()
     seen = page.locator(".log-item")
     count = seen.count()

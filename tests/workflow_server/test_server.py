@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientConnectorError, ClientSession, web
 from workflow_server import served_app
 
 from ironflow.core.errors import ConfigError, InvalidInput
@@ -102,6 +102,17 @@ async def test_a_workflow_may_be_called_like_the_page() -> None:
     async with server.contextmanager(), WorkflowClient(server.url) as client:
         assert (await client.run_workflow("ui")).status == "completed"
         assert (await client.get_workflow_schema("ui")).start["title"] == "StartEvent"
+
+
+async def test_health_is_asked_about_now() -> None:
+    async with make_server().contextmanager() as server:
+        url = server.url
+        async with WorkflowClient(url) as client:
+            assert (await client.is_healthy()).status == "healthy"
+    async with WorkflowClient(url) as client:
+        with pytest.raises(ClientConnectorError):  # a client that is patient would not say so yet
+            async with asyncio.timeout(20):
+                await client.is_healthy()
 
 
 async def test_our_client_says_what_is_refused() -> None:

@@ -21,6 +21,7 @@ export class Run {
     this.connection = "opening";
     this.listeners = new Set();
     this.stop = null;
+    this.isLeft = false;
     this.reset();
   }
 
@@ -63,12 +64,14 @@ export class Run {
       this.handler = await api.handler(this.id);
       this.error = null;
     } catch (error) {
+      if (this.isLeft) return;
       this.error = error;
       this.connection = "closed";
       if (error.status === 0 || error.status >= 500) this.later = setTimeout(() => this.open(), AGAIN);
       this.tell();
       return;
     }
+    if (this.isLeft) return; // another run was chosen before the answer came: nobody would stop the stream
     this.connection = "opening";
     this.stop?.();
     this.reset();
@@ -81,6 +84,7 @@ export class Run {
   }
 
   close() {
+    this.isLeft = true;
     clearTimeout(this.later);
     this.stop?.();
     this.stop = null;
