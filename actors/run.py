@@ -16,11 +16,12 @@ import msgspec
 
 from ironflow.actors import run_batch
 from ironflow.actors.admission import prepare
+from ironflow.actors.effects import LocalEffects
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel import LATER, Ensure, Envelope
 from ironflow.actors.lines import Ticket
-from ironflow.actors.run_assignment import assign
 from ironflow.actors.run_batch import Posted, keys_of_ends
+from ironflow.actors.run_record import record
 from ironflow.actors.run_rows import encode_snapshot, fold, handler_row, row_facts, run_row
 from ironflow.actors.stream import Renew, StreamActor
 from ironflow.actors.windows import Start
@@ -30,6 +31,7 @@ from ironflow.core import effects as fx
 from ironflow.core import entries as e
 from ironflow.core.entries import RunStarted
 from ironflow.core.errors import IronflowError
+from ironflow.core.execution import Assignment
 from ironflow.core.fold import apply
 from ironflow.core.lanes import is_throttle, lanes_of
 from ironflow.core.messages import Message
@@ -316,7 +318,18 @@ class RunActor(StreamActor):
         match effect:
             case fx.StartBody():
                 self.starting = False
-                host.start(assign(self))
+                ref = self.system.at(self.address)
+                effects = LocalEffects(self.environment, ref, run.execution)
+                host.start(
+                    Assignment.of(
+                        run,
+                        run.execution,
+                        self.ending,
+                        effects,
+                        lambda: record(self),
+                        self.unsettled,
+                    )
+                )
             case fx.WakeBody():
                 if not host.wake(run.id, run.execution, effect.key):
                     # Evicted since the decision: have the run dispatched anew.

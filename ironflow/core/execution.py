@@ -13,7 +13,14 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from ironflow.core.entries import EventRef, RunOptions, TakenEvent, UnwindOutcome
+from ironflow.core.entries import (
+    CancelRequested,
+    EventRef,
+    RunOptions,
+    RunUnwinding,
+    TakenEvent,
+    UnwindOutcome,
+)
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.messages import Message
 from ironflow.core.payloads import Payload
@@ -99,6 +106,37 @@ class Assignment(msgspec.Struct, frozen=True):
     """The events of its batch; their datas are the input, in this order."""
     actor: str | None = None
     """The value by which it goes to the same worker as others."""
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        execution: int,
+        ending: RunUnwinding | CancelRequested | None,
+        effects: Effects,
+        record: Callable[[], Run],
+        unsettled: AbstractSet[str] = frozenset(),
+    ) -> Assignment:
+        """An execution of the body of `run`; `ending`: what it is to be unwound for."""
+        return cls(
+            run.id,
+            run.function_id,
+            execution,
+            run.attempt,
+            run.input,
+            run.options,
+            run.created_at,
+            run.event,
+            run.parent.depth if run.parent is not None else 0,
+            run.steps,
+            run.order,
+            ending.outcome if ending is not None else None,
+            effects,
+            record,
+            unsettled,
+            run.events,
+            run.actor,
+        )
 
 
 class RunningStep(msgspec.Struct, frozen=True):

@@ -176,24 +176,7 @@ class Shadow:
         """An execution of the body over this copy."""
         run = self.run
         ending = run.unwinding or run.cancelling
-        return Assignment(
-            run.id,
-            run.function_id,
-            execution,
-            run.attempt,
-            run.input,
-            run.options,
-            run.created_at,
-            run.event,
-            run.parent.depth if run.parent is not None else 0,
-            run.steps,
-            run.order,
-            ending.outcome if ending is not None else None,
-            effects,
-            lambda: run,
-            events=run.events,
-            actor=run.actor,
-        )
+        return Assignment.of(run, execution, ending, effects, lambda: run)
 
     def follow(self, command: Message[Any]) -> Any:
         """The server records this command, now or before; what it answers."""

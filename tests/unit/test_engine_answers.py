@@ -10,7 +10,7 @@ import msgspec
 from engine_world import play
 
 from ironflow import function, testing
-from ironflow.actors.run_assignment import assign
+from ironflow.actors.run_record import record
 from ironflow.core.errors import Conflict, NotFound
 
 
@@ -131,10 +131,10 @@ def test_a_body_elsewhere_is_handed_what_is_durable() -> None:
         await world.advance(2)  # the timer has rung, and the end of the nap is not durable yet
         actor: Any = world.engine.system.cell(f"run/{run_id}").actor
         assert actor.run.steps["nap"].status == "completed"
-        record = assign(actor).record()
-        assert (record.steps["nap"].status, record.steps["nap"].ended_at) == ("waiting", None)
-        assert list(record.open) == ["nap"]
+        known = record(actor)
+        assert (known.steps["nap"].status, known.steps["nap"].ended_at) == ("waiting", None)
+        assert list(known.open) == ["nap"]
         await world.advance(2)
-        assert assign(actor).record().steps["nap"].status == "completed"
+        assert record(actor).steps["nap"].status == "completed"
 
     play(main, functions=[sleeper], linger=1000.0)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ironflow.actors.engine import Engine
+from ironflow.actors.prefect.doors import Ask
 from ironflow.core.clock import SECOND, from_datetime, to_rfc3339
 from ironflow.core.prefect import bodies
 from ironflow.core.prefect.faults import Fault, Refusal
@@ -22,7 +23,7 @@ from ironflow.storage.prefect_filters import (
     select_rows,
     where_rows,
 )
-from ironflow.web.prefect.requests import HistoryBody
+from ironflow.web.prefect.requests import HistoryBody, SetState
 from ironflow.web.prefect.routing import Answer, Call, Handle, Route
 
 MOST_INTERVALS = 500
@@ -180,6 +181,13 @@ def history_route(path: str, shape: BodyShape) -> Route:
         return await count_by_interval(call, shape)
 
     return Route(method="POST", path=f"{path}/history", handle=read_history, body=dict)
+
+
+def state_route(path: str, handle: Handle, ask: Callable[[Call[Any, Any]], Ask | None]) -> Route:
+    """A state for the run at `path`; `ask` is the same on the fast path."""
+    return Route(
+        method="POST", path=f"{path}/set_state", handle=handle, body=SetState, fast=True, ask=ask
+    )
 
 
 def query_route(path: str, handle: Handle) -> Route:

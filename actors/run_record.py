@@ -1,4 +1,4 @@
-"""What the executor of a run's body is handed."""
+"""A run as whoever executes its body elsewhere is handed it."""
 
 from __future__ import annotations
 
@@ -6,36 +6,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ironflow.actors.effects import LocalEffects
-from ironflow.core.execution import Assignment
 from ironflow.core.runs import Run, StepStatus
 
 if TYPE_CHECKING:
     from ironflow.actors.run import RunActor
-
-
-def assign(actor: RunActor) -> Assignment:
-    """The present execution of the run's body."""
-    run, ending = actor.run, actor.ending
-    return Assignment(
-        run.id,
-        run.function_id,
-        run.execution,
-        run.attempt,
-        run.input,
-        run.options,
-        run.created_at,
-        run.event,
-        run.parent.depth if run.parent is not None else 0,
-        run.steps,
-        run.order,
-        ending.outcome if ending is not None else None,
-        LocalEffects(actor.environment, actor.system.at(actor.address), run.execution),
-        lambda: record(actor),
-        actor.unsettled,
-        run.events,
-        run.actor,
-    )
 
 
 def record(actor: RunActor) -> Run:
