@@ -14,6 +14,8 @@ from enum import Enum
 from typing import Any, cast
 
 from pydantic import (
+    AliasChoices,
+    AliasPath,
     BaseModel,
     ConfigDict,
     PrivateAttr,
@@ -51,10 +53,10 @@ class Event(BaseModel):
 
     def __init__(self, **params: Any) -> None:
         if params.keys() <= _declared(type(self)):
-            super().__init__(**params)
+            self._validate(params)
             return
         own, private, extra = self._split(params)
-        super().__init__(**own)
+        self._validate(own)
         given = private.pop("_data", None)
         if given:
             extra = {**given, **extra}
@@ -62,6 +64,13 @@ class Event(BaseModel):
             super().__setattr__(name, value)
         if extra:
             self._data = extra
+
+    def _validate(self, params: dict[str, Any]) -> None:
+        # As pydantic's own `__init__`, but that fields may be given by their own names, too, here
+        # and in the models in them: the stored form has those.
+        self.__pydantic_validator__.validate_python(
+            params, self_instance=self, by_alias=True, by_name=True
+        )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -176,8 +185,15 @@ _BEGUN = (_begin_event, _begin_stop_event)
 @functools.cache
 def _declared(kind: type[Event]) -> frozenset[str]:
     """The names by which the fields of a class are given."""
-    fields = kind.model_fields
-    return frozenset(fields).union(field.alias for field in fields.values() if field.alias)
+    names = set(kind.model_fields)
+    for field in kind.model_fields.values():
+        alias = field.validation_alias
+        for each in alias.choices if isinstance(alias, AliasChoices) else (alias,):
+            if isinstance(each, str):
+                names.add(each)
+            elif isinstance(each, AliasPath):
+                names.add(str(each.path[0]))
+    return frozenset(names)
 
 
 class StartEvent(Event):

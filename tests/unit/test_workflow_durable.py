@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import msgspec
 import pytest
+from pydantic import AliasChoices, AliasPath, BaseModel, Field
 
 from ironflow import testing
 from ironflow.core.errors import Conflict, Gone, InvalidInput, NotFound, StorageError, StorageFull
@@ -263,6 +264,48 @@ async def test_a_run_that_waits_goes_on_in_another_life(tmp_path: Path) -> None:
         assert await later == "yes"
         seen = [type(e).__name__ async for e in later.stream_events()]
     assert seen == ["InputRequiredEvent", "StopEvent"]
+
+
+class Size(BaseModel):
+    inches: int = Field(alias="In Inches")
+
+
+class Labelled(Event):
+    """Fields whose names in the world are others than in the code."""
+
+    first: str = Field(alias="First-Name")
+    second: str = Field(
+        validation_alias=AliasChoices("2nd", "second-name"), serialization_alias="s"
+    )
+    third: str = Field(validation_alias=AliasPath("more", "third"))
+    size: Size
+
+
+class Labels(Workflow):
+    @step
+    async def begin(self, ev: StartEvent) -> Labelled:
+        given = {"First-Name": "Ada", "2nd": "King", "more": {"third": "Byron"}}
+        return Labelled(**given, size=Size(**{"In Inches": 65}), further=1)  # type: ignore[arg-type]
+
+    @step
+    async def read(self, ctx: Context, ev: Labelled) -> StopEvent:
+        await ctx.wait_for_event(HumanResponseEvent, InputRequiredEvent(), timeout=None)
+        return StopEvent(result=[ev.first, ev.second, ev.third, ev.size.inches, ev.further])
+
+
+async def test_fields_with_other_names_are_read_back(tmp_path: Path) -> None:
+    db, workflow = tmp_path / "a.db", Labels(timeout=None)
+    async with open_runtime(db):
+        handler = workflow.run(key="q")
+        async for event in handler.stream_events():
+            if isinstance(event, InputRequiredEvent):
+                break
+        handler._task.cancel()
+        await asyncio.sleep(0.05)
+    async with open_runtime(db, workflow):
+        later = workflow.run(key="q")
+        await later.send_event(HumanResponseEvent())
+        assert await later == ["Ada", "King", "Byron", 65, 1]
 
 
 # -- operators ------------------------------------------------------------------------------------
