@@ -16,6 +16,7 @@ from ironflow.core.messages import Message
 from ironflow.core.prefect import bodies
 from ironflow.core.prefect import commands as c
 from ironflow.core.prefect import runs as r
+from ironflow.core.prefect.faults import Refusal
 from ironflow.core.prefect.flow_rules import NEVER_RESUMED, decide_flow_state, is_suspended
 from ironflow.core.prefect.lists import status_of
 from ironflow.core.prefect.schemas import find_mismatches
@@ -124,6 +125,8 @@ class FlowRunActor(TaskRunKeeper):
 
     def _change(self, message: c.ChangeFlowRun, envelope: Envelope) -> object:
         run = self.flow_run
+        if message.job_variables is not msgspec.UNSET:
+            _check_infrastructure(run)
         changes = {
             name: value
             for name, value in msgspec.structs.asdict(message).items()
@@ -294,3 +297,11 @@ _HANDLERS: dict[type, Handler] = {
     Renew: FlowRunActor._renew,
     Ensure: lambda actor, message, envelope: None,
 }
+
+
+def _check_infrastructure(run: r.FlowRun) -> None:
+    """Whether what a run is to be started with may still change. Raises `Refusal`."""
+    if run.type != "SCHEDULED":
+        raise Refusal(400, f"Job variables for a flow run in state {run.type} cannot be updated")
+    if run.info.deployment_id is None:
+        raise Refusal(400, "A deployment for the flow run could not be found")

@@ -56,7 +56,7 @@ async def update_flow_run(call: Call[None, FlowRunUpdate]) -> Answer:
         policy=body.empirical_policy,
         tags=body.tags,
         infrastructure_pid=body.infrastructure_pid,
-        job_variables=unset if body.job_variables is unset else pack(body.job_variables or {}),
+        job_variables=pack(body.job_variables) if isinstance(body.job_variables, dict) else unset,
     )
     await call.engine.prefect.change_flow_run(call.path["id"], change)
     return 204, None

@@ -153,6 +153,8 @@ INVALID: list[tuple[str, str, Any, int]] = [
     ("GET", f"/flow_runs/{NOWHERE}", None, 404),
     ("GET", "/flow_runs/nope", None, 404),
     ("PATCH", f"/flow_runs/{NOWHERE}", {"name": "x"}, 404),
+    ("PATCH", "/flow_runs/{run}", {"job_variables": {"image": "x"}}, 400),
+    ("PATCH", "/flow_runs/{scheduled}", {"job_variables": {"image": "x"}}, 400),
     ("DELETE", f"/flow_runs/{NOWHERE}", None, 404),
     ("POST", "/flow_runs/filter", FILTER, 422),
     ("POST", "/flow_runs/filter", {"flow_runs": {"operator": "xor_"}}, 422),
@@ -218,6 +220,7 @@ class World:
         self.make("run", "POST", "/flow_runs/", {**run, "idempotency_key": "{key}"})
         for name in ("other", "lone_run", "bulk_run"):
             self.make(name, "POST", "/flow_runs/", run)
+        self.make("scheduled", "POST", "/flow_runs/", {**run, "state": {"type": "SCHEDULED"}})
         self.ask("POST", "/flow_runs/{run}/set_state", {"state": {"type": "RUNNING"}})
         self.make("task", "POST", "/task_runs/", {**TASK, "state": {"type": "PENDING"}})
         self.make("lone_task", "POST", "/task_runs/", {**TASK, "dynamic_key": "1"})
