@@ -58,7 +58,9 @@ class Whole(web.Response):
         if len(body) < LONG:
             transport.write(head + body)
         else:
-            transport.writelines((head, body))
+            # Not `writelines`: up to Python 3.12.8 and 3.13.1 asyncio's pauses nobody.
+            transport.write(head)
+            transport.write(body)
         self._keep_alive = self._eof_sent = True
         self._body_length = len(head) + len(body)
         self._req = self._payload_writer = None

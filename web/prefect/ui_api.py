@@ -206,10 +206,10 @@ async def read_observed_states(call: Call[StatesQuery, None]) -> Answer:
     rows = await call.engine.store.reader.select(
         f"SELECT state_type, state_name, min(state_at), max(state_at) FROM "
         f"({found.format('flow_runs')} UNION ALL {found.format('task_runs')}) "
-        "WHERE substr(lower(state_name), 1, length(?1)) = lower(?1) "
-        f"OR substr(lower(state_type), 1, length(?1)) = lower(?1) GROUP BY 1, 2 ORDER BY {order} "
-        "LIMIT ?2",
-        (query.query, query.limit),
+        "WHERE substr(lower(state_name), 1, length(?)) = lower(?) "
+        f"OR substr(lower(state_type), 1, length(?)) = lower(?) GROUP BY 1, 2 ORDER BY {order} "
+        "LIMIT ?",
+        (*[query.query] * 4, query.limit),
     )
     return 200, [
         {
