@@ -82,7 +82,7 @@ async def live(folder: str, purpose: str) -> None:
                     if row.status == "paused":
                         await engine.resume(row.id)
                 for row in rows:
-                    await engine.wait(row.id, 30.0)
+                    await engine.wait(row.id, 0.3)  # it may be paused only now
 
 
 def begin(folder: str, point: str, purpose: str) -> int:
