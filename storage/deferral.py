@@ -29,7 +29,7 @@ from ironflow.storage.relational import RELATIONAL
 
 log = logging.getLogger("ironflow.storage")
 
-MOST_ROWS = 256
+MOST_ROWS = 512
 """Rows that wait at most, about: writing them takes some milliseconds."""
 LINGER = 0.5
 """Seconds that rows wait at most, about, for the sake of others who look into the file."""
