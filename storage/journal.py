@@ -20,9 +20,6 @@ from typing import Any, NamedTuple, TypeVar
 from ironflow.core.errors import StorageError, StreamConflict
 from ironflow.storage.ports import Batch, Done, Entry, JournalStats
 
-_make_tuple = tuple.__new__
-"""A named tuple of a row, without a look at its length."""
-
 T = TypeVar("T")
 Row = tuple[Any, ...]
 Listener = Callable[[Sequence[Entry]], None]
@@ -209,19 +206,12 @@ class GroupJournal(ABC):
         self._tell(group)
         self.stats.lately_refused = 0
         if rows and self._listeners:
-            entries = [_make_tuple(Entry, row) for row in rows]
+            entries = [Entry._make(row) for row in rows]
             for listener in self._listeners:
-                try:
-                    listener(entries)
-                except Exception as failure:  # noqa: BLE001 - one's mistake is not the others'
-                    _report(failure)
+                _call(listener, entries)
         for observer in self._observers:
-            try:
-                observer(len(rows), seconds)
-            except Exception as failure:  # noqa: BLE001 - one's mistake is not the others'
-                _report(failure)
-        if self._flushes:
-            self._wake_flushes()
+            _call(observer, len(rows), seconds)
+        self._wake_flushes()
         self._owes = False
         if here:
             self._come_round()
@@ -275,12 +265,7 @@ class GroupJournal(ABC):
             self._busy = False
             return
         self._busy = True
-        if count == len(waiting):
-            group = list(waiting)
-            waiting.clear()
-        else:
-            group = [waiting.popleft() for _ in range(count)]
-        self._group = group
+        self._group = group = [waiting.popleft() for _ in range(count)]
         self._began = time.perf_counter()
         if self._doomed:
             self._doomed -= sum(append.error is not None for append in group)
@@ -335,6 +320,13 @@ def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:
         future.set_result(None)
     else:
         future.set_exception(error)
+
+
+def _call(function: Callable[..., None], *args: Any) -> None:
+    try:
+        function(*args)
+    except Exception as failure:  # noqa: BLE001 - one listener's mistake is not the others'
+        _report(failure)
 
 
 def _report(failure: Exception) -> None:

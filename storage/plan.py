@@ -37,15 +37,13 @@ class Plan:
 
     __slots__ = (
         "batches", "changes", "deferred", "doubtful", "is_large", "later", "place", "rows", "seq",
-        "settled", "size", "unknown",
+        "settled", "unknown",
     )  # fmt: skip
 
     def __init__(self, batches: list[Batch], seq: int, place: Place) -> None:
         self.batches, self.seq, self.place = batches, seq, place
         self.settled: Taken | None = None
         self.rows: list[Row] = []
-        self.size = 0
-        """Bytes of the journal rows' data."""
         self.changes: Changes = {}
         self.later: dict[int, Piece] = {}
         self.deferred: bytes | None = None
@@ -83,10 +81,10 @@ class Plan:
 
     def pages(self) -> int:
         """About how many pages of the database it changes."""
-        size = self.size + len(self.deferred or b"")
-        changes: Iterable[Change] = self.changes.values()
+        size = sum([len(row[5]) for row in self.rows]) + len(self.deferred or b"")
+        changes = list(self.changes.values())
         if self.settled is not None:
-            changes = [*changes, *self.settled.changes]
+            changes += self.settled.changes
         return pages_of(len(self.rows), size, sizes_of(changes) if changes else [])
 
 

@@ -190,7 +190,6 @@ class SqliteJournal(GroupJournal):
                 elif version != head + 1:
                     plan.doubtful = True
                 heads[stream] = version
-                plan.size += len(new[4])
                 rows.append((seq, *new))
             if batch.puts or batch.deletes:
                 plan.add(index, batch)

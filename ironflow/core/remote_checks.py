@@ -21,7 +21,7 @@ from ironflow.core.json_text import keep_json
 from ironflow.core.messages import Message
 from ironflow.core.patterns import validate_event_name, validate_pattern
 from ironflow.core.payloads import Payload
-from ironflow.core.values import MAX_DEPTH
+from ironflow.core.values import TEXT_DEPTH
 
 LONGEST_TEXT = 4000
 """Characters of a key, a scope or an id: branches nest."""
@@ -32,8 +32,6 @@ LONGEST_PAUSE = 10 * 366 * 86_400.0
 MOST_ATTEMPTS = 1_000_000
 MOST_GAP = 10_000
 """Places in a row that a body may leave without anything recorded (blocks record nothing)."""
-TEXT_DEPTH = 4 * MAX_DEPTH
-"""Levels of the text of a value: what JSON does not know is an object of its name and parts."""
 
 _TEXTS = ("key", "name", "scope", "child", "function_id")
 _MOMENTS = ("until", "started_at", "at")

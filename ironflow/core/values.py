@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 MAX_DEPTH = 64
+TEXT_DEPTH = 4 * MAX_DEPTH
+"""Levels of the text of a value: what JSON does not know is an object of its name and parts."""
 MAX_ITEMS = 2_000_000
 """Items in all containers of a value: one that shares its parts again and again must not hang."""
 

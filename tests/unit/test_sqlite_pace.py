@@ -151,7 +151,7 @@ async def test_everybody_is_told_in_order_wherever_commits_are_made(
     store: SqliteStore, seed: int
 ) -> None:
     journal = store.journal
-    journal.pace = Whims(seed)
+    journal.pace = whims = Whims(seed)
     made, told, heard = list[int](), list[int](), list[int]()
     journal.subscribe(lambda entries: heard.extend(e.version for e in entries))
 
@@ -164,7 +164,7 @@ async def test_everybody_is_told_in_order_wherever_commits_are_made(
         assert error is None
         told.append(version)
         # Some answers lead to what is written next, as a body that goes on does.
-        for _ in range(journal.pace.chance.choice((0, 0, 1, 2)) if len(made) < 600 else 0):  # type: ignore[attr-defined]
+        for _ in range(whims.chance.choice((0, 0, 1, 2)) if len(made) < 600 else 0):
             make()
 
     while len(made) < 600:

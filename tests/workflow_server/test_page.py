@@ -44,7 +44,7 @@ def test_a_run_from_the_form_of_its_start_event(desk: Desk) -> None:
 def test_a_form_of_another_workflow_is_not_there_to_be_filled(desk: Desk) -> None:
     page = desk.open("?workflow=greet")
     held: list[Any] = []
-    page.route("**/workflows/gate/schema", lambda route: held.append(route))  # noqa: PLW0108
+    page.route("**/workflows/gate/schema", lambda route: held.append(route))  # noqa: PLW0108 - it keeps a mark at what it calls
     with page.expect_request("**/workflows/gate/schema"):
         page.select_option("#workflow", "gate")
     expect(page.locator("#start")).to_have_text("Looking…")

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from ironflow.core.errors import InvalidInput, IronflowError
 from ironflow.core.json_text import is_too_deep
-from ironflow.core.remote_checks import TEXT_DEPTH
+from ironflow.core.values import TEXT_DEPTH
 from ironflow.web.problems import clean
 
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
