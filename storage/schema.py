@@ -1,8 +1,8 @@
 """Numbered SQL migrations, and the checks that a file is a database of ours which this version
 understands.
 
-Every migration runs in a transaction of its own and is recorded with the SHA-256 of its text: an
-applied one that has changed since is refused. A database with content is copied to
+Those that a database lacks run in one transaction, and each is recorded with the SHA-256 of its
+text: an applied one that has changed since is refused. A database with content is copied to
 `<db>.backup-<version>-<time>` first.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -61,17 +60,19 @@ def migrations() -> tuple[Migration, ...]:
     return tuple(found)
 
 
-def statements(text: str) -> Iterator[str]:
+@cache
+def statements(text: str) -> tuple[str, ...]:
     """The statements of a script, one by one; semicolons inside strings and triggers do not end
     one."""
-    pending = ""
+    found, pending = [], ""
     for line in text.splitlines(keepends=True):
         pending += line
         if sqlite3.complete_statement(pending):
-            yield pending.strip()
+            found.append(pending.strip())
             pending = ""
     if pending.strip() and not all(part.startswith("--") for part in pending.strip().splitlines()):
         raise ValueError(f"the last statement does not end: {pending.strip()[:60]!r}")
+    return tuple(found)
 
 
 def schema_version(connection: sqlite3.Connection, path: str, known: int) -> int:
@@ -114,8 +115,7 @@ def migrate(
     if found < len(wanted):
         if found:
             backup_copy(connection, path, found, now)
-        for migration in wanted[found:]:
-            _apply(connection, path, migration, now)
+        _apply(connection, path, wanted[found:], now)
     return len(wanted)
 
 
@@ -158,15 +158,23 @@ def _compare(connection: sqlite3.Connection, path: str, wanted: tuple[Migration,
             )
 
 
-def _apply(connection: sqlite3.Connection, path: str, migration: Migration, now: int) -> None:
-    row = (migration.version, migration.name, migration.checksum, now)
+def _apply(
+    connection: sqlite3.Connection, path: str, missing: tuple[Migration, ...], now: int
+) -> None:
+    """All in one transaction: a database is of the old schema or of the new one, and a new one
+    waits for the disk once.
+    """
+    where = "before the first migration"
     try:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(_RECORD)
-        for statement in statements(migration.text):
-            connection.execute(statement)
-            reach("migration.statement")
-        connection.execute("INSERT INTO migrations VALUES (?, ?, ?, ?)", row)
+        for migration in missing:
+            where = f"in migration {migration.version} ({migration.name})"
+            for statement in statements(migration.text):
+                connection.execute(statement)
+                reach("migration.statement")
+            row = (migration.version, migration.name, migration.checksum, now)
+            connection.execute("INSERT INTO migrations VALUES (?, ?, ?, ?)", row)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute("COMMIT")
         reach("migration.committed")
@@ -174,5 +182,5 @@ def _apply(connection: sqlite3.Connection, path: str, migration: Migration, now:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         problem = translate(error, path)
-        problem.add_note(f"in migration {migration.version} ({migration.name})")
+        problem.add_note(where)
         raise problem from error

@@ -7,8 +7,7 @@ for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 
 import msgspec
 from aiohttp import web
@@ -51,8 +50,6 @@ from ironflow.web.workflows.origins import Origins
 
 BODY_LIMIT = 16 * 1024 * 1024
 """Bytes of a request body."""
-OPENAPI = web.AppKey[Callable[[], bytes]]("openapi")
-"""Describes the API when it is first asked for: 10 ms that no start need wait for."""
 
 ELSEWHERE = (
     Route(
@@ -190,8 +187,6 @@ def _fill(
     """Every route over one engine."""
     engine = state.engine
     app[STATE] = state
-    description: Callable[[], bytes] = cache(partial(_describe, state.version))
-    app[OPENAPI] = description
     app.on_response_prepare.append(note_prepared)
     served = [route for route in ROUTES if not (page_at_root and route.path == "/")]
     add_routes(app, served, dev=dev)
@@ -203,9 +198,12 @@ def _fill(
     add_prefect_face(app, engine)
 
 
+@cache
 def _describe(version: str) -> bytes:
+    """Made when it is first asked for: no start waits for it, and environments share it."""
     return msgspec.json.encode(describe_api([*ROUTES, *ELSEWHERE, *described.ROUTES], version))
 
 
 async def _serve_openapi(request: web.Request) -> web.StreamResponse:
-    return web.Response(body=request.app[OPENAPI](), content_type="application/json")
+    body = _describe(request.app[STATE].version)
+    return web.Response(body=body, content_type="application/json")

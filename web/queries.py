@@ -12,6 +12,7 @@ import binascii
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
@@ -52,7 +53,7 @@ class QueryDecoder(Generic[Q]):
 
     def __init__(self, kind: type[Q]) -> None:
         self.kind = kind
-        self.known = {f.encode_name: _kind_of(f.type) for f in msgspec.structs.fields(kind)}
+        self.known = _kinds_of(kind)
         self.default = kind()
 
     def decode(self, request: web.Request) -> Q:
@@ -81,6 +82,14 @@ class QueryDecoder(Generic[Q]):
             return msgspec.convert(values, self.kind)
         except msgspec.ValidationError as error:
             raise invalid_body(error) from error
+
+
+@cache
+def _kinds_of(kind: type[msgspec.Struct]) -> Mapping[str, str]:
+    """What each parameter is, by name; environments have applications of their own, which share
+    this.
+    """
+    return {field.encode_name: _kind_of(field.type) for field in msgspec.structs.fields(kind)}
 
 
 def _kind_of(annotation: Any) -> str:

@@ -28,7 +28,7 @@ POINTS: Final[dict[str, str]] = {
     "recovery.timers": "after a start, timers were not loaded yet",
     "migration.backup": "the copy before a migration is written, not synced and not named",
     "migration.statement": "a statement of a migration was executed",
-    "migration.committed": "one migration is committed, others may follow",
+    "migration.committed": "the migrations are committed, nothing else has been done",
     "backup.copied": "a backup is complete under its temporary name",
     "retention.deleted": "rows of a chunk are deleted in a transaction that is not committed",
     "retention.chunk": "a chunk is deleted for good, others may follow",

@@ -1,4 +1,4 @@
-"""Migrations: numbered, recorded with their checksum, one transaction each, after a backup."""
+"""Migrations: numbered, recorded with their checksum, in one transaction, after a backup."""
 
 from __future__ import annotations
 
@@ -82,6 +82,21 @@ def test_a_failing_migration_leaves_the_database_as_it_was(
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     assert "half" not in names
     assert migrate(connection, path, NOW + 10**6, (*migrations(), NEXT)) == LAST + 1
+
+
+def test_several_migrations_are_applied_all_or_none(
+    connection: sqlite3.Connection, path: str
+) -> None:
+    bad = Migration(LAST + 1, "bad", "SELECT * FROM no;")
+    with pytest.raises(StorageError, match="no such table"):
+        migrate(connection, path, NOW, (*migrations(), bad))
+    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
+    migrate(connection, path, NOW)
+    with pytest.raises(StorageError, match="no such table"):
+        migrate(connection, path, NOW, (*migrations(), NEXT, bad._replace(version=LAST + 2)))
+    assert schema_version(connection, path, LAST + 2) == LAST
+    with pytest.raises(sqlite3.OperationalError, match="no such column"):
+        connection.execute("SELECT color FROM runs")
 
 
 def test_a_changed_migration_is_refused(connection: sqlite3.Connection, path: str) -> None:
