@@ -4,36 +4,54 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from compat.prefect.servers import Ironflow
 from peers.prefect import client_environment
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+HERE = Path(__file__).parent
+
+
+class Shown(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Shown]
 
 
 @pytest.fixture(scope="module")
 def prefect(
     ours: Ironflow, peer_python: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Run:
+) -> Iterator[Run]:
     """`prefect ...`, with what it prints."""
     environment = client_environment(ours.url, tmp_path_factory.mktemp("client"))
     environment |= {"COLUMNS": "200", "NO_COLOR": "1"}
-    program = peer_python("prefect").with_name("prefect")
+    program = subprocess.Popen(
+        [peer_python("prefect"), HERE / "commands.py"],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    said, heard = program.stdin, program.stdout
+    assert said is not None
+    assert heard is not None
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [program, "--no-prompt", *words],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def run(*words: str) -> Shown:
+        said.write(json.dumps(["--no-prompt", *words]) + "\n")
+        said.flush()
+        return Shown(*json.loads(heard.readline()))
 
-    return run
+    with program:
+        yield run
+        said.close()
 
 
 @pytest.fixture(scope="module")
