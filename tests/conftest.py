@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ import environments
 import loop_guard
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Some machines are told to keep no compiled modules. Tests start hundreds of processes, and each
+# would compile all that it imports.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 TESTS = Path(__file__).parent
 GUARDED = (
