@@ -47,6 +47,7 @@ async def prepare(
     make the first key: into the file that the settings name, else (`announce`) on stderr. Raises
     `ConfigError`.
     """
+    check_address(settings, keys=True)  # before a key is made that this start would not live to see
     keyring.demand = demand_of(settings)
     await keyring.start()
     await registrar.start()

@@ -14,6 +14,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -117,6 +118,8 @@ class Server:
             here = Registry() if settings.environment else self.functions
             runtime = self._runtime = assembly.make(self.store, here)
             self.executor, self.engine = runtime.executor, runtime.engine
+            # A first start that fails here must not have shown a key already.
+            await check_port(settings.host, settings.port)
             await prepare(
                 settings, self.engine.keyring, self.engine.registrar, announce=self.announce_key
             )
@@ -188,12 +191,7 @@ class Server:
         try:
             await site.start()
         except OSError as error:
-            reason = os.strerror(error.errno or 0) if error.errno else str(error)
-            if error.errno == errno.EADDRINUSE:
-                reason = "another process listens there"
-            raise ConfigError(
-                f"port: cannot listen on {settings.host}:{settings.port}: {reason}"
-            ) from error
+            raise _refusal(settings.host, settings.port, error) from error
         self.port = self._runner.addresses[0][1]
 
     async def stop(self, grace: float | None = None) -> None:
@@ -212,6 +210,34 @@ class Server:
             await self._runner.cleanup()
             self._runner = None
         await self.store.close()
+
+
+async def check_port(host: str, port: int) -> None:
+    """Raise the `ConfigError` of an address that cannot be listened on; bind there for a moment."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found if port else ():
+            with socket.socket(family, kind, protocol) as probe:
+                if os.name == "posix":
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
+    except OSError as error:
+        raise _refusal(host, port, error) from error
+
+
+def _refusal(host: str, port: int, error: OSError) -> ConfigError:
+    """Why there is no listening on an address, and which of the two settings is at fault."""
+    if isinstance(error, socket.gaierror):
+        return ConfigError(f"host: {host} is not known: {error.strerror}")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ConfigError(f"host: {host} is no address of this machine")
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno == errno.EADDRINUSE:
+        reason = "another process listens there"
+    return ConfigError(f"port: cannot listen on {host}:{port}: {reason}")
 
 
 def make_caller(settings: Settings, clock: Clock) -> HttpCaller:

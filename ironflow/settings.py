@@ -5,10 +5,11 @@ it is the default. Unknown names are errors, with the nearest known one.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +31,9 @@ NOT_SETTINGS = frozenset(
     }
 )
 """Names of the same prefix that clients and the launcher read."""
+
+_OF_KUBERNETES = re.compile(r"(.*_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 Doc = Meta
 
@@ -246,7 +250,8 @@ def _find_file(file: str | Path | None, env: Mapping[str, str]) -> Path | None:
     if named is not None:
         path = Path(named)
         if not path.is_file():
-            raise ConfigError(f"config file {path} does not exist")
+            what = "is not a file" if path.exists() else "does not exist"
+            raise ConfigError(f"config file {path} {what}")
         return path
     path = Path(DEFAULT_FILE)
     return path if path.is_file() else None
@@ -267,10 +272,19 @@ def _read_env(env: Mapping[str, str]) -> dict[str, str]:
     for name, value in env.items():
         if not name.startswith(PREFIX) or name in NOT_SETTINGS or name.startswith("IRONFLOW_TEST_"):
             continue
+        if _is_of_kubernetes(name.removeprefix(PREFIX), value):
+            continue
         if name not in known:
             raise ConfigError(f"environment: there is no setting {name}" + _nearest(name, known))
         found[name.removeprefix(PREFIX).lower()] = value
     return found
+
+
+def _is_of_kubernetes(name: str, value: str) -> bool:
+    """Whether a variable tells of a service that is called ironflow: Kubernetes puts those into
+    every container beside it, `IRONFLOW_PORT=tcp://10.0.0.7:4200` among them.
+    """
+    return bool(_OF_KUBERNETES.fullmatch(name) or (name.endswith("PORT") and _ADDRESS.match(value)))
 
 
 def _nearest(name: str, known: Any) -> str:
@@ -294,7 +308,23 @@ def _convert(name: str, value: Any, origin: str) -> Any:
     except InvalidInput as error:
         raise ConfigError(f"{origin}: {name}: {error.reason}") from error
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{origin}: {name} is {value!r}: {error}") from error
+        shown = "" if name in SECRETS else f" is {value!r}:"
+        raise ConfigError(f"{origin}: {name}{shown} must be {_wanted(hint)}") from error
+
+
+def _wanted(hint: Any) -> str:
+    """What a setting may be, in words."""
+    kind, meta = get_args(hint)
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(get_args(kind))
+    words = {bool: "on or off", int: "a whole number", float: "a duration", str: "text"}[kind]
+    if meta.max_length is not None:
+        words += f" of at most {meta.max_length} characters"
+    if meta.ge is not None:
+        words += f", at least {meta.ge}"
+    if meta.le is not None:
+        words += f" and at most {meta.le}"
+    return words
 
 
 def _number(value: Any) -> Any:

@@ -2,8 +2,8 @@
 an event loop.
 
 Reading a database that a server has open is fine: `database_info`, `backup` and `check` see one
-consistent moment and hold nobody up. `vacuum` needs the database for itself. Export and import are
-in `storage.ndjson`.
+consistent moment and hold nobody up; so is one of an older schema, or in a folder that cannot be
+written. `vacuum` needs the database for itself. Export and import are in `storage.ndjson`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ironflow.storage.connection import open_connection, set_up_reader
 from ironflow.storage.deferral import overlay, settle
 from ironflow.storage.lock import ProcessLock
 from ironflow.storage.ports import StoreInfo
-from ironflow.storage.schema import migrations, schema_version, sync_file
+from ironflow.storage.schema import migrations, recognize, sync_file
 from ironflow.storage.sqlite_errors import translate
 from ironflow.storage.sqlite_reader import read_info
 
@@ -44,6 +44,27 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.findings
+
+
+def outdated(path: str | Path) -> str | None:
+    """What to say of a database of an older schema, None for one of this version's."""
+    with opened(path) as (connection, name):
+        version, newest = recognize(connection, name), len(migrations())
+    if version == newest:
+        return None
+    return (
+        f"{name} has schema version {version}, older than this ironflow's {newest}: "
+        "`ironflow serve` migrates it, after a backup of its own"
+    )
+
+
+def require_newest(path: str | Path) -> None:
+    """Raise `StorageError` for a database of an older schema: what comes next reads, or writes, as
+    this version does.
+    """
+    old = outdated(path)
+    if old is not None:
+        raise StorageError(old)
 
 
 def database_info(path: str | Path) -> StoreInfo:
@@ -66,7 +87,7 @@ def backup(path: str | Path, target: str | Path, progress: Progress | None = Non
     remove_database(part)
     with opened(path) as (connection, name):
         # Its transaction pins the moment; without it every commit would start the copy anew.
-        schema_version(connection, name, len(migrations()))
+        recognize(connection, name)
         try:
             with _closing(sqlite3.connect(part, isolation_level=None)) as destination:
                 connection.backup(destination, pages=PAGES_AT_ONCE, progress=_pages(progress))
@@ -158,10 +179,8 @@ def opened(path: str | Path, *, write: bool = False) -> Iterator[tuple[sqlite3.C
     To read, it is in a transaction that pins this moment, and sees what commits have put off.
     """
     name = _existing(path)
-    # Also to read: SQLite must be able to make the files of the log when no server has done so.
-    mode = "rw" if os.access(name, os.W_OK) else "ro"
-    with _closing(open_connection(name, mode=mode)) as connection:
-        if not schema_version(connection, name, len(migrations())):
+    with _closing(open_connection(name, mode=_mode(name, write))) as connection:
+        if not recognize(connection, name):
             raise StorageError(f"{name} is empty: it has no ironflow database in it")
         try:
             if not write:
@@ -182,6 +201,17 @@ def _closing(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         yield connection
     finally:
         connection.close()
+
+
+def _mode(name: str, write: bool) -> str:
+    """How to open a file. Also to read it SQLite must be able to make the files of its log, when no
+    server has done so; where it cannot, a file without a log is one that nobody changes.
+    """
+    if write or (os.access(name, os.W_OK) and os.access(os.path.dirname(name), os.W_OK)):
+        return "rw"
+    if not os.access(name, os.R_OK):
+        raise StorageError(f"cannot read {name}: Permission denied")
+    return "ro" if os.path.exists(f"{name}-wal") else "ro&immutable=1"
 
 
 def _existing(path: str | Path) -> str:

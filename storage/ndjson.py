@@ -22,7 +22,7 @@ from ironflow.core.errors import InvalidInput, StorageError
 from ironflow.storage import statements
 from ironflow.storage.connection import open_connection, set_up_writer
 from ironflow.storage.lock import ProcessLock
-from ironflow.storage.maintenance import Progress, opened, remove_database
+from ironflow.storage.maintenance import Progress, opened, remove_database, require_newest
 from ironflow.storage.ports import TABLES, Table
 from ironflow.storage.relational import RELATIONAL
 from ironflow.storage.schema import migrate, migrations, sync_file
@@ -43,7 +43,10 @@ class _Invalid(Exception):
 
 
 def export_ndjson(path: str | Path, out: IO[bytes], progress: Progress | None = None) -> int:
-    """Write the database at `path`, as of this moment, to `out`; the number of rows."""
+    """Write the database at `path`, as of this moment, to `out`; the number of rows. Raises
+    `StorageError` for one of an older schema.
+    """
+    require_newest(path)
     encode = msgspec.json.Encoder().encode
     counts: dict[str, int] = {}
     with opened(path) as (connection, _):

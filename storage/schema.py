@@ -97,6 +97,16 @@ def schema_version(connection: sqlite3.Connection, path: str, known: int) -> int
     return int(version)
 
 
+def recognize(connection: sqlite3.Connection, path: str) -> int:
+    """The schema version of a database whose migrations are those of this version, as far as they
+    go; 0 when it is new. Raises as `migrate` does.
+    """
+    found = schema_version(connection, path, len(migrations()))
+    if found:
+        _compare(connection, path, migrations())
+    return found
+
+
 def migrate(
     connection: sqlite3.Connection,
     path: str,

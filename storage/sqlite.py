@@ -27,7 +27,7 @@ from ironflow.storage.deferral import settle
 from ironflow.storage.journal import GROUP_LIMIT
 from ironflow.storage.lock import ProcessLock
 from ironflow.storage.ports import RetentionRule, Retired
-from ironflow.storage.schema import migrate, migrations, schema_version
+from ironflow.storage.schema import migrate, recognize
 from ironflow.storage.sqlite_errors import translate
 from ironflow.storage.sqlite_reader import SqliteReader
 from ironflow.storage.sqlite_retention import SqliteRetention
@@ -140,7 +140,7 @@ class _Opening:
         self._lock = ProcessLock(self.path, self.now)
         connection = open_connection(self.path, busy_timeout=self.busy_timeout)
         try:
-            known = schema_version(connection, self.path, len(migrations()))
+            known = recognize(connection, self.path)
             set_up_writer(connection, self.path, self.durability)
             settle(connection, self.path)
             if migrate(connection, self.path, self.now) != known:

@@ -53,6 +53,7 @@ from ironflow.storage.sqlite_writer import SqliteJournal
 
 LOADS_AT_ONCE = 64
 _RUN_COLUMNS = ", ".join(RUNS.columns)
+_TABLES = "SELECT name FROM main.sqlite_master WHERE type = 'table'"
 # The first of these that is given selects few enough runs; the status is then only a condition.
 _SELECTIVE = ("idempotency_key", "parent_id", "event_id", "event_name")
 
@@ -431,10 +432,13 @@ def _unite(base: str, branches: list[list[str]], order: str) -> str:
 
 
 def read_info(connection: sqlite3.Connection, path: str, durability: str) -> StoreInfo:
-    """The facts about an open database."""
+    """The facts about an open database; one of an older schema lacks some tables."""
+    there = {name for (name,) in connection.execute(_TABLES)}
     names = ["journal", *(table.name for table in (*TABLES, *RELATIONAL))]
     rows = {
-        name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names
+        name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
+        for name in names
+        if name in there
     }
     (version,) = connection.execute("SELECT max(version) FROM migrations").fetchone()
     (last_seq,) = connection.execute(sql.load("journal")["last_seq"]).fetchone()

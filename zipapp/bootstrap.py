@@ -162,11 +162,14 @@ def unpack(pyz, cache, folder, listing):
 def run():
     """Make the unpacked folder the first place to import from and call ironflow's main."""
     check_python()
+    try:
+        here = os.getcwd()
+    except OSError as error:  # a folder that was removed: nothing can be found from there
+        sys.stderr.write("ironflow.pyz: the current folder cannot be used: %s\n" % error.strerror)
+        sys.exit(2)
     pyz = os.path.abspath(sys.argv[0])
     folder = unpacked(__loader__)
-    sys.path[:] = [folder] + [entry for entry in sys.path if entry != __loader__.archive]
-    if os.path.isdir(os.curdir):  # not so in a folder that was removed
-        sys.path.append(os.getcwd())
+    sys.path[:] = [folder] + [entry for entry in sys.path if entry != __loader__.archive] + [here]
     sys.argv[0] = pyz
     from ironflow import launch
     from ironflow.__main__ import main

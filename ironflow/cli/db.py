@@ -149,7 +149,10 @@ def check(*, db: str | None, config: str | None, as_json: bool) -> None:
     path = _path(db, config)
     with progress("checking") as report:
         findings = maintenance.check(path, report).findings
-    if not findings:  # a file that is whole can still say two different things
+    old = maintenance.outdated(path) if not findings else None
+    if old is not None:
+        say(f"{old}; what its lists say of each run is compared from then on")
+    elif not findings:  # a file that is whole can still say two different things
         with picture_of(path) as picture:
             findings = [f"{found.subject} {found.message}" for found in check_store(picture)]
     if as_json:
@@ -273,8 +276,9 @@ def vacuum(
       ironflow db vacuum --keep-runs 10000 --yes
     """  # fmt: skip
     path = _path(db, config)
-    if not os.path.isfile(path):
-        raise Failed(f"no database {os.path.abspath(path)!r}")
+    from ironflow.storage import maintenance
+
+    maintenance.require_newest(path)
     rules = _rules(keep_runs_for, keep_runs, keep_events_for, keep_events)
     if not rules:
         from ironflow.assembly import retention_rules
@@ -286,8 +290,6 @@ def vacuum(
     if dry_run:
         _print_vacuumed(Vacuumed(dry_run=True, **msgspec.structs.asdict(found)), as_json)
         return
-    from ironflow.storage import maintenance
-
     with progress("vacuuming"):
         found = asyncio.run(_retire(path, rules, dry_run=False))
         before, after = maintenance.vacuum(path)

@@ -34,7 +34,7 @@ from ironflow.cli.options import Verb, json_option
 from ironflow.cli.output import STYLES, clean, console, is_terminal, line, print_items
 from ironflow.cli.settings import read_settings, settings_options
 from ironflow.core.clock import SystemClock
-from ironflow.core.errors import ConfigError, DatabaseInUse, IronflowError
+from ironflow.core.errors import ConfigError, DatabaseInUse, IronflowError, SchemaTooNew
 from ironflow.settings import Settings
 
 OLDEST_PYTHON = (3, 11)
@@ -392,9 +392,21 @@ def _content(path: Path) -> Iterator[Finding]:
             yield step(path)
         except (IronflowError, sqlite3.Error, OSError) as error:
             text = getattr(error, "message", "") or str(error)
-            fix = "restore a backup (`ironflow db backup` makes them), or choose another --db"
-            yield Finding(name, "broken", text, fix)
+            yield Finding(name, "broken", text, _remedy(path, error))
             return
+
+
+def _remedy(path: Path, error: Exception) -> str:
+    """What to do about a database that cannot be read."""
+    from ironflow.storage.sqlite_errors import Broken
+
+    if isinstance(error, SchemaTooNew):
+        return "use that newer ironflow, or the backup that it made before it migrated"
+    if not os.access(path, os.R_OK):
+        return "run as the user who owns it, or choose another --db"
+    if isinstance(error, Broken | sqlite3.Error):
+        return "restore a backup (`ironflow db backup` makes them), or choose another --db"
+    return "choose another --db"
 
 
 def _facts(info: Any) -> Finding:

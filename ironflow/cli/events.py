@@ -91,7 +91,10 @@ def print_outcomes(view: EventView) -> None:
         Column("", note=True),
     ]
     print_heading("what became of it")
-    print_table(columns, rows, empty="no function has a trigger for it")
+    if rows:
+        print_table(columns, rows)
+    else:
+        print("no function has a trigger for it; a run that waited for it went on")
 
 
 @events.command("show")

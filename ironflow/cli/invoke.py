@@ -143,4 +143,4 @@ def emit(*, name: str, text: str | None, key: str | None, server: str, as_json: 
         if outcome.fate != "started":
             print(f"{outcome.fate} by {outcome.function_id}: {outcome.text}")
     if not view.run_ids and not view.outcomes:
-        say("it started no run")
+        say("it started no run; one that waits for it goes on")

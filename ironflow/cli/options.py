@@ -5,6 +5,7 @@ types.
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from ironflow.cli.failures import Failed, Wrong
-from ironflow.core.durations import parse_duration
+from ironflow.core.durations import format_duration, parse_duration
 from ironflow.core.errors import InvalidInput
 from ironflow.discovery import DEFAULT_URL, URL, locate
 
@@ -49,18 +50,25 @@ def keep_lines(options: dict[str, Any]) -> dict[str, Any]:
 
 
 class Duration(click.ParamType[float]):
-    """Seconds, from text such as `30s`, `1h30m`, `7d`."""
+    """Seconds, from text such as `30s`, `1h30m`, `7d`, within these bounds."""
 
     name = "duration"
+
+    def __init__(self, least: float = 0.0, most: float = math.inf) -> None:
+        self.least, self.most = least, most
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """The seconds, or a usage error."""
         try:
-            return parse_duration(value)
+            seconds = parse_duration(value)
         except InvalidInput as error:
             self.fail(error.reason, param, ctx)
+        if not self.least <= seconds <= self.most:
+            most = "" if self.most == math.inf else f" and at most {format_duration(self.most)}"
+            self.fail(f"{value!r} must be at least {format_duration(self.least)}{most}", param, ctx)
+        return seconds
 
 
 class Moment(click.ParamType[str]):

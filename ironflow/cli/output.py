@@ -56,7 +56,12 @@ class Column(NamedTuple):
 
 def clean(text: str) -> str:
     """Text that cannot do anything to a terminal: control characters become visible escapes."""
-    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return _CONTROLS.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 def is_terminal() -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import get_args
 
 import click
+import msgspec
 
 from ironflow.cli import moments
-from ironflow.cli.client import Client, connect, decode, segment
+from ironflow.cli.client import PAGE, Client, connect, decode, segment
 from ironflow.cli.events import print_outcomes
 from ironflow.cli.failures import Failed, Refused
 from ironflow.cli.options import Moment, Verb, VerbGroup, json_option, limit_option, server_option
@@ -25,6 +26,7 @@ from ironflow.core.entries import RunKind
 from ironflow.core.runs import RunStatus
 from ironflow.web.wire.events import EventView
 from ironflow.web.wire.runs import (
+    EntryView,
     FailureView,
     RunSummary,
     RunView,
@@ -36,6 +38,14 @@ from ironflow.web.wire.runs import (
 
 KINDS = get_args(RunKind)
 STATUSES = [status.value for status in RunStatus]
+
+
+class _History(msgspec.Struct):
+    """A page of entries, as they came."""
+
+    items: list[msgspec.Raw]
+    next_version: int | None = None
+
 
 run_argument = click.argument("run", metavar="RUN")
 
@@ -222,6 +232,31 @@ def describe_step(step: StepView) -> str:
     if step.until and step.status == "retrying":
         parts.append(f"next attempt {moments.ago(step.until)}")
     return ", ".join(parts)
+
+
+@runs.command("history")
+@run_argument
+@server_option
+@json_option
+def history(*, run: str, server: str, as_json: bool) -> None:
+    """Show a run's journal entries, oldest first: everything that happened to it.
+
+    Example:
+      ironflow runs history 9c1f2ab34d5e
+    """
+    from ironflow.cli import watch as watching
+
+    client = connect(server)
+    path = f"/runs/{segment(resolve(client, run))}/history"
+    after: int | None = 0
+    while after is not None:
+        page = decode(client.get(path, {"after": after, "limit": PAGE}), _History)
+        for item in page.items:
+            if as_json:
+                print_body(bytes(item))
+            else:
+                watching.print_entry(decode(bytes(item), EntryView), full=True)
+        after = page.next_version
 
 
 def _control(name: str, run: str, reason: str | None, server: str, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -58,7 +58,7 @@ def follow_run(client: Client, run_id: str, as_json: bool) -> str:
             return decode(message.data, _End).status
         entry = _entry(message)
         if entry is not None:
-            print_body(message.data) if as_json else print_entry(entry, is_all=False)
+            print_body(message.data) if as_json else print_entry(entry)
     raise AssertionError("an event stream has no end")
 
 
@@ -74,10 +74,12 @@ def follow_all(client: Client, as_json: bool) -> None:
             print_entry(entry, is_all=True)
 
 
-def print_entry(entry: EntryView, *, is_all: bool) -> None:
-    """One journal entry as a line."""
+def print_entry(entry: EntryView, *, is_all: bool = False, full: bool = False) -> None:
+    """One journal entry as a line, with its run where several are shown, with its day if `full`."""
+    at = moments.full(entry.at) if full else moments.clock(entry.at)
+    zone = UTC if full else None
     run = f"{short_id(entry.stream)}  " if is_all else ""
-    text = clean(f"{moments.clock(entry.at)}  {run}{entry.kind:<16}  {describe_entry(entry)}")
+    text = clean(f"{at}  {run}{entry.kind:<16}  {describe_entry(entry, zone)}")
     text = text.rstrip().replace("\n", " ")
     if is_terminal():
         style = STYLES.get(entry.kind.partition(".")[2], "")
@@ -86,8 +88,8 @@ def print_entry(entry: EntryView, *, is_all: bool) -> None:
         print(text, flush=True)
 
 
-def describe_entry(entry: EntryView) -> str:
-    """What there is to say of an entry beside its kind."""
+def describe_entry(entry: EntryView, zone: tzinfo | None = None) -> str:
+    """What there is to say of an entry beside its kind; moments in `zone`, or the user's own."""
     data: dict[str, Any] = entry.data if isinstance(entry.data, dict) else {}
     parts = []
     name = data.get("key") or data.get("function_id")
@@ -102,7 +104,7 @@ def describe_entry(entry: EntryView) -> str:
         if data.get(field):
             moment = datetime.fromtimestamp(data[field] / 1_000_000, UTC)
             far = moment - moments.parse(entry.at) > timedelta(hours=12)
-            parts.append(f"{word} {moment.astimezone():{'%Y-%m-%d ' if far else ''}%H:%M:%S}")
+            parts.append(f"{word} {moment.astimezone(zone):{'%Y-%m-%d ' if far else ''}%H:%M:%S}")
     if data.get("event"):
         event = data["event"]
         parts.append(f"event {event.get('name') if isinstance(event, dict) else event}")

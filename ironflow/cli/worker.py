@@ -18,7 +18,7 @@ from ironflow.cli.options import Duration, Verb, server_option
               help="Bodies that a process runs at once.")  # fmt: skip
 @click.option("--processes", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Processes; one that dies is started again after a pause.")  # fmt: skip
-@click.option("--heartbeat", type=Duration(), default="10s", show_default=True,
+@click.option("--heartbeat", type=Duration(0.1, 3600.0), default="10s", show_default=True,
               help="Between two signs of life; after three without one its runs go to others.",
               )  # fmt: skip
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE",
@@ -32,7 +32,9 @@ from ironflow.cli.options import Duration, Verb, server_option
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text",
               show_default=True, help="Log lines on stderr, for people or for machines.",
               )  # fmt: skip
-@click.option("--log-level", default="info", show_default=True, help="Lowest level that is shown.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]),
+              default="info", show_default=True, help="Least severe line to log on stderr.",
+              )  # fmt: skip
 @server_option
 def worker(
     *,

@@ -240,6 +240,11 @@ def test_a_run_that_fails(place: Place) -> None:
     shown, _ = place.cli("runs", "show", run_id)
     assert "trace" in shown
     assert "today" in shown
+    entries, _ = place.cli("runs", "history", run_id)
+    assert [line.split()[3] for line in entries.splitlines()] == [
+        "run.created", "run.started", "step.failed", "run.failed",
+    ]  # fmt: skip
+    assert [item["version"] for item in place.items("runs", "history", run_id)] == [1, 2, 3, 4]
     lines, err = place.cli("runs", "watch", run_id, code=1)
     assert [line.split()[1] for line in lines.splitlines()] == [
         "run.created", "run.started", "step.failed", "run.failed",
@@ -311,7 +316,9 @@ def test_events_start_runs_once_per_key(place: Place) -> None:
     [event] = place.items("events", "ls", "--name", "order.placed", "--since", "1h")
     assert event["data"] == {"id": 17}
     assert run_id in place.cli("events", "show", first["event_id"])[0]
-    assert "it started no run" in place.cli("emit", "nobody.listens")[1]
+    out, err = place.cli("emit", "nobody.listens")
+    assert "it started no run; one that waits for it goes on" in err
+    assert "a run that waited for it went on" in place.cli("why", out.split()[1])[0]
     [found] = place.items("runs", "ls", "--event", "order.placed")
     assert found["id"] == run_id
     place.cli("runs", "cancel", run_id)
@@ -464,7 +471,12 @@ def test_a_reader_that_goes_away_is_no_error(place: Place) -> None:
         (["run", "no.py:x"], 2, "MODULE:FUNCTION: there is no file no.py"),
         (["run", "app.py:x"], 2, "MODULE:FUNCTION: no function 'x' in app.py; functions there: "),
         (["run", "app.py:greet", "--key", "k"], 2, "--key: needs --db"),
-        (["config", "--port", "99999"], 2, "--port: '99999'"),
+        (["config", "--port", "99999"], 2, "--port: '99999': must be a whole number, at least 0 "),
+        (["config", "--durability", "no"], 2, "--durability: 'no': must be one of full, process"),
+        (["config", "--config", "."], 2, "config file . is not a file"),
+        (["worker", "app.py", "--heartbeat", "0s"], 2, "--heartbeat: '0s' must be at least 100ms"),
+        (["worker", "app.py", "--log-level", "x"], 2, "--log-level: 'x' is not one of 'debug'"),
+        (["serve", "--db", "memory", "--host", "192.0.2.1"], 2, "host: 192.0.2.1 is no address of"),
         (["config", "--config", "no.toml"], 2, "config file no.toml does not exist"),
         (["runs", "ls", "--server", "http://127.0.0.1:1"], 3, "http://127.0.0.1:1"),
         (["db", "info", "--db", "no.db"], 1, "no database"),

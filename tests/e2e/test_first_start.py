@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -156,6 +157,27 @@ def test_no_key_and_no_loopback_is_refused(tmp_path: Path) -> None:
     assert "--insecure" in done.stderr
     with started(tmp_path, "--host", "0.0.0.0", "--dev", "--insecure") as server:
         assert server.status("/api/v1/runs") == 200
+
+
+def test_a_start_that_fails_makes_no_key(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        cases = [
+            (["--port", port], "another process listens there"),
+            (["--host", "0.0.0.0", "--dev"], "the API asks for no key"),
+        ]
+        for options, reason in cases:
+            line = [sys.executable, "-m", "ironflow", "serve", *options]
+            done = subprocess.run(
+                line, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 2
+            assert reason in done.stderr
+            assert not KEY.search(done.stderr), "it would be shown once, and by a start that failed"
+    with started(tmp_path) as server:
+        assert KEY.search(server.said)
 
 
 def test_a_server_may_keep_to_itself_where_it_is(tmp_path: Path) -> None:

@@ -82,6 +82,10 @@ def test_statuses_are_coloured_on_a_terminal(monkeypatch: pytest.MonkeyPatch) ->
     assert "\x1b[1;31mfailed" in terminal.getvalue()
 
 
+def test_what_acts_on_a_terminal_is_shown_as_its_number() -> None:
+    assert clean("a\x1b[31m b\x9b c\u202e d\te") == "a\\x1b[31m b\\x9b c\\u202e d\te"
+
+
 def test_no_color_means_no_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = use_terminal(monkeypatch)
     monkeypatch.setenv("NO_COLOR", "1")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from ironflow.core.errors import (
     SchemaTooNew,
     StorageError,
 )
-from ironflow.storage.maintenance import backup, check, database_info, vacuum
+from ironflow.storage.maintenance import backup, check, database_info, outdated, vacuum
 from ironflow.storage.ndjson import export_ndjson, import_ndjson
 from ironflow.storage.ports import (
     BLOB_REFS,
@@ -34,6 +36,7 @@ from ironflow.storage.schema import migrations
 from ironflow.storage.sqlite import SqliteStore, open_sqlite
 
 pytestmark = pytest.mark.blocks_the_loop  # tools of the command line, called beside a store
+GOLDEN = Path(__file__).parents[1] / "golden"
 DIGEST = hashlib.sha256(b"blob").hexdigest()
 
 
@@ -245,3 +248,47 @@ def test_a_newer_database_is_refused_by_every_operation(path: Path) -> None:
         with pytest.raises(SchemaTooNew, match="schema version 99"):
             operation()
     assert not target.exists()
+
+
+@pytest.mark.parametrize("version", [1, 2, 7])
+def test_an_older_database_can_be_looked_at_and_copied_as_it_is(
+    tmp_path: Path, version: int
+) -> None:
+    path = tmp_path / "old.db"
+    shutil.copy(GOLDEN / f"schema-{version}.db", path)
+    assert database_info(path).schema_version == version
+    copy = backup(path, tmp_path / "copy.db")
+    assert (copy.schema_version, copy.rows) == (version, database_info(path).rows)
+    assert check(path).ok
+    said = outdated(path)
+    assert said is not None
+    assert f"schema version {version}, older than this ironflow's {len(migrations())}" in said
+    with pytest.raises(StorageError, match="`ironflow serve` migrates it"):
+        export_ndjson(path, io.BytesIO())
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["copy.db", "old.db"]
+    assert outdated(path) == said, "it was only looked at"
+
+
+def test_a_database_of_other_migrations_is_named_before_anything_reads_it(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE deferred")
+        connection.execute("CREATE TABLE deferred (commit_id INTEGER PRIMARY KEY, data BLOB)")
+        connection.execute("UPDATE migrations SET checksum = 'other' WHERE version = 16")
+    connection.close()
+    for operation in (database_info, check, lambda p: asyncio.run(open_sqlite(p))):
+        with pytest.raises(StorageError, match="migration 16 is not the one that was applied"):
+            operation(path)
+
+
+def test_a_copy_in_a_folder_that_cannot_be_written_can_be_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = path.parent
+    monkeypatch.setattr(os, "access", lambda name, how: how == os.R_OK)  # as on a read-only disk
+    assert database_info(path).rows["runs"] == 20
+    assert check(path).ok
+    assert export_ndjson(path, io.BytesIO()) > 60
+    assert sorted(file.name for file in folder.iterdir()) == ["iron.db", "iron.db.lock"]
+    monkeypatch.setattr(os, "access", lambda name, how: False)
+    with pytest.raises(StorageError, match=r"cannot read .*iron\.db: Permission denied"):
+        database_info(path)
