@@ -2,7 +2,8 @@
 
 Two connections: one for what actors wait for (loads and single rows), one for pages and counts, so
 that a long list does not hold up a wake-up. In WAL mode a query sees everything that was committed
-when it began; rows that commits have put off (`storage.deferral`) are written first.
+when it began; rows that commits have put off (`storage.deferral`) are written first, or, while the
+disk is full, laid over the tables for people who look.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from ironflow.core.commands import Outcome
-from ironflow.core.errors import StorageError
+from ironflow.core.errors import StorageError, StorageFull
 from ironflow.storage import sql
-from ironflow.storage.connection import Connection
+from ironflow.storage.connection import Connection, open_connection, set_up_reader
+from ironflow.storage.deferral import overlay
 from ironflow.storage.ports import (
     DELIVERIES,
     EVENTS,
@@ -167,9 +169,8 @@ class SqliteReader:
         self, where: RunFilter, limit: int = 50, before: tuple[int, str] | None = None
     ) -> list[RunRow]:
         """See `ports.Reader`."""
-        await self._settle(RUNS)
         query, values = self.runs_query(where, limit, before)
-        return [RunRow(*row) for row in await self._fetch(self._scans, query, values)]
+        return [RunRow(*row) for row in await self._look(RUNS, query, values)]
 
     def runs_query(
         self, where: RunFilter, limit: int, before: tuple[int, str] | None
@@ -198,9 +199,8 @@ class SqliteReader:
 
     async def count_matching(self, where: RunFilter) -> int:
         """See `ports.Reader`."""
-        await self._settle(RUNS)
         query, values = self.runs_query(where, -1, None)
-        rows = await self._fetch(self._scans, f"SELECT count(*) FROM ({query})", values)
+        rows = await self._look(RUNS, f"SELECT count(*) FROM ({query})", values)
         return int(rows[0][0])
 
     async def unfinished(
@@ -218,25 +218,22 @@ class SqliteReader:
 
     async def count_runs(self) -> dict[tuple[str, str], int]:
         """See `ports.Reader`."""
-        await self._settle(RUNS)
-        rows = await self._fetch(self._scans, self._reads["count_runs"])
+        rows = await self._look(RUNS, self._reads["count_runs"])
         return {(function_id, status): count for function_id, status, count in rows}
 
     # -- events -----------------------------------------------------------------------------------
 
     async def event(self, event_id: str) -> EventRow | None:
         """See `ports.Reader`."""
-        await self._settle(EVENTS)
-        rows = await self._fetch(self._lookups, self._reads["event"], (event_id,))
+        rows = await self._look(EVENTS, self._reads["event"], (event_id,), self._lookups)
         return EventRow(*rows[0]) if rows else None
 
     async def events(
         self, where: EventFilter, limit: int = 50, before: tuple[int, str] | None = None
     ) -> list[EventRow]:
         """See `ports.Reader`."""
-        await self._settle(EVENTS)
         query, values = self.events_query(where, limit, before)
-        return [EventRow(*row) for row in await self._fetch(self._scans, query, values)]
+        return [EventRow(*row) for row in await self._look(EVENTS, query, values)]
 
     def events_query(
         self, where: EventFilter, limit: int, before: tuple[int, str] | None
@@ -358,7 +355,10 @@ class SqliteReader:
 
     async def scan(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function(connection, *args)` where long queries run."""
-        await self._settle()
+        try:
+            await self._settle()
+        except StorageFull:
+            return await asyncio.to_thread(self._read_apart, function, *args)
         result: T = await self._call(self._scans, function, *args)
         return result
 
@@ -373,6 +373,38 @@ class SqliteReader:
         """Return when what was acknowledged is in these tables; without any: in all."""
         if self._backlog.holds(*[table.name for table in tables]):
             await self._writer.settle()
+
+    async def _look(
+        self,
+        table: Table,
+        query: str,
+        values: Sequence[Any] | dict[str, Any] = (),
+        connection: Connection | None = None,
+    ) -> list[Row]:
+        """Rows of a table as everybody may see them, also while there is no space to write there
+        what was put off. By default where long queries run.
+        """
+        try:
+            await self._settle(table)
+        except StorageFull:
+            return await asyncio.to_thread(self._read_apart, _fetch, query, values)
+        return await self._fetch(connection or self._scans, query, values)
+
+    def _read_apart(self, function: Callable[..., T], *args: Any) -> T:
+        """In any thread: `function(connection, *args)` on a connection that sees what is put off as
+        if it were written. It costs more the more that is, and needs no space.
+        """
+        connection = open_connection(self._path, mode="ro")
+        try:
+            connection.execute("PRAGMA temp_store = MEMORY")
+            connection.execute("BEGIN")
+            overlay(connection, self._path)
+            set_up_reader(connection)
+            return function(connection, *args)
+        except Exception as error:
+            raise self._translated(error) from error
+        finally:
+            connection.close()
 
     async def _fetch(
         self, connection: Connection, query: str, values: Sequence[Any] | dict[str, Any] = ()

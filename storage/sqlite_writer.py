@@ -340,6 +340,8 @@ class Writer:
                 if means is Meaning.BUSY and tries < BUSY_TRIES:
                     continue  # each try has waited for the busy timeout
                 problem = translate(error, self.path)
+                if isinstance(problem, StorageFull) and tries < 2 and _fold(connection):
+                    continue  # the log begins anew, and has room
                 if means is Meaning.UNSURE and not isinstance(problem, StorageFull):
                     # A write failed though there is space: it may have come back meanwhile.
                     if tries < 2:
@@ -406,6 +408,17 @@ def _attempt(connection: sqlite3.Connection, work: Callable[..., T], is_plain: b
 
 def _nothing(connection: sqlite3.Connection) -> None:
     """A job that only waits for what precedes every job."""
+
+
+def _fold(connection: sqlite3.Connection) -> bool:
+    """Whether the whole log could be folded into the database, which may be possible without
+    space: it writes over what is there.
+    """
+    try:
+        _, length, folded = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    except sqlite3.Error:
+        return False
+    return bool(folded >= length > 0)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

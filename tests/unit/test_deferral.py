@@ -277,16 +277,26 @@ async def test_a_row_that_its_table_does_not_take_keeps_none_of_the_others(
     assert "timers does not take the row of ('run/a', 'b')" in caplog.text
 
 
-async def test_without_space_they_wait_and_readers_are_told(tmp_path: Path) -> None:
+async def test_without_space_they_wait_and_who_looks_sees_them(tmp_path: Path) -> None:
     store = await open_sqlite(tmp_path / "iron.db")
+    await put(store, (RUNS, run("a")), (RUNS, run("b", "completed")))
+    assert len(await store.reader.runs(RunFilter())) == 2
+    await put(store, (RUNS, run("a", "failed")), (RUNS, run("c", reason="x" * 90_000)))
     await put(store, *((TIMERS, timer("x" * 3000 + str(n), n)) for n in range(40)))
     store._writer.raw.execute("PRAGMA max_page_count = 1")  # as many as there are
-    with pytest.raises(StorageFull):
-        await store.reader.timers(99, 99)
-    with pytest.raises(StorageFull):
-        await store.reader.timers(99, 99)
+    for _ in range(2):
+        with pytest.raises(StorageFull):  # who wants to act on them
+            await store.reader.timers(99, 99)
+        seen = {row.id: row.status for row in await store.reader.runs(RunFilter())}
+        assert seen == {"a": "failed", "b": "completed", "c": "running"}
+        assert await store.reader.count_matching(RunFilter(statuses=("running",))) == 1
+        assert await store.reader.count_runs() == dict.fromkeys(
+            [("f", "completed"), ("f", "failed"), ("f", "running")], 1
+        )
+        assert (await store.reader.info()).rows["timers"] == 40
     store._writer.raw.execute("PRAGMA max_page_count = 100000")
     assert len(await store.reader.timers(99, 99)) == 40
+    assert {row.id for row in await store.reader.runs(RunFilter())} == {"a", "b", "c"}
     await store.close()
 
 
