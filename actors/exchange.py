@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from ironflow.actors.fleet import Fleet
 
 DELIVERY = 30.0
-"""Seconds until a job that was sent to a worker must be acknowledged: the connection may have
-broken under the answer.
+"""Seconds until a job that was sent to a worker must be acknowledged, at most: the connection may
+have broken under the answer.
 """
 _encode = msgspec.json.Encoder().encode
 
@@ -135,7 +135,7 @@ async def take_news(fleet: Fleet, worker: Worker) -> News:
 def _take_offered(fleet: Fleet, worker: Worker) -> list[Lease]:
     offered, worker.offered = worker.offered, []
     open_ = [lease for lease in offered if is_open(fleet, lease)]
-    expires_at = fleet.system.loop.time() + DELIVERY
+    expires_at = fleet.system.loop.time() + min(DELIVERY, worker.lease)
     for lease in open_:
         lease.expires_at = expires_at
     return open_

@@ -237,9 +237,13 @@ class WorkerActor(Actor):
         if self.poll_ends is not None:
             self.poll_ends.cancel()
             self.poll_ends = None
+        if worker.online:
+            self._look_by(self.system.loop.time() + self._patience(worker))
 
     def _end_poll(self, poll: PollJobs) -> None:
-        if self.held is not None and self.held[1] is poll:
+        worker = self.fleet.workers.get(self.key)
+        if worker is not None and self.held is not None and self.held[1] is poll:
+            worker.heard_at = self.clock.now()  # whoever holds a poll to its end is there
             self._answer(NOTHING)
 
     def _hang_up(self, poll: PollJobs) -> None:
@@ -281,12 +285,16 @@ class WorkerActor(Actor):
     def _silence(self, worker: Worker) -> float:
         return (self.clock.now() - worker.heard_at) / SECOND
 
+    def _patience(self, worker: Worker) -> float:
+        """Seconds that it may go on saying nothing. Whoever holds a poll has nothing to say."""
+        whole = worker.lease * MISSED if worker.online else FORGET_AFTER
+        return whole if self.held is not None else max(whole - self._silence(worker), 0.0)
+
     def _look_again(self, worker: Worker, now: float) -> None:
         """Have `_Look` come when the first lease ends, or the worker has been silent for too
         long.
         """
-        patience = worker.lease * MISSED if worker.online else FORGET_AFTER
-        ends = [now + max(patience - self._silence(worker), 0.0)]
+        ends = [now + self._patience(worker)]
         ends += [lease.expires_at for lease in worker.jobs.values()]
         if self.hung_up_at is not None and not worker.draining:
             ends.append(self.hung_up_at + DROPPED)

@@ -16,7 +16,7 @@ def note(run_id: str, step: str) -> None:
         file.write(line.encode())
 
 
-@function(id="child", retry=1)
+@function(id="child", retry={"max_attempts": 1, "initial_delay": 0.05})
 async def child(ctx: Context, number: int) -> int:
     """Two steps around a short sleep."""
 

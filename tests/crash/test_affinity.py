@@ -36,7 +36,7 @@ Worker(functions=[counted], heartbeat_interval="500ms", reconnect_delay="100ms")
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
     """Serves nothing itself; not started yet."""
-    made = ServerProcess(tmp_path, None)
+    made = ServerProcess(tmp_path, None, "--worker-lease", "3s")
     yield made
     if made.process is not None and made.process.poll() is None:
         made.process.kill()
@@ -99,7 +99,7 @@ def test_an_actor_stays_with_its_worker_until_that_is_gone(
     script.write_text(OURS if whose == "ours" else THEIRS)
     line = [str(peer_python("ironflow-py")), str(script)]
     if whose == "ours":
-        line = [sys.executable, "-m", "ironflow", "worker", str(script)]
+        line = [sys.executable, "-m", "ironflow", "worker", str(script), "--heartbeat", "1s"]
     server.start()
     by_pid = hire(server, crew, line, 3)
     users = [f"user{number}" for number in range(8)]
@@ -107,7 +107,7 @@ def test_an_actor_stays_with_its_worker_until_that_is_gone(
     for _ in range(3):
         assert {user: count(server, user) for user in users} == homes
     assert sum(worker["actors"] for worker in online(server)) == len(users)
-    # Its actors move once the server knows that it has hung up, and stay there when it is back.
+    # Its actors move once it has said nothing for too long, and stay there when it is back.
     victim = by_pid[homes[users[0]]]
     victim.kill(signal.SIGKILL if whose == "ours" else signal.SIGTERM)
     wait_for_workers(server, 2)

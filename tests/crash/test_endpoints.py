@@ -52,8 +52,9 @@ def free_port() -> int:
         return port
 
 
-def wait_until_up(server: ServerProcess, port: int) -> None:
+def wait_until_up(server: ServerProcess, endpoint: WorkerProcess, port: int) -> None:
     while True:
+        endpoint.check()
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/ironflow", timeout=5):
                 return
@@ -71,7 +72,7 @@ def test_endpoints_and_server_are_killed_at_random_instants(
     server.start()
     crew.append(WorkerProcess(server, [sys.executable, APP, framework, str(port)]))
     crew[0].start()
-    wait_until_up(server, port)
+    wait_until_up(server, crew[0], port)
     url = f"http://127.0.0.1:{port}/ironflow"
     line = [sys.executable, APP, "register", url, f"http://127.0.0.1:{server.port}"]
     done = subprocess.run(
@@ -89,7 +90,7 @@ def test_endpoints_and_server_are_killed_at_random_instants(
             else:
                 crew[0].kill()
                 crew[0].start()
-                wait_until_up(server, port)
+                wait_until_up(server, crew[0], port)
         client.join(90)
         assert len(client.acknowledged) == RUNS
         for breaker in server.get("/api/v1/circuit-breakers")["items"]:
@@ -124,7 +125,7 @@ def test_the_server_registers_what_an_endpoint_serves(
         port = free_port()
         crew.append(WorkerProcess(server, [sys.executable, APP, framework, str(port)]))
         crew[0].start()
-        wait_until_up(server, port)
+        wait_until_up(server, crew[0], port)
         url = f"http://127.0.0.1:{port}/ironflow"
         dry = ironflow(server, "endpoints", "add", url, "--dry-run", "--json")
         assert {one["change"] for one in json.loads(dry.stdout)["differences"]} == {"new"}
@@ -193,7 +194,7 @@ def test_the_unmodified_sdk_is_called(
     )
     crew.append(endpoint)
     endpoint.start()
-    wait_until_up(server, port)
+    wait_until_up(server, crew[0], port)
     line = [python, str(script), "register", f"http://127.0.0.1:{port}/",
             f"http://127.0.0.1:{server.port}"]  # fmt: skip
     done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
@@ -207,7 +208,7 @@ def test_the_unmodified_sdk_is_called(
     server.kill()
     server.start()
     endpoint.start()
-    wait_until_up(server, port)
+    wait_until_up(server, crew[0], port)
     server.post("/api/v1/events", {"name": "foreign.go", "data": {"n": 4, "sum": 9}})
     ended = server.get(f"/api/v1/runs/{run_id}/result?wait=60s")
     assert (ended["status"], ended["result"]) == ("completed", [5, 9, 25]), ended

@@ -40,6 +40,12 @@ class WorkerProcess:
                 self.line, cwd=self.server.folder, env=self.environment, stdout=log, stderr=log
             )
 
+    def check(self) -> None:
+        """Fail, with what it said, if it has ended by itself."""
+        if self.process is not None and (code := self.process.poll()) is not None:
+            said = (self.server.folder / "workers.log").read_text(errors="replace")
+            pytest.fail(f"{self.line} ended by itself with {code}:\n{said[-4000:]}")
+
     def kill(self, number: int = signal.SIGKILL) -> int:
         assert self.process is not None
         self.process.send_signal(number)
@@ -200,9 +206,7 @@ def wait_for_function(
     """
     while function_id not in {f["id"] for f in server.get("/api/v1/functions")["items"]}:
         for worker in crew:
-            if worker.process is not None and (code := worker.process.poll()) is not None:
-                said = (server.folder / "workers.log").read_text(errors="replace")
-                pytest.fail(f"a worker ended by itself with {code}:\n{said[-4000:]}")
+            worker.check()
         crew_wait(0.05, server)
 
 
@@ -220,7 +224,7 @@ THROTTLED = """
 from ironflow.worker import Worker, function
 
 @function(id="foreign", concurrency={"limit": 2, "key": "data.org"},
-          throttle={"limit": 3, "period": "2s", "key": "data.org"})
+          throttle={"limit": 3, "period": "1s", "key": "data.org"})
 async def foreign(ctx):
     return await ctx.step.run("work", lambda: ctx.event.data["n"])
 
@@ -242,7 +246,7 @@ def test_the_unmodified_sdk_is_throttled(
     crew[0].start()
     wait_for_function(server, crew, "foreign")
     shown = server.get("/api/v1/functions/foreign")["flow_control"]
-    assert shown["throttle"] == {"limit": 3, "period": 2.0, "key": "data.org"}
+    assert shown["throttle"] == {"limit": 3, "period": 1.0, "key": "data.org"}
     path = "/api/v1/functions/foreign/invoke"
     bodies = [{"input": {"org": "a", "n": number}} for number in range(7)]
     ids = [server.post(path, body)["run_id"] for body in bodies]
@@ -252,7 +256,7 @@ def test_the_unmodified_sdk_is_throttled(
     begun = [server.get(f"/api/v1/runs/{run_id}")["started_at"] for run_id in ids]
     moments = sorted(map(datetime.fromisoformat, begun))
     for first, last in zip(moments, moments[3:], strict=False):
-        assert last - first >= timedelta(seconds=2)
+        assert last - first >= timedelta(seconds=1)
     failed = server.get(f"/api/v1/runs/{lost}/result?wait=60s")
     assert failed["error"]["code"] == "THROTTLE_KEY_UNRESOLVED"
 
@@ -263,7 +267,8 @@ def test_a_supervisor_keeps_its_workers_alive_and_ends_with_them(
     server = bare_server
     server.start()
     line = [sys.executable, "-m", "ironflow", "worker", str(HERE / "kill_app.py")]
-    watcher = WorkerProcess(server, [*line, "--processes", "2", "--id", "pair"])
+    line += ["--processes", "2", "--id", "pair", "--heartbeat", f"{HEARTBEAT}s"]
+    watcher = WorkerProcess(server, line)
     crew.append(watcher)
     watcher.start()
     assert wait_for_crew(server, 2) == {"pair-1", "pair-2"}

@@ -13,7 +13,7 @@ from fake_worker import QUICK, FakeWorker, definition, ready, remote, step
 
 from ironflow import function, testing
 from ironflow.actors import jobs as reports
-from ironflow.actors.worker import Heartbeat
+from ironflow.actors.worker import Heartbeat, WorkerActor
 from ironflow.core import pull
 from ironflow.core.commands import ExecutionLeft
 from ironflow.core.entries import CancelOn, RunOptions
@@ -163,6 +163,49 @@ def test_a_silent_worker_is_offline_and_forgotten_and_must_register_again() -> N
         await worker.register()
         run_id = await world.start("remote")
         assert (await worker.job()).run_id == run_id
+
+    remote(main)
+
+
+def test_a_job_of_a_worker_that_died_with_it_is_lost_when_its_lease_runs_out() -> None:
+    async def main(world: testing.World) -> None:
+        await world.engine.register_remote(definition())
+        worker, other = FakeWorker(world), FakeWorker(world, "other")
+        await worker.register(heartbeat=0.4)
+        await other.register()
+        run_id = await world.start("remote")
+        await worker.job()  # it dies before it says a word of it
+        await world.advance(1.1)
+        assert (await world.state(run_id)).status == "running"
+        await world.advance(0.2)
+        assert (await other.job()).run_id == run_id
+
+    remote(main)
+
+
+def test_nobody_looks_again_and_again_after_a_worker_that_holds_a_poll(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = []
+    look = WorkerActor._look
+
+    def counted(actor: WorkerActor) -> None:
+        looks.append(actor.key)
+        look(actor)
+
+    monkeypatch.setattr(WorkerActor, "_look", counted)
+
+    async def main(world: testing.World) -> None:
+        worker = await ready(world)
+        assert await worker.poll(wait=300) == []
+        assert len(looks) < 10
+        # It held its poll to the end: it is not taken for silent before it can ask again.
+        await world.advance(44)
+        assert world.engine.fleet.workers["w"].online
+        await world.advance(2)
+        assert not world.engine.fleet.workers["w"].online
+        assert await worker.poll(wait=1) == []
+        assert world.engine.fleet.workers["w"].online
 
     remote(main)
 
