@@ -48,11 +48,16 @@ Posted = tuple[str, str, Message[Any]]
 """A durable message that is posted after its commit: target, delivery, message."""
 
 
+_KEPT_BACK = frozenset((e.WaitEnded, e.StepRetryDue, e.SignalReceived))
+
+
 def keys_of_ends(entries: Sequence[RunEntry]) -> list[str]:
     """What a body must not know of before these entries are durable, by its keys: ends of waits,
     and events from outside.
     """
     found: list[str] = []
+    if _KEPT_BACK.isdisjoint(map(type, entries)):
+        return found
     for entry in entries:
         if isinstance(entry, e.WaitEnded | e.StepRetryDue):
             found.append(entry.key)

@@ -65,8 +65,14 @@ def _may_park(run: Run, state: WorkflowState, command: c.RecordTurn) -> bool:
     return command.seen == state.outside and command.end is None
 
 
+_TIMED = frozenset((JobWaits, JobFailed, WaitMet))
+"""Operations that may set a timer or clear one."""
+
+
 def _timers(command: c.RecordTurn) -> list[Effect]:
     effects: list[Effect] = []
+    if _TIMED.isdisjoint(map(type, command.ops)):
+        return effects
     for op in command.ops:
         if type(op) is JobWaits:
             if op.until is not None:

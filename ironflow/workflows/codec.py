@@ -16,14 +16,15 @@ from typing import Any
 
 import msgspec
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from ironflow.core.errors import NotSerializable
 from ironflow.core.payloads import Payload, pack
-from ironflow.core.values import decode_value, encode_value
 from ironflow.core.workflow_state import EventData
 from ironflow.core.workflow_stream import envelope
 from ironflow.workflows import events
-from ironflow.workflows.vocabulary import ancestors, is_event, is_step_failed, wire_name
+from ironflow.workflows.plain import is_plain
+from ironflow.workflows.vocabulary import ancestors, is_step_failed, wire_name
 
 _encode = msgspec.json.Encoder().encode
 _MODEL_DUMP: Any = BaseModel.model_dump
@@ -53,7 +54,22 @@ def event_value(event: Any) -> Any:
             return kind.__pydantic_serializer__.to_python(event, mode="json")
         return event.model_dump(mode="json")
     except Exception as error:
-        raise NotSerializable(kind.__name__, _culprit(event), kind.__name__, str(error)) from error
+        try:
+            return _fields_of(event)
+        except Exception:  # noqa: BLE001 - the first one says what is wrong
+            place = _culprit(event)
+        raise NotSerializable(kind.__name__, place, kind.__name__, str(error)) from error
+
+
+def _fields_of(event: Any) -> dict[str, Any]:
+    """The fields of an event without the serializer of its class: that of LlamaIndex's agents
+    asks for fields which need not be there.
+    """
+    found = {name: getattr(event, name) for name in type(event).model_fields}
+    value: dict[str, Any] = to_jsonable_python(found)
+    if event._data:
+        value["_data"] = to_jsonable_python(event._data)
+    return value
 
 
 def _culprit(event: Any) -> str:
@@ -128,7 +144,7 @@ def encode_fields(event: Any, keeper: Keeper | None = None) -> bytes:
     kind = type(event)
     try:
         data = _encode(event_value(event))
-        if keeper is None or _comes_back(event, data):
+        if keeper is None or is_plain(event) or _comes_back(event, data):
             return data
         return _encode(keeper.keep(event, data.decode()))
     except (NotSerializable, TypeError, ValueError, UnicodeEncodeError) as error:
@@ -181,12 +197,14 @@ def digest(*parts: str | bytes) -> str:
 def decode_event(kind: type, data: bytes, keeper: Keeper | None = None) -> Any:
     """The event of a class with these fields. Raises `pydantic.ValidationError`."""
     value = msgspec.json.decode(data)
-    if type(value) is dict and OPAQUE in value and keeper is not None:
+    if type(value) is not dict:
+        return kind.model_validate(value)  # type: ignore[attr-defined]
+    if keeper is not None and OPAQUE in value:
         return keeper.find(value)
     if is_step_failed(kind):
         value["input_event"] = untag(value["input_event"])
         value["exception"] = build_exception(value["exception"])
-    return kind.model_validate(value)  # type: ignore[attr-defined]
+    return kind(**value)  # as `model_validate` would call it, at half the price
 
 
 def untag(value: Any) -> Any:
@@ -216,52 +234,6 @@ def build_exception(facts: dict[str, str]) -> Exception:
     """An exception that says what the original said, of its class if that can be built."""
     find_class(facts["exception_type"])  # its module is imported, if it is not yet
     return events.restore_exception(facts)
-
-
-# -- values of the store --------------------------------------------------------------------------
-
-
-def encode_stored(value: object, where: str, keeper: Keeper | None = None) -> Any:
-    """A value of the store as a JSON tree. Raises `NotSerializable` without a `keeper`."""
-    if value is None or type(value) in (str, bool, int):
-        return value
-    try:
-        return msgspec.json.decode(encode_value(_mark_events(value), where))
-    except NotSerializable:
-        if keeper is None:
-            raise
-        return keeper.keep_stored(value)
-
-
-def decode_stored(tree: Any, keeper: Keeper | None = None) -> Any:
-    """The value of a JSON tree."""
-    if tree is None or type(tree) in (str, bool, int, float):
-        return tree
-    if type(tree) is dict and OPAQUE in tree and keeper is not None:
-        return keeper.find(tree)
-    return _unmark(decode_value(msgspec.json.encode(tree)))
-
-
-def _mark_events(value: Any) -> Any:
-    if is_event(value):
-        return tag_event(value)
-    if type(value) is dict:
-        return {key: _mark_events(each) for key, each in value.items()}
-    if type(value) in (list, tuple):
-        return [_mark_events(each) for each in value]
-    if type(value) in (set, frozenset):
-        return {"$set": [_mark_events(each) for each in value]}
-    return value
-
-
-def _unmark(value: Any) -> Any:
-    if type(value) is dict:
-        if value.get(MODEL) and "qualified_name" in value:
-            return untag(value)
-        return {key: _unmark(each) for key, each in value.items()}
-    if type(value) is list:
-        return [_unmark(each) for each in value]
-    return value
 
 
 def payload_of(data: bytes, blobs: dict[str, bytes]) -> Payload:

@@ -14,9 +14,10 @@ import msgspec
 
 from ironflow.core.payloads import Payload
 from ironflow.core.workflow_state import EventData, Job, WorkflowState
-from ironflow.workflows.codec import MODEL, OPAQUE, Keeper, decode_stored, encode_fields
+from ironflow.workflows.codec import MODEL, OPAQUE, Keeper, encode_fields
 from ironflow.workflows.errors import ContextSerdeError
-from ironflow.workflows.store import LiveState
+from ironflow.workflows.store import DictState, LiveState
+from ironflow.workflows.stored import decode_stored, names_classes
 from ironflow.workflows.vocabulary import is_event, wire_name
 
 if TYPE_CHECKING:
@@ -136,6 +137,41 @@ def read(
     return state, live
 
 
+def restrict(state: WorkflowState, graph: Definition) -> None:
+    """Take from what a caller continues all that would build something else than declared events.
+    Raises `ContextSerdeError` where the run could not go on without it.
+    """
+    for data in _events_of(state):
+        bare = data.type.rpartition(".")[2]
+        if data.type not in graph.by_wire_name and bare not in graph.by_bare_name:
+            raise ContextSerdeError(f"the workflow knows no event {data.type!r}")
+    for job in state.jobs.values():
+        memos = [payload.json for payload in job.memos.values()]
+        values = [msgspec.json.decode(text) for text in memos if text is not None]
+        values += [[list(echo.changes), list(echo.undo)] for echo in job.echoes]
+        if names_classes(values):
+            raise ContextSerdeError(
+                f"the step {job.step!r}, which is under way, remembers objects of classes; these "
+                "are built of the run's own journal only"
+            )
+        job.error = None
+        job.children.clear()  # they were children of another run, and tell that of their end
+
+
+def _events_of(state: WorkflowState) -> list[EventData]:
+    """Every event that is under way."""
+    found = [signal.event for signal in state.inbox.values()]
+    for job in state.jobs.values():
+        found += job.events
+        found += [wait.event for wait in job.waits.values() if wait.event is not None]
+        found += [data for echo in job.echoes for data in echo.released or ()]
+    for held in state.buffers.values():
+        found += held
+    for fan in state.fans.values():
+        found += [data for held in fan.collected.values() for data in held]
+    return found
+
+
 def _read_store(given: Any, graph: Definition, serializer: BaseSerializer) -> LiveState:
     live = LiveState({}, graph.state_type, Keeper())
     if not isinstance(given, dict):
@@ -155,7 +191,7 @@ def _read_store(given: Any, graph: Definition, serializer: BaseSerializer) -> Li
 
 def _typed(live: LiveState, value: dict[str, Any]) -> Any:
     kind: Any = live.kind
-    return kind.model_validate(value) if kind is not None else live._restore(value)
+    return kind.model_validate(value) if kind is not None else DictState(**value)
 
 
 def _value(key: str, text: str, serializer: BaseSerializer) -> Any:

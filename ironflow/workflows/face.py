@@ -133,6 +133,7 @@ class Face:
         state_types = [graph.state_type] if graph.state_type is not None else []
         try:
             state, _ = contexts.read(given, graph, JsonSerializer([*graph.known, *state_types]))
+            contexts.restrict(state, graph)
         except (ContextSerdeError, ValueError, TypeError, AttributeError, LookupError) as error:
             raise InvalidInput("context", str(error)) from error
         return state

@@ -35,7 +35,9 @@ from ironflow.core.payloads import Failure
 from ironflow.core.runs import Step
 from ironflow.core.workflow_fold import APPLY
 from ironflow.core.workflow_state import (
+    Change,
     Echo,
+    Job,
     Started,
     Stored,
     TurnOp,
@@ -332,12 +334,13 @@ class Interpreter:
         the next turn.
         """
         self.ops.append(op)
-        if type(op) is Stored:  # the store itself has changed already
-            job = self.state.jobs.get(op.job) if op.job is not None else None
-            if job is not None and op.undo:
-                job.echoes.append(Echo("store", "", op.changes, op.undo))
-        else:
-            APPLY[type(op)](self.state, op, at or self.clock.now())
+        APPLY[type(op)](self.state, op, at or self.clock.now())
+
+    def emit_stored(self, job: Job, changes: tuple[Change, ...], undo: tuple[Change, ...]) -> None:
+        """A step has changed the store, which follows no operation: the state has changed."""
+        self.ops.append(Stored(changes, job.id, undo))
+        if undo and job.id in self.state.jobs:
+            job.echoes.append(Echo("store", "", changes, undo))
 
     def flush_later(self) -> None:
         """Record what a step did although it goes on, if it goes on for long."""
@@ -382,7 +385,7 @@ class Interpreter:
         self.number_of_turns += 1
         self.state.turns = self.number_of_turns
         command = c.RecordTurn(
-            execution=self.number,
+            execution=self.assignment.execution,
             number=self.number_of_turns,
             ops=settled(ops),
             parks=parks,
@@ -403,13 +406,14 @@ class Interpreter:
         turn, over = self._recording, self._over
         if turn is None or over is None or over.done():
             return
-        if isinstance(error, StorageError | Gone):
-            over.set_result(turn)  # the body's task insists
+        if error is not None:
+            if isinstance(error, StorageError | Gone):
+                over.set_result(turn)  # the body's task insists
+            else:
+                self._recording = None
+                self._leave(error)
             return
         self._recording = None
-        if error is not None:
-            self._leave(error)
-            return
         for future in turn.commits:
             if not future.done():
                 future.set_result(None)

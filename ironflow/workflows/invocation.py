@@ -20,6 +20,7 @@ from ironflow.core.entries import ParentRef
 from ironflow.core.payloads import Payload
 from ironflow.core.values import decode_value, encode_value
 from ironflow.core.workflow_state import (
+    Change,
     ChildStarted,
     Collected,
     Echo,
@@ -28,7 +29,6 @@ from ironflow.core.workflow_state import (
     JobWaits,
     Remembered,
     Sent,
-    Stored,
 )
 from ironflow.workflows.codec import (
     build_exception,
@@ -88,6 +88,11 @@ class Invocation:
         """The store of the run as this execution sees it."""
         claims = Claims(iter(self.job.echoes))
         return StateStore(self.body.live, self._record_change, claims)
+
+    def settle_store(self, *, keep: bool) -> None:
+        """See `StateStore.take_back`."""
+        if "store" in self.__dict__:  # the step has used it
+            self.store.take_back(keep=keep)
 
     # -- the call ---------------------------------------------------------------------------------
 
@@ -168,9 +173,9 @@ class Invocation:
         keep = self.body.keep
         return text if keep is None else keep.unnumbered(text)
 
-    def _record_change(self, changes: Any, undo: Any) -> None:
+    def _record_change(self, changes: tuple[Change, ...], undo: tuple[Change, ...]) -> None:
         self._check()
-        self.body.emit(Stored(changes, self.job.id, undo))
+        self.body.emit_stored(self.job, changes, undo)
         self.body.flush_later()
 
     def send(self, event: Any, step: str | None) -> None:

@@ -6,12 +6,14 @@ import base64
 import json
 import pickle
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel
 
 from ironflow.workflows.codec import MODEL, find_class
 from ironflow.workflows.errors import ContextSerdeError
+from ironflow.workflows.stored import COMPONENT, makes_components
 from ironflow.workflows.vocabulary import wire_name
 
 __all__ = ["BaseSerializer", "JsonSerializer", "PickleSerializer"]
@@ -48,6 +50,12 @@ class JsonSerializer(BaseSerializer):
 
     def to_tree(self, value: Any) -> Any:
         """A value with its models as tagged objects."""
+        if makes_components(type(value)):
+            return {
+                COMPONENT: True,
+                "value": self.to_tree(value.to_dict()),
+                "qualified_name": wire_name(type(value)),
+            }
         if isinstance(value, BaseModel):
             return {
                 MODEL: True,
@@ -65,16 +73,27 @@ class JsonSerializer(BaseSerializer):
         allowed.
         """
         if isinstance(value, dict):
-            if value.get(MODEL) and isinstance(value.get("qualified_name"), str):
-                name = value["qualified_name"]
-                kind = find_class(name) if self.allowed is None else self.allowed.get(name)
-                if kind is None or not issubclass(kind, BaseModel):
-                    raise ContextSerdeError(f"a value of class {name} cannot be built here")
-                return kind.model_validate(value["value"])
+            if isinstance(name := value.get("qualified_name"), str):
+                if value.get(MODEL):
+                    return self._find(name, _is_model).model_validate(value["value"])
+                if value.get(COMPONENT):
+                    return self._find(name, makes_components).from_dict(
+                        self.from_tree(value["value"])
+                    )
             return {key: self.from_tree(each) for key, each in value.items()}
         if isinstance(value, list):
             return [self.from_tree(each) for each in value]
         return value
+
+    def _find(self, name: str, fits: Callable[[type], bool]) -> Any:
+        kind = find_class(name) if self.allowed is None else self.allowed.get(name)
+        if kind is None or not fits(kind):
+            raise ContextSerdeError(f"a value of class {name} cannot be built here")
+        return kind
+
+
+def _is_model(kind: type) -> bool:
+    return issubclass(kind, BaseModel)
 
 
 class PickleSerializer(JsonSerializer):

@@ -19,9 +19,10 @@ from pydantic import BaseModel
 
 from ironflow.core.workflow_fold import change_store
 from ironflow.core.workflow_state import Change, Echo
-from ironflow.workflows.codec import Keeper, decode_stored, encode_stored
+from ironflow.workflows.codec import Keeper
 from ironflow.workflows.errors import ContextStateError
 from ironflow.workflows.events import Event
+from ironflow.workflows.stored import decode_stored, encode_stored, makes_components
 
 S = TypeVar("S")
 MISSING: Any = object()
@@ -89,13 +90,15 @@ class LiveState:
         return encode_stored(value, f"store key {key!r}", self.keeper)
 
     def copied(self, value: Any) -> Any:
-        """A copy that the caller may change. Objects without a stored form (a client, a lock) are
-        one of their kind and are handed out themselves.
+        """A copy that the caller may change. Components, and objects without a stored form (a
+        client, a lock), are one of their kind and are handed out themselves.
         """
         if value is None or type(value) in (str, int, float, bool, bytes):
             return value
+        only = self.keeper.only() if self.keeper is not None else {}
+        only |= {id(each): each for each in self.items(self.value).values() if _is_component(each)}
         try:
-            return copy.deepcopy(value, self.keeper.only() if self.keeper is not None else None)
+            return copy.deepcopy(value, only)
         except Exception:  # noqa: BLE001 - an object inside of a model, say
             return value
 
@@ -139,18 +142,22 @@ class StateStore(Generic[S]):
     def __init__(self, live: LiveState, record: Record, claims: Claims | None = None) -> None:
         self._live, self._record = live, record
         self._claims = claims or Claims(iter(()))
+        self._lent: set[str] = set()
+        """Top-level keys whose components this execution holds and may have changed."""
 
     async def get(self, path: str, default: Any = MISSING) -> Any:
         """The value at a dotted path (`user.names.0`). Raises `ValueError` when there is none and
         no default.
         """
-        value: Any = self._seen()
-        for part in path.split("."):
-            value = _child(value, part)
-            if value is MISSING:
-                if default is MISSING:
-                    raise ValueError(f"the store has no {path!r}")
-                return default
+        value = _find(self._seen(), path)
+        if value is MISSING:
+            if default is MISSING:
+                raise ValueError(f"the store has no {path!r}")
+            return default
+        if _is_component(value):
+            self._lent.add(path.partition(".")[0])
+            held = _find(self._live.value, path)
+            return value if held is MISSING else held
         return self._live.copied(value)
 
     def _seen(self) -> Any:
@@ -180,7 +187,11 @@ class StateStore(Generic[S]):
             if self._is_done(top, changed):
                 return
             changes, undo = live.replace_key(top, changed)
-            _put(live.value, top, live.copied(changed))
+            if _is_component(changed):
+                self._lent.add(top)
+                _put(live.value, top, changed)
+            else:
+                _put(live.value, top, live.copied(changed))
             if changes:
                 self._record(changes, undo)
 
@@ -271,9 +282,37 @@ class StateStore(Generic[S]):
         if made:
             self._record(tuple(made), tuple(undo))
 
+    def take_back(self, *, keep: bool) -> None:
+        """The step is over: what it changed in components that it held is recorded (`keep`), or
+        was in vain, since the step will be executed again.
+        """
+        live = self._live
+        for top in sorted(self._lent):
+            value = _child(live.value, top)
+            if value is MISSING:
+                continue
+            if keep:
+                changes, undo = live.replace_key(top, value)
+                if changes:
+                    self._record(changes, undo)
+            elif top in live.tree:
+                _put(live.value, top, decode_stored(live.tree[top], live.keeper))
+        self._lent.clear()
+
     def to_dict(self) -> dict[str, Any]:
         """The state as a plain mapping."""
         return self._live.items(self._live.value)
+
+
+def _is_component(value: Any) -> bool:
+    return makes_components(type(value))
+
+
+def _find(value: Any, path: str) -> Any:
+    """The value at a dotted path, or `MISSING`."""
+    for part in path.split("."):
+        value = _child(value, part)
+    return value
 
 
 def _child(value: Any, part: str) -> Any:

@@ -122,6 +122,7 @@ class Workers:
 
     def _conclude(self, invocation: Invocation, result: Any, error: BaseException | None) -> None:
         job, spec = invocation.job, invocation.spec
+        invocation.settle_store(keep=error is None)
         if isinstance(error, Waits):
             invocation.release(goes_on=True)
             self.body.emit(JobLeft(job.id, spec.name, invocation.taken, invocation.worker))

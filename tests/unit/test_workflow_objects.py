@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, PrivateAttr, field_validator
 
 from ironflow.core.errors import NotSerializable
 from ironflow.workflows import Context, Workflow, step
+from ironflow.workflows.codec import decode_event, encode_fields
 from ironflow.workflows.context import PickleSerializer
 from ironflow.workflows.errors import ContextSerdeError, WorkflowValidationError
 from ironflow.workflows.events import (
@@ -19,6 +20,7 @@ from ironflow.workflows.events import (
     StartEvent,
     StopEvent,
 )
+from ironflow.workflows.plain import is_plain
 
 
 class Client:
@@ -205,3 +207,69 @@ async def test_a_verbose_workflow_says_what_its_steps_do(
         f"[{handler.run_id}] step keep takes StartEvent",
         f"[{handler.run_id}] step keep has made StopEvent",
     ]
+
+
+# -- events that are sure to come back ------------------------------------------------------------
+
+
+class Plain(Event):
+    text: str
+    number: int | None = None
+    flag: bool = False
+
+
+class Held(Event):
+    what: Any = None
+
+
+class Checked(Event):
+    number: int = Field(ge=0)
+
+
+class Doubled(Event):
+    number: int
+
+    @field_validator("number")
+    @classmethod
+    def _double(cls, number: int) -> int:
+        return number * 2
+
+
+class Own(Event):
+    number: int
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**{**params, "number": params["number"] + 1})
+
+
+class Secret(Event):
+    _hidden: int = PrivateAttr(default=0)
+
+
+def _changed(event: Event, **fields: Any) -> Event:
+    for name, value in fields.items():
+        setattr(event, name, value)
+    return event
+
+
+@pytest.mark.parametrize(
+    ("event", "plain"),
+    [
+        (Plain(text="a"), True),
+        (Plain(text="a", number=1, flag=True), True),
+        (_changed(Plain(text="a"), number="b"), False),
+        (Plain(text="a", more=1), False),
+        (Held(what="a"), False),
+        (Checked(number=1), False),
+        (Doubled(number=1), False),
+        (Own(number=1), False),
+        (_changed(Secret(), _hidden=1), False),
+        (StopEvent(result=1), False),
+    ],
+)
+def test_only_events_that_come_back_are_taken_for_such_without_a_look(
+    event: Event, plain: bool
+) -> None:
+    assert is_plain(event) is plain
+    if plain:
+        assert decode_event(type(event), encode_fields(event)) == event

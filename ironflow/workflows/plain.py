@@ -1,0 +1,64 @@
+"""Events whose class shows that they come back from their stored form as they went into it."""
+
+from __future__ import annotations
+
+import types
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from ironflow.workflows.events import Event
+from ironflow.workflows.vocabulary import by_class
+
+_PLAIN = frozenset((str, int, bool, type(None)))
+"""What JSON gives back as it was. Not floats: some have no JSON form."""
+
+
+def is_plain(event: Any) -> bool:
+    """Whether the event that is read from its stored form is sure to be the same."""
+    fields = _plain_fields(type(event))
+    if fields is None or event._data:
+        return False
+    return all(type(value) in fields.get(name, ()) for name, value in event.__dict__.items())
+
+
+@by_class
+def _plain_fields(kind: type) -> dict[str, frozenset[type]] | None:
+    """By field the types of which its value may be; None for a class that has anything in it which
+    makes another value of a stored one, or may refuse it.
+    """
+    if not (
+        issubclass(kind, Event)
+        and kind.__init__ is Event.__init__
+        and kind.__eq__ is BaseModel.__eq__
+        and kind.model_dump is BaseModel.model_dump
+        and kind.model_config == Event.model_config
+        and kind.__private_attributes__.keys() == {"_data"}
+        and not _is_decorated(kind)
+    ):
+        return None
+    fields = {name: _plain_types(field) for name, field in kind.model_fields.items()}
+    return {n: t for n, t in fields.items() if t is not None} if all(fields.values()) else None
+
+
+def _is_decorated(kind: type[Event]) -> bool:
+    """Whether the class has validators, serializers or computed fields beside ours."""
+    found = kind.__pydantic_decorators__
+    others = (
+        found.validators, found.field_validators, found.root_validators, found.field_serializers,
+        found.model_validators, found.computed_fields,
+    )  # fmt: skip
+    return any(others) or found.model_serializers.keys() != {"_dump"}
+
+
+def _plain_types(field: Any) -> frozenset[type] | None:
+    """The types that a field is declared with, if all are plain and nothing else is said of it."""
+    said = (
+        field.metadata, field.alias, field.validation_alias, field.serialization_alias,
+        field.exclude, field.discriminator,
+    )  # fmt: skip
+    if any(said):
+        return None
+    is_union = get_origin(field.annotation) in (Union, types.UnionType)
+    kinds = frozenset(get_args(field.annotation) if is_union else (field.annotation,))
+    return kinds if kinds <= _PLAIN else None
