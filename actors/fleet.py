@@ -88,7 +88,9 @@ class Fleet:
         spec = self._specs.get(function_id)
         if spec is None or any(worker.takes(spec) for worker in self.workers.values()):
             return None
-        return f"no worker that takes function {function_id!r} is connected"
+        wanted = ", ".join(f"{name}={value}" for name, value in spec.definition.labels.items())
+        labelled = f" with the labels {wanted}" if wanted else ""
+        return f"no worker{labelled} that takes function {function_id!r} is connected"
 
     # -- slots ------------------------------------------------------------------------------------
 

@@ -330,6 +330,7 @@ def function_view(engine: Engine, row: FunctionRow, definition: Definition) -> F
         flow_control=definition.policies,
         served=engine.host.spec(row.id) is not None,
         updated_at=to_rfc3339(row.updated_at),
+        labels=definition.labels,
     )
 
 

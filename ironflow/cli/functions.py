@@ -91,6 +91,7 @@ def show_function(*, function: str, server: str, as_json: bool) -> None:
             ("timeout", "" if view.timeout is None else format_duration(view.timeout)),
             ("retry", _retry(view.retry)),
             ("flow control", "\n".join(_policies(view.flow_control))),
+            ("labels", ", ".join(f"{name}={value}" for name, value in view.labels.items())),
             ("input", "" if view.input_schema is None else pretty(view.input_schema)),
         ]
     )  # fmt: skip

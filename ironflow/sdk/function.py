@@ -146,6 +146,7 @@ def function(
     concurrency: WantedLimits = None,
     flow_control: Wanted = None,
     actor_key: str | None = None,
+    labels: Mapping[str, str] | None = None,
     description: str | None = None,
 ) -> Callable[[Callable[..., Any]], Function]: ...
 
@@ -167,6 +168,7 @@ def function(
     concurrency: WantedLimits = None,
     flow_control: Wanted = None,
     actor_key: str | None = None,
+    labels: Mapping[str, str] | None = None,
     description: str | None = None,
 ) -> Any:
     """Make a durable function of `fn(ctx, input)` (or `fn(ctx)`), async or sync.
@@ -183,7 +185,8 @@ def function(
     `flow_control`: every policy by which runs begin, `concurrency` among them
     (`ironflow.FlowControl`, or a mapping of its fields).
     `actor_key`: a path into the input such as `data.user_id`; runs with the same value there go to
-    the same worker while it is there.
+    the same worker while it is there. `labels`: what the labels of a worker must say to be handed
+    its runs, such as `{"gpu": "yes"}`.
     Raises `InvalidInput` naming what is wrong.
     """
     options = {k: v for k, v in locals().items() if k != "fn"}
@@ -211,6 +214,7 @@ def define(
     concurrency: WantedLimits = None,
     flow_control: Wanted = None,
     actor_key: str | None = None,
+    labels: Mapping[str, str] | None = None,
     description: str | None = None,
 ) -> Function:
     """`function`, but what it makes is known to nobody: put it into a `Registry` of your own."""
@@ -238,8 +242,18 @@ def define(
         concurrency=concurrency_of(concurrency),
         flow_control=flow_control_of(flow_control),
         actor_key=actor_key,
+        labels=_labels(labels),
     )
     return Function(fn, check_policies(definition), input_type, takes_input)
+
+
+def _labels(labels: Any) -> dict[str, str]:
+    given = labels or {}
+    if not isinstance(given, Mapping) or not all(
+        isinstance(text, str) for pair in given.items() for text in pair
+    ):
+        raise InvalidInput("labels", f"{labels!r} is no mapping of text to text")
+    return dict(given)
 
 
 def _check_id(function_id: str) -> None:

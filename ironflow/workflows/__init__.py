@@ -4,16 +4,16 @@
     from ironflow.workflows.events import StartEvent, StopEvent
 
 The names and modules are those of LlamaIndex Workflows: a class written for them runs here after
-the import lines say `ironflow.workflows`. Events are pydantic models: `pip install
-"ironflow[workflows]"`, or pydantic in the environment that executes the file.
+the import lines say `ironflow.workflows`. Events are pydantic models: pydantic 2 must be there for
+the Python that executes the file.
 """
 
 try:
     import pydantic as _pydantic
 except ImportError as error:
     raise ImportError(
-        "ironflow.workflows needs pydantic 2: pip install 'ironflow[workflows]' (for ironflow.pyz: "
-        "install pydantic for the Python that runs it)"
+        "ironflow.workflows needs pydantic 2: pip install pydantic (for ironflow.pyz: into the "
+        "Python that runs it)"
     ) from error
 
 from ironflow.workflows.collect import Collect

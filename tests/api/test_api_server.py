@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,10 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from ironflow.web.app import ROUTES
 from ironflow.web.prefect.routing import is_ours
+
+ROOT = Path(__file__).parents[2]
+NOT_THERE = {"/api/v1/secrets", "/api/v1/capacity/", "/api/v1/audit/settings"}
+"""Paths of which the documentation says that there are none."""
 
 
 async def test_index_links_lead_somewhere(memory_api: Any) -> None:
@@ -64,6 +70,18 @@ async def test_live_actors_are_listed(memory_api: Any) -> None:
     assert [actor["address"] for actor in runs["items"]] == [f"run/{run_id}"]
     assert (await memory_api.get("/api/v1/actors?limit=1")).json["total"] == page["total"]
     assert (await memory_api.get("/api/v1/actors?limit=1001")).status == 422
+
+
+async def test_paths_in_the_documentation_are_served(memory_api: Any) -> None:
+    document = (await memory_api.get("/openapi.json")).json
+    served = [re.sub(r"\{\w+\}", "{}", path) for path in document["paths"]]
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    said = {path for page in pages for path in re.findall(r"/api/v1/[\w{}/-]+", page.read_text())}
+    assert len(said) > 30
+    assert said >= NOT_THERE
+    for path in said - NOT_THERE:
+        known = re.sub(r"\{\w+\}|\bRUN\b", "{}", path.rstrip("/"))
+        assert any(one == known or one.startswith(f"{known}/") for one in served), path
 
 
 async def test_the_description_is_valid_openapi(memory_api: Any) -> None:

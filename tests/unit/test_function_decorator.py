@@ -12,7 +12,7 @@ import pytest
 
 from ironflow import CancelOn, RetryPolicy, Trigger, function
 from ironflow.core.errors import InvalidInput
-from ironflow.sdk.function import Function, Registry, hash_code, registry
+from ironflow.sdk.function import Function, Registry, define, hash_code, registry
 
 
 @dataclass
@@ -258,3 +258,13 @@ def test_a_wrapped_function_is_hashed_by_what_it_wraps() -> None:
         return plain(*args)
 
     assert hash_code(wrapper) == hash_code(plain)
+
+
+def test_labels_say_which_workers_may_run_it() -> None:
+    assert define(lambda ctx: None, id="f", labels={"gpu": "yes"}).definition.labels == {
+        "gpu": "yes"
+    }
+    assert define(lambda ctx: None, id="f").definition.labels == {}
+    for wrong in ("gpu=yes", {"gpu": 1}, [("gpu", "yes")]):
+        with pytest.raises(InvalidInput, match=r"labels: .* is no mapping of text to text"):
+            define(lambda ctx: None, id="f", labels=wrong)  # type: ignore[arg-type]

@@ -78,9 +78,11 @@ def test_labels_choose_the_worker() -> None:
         await world.engine.register_remote(definition(labels={"gpu": "yes"}))
         plain, gpu = FakeWorker(world, "plain"), FakeWorker(world, "gpu")
         await plain.register()
-        await gpu.register(labels={"gpu": "yes", "zone": "a"})
         run_id = await world.start("remote")
         assert await plain.poll(wait=1) == []
+        why = world.engine.host.held_up("remote")
+        assert why == "no worker with the labels gpu=yes that takes function 'remote' is connected"
+        await gpu.register(labels={"gpu": "yes", "zone": "a"})
         assert (await gpu.job()).run_id == run_id
 
     remote(main)

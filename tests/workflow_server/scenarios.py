@@ -7,6 +7,7 @@ and what the client saw, or the error that ended it. Nothing here imports ironfl
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import sys
 import traceback
@@ -320,7 +321,7 @@ class Programs:
 SCENARIOS = [
     name
     for name, found in vars(Programs).items()
-    if asyncio.iscoroutinefunction(found)
+    if inspect.iscoroutinefunction(found)
     and name not in ("first_event", "until_over", "refusal", "before_the_kill", "after_the_kill")
 ]
 

@@ -41,6 +41,7 @@ class FunctionView(View, frozen=True):
     input_schema: dict[str, Any] | None
     flow_control: FlowControl
     served: bool
+    labels: dict[str, str]
     updated_at: str
 
 
