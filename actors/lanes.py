@@ -76,29 +76,32 @@ class Lanes:
         """Take a place in every lane at once, unless one is full or somebody waits for it."""
         if run_id in self._held:
             return True
-        if run_id in self._waiting or any(lane in self._lines for lane in lanes):
-            return False
-        if self._first_full(lanes) is not None:
+        if run_id in self._waiting or self._closed_to_new(lanes) is not None:
             return False
         self._hold(run_id, lanes)
         return True
 
     def enqueue(self, ticket: Ticket) -> None:
         """Wait for places, or go on if there are. Waiting twice is waiting once."""
-        if ticket.run_id in self._waiting:
+        run_id, lanes = ticket.run_id, ticket.lanes
+        if run_id in self._waiting:
             return
-        if self.acquire(ticket.run_id, ticket.lanes):
+        held = run_id in self._held
+        # Asked once: in a lane that counts for a period there may be room a moment later, and who
+        # stood in the line of another one then would never be admitted.
+        closed = None if held else self._closed_to_new(lanes)
+        if closed is None:
+            if not held:
+                self._hold(run_id, lanes)
             self._admit(ticket)
             return
-        self._waiting[ticket.run_id] = ticket
-        key = ticket.lanes, ticket.priority, ticket.share
-        queue = self._queues.get(key)
+        self._waiting[run_id] = ticket
+        queue = self._queues.get(ticket.sort)
         if queue is None:
-            queue = self._queues[key] = Queue()
+            queue = self._queues[ticket.sort] = Queue()
         queue.add(ticket)
         if queue.line is None:
-            busy = next((lane for lane in ticket.lanes if lane in self._lines), None)
-            self._stand(queue, self._first_full(ticket.lanes) or busy or ticket.lanes[0])
+            self._stand(queue, closed)
         elif queue.head is ticket:
             queue.line.add(queue)
 
@@ -136,12 +139,11 @@ class Lanes:
         """The run no longer wants anything."""
         ticket = self._waiting.pop(run_id, None)
         if ticket is not None:
-            key = ticket.lanes, ticket.priority, ticket.share
-            queue = self._queues[key]
+            queue = self._queues[ticket.sort]
             lane = self._lane_of(queue)
             drop(queue, ticket)
             if not queue:
-                del self._queues[key]
+                del self._queues[ticket.sort]
                 self._forget_empty(lane)
         self.release(run_id)
 
@@ -158,7 +160,7 @@ class Lanes:
                 continue
             ticket = line.take()
             if not queue:
-                del self._queues[ticket.lanes, ticket.priority, ticket.share]
+                del self._queues[ticket.sort]
                 self._forget_empty(lane)
             del self._waiting[ticket.run_id]
             self._hold(ticket.run_id, ticket.lanes)
@@ -174,7 +176,7 @@ class Lanes:
         ticket = self._waiting.get(run_id)
         if ticket is None:
             return None
-        queue = self._queues[ticket.lanes, ticket.priority, ticket.share]
+        queue = self._queues[ticket.sort]
         return self.state(self._lane_of(queue))
 
     def state(self, lane: str) -> LaneState:
@@ -242,4 +244,14 @@ class Lanes:
         return self._limit_of(lane) - len(self._holders.get(lane, ()))
 
     def _first_full(self, lanes: tuple[str, ...]) -> str | None:
-        return next((lane for lane in lanes if self._room(lane) < 1), None)
+        for lane in lanes:
+            if self._room(lane) < 1:
+                return lane
+        return None
+
+    def _closed_to_new(self, lanes: tuple[str, ...]) -> str | None:
+        """The first lane that lets nobody pass who comes now: it is full, or others wait for it."""
+        for lane in lanes:
+            if lane in self._lines or self._room(lane) < 1:
+                return lane
+        return None

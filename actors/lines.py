@@ -35,6 +35,11 @@ class Ticket(NamedTuple):
         """The older, the smaller; no two runs have the same."""
         return self.came, self.run_id
 
+    @property
+    def sort(self) -> tuple[tuple[str, ...], int, str | None]:
+        """What runs that stand in one queue have in common."""
+        return self.lanes, self.priority, self.share
+
 
 class Queue:
     """Runs that differ in nothing but their age: what holds up one holds up all."""

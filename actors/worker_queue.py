@@ -131,6 +131,8 @@ class WorkerQueue:
         self.rows: WaitingRows[Row] = WaitingRows()
         self._actors: dict[str, tuple[Actor, str | None]] = {}
         """Of runs that ask for a slot: the actor, and who had the run last."""
+        self._alarms: dict[str, asyncio.TimerHandle] = {}
+        """When runs that wait for a certain worker have waited long enough."""
         self._expecting = False
         self.closed = False
         """Draining: nothing is handed out any more."""
@@ -163,8 +165,10 @@ class WorkerQueue:
                 self.rows.move(run_id, row)
             else:
                 self.rows.join(run_id, row)
+            self._forget_alarm(run_id)
             if worker_id != ANYONE and self._patience:
-                self._loop.call_later(self._patience, self._give_up, run_id, row)
+                alarm = self._loop.call_later(self._patience, self._give_up, run_id, row)
+                self._alarms[run_id] = alarm
         worker = self._idle_worker(function_id, worker_id)
         if worker is not None:
             self.pump(worker)
@@ -193,11 +197,15 @@ class WorkerQueue:
         """The run no longer wants a worker."""
         self.rows.leave(run_id)
         self._actors.pop(run_id, None)
+        self._forget_alarm(run_id)
 
     def clear(self, function_id: str) -> list[str]:
         """The runs that waited for a worker; they no longer wait here."""
         rows = [row for row in self.rows.rows() if row[0] == function_id]
-        return [run_id for row in rows for run_id in self.rows.clear(row)]
+        runs = [run_id for row in rows for run_id in self.rows.clear(row)]
+        for run_id in runs:
+            self._forget_alarm(run_id)
+        return runs
 
     def waits_for(self, run_id: str) -> tuple[str, str] | None:
         """The actor and the worker that a run waits for, if it waits for a certain one."""
@@ -280,6 +288,7 @@ class WorkerQueue:
         """Whoever waits in a row of one worker waits for anyone."""
         for run_id in self.rows.members(row):
             self.rows.move(run_id, (row[0], ANYONE))
+            self._forget_alarm(run_id)
         spec = self._specs.get(row[0])
         for worker in list(self.workers.values()):
             if spec is not None and worker.credit > 0 and worker.takes(spec):
@@ -287,11 +296,17 @@ class WorkerQueue:
 
     def _give_up(self, run_id: str, row: Row) -> None:
         """The worker of the run's actor was full for too long: another one may have both."""
+        del self._alarms[run_id]
         if self.rows.row_of(run_id) == row and (found := self._actors.get(run_id)) is not None:
             actor, _ = found
             self.bindings.release(actor)
             self._actors[run_id] = (actor, None)
             self.enqueue(run_id, row[0])
+
+    def _forget_alarm(self, run_id: str) -> None:
+        alarm = self._alarms.pop(run_id, None)
+        if alarm is not None:
+            alarm.cancel()
 
     def _may_have(self, worker: Worker, row: Row) -> bool:
         spec = self._specs.get(row[0])
@@ -335,6 +350,7 @@ class WorkerQueue:
         return idle[0] if idle else None
 
     def _reserve(self, run_id: str, worker: Worker) -> None:
+        self._forget_alarm(run_id)
         worker.asked -= 1
         worker.promised += 1
         self.reserved[run_id] = worker.id

@@ -46,6 +46,8 @@ class Size:
     """Only sides of these roles; none given: all."""
     where: Mapping[str, Any] = field(default_factory=dict)
     """Only cases with these parameters."""
+    here: bool = False
+    """Measure in this process: for who wants to see that a scenario works, and no figures."""
 
     def takes(self, side: Side) -> bool:
         """Whether the side takes part."""
@@ -131,7 +133,7 @@ def _measure_case(
                 continue
             began = time.perf_counter()
             try:
-                figures = _spawn(scenario, side, case, size)
+                figures = _measure_side(scenario, side, case, size)
             except RuntimeError as error:
                 note(f"{where} is left out: {error}")
                 reasons = results.failed if side.role == "ours" else results.left_out
@@ -159,8 +161,8 @@ def describe(case: Case) -> str:
     return f" ({', '.join(f'{name} {value}' for name, value in case.items())})" if case else ""
 
 
-def _spawn(scenario: Scenario, side: Side, case: Case, size: Size) -> Figures:
-    """One measurement in a fresh process and folder. Raises `RuntimeError` with its last words."""
+def _measure_side(scenario: Scenario, side: Side, case: Case, size: Size) -> Figures:
+    """One measurement in a fresh folder. Raises `RuntimeError` with its last words."""
     folder = Path(tempfile.mkdtemp(prefix="ironflow-bench-", dir=size.folder))
     seconds = size.seconds or (scenario.quick_seconds if size.quick else scenario.seconds)
     order = {
@@ -171,34 +173,35 @@ def _spawn(scenario: Scenario, side: Side, case: Case, size: Size) -> Figures:
         "durability": size.durability,
         "folder": str(folder),
     }
-    line = [sys.executable, str(RUN), "--measure", json.dumps(order)]
     try:
-        with subprocess.Popen(
-            line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as child:
-            try:
-                output, errors = child.communicate(timeout=GIVE_UP_SECONDS)
-            except subprocess.TimeoutExpired:
-                # Not a kill: it has servers to stop.
-                child.send_signal(signal.SIGINT)
-                raise RuntimeError(f"{side.name} did not end in {GIVE_UP_SECONDS} s") from None
-        if child.returncode:
-            raise RuntimeError(f"{side.name} failed:\n{errors.strip()[-LAST_WORDS:]}")
-        figures: Figures = json.loads(output.splitlines()[-1])
-        return figures
+        if size.here:
+            return asyncio.run(_measure(side, _setting(order)))
+        return _spawn(order)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _spawn(order: dict[str, Any]) -> Figures:
+    """In a fresh process."""
+    name = order["side"]
+    line = [sys.executable, str(RUN), "--measure", json.dumps(order)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            output, errors = child.communicate(timeout=GIVE_UP_SECONDS)
+        except subprocess.TimeoutExpired:
+            # Not a kill: it has servers to stop.
+            child.send_signal(signal.SIGINT)
+            raise RuntimeError(f"{name} did not end in {GIVE_UP_SECONDS} s") from None
+    if child.returncode:
+        raise RuntimeError(f"{name} failed:\n{errors.strip()[-LAST_WORDS:]}")
+    figures: Figures = json.loads(output.splitlines()[-1])
+    return figures
 
 
 def measure_one(order: dict[str, Any]) -> Figures:
     """The inside of `_spawn`."""
     side = scenarios()[order["scenario"]].side(order["side"])
-    setting = Setting(
-        folder=Path(order["folder"]),
-        case=order["case"],
-        seconds=order["seconds"],
-        durability=order["durability"],
-    )
+    setting = _setting(order)
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*COLLECT_AFTER)
     try:
@@ -207,6 +210,15 @@ def measure_one(order: dict[str, Any]) -> Figures:
         return asyncio.run(_measure(side, setting))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_measure(side, setting))
+
+
+def _setting(order: dict[str, Any]) -> Setting:
+    return Setting(
+        folder=Path(order["folder"]),
+        case=order["case"],
+        seconds=order["seconds"],
+        durability=order["durability"],
+    )
 
 
 async def _measure(side: Side, setting: Setting) -> Figures:

@@ -87,7 +87,7 @@ class Scenario:
     case.
     """
     seconds: float = 2.5
-    quick_seconds: float = 0.2
+    quick_seconds: float = 0.1
     rounds: int = 3
     targets: Sequence[Target] = ()
     notes: str = ""

@@ -146,8 +146,8 @@ def dispatch_side(
         seconds: list[float] = []
         async with serve(setting) as server, connections(server.port, 1) as (connection,):
             began = time.perf_counter()
-            warm = WARM_SECONDS
-            while (spent := time.perf_counter() - began) < setting.seconds + warm:
+            warm = min(WARM_SECONDS, setting.seconds)
+            while (spent := time.perf_counter() - began) < setting.seconds + warm or not seconds:
                 taken = await reach(connection, time.time())
                 if spent > warm:
                     seconds.append(taken)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -121,10 +122,17 @@ def parse_lane(name: str) -> tuple[str, str]:
     """The function of a lane, and which of its lanes it is: the number of a limit, `throttle` or
     `rate`. Raises `ValueError` for what names no lane.
     """
-    found = _NAME.fullmatch(name)
+    # There are as many lanes as values of a key, but few names before the value.
+    found = _parse_head(name.partition(":")[0]) or _parse_head.__wrapped__(name)
     if found is None:
         raise ValueError(f"{name!r} names no lane")
-    return found[1], found[2]
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _parse_head(name: str) -> tuple[str, str] | None:
+    found = _NAME.fullmatch(name)
+    return None if found is None else (found[1], found[2])
 
 
 def is_throttle(lane: str) -> bool:

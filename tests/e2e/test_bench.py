@@ -17,11 +17,15 @@ from harness.load import parse_answer
 from harness.rounds import Results, Size, measure_all
 from harness.scenario import Case, Column, Figures, Scenario, Setting, Side, Target
 
+SPAWNED = ("one-run", "steps-in-process", "workflows-memory")
+"""These are measured as they are for figures: each side in a process of its own."""
+
 
 @pytest.mark.parametrize("name", sorted(scenarios()))
 def test_scenario_measures_ours_and_its_ceiling(name: str, tmp_path: Path) -> None:
     scenario = scenarios()[name]
-    size = Size(quick=True, folder=tmp_path, roles=("ours", "ceiling"))
+    here = name not in SPAWNED
+    size = Size(quick=True, folder=tmp_path, roles=("ours", "ceiling"), here=here)
     results = measure_all([scenario], size, print)
     assert results.failed == {}
     if results.left_out and not os.environ.get("CI"):

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -366,6 +367,33 @@ class LanesKeepTheirLaws(RuleBasedStateMachine):
 
 
 TestLanes = LanesKeepTheirLaws.TestCase
+
+
+class Running(Time):
+    """It goes on, a microsecond each time that somebody looks."""
+
+    def now(self) -> int:
+        self.micros += 1
+        return self.micros
+
+
+@pytest.mark.parametrize("early", range(12))
+def test_a_throttle_that_opens_while_somebody_joins_the_line_forgets_nobody(early: int) -> None:
+    time, admitted = Running(), list[str]()
+    lanes = Lanes(
+        lambda lane: 5 if lane == "f#0" else 1,
+        lambda function_id, share: 1.0,
+        lambda ticket: admitted.append(ticket.run_id),
+        Windows(lambda lane: (1, PERIOD), time, time.later),
+    )
+    places = ("f#0", "f#throttle")
+    lanes.enqueue(Ticket("first", "f", 0, places))
+    began = time.now()
+    lanes.begin("first", began)
+    time.micros = began + PERIOD - early
+    lanes.enqueue(Ticket("second", "f", 1, places))
+    time.advance(2 * PERIOD)
+    assert admitted == ["first", "second"]
 
 
 def test_no_run_is_looked_at_before_its_turn() -> None:

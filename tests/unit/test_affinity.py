@@ -11,11 +11,14 @@ from fake_worker import FakeWorker, definition, remote
 
 from ironflow import testing
 from ironflow.actors.affinity import Actor, Bindings
+from ironflow.actors.virtual_time import in_virtual_time
 from ironflow.actors.worker import Heartbeat, Leave, PollDropped, PollJobs
+from ironflow.actors.worker_queue import Worker, WorkerQueue
 from ironflow.core import pull
 from ironflow.core.affinity import actor_of
 from ironflow.core.errors import InvalidInput, NotFound
 from ironflow.core.flow_control import Concurrency
+from ironflow.core.functions import compile_spec
 
 
 async def crew(world: testing.World, *names: str, **facts: Any) -> list[FakeWorker]:
@@ -152,6 +155,36 @@ def test_a_run_does_not_wait_longer_for_a_full_worker_than_it_was_told_to() -> N
         assert [job.run_id for job in await two.poll(wait=10)] == [waiting]
 
     remote(main, actor_wait=30.0)
+
+
+@in_virtual_time
+async def test_each_wait_for_a_full_worker_has_a_patience_of_its_own() -> None:
+    granted: list[str] = []
+    specs = {"remote": compile_spec(definition(), lambda data: None)}
+    queue = WorkerQueue(asyncio.get_running_loop(), specs, granted.append, patience=30.0)
+    one, two = (Worker(name, frozenset({"remote"}), 10, 0, 0) for name in ("one", "two"))
+    queue.admit(one)
+    queue.admit(two)
+    two.asked = 5
+    ann = Actor("remote", "ann")
+    queue.bindings.bind(ann, "one")
+
+    def wait() -> None:
+        queue.prefer("run", ann, "one")
+        queue.enqueue("run", "remote")
+
+    wait()
+    await asyncio.sleep(20)
+    one.asked = 1
+    queue.pump(one)
+    assert granted == ["run"]
+    queue.use("run")
+    wait()  # its execution has ended in a wait, which is over
+    await asyncio.sleep(20)
+    assert granted == ["run"]
+    await asyncio.sleep(15)
+    assert (granted, queue.reserved) == (["run", "run"], {"run": "two"})
+    assert not queue._alarms
 
 
 def test_after_a_restart_runs_wait_a_moment_for_the_worker_that_had_them() -> None:
