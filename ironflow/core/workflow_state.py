@@ -28,6 +28,8 @@ class EventData(msgspec.Struct, frozen=True, omit_defaults=True):
 
     type: str
     value: Payload
+    typed: dict[str, Any] = {}
+    """Values that JSON alone would give back as something else, by field, as the store has them."""
 
 
 class Wait(msgspec.Struct, omit_defaults=True):

@@ -12,6 +12,8 @@ import hashlib
 import importlib
 import re
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -20,10 +22,9 @@ from pydantic_core import to_jsonable_python
 
 from ironflow.core.errors import NotSerializable
 from ironflow.core.payloads import Payload, pack
-from ironflow.core.workflow_state import EventData
 from ironflow.core.workflow_stream import envelope
 from ironflow.workflows import events
-from ironflow.workflows.plain import is_plain
+from ironflow.workflows.plain import is_plain, undeclared
 from ironflow.workflows.vocabulary import ancestors, is_step_failed, wire_name
 
 _encode = msgspec.json.Encoder().encode
@@ -67,8 +68,8 @@ def _fields_of(event: Any) -> dict[str, Any]:
     """
     found = {name: getattr(event, name) for name in type(event).model_fields}
     value: dict[str, Any] = to_jsonable_python(found)
-    if event._data:
-        value["_data"] = to_jsonable_python(event._data)
+    if extra := undeclared(event):
+        value["_data"] = to_jsonable_python(extra)
     return value
 
 
@@ -177,14 +178,6 @@ def tag_event(event: Any) -> dict[str, Any]:
     return {MODEL: True, "value": event_value(event), "qualified_name": wire_name(type(event))}
 
 
-def event_data(event: Any, blobs: dict[str, bytes], keeper: Keeper | None = None) -> EventData:
-    """An event for the journal; what is too large for it is put into `blobs`."""
-    payload, blob = pack(encode_fields(event, keeper))
-    if blob is not None:
-        blobs[payload.blob or ""] = blob
-    return EventData(wire_name(type(event)), payload)
-
-
 def digest(*parts: str | bytes) -> str:
     """A short mark by which the same effect is recognised."""
     hashed = hashlib.blake2b(digest_size=8)
@@ -194,8 +187,15 @@ def digest(*parts: str | bytes) -> str:
     return hashed.hexdigest()
 
 
-def decode_event(kind: type, data: bytes, keeper: Keeper | None = None) -> Any:
-    """The event of a class with these fields. Raises `pydantic.ValidationError`."""
+def decode_event(
+    kind: type,
+    data: bytes,
+    keeper: Keeper | None = None,
+    typed: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """The event of a class with these fields, of which those in `typed` are values already. Raises
+    `pydantic.ValidationError`.
+    """
     value = msgspec.json.decode(data)
     if type(value) is not dict:
         return kind.model_validate(value)  # type: ignore[attr-defined]
@@ -204,6 +204,9 @@ def decode_event(kind: type, data: bytes, keeper: Keeper | None = None) -> Any:
     if is_step_failed(kind):
         value["input_event"] = untag(value["input_event"])
         value["exception"] = build_exception(value["exception"])
+    for name, each in typed.items():
+        place = value["_data"] if name in value.get("_data", ()) else value
+        place[name] = each
     return kind(**value)  # as `model_validate` would call it, at half the price
 
 

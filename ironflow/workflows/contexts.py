@@ -137,6 +137,9 @@ def read(
     return state, live
 
 
+_OWN_ONLY = "objects of classes, which are built of the run's own journal only"
+
+
 def restrict(state: WorkflowState, graph: Definition) -> None:
     """Take from what a caller continues all that would build something else than declared events.
     Raises `ContextSerdeError` where the run could not go on without it.
@@ -145,14 +148,15 @@ def restrict(state: WorkflowState, graph: Definition) -> None:
         bare = data.type.rpartition(".")[2]
         if data.type not in graph.by_wire_name and bare not in graph.by_bare_name:
             raise ContextSerdeError(f"the workflow knows no event {data.type!r}")
+        if names_classes(data.typed):
+            raise ContextSerdeError(f"an event {bare} that is under way holds {_OWN_ONLY}")
     for job in state.jobs.values():
         memos = [payload.json for payload in job.memos.values()]
         values = [msgspec.json.decode(text) for text in memos if text is not None]
         values += [[list(echo.changes), list(echo.undo)] for echo in job.echoes]
         if names_classes(values):
             raise ContextSerdeError(
-                f"the step {job.step!r}, which is under way, remembers objects of classes; these "
-                "are built of the run's own journal only"
+                f"the step {job.step!r}, which is under way, remembers {_OWN_ONLY}"
             )
         job.error = None
         job.children.clear()  # they were children of another run, and tell that of their end

@@ -73,7 +73,7 @@ def workflow_diagram(workflow: Any) -> Diagram:
 def _shape(node: dict[str, Any], graph: Definition) -> Shape:
     kind = node["node_type"]
     if kind == "event":
-        if node["id"] == graph.start.__name__:
+        if node["event_type"] == graph.start.__name__:
             return "start"
         return "stop" if "StopEvent" in node["event_types"] else "event"
     if kind == "external" or node["id"] == OUTSIDE:

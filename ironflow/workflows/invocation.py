@@ -35,7 +35,6 @@ from ironflow.workflows.codec import (
     digest,
     encode_event,
     encode_fields,
-    event_data,
     payload_of,
 )
 from ironflow.workflows.errors import WorkflowRuntimeError
@@ -218,8 +217,7 @@ class Invocation:
         """See `Context.collect_events`."""
         self._check()
         body = self.body
-        data = event_data(event, body.blobs, body.keep)
-        body.objects.add(data, event)
+        data = body.objects.store(event, body.blobs)
         fields = self._same_again(encode_fields(event, body.keep))
         mark = digest(data.type, fields, buffer_id or "")
         echo = self._is_echo("collect", mark)

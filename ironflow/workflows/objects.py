@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ironflow.core.execution import Effects
 from ironflow.core.payloads import Payload
 from ironflow.core.workflow_state import EventData, Job, WorkflowState
-from ironflow.workflows.codec import Keeper, decode_event
+from ironflow.workflows.codec import Keeper, decode_event, encode_fields, payload_of
 from ironflow.workflows.errors import WorkflowRuntimeError
+from ironflow.workflows.typed import restore_typed, typed_values
+from ironflow.workflows.vocabulary import wire_name
 
 if TYPE_CHECKING:
     from ironflow.workflows.mounting import MountedWorkflow
@@ -26,6 +28,14 @@ class Objects:
         self._objects: dict[int, tuple[EventData, Any]] = {}
         self._large: dict[str, bytes] = {}
 
+    def store(self, event: Any, blobs: dict[str, bytes]) -> EventData:
+        """The stored form of an event; what is too large for the journal is put into `blobs`."""
+        payload = payload_of(encode_fields(event, self._keeper), blobs)
+        typed = {} if self._keeper is not None else typed_values(event)
+        data = EventData(wire_name(type(event)), payload, typed)
+        self.add(data, event)
+        return data
+
     def add(self, data: EventData, event: Any) -> None:
         """Hold the object of an event, so that it need not be decoded."""
         objects = self._objects
@@ -41,7 +51,8 @@ class Objects:
         kind = kind or self._function.class_of(data.type)
         if kind is None:
             raise WorkflowRuntimeError(f"the class {data.type} of a stored event is not known here")
-        event = decode_event(kind, self._text(data.value), self._keeper)
+        text = self._text(data.value)
+        event = decode_event(kind, text, self._keeper, restore_typed(data.typed))
         self.add(data, event)
         return event
 

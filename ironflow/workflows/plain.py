@@ -14,10 +14,19 @@ _PLAIN = frozenset((str, int, bool, type(None)))
 """What JSON gives back as it was. Not floats: some have no JSON form."""
 
 
+def undeclared(event: Any) -> dict[str, Any]:
+    """The further fields of an event, ours or LlamaIndex's; not by attribute, which asks pydantic
+    three times.
+    """
+    private = event.__pydantic_private__
+    found: dict[str, Any] = private["_data"] if private else {}
+    return found
+
+
 def is_plain(event: Any) -> bool:
     """Whether the event that is read from its stored form is sure to be the same."""
     fields = _plain_fields(type(event))
-    if fields is None or event._data:
+    if fields is None or undeclared(event):
         return False
     return all(type(value) in fields.get(name, ()) for name, value in event.__dict__.items())
 

@@ -1,7 +1,9 @@
 """A workflow as a graph: steps, events, resources, and who stands outside.
 
 Nodes have `id`, `label`, `node_type` and what their type adds; edges have `source`, `target`,
-`label`. Keys of older clients (`title`, `event_type` on every node) are there, too.
+`label`. Ids are the bare names of steps and of event classes; where two are the same, the step has
+it and the events get a number. Keys of older clients (`title`, `event_type` on every node) are
+there, too.
 """
 
 from __future__ import annotations
@@ -52,6 +54,8 @@ class _Builder:
         self.graph = graph
         self.nodes: dict[str, dict[str, Any]] = {}
         self.edges: dict[tuple[str, str, str | None], None] = {}
+        self.ids: dict[type, str] = {}
+        """Of the nodes of event classes."""
 
     def build(self) -> None:
         steps = self.graph.steps.values()
@@ -74,9 +78,9 @@ class _Builder:
             if OUTSIDE not in self.nodes:
                 break
             if is_input_required(kind):
-                self._edge(kind.__name__, OUTSIDE)
+                self._edge(self._id(kind), OUTSIDE)
             if is_human_response(kind):
-                self._edge(OUTSIDE, kind.__name__)
+                self._edge(OUTSIDE, self._id(kind))
 
     def _add_waits(self) -> None:
         """What steps wait for in their code, which no signature says: answers from outside, and the
@@ -90,26 +94,37 @@ class _Builder:
             for kind in answers:
                 self._add_event(kind)
                 self.nodes.setdefault(OUTSIDE, _node(OUTSIDE, "external", label="External Step"))
-                self._edge(OUTSIDE, kind.__name__)
-                self._edge(kind.__name__, spec.name, "waits for")
+                self._edge(OUTSIDE, self._id(kind))
+                self._edge(self._id(kind), spec.name, "waits for")
             for kind in kinds if answers else ():
                 if is_input_required(kind):
                     self._add_event(kind)
-                    self._edge(spec.name, kind.__name__, "asks")
-                    self._edge(kind.__name__, OUTSIDE)
+                    self._edge(spec.name, self._id(kind), "asks")
+                    self._edge(self._id(kind), OUTSIDE)
 
     def _edge(self, source: str, target: str, label: str | None = None) -> None:
         self.edges[source, target, label] = None
 
+    def _id(self, kind: type) -> str:
+        """The id of the node of an event class."""
+        found = self.ids.get(kind)
+        if found is None:
+            found, number = kind.__name__, 2
+            while found in self.nodes or found in self.ids.values():
+                found, number = f"{kind.__name__}~{number}", number + 1
+            self.ids[kind] = found
+        return found
+
     def _add_event(self, kind: Any) -> None:
-        name = kind.__name__
+        name, node_id = kind.__name__, self._id(kind)
         try:
             schema = kind.model_json_schema()
         except Exception:  # noqa: BLE001 - fields of arbitrary types have no schema
             schema = None
-        self.nodes[name] = _node(
-            name,
+        self.nodes[node_id] = _node(
+            node_id,
             "event",
+            label=name,
             event_type=name,
             event_types=[name, *ancestors(kind)],
             event_schema=schema,
@@ -120,16 +135,16 @@ class _Builder:
         for kind in spec.takes:
             for given in self.graph.events if spec.accept_subclasses else (kind,):
                 if issubclass(given, kind):
-                    self._edge(given.__name__, spec.name)
+                    self._edge(self._id(given), spec.name)
         for kind in spec.gives:
-            self._edge(spec.name, kind.__name__)
+            self._edge(spec.name, self._id(kind))
         if spec.is_handler:
             covered = spec.handles or [
                 n for n in self.graph.plain if self.graph.handler_for(n, {}) is spec
             ]
             for kind in (k for k in spec.takes if is_step_failed(k)):
                 for step in covered:
-                    self._edge(step, kind.__name__)
+                    self._edge(step, self._id(kind))
         for parameter, (kind, resource) in spec.resources.items():
             self._edge(spec.name, self._add_resource(kind, resource), parameter)
 

@@ -24,7 +24,7 @@ from ironflow.core.workflow_state import (
     WorkflowState,
 )
 from ironflow.core.workflow_stream import INTERNAL, built_in
-from ironflow.workflows.codec import encode_event, event_data, event_value, payload_of
+from ironflow.workflows.codec import encode_event, event_value, payload_of
 from ironflow.workflows.errors import WorkflowRuntimeError
 from ironflow.workflows.steps import StepSpec
 from ironflow.workflows.vocabulary import is_input_required, is_internal, is_stop, wire_name
@@ -102,8 +102,7 @@ class Router:
 
     def prepare(self, event: Any, job: Job | None, *, inside: bool) -> Delivery:
         """An event that a step returned (`inside` its fan-outs) or sent."""
-        data = event_data(event, self.body.blobs, self.body.keep)
-        self.body.objects.add(data, event)
+        data = self.body.objects.store(event, self.body.blobs)
         if job is None:
             return Delivery(event, data)
         return Delivery(event, data, job.fans if inside else (), dict(job.recoveries), job.id)

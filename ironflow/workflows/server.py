@@ -133,7 +133,9 @@ class WorkflowServer:
         return self
 
     async def stop(self) -> None:
-        """Drain and close: running steps get a while to finish, everything is committed."""
+        """Drain and close: running steps get the setting `drain_timeout` to finish, everything is
+        committed.
+        """
         if self._stop is not None:
             self._stop.set()
         server, self._server = self._server, None
@@ -153,8 +155,9 @@ class WorkflowServer:
             await self.stop()
 
     async def serve(self, host: str = HOST, port: int = PORT, **ignored: Any) -> None:
-        """Serve until SIGTERM, SIGINT, `stop()` or the end of this task. Raises `ConfigError`,
-        `StorageError`. (`uvicorn_config` of the original has no effect.)
+        """Serve until SIGTERM, SIGINT, `stop()` or the end of this task; a second signal ends the
+        process at once. Raises `ConfigError`, `StorageError`. (`uvicorn_config` of the original has
+        no effect.)
         """
         if set(ignored) - {"uvicorn_config"}:
             name = min(set(ignored) - {"uvicorn_config"})
@@ -167,7 +170,10 @@ class WorkflowServer:
             log.info("serving %s on %s", names, self.url)
             with tuned_process():
                 await stop.wait()
-            log.info("draining")
+            if self._server is not None:  # else `stop` has drained it
+                log.info(
+                    "draining: running steps get up to %g s", self._server.settings.drain_timeout
+                )
 
     def _read_settings(self, host: str, port: int) -> Settings:
         values = {"host": host, "port": port, "workflow_origins": "*", **self._settings}

@@ -30,6 +30,7 @@ from ironflow.workflows.events import (
     StartEvent,
     StopEvent,
 )
+from ironflow.workflows.representation import get_workflow_representation
 from ironflow.workflows.retry_policy import retry_policy, stop_after_attempt, wait_none
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -88,6 +89,32 @@ def test_all_ways_through_a_workflow(tmp_path: Path) -> None:
     text = draw_all_possible_flows_mermaid(Mapped(), None, max_label_length=8)
     assert text.startswith("flowchart LR")
     assert '"InputRe…"' in text
+
+
+class work(Event):  # noqa: N801 - as a step is called
+    n: int = 0
+
+
+class Namesakes(Workflow):
+    @step
+    async def begin(self, ev: StartEvent) -> work:
+        return work()
+
+    @step
+    async def work(self, ev: work) -> StopEvent:
+        return StopEvent(result=ev.n)
+
+
+def test_a_step_and_an_event_of_one_name_are_two_nodes() -> None:
+    graph = get_workflow_representation(Namesakes())
+    nodes = {node["id"]: (node["node_type"], node["label"]) for node in graph["nodes"]}
+    assert nodes["work"] == ("step", "work")
+    assert nodes["work~2"] == ("event", "work")
+    assert {(edge["source"], edge["target"]) for edge in graph["edges"]} == {
+        ("StartEvent", "begin"), ("begin", "work~2"), ("work~2", "work"), ("work", "StopEvent"),
+    }  # fmt: skip
+    drawn = draw_all_possible_flows_mermaid(Namesakes(), None)
+    assert drawn.count('"work"') == 2
 
 
 async def test_what_a_run_did(tmp_path: Path) -> None:

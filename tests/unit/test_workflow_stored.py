@@ -7,8 +7,10 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -30,6 +32,7 @@ from ironflow.workflows.retry_policy import retry_policy, stop_after_attempt, wa
 from ironflow.workflows.serializers import JsonSerializer
 from ironflow.workflows.store import DictState
 from ironflow.workflows.stored import decode_stored, encode_stored
+from ironflow.workflows.typed import restore_typed
 
 
 class Word(BaseModel):
@@ -210,6 +213,67 @@ def test_an_event_whose_serializer_fails_is_stored_by_its_fields() -> None:
     assert decode_event(Picky, encode_fields(given)).user_msg == "hi"
 
 
+# -- values that JSON gives back as something else ------------------------------------------------
+
+
+class Carries(Event):
+    what: Any
+    more: list[Any]
+    either: str | UUID
+    left_out: Any = Field(default=None, exclude=True)
+
+
+MOMENT = datetime(2026, 11, 26, tzinfo=UTC)
+
+
+class Carried(Workflow):
+    """The second step is entered again in another process, with what it was given."""
+
+    given: ClassVar[list[dict[str, Any]]] = []
+
+    @step
+    async def pack(self, ev: StartEvent) -> Carries:
+        return Carries(
+            what=Word(text="a"), more=[{1, 2}], either=UUID(int=1), left_out="x", when=MOMENT
+        )
+
+    @step
+    async def unpack(self, ctx: Context, ev: Carries) -> StopEvent:
+        Carried.given.append({**ev.__dict__, **dict(ev.items())})
+        answer = await ctx.wait_for_event(HumanResponseEvent, InputRequiredEvent())
+        return StopEvent(result=answer.response)
+
+
+def test_a_step_that_is_executed_again_is_given_what_it_was_given() -> None:
+    async def main(world: testing.World) -> None:
+        Carried.given.clear()
+        await world.engine.workflows.start("Carried", b"{}", run_id="r")
+        await world.advance("1s")
+        await world.crash()
+        doors = world.engine.workflows
+        answer = {"type": "HumanResponseEvent", "value": {"response": "yes"}}
+        await doors.send("r", *doors.face("Carried").read_event(answer))
+        assert (await world.wait("r")).status == "completed"
+        first, again = Carried.given
+        assert first == {
+            "what": Word(text="a"),
+            "more": [{1, 2}],
+            "either": UUID(int=1),
+            "left_out": "x",
+            "when": MOMENT,
+        }
+        assert again == {**first, "left_out": None}  # the class says that it is not to be stored
+
+    testing.run(main, functions=[MountedWorkflow(Carried(timeout=None))])
+
+
+def test_a_value_whose_class_is_gone_is_what_json_says() -> None:
+    gone = {"what": {"$type": "nowhere.Word", "text": "a"}}
+    assert decode_event(
+        Carries, b'{"what":{"text":"a"},"more":[],"either":""}', None, restore_typed(gone)
+    ).what == {"text": "a"}
+
+
 # -- hostile --------------------------------------------------------------------------------------
 
 HOSTILE = "hostile_module_of_nobody"
@@ -225,12 +289,15 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return HOSTILE
 
 
+THING_HERE = f"{__name__}.Note"
+
+
 def _context(**facts: Any) -> dict[str, Any]:
     return {"version": 2, "state": {"state_data": {"_data": {}}}, "is_running": True, **facts}
 
 
 def _job(**facts: Any) -> dict[str, Any]:
-    event = {"type": f"{__name__}.Note", "value": {"json": {"text": "x"}}}
+    event = {"type": THING_HERE, "value": {"json": {"text": "x"}}}
     job = {"id": 0, "step": "second", "events": [event], "added_at": 0, **facts}
     return _context(ironflow={"begun": True, "next_job": 1, "jobs": {"0": job}})
 
@@ -244,6 +311,9 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "a typed state": _context(state={"state_data": json.dumps({"k": TAGGED})}),
     "a component": _context(state={"state_data": {"_data": {"k": json.dumps(COMPONENT)}}}),
     "an event": _job(events=[{"type": THING, "value": {"json": {}}}]),
+    "a value in an event": _job(
+        events=[{"type": THING_HERE, "value": {"json": {"text": "x"}}, "typed": {"k": TAGGED}}]
+    ),
     "a memo": _job(memos={"m": {"json": TAGGED}}),
     "an echo": _job(echoes=[ECHO]),
     "an error": _job(error={"kind": "x", "message": "x", "facts": {"type": THING}}, failures=1),

@@ -226,6 +226,10 @@ class Endures(Workflow):
         return StopEvent(result=f"beat {ev.number}")
 
 
+class rest(Event):  # noqa: N801 - as the step is called that takes it
+    number: int
+
+
 class Toils(Workflow):
     """Works in one step for as long as it is not told that it is enough."""
 
@@ -234,16 +238,16 @@ class Toils(Workflow):
         self.enough = asyncio.Event()
 
     @step
-    async def labour(self, ev: StartEvent) -> Beat:
+    async def labour(self, ev: StartEvent) -> rest:
         await self.enough.wait()
-        return Beat(number=1)
+        return rest(number=1)
 
     @step
     async def stop(self, ev: Go) -> None:
         self.enough.set()
 
     @step
-    async def rest(self, ev: Beat) -> StopEvent:
+    async def rest(self, ev: rest) -> StopEvent:
         return StopEvent(result=f"beat {ev.number}")
 
 

@@ -90,7 +90,8 @@ def test_steps_light_up_while_they_run(desk: Desk) -> None:
     page.click("#pane-send button[type=submit]")
     expect(status(page)).to_have_text("completed")
     expect(node(page, "labour")).not_to_have_class(re.compile("running"))
-    expect(node(page, "rest")).to_have_class(re.compile("done"))
+    expect(node(page, "rest")).to_have_class(re.compile("step done"))
+    expect(node(page, "rest~2")).to_have_class(re.compile("event done"))  # of the same name
 
 
 def test_workers_are_counted(desk: Desk) -> None:

@@ -38,6 +38,11 @@ export function kindOf(node) {
   return "event";
 }
 
+/** What a run calls a node: its step, or the class of its event. A step and an event may have one name. */
+export function nameOf(node) {
+  return node.node_type === "event" ? (node.event_type ?? node.id) : node.id;
+}
+
 export class GraphView {
   /** `small`: a picture beside others, that cannot be moved. */
   constructor(model, workflow, { small = false, onselect = () => {} } = {}) {
@@ -247,17 +252,19 @@ export class GraphView {
     this.run = run;
     const failed = run?.terminal?.value?.step_name;
     for (const [id, item] of this.nodes) {
-      const step = run?.steps.get(id);
-      const count = item.node.node_type === "event" ? run?.counts.get(id) : null;
+      const isEvent = item.node.node_type === "event";
+      const name = nameOf(item.node);
+      const step = isEvent ? undefined : run?.steps.get(name);
+      const count = isEvent ? run?.counts.get(name) : null;
       const running = step ? step.workers.size : 0;
       const classes = item.element.classList;
       classes.toggle("running", running > 0);
-      classes.toggle("done", Boolean((step?.finished && !running) || (item.node.node_type === "event" && this.wasSeen(run, id, count))));
-      classes.toggle("failed", failed !== undefined && failed === id);
-      classes.toggle("waiting", Boolean(run?.prompts.length && (id === "external_step" || run.prompts.some((prompt) => prompt.type === id))));
+      classes.toggle("done", Boolean((step?.finished && !running) || (isEvent && this.wasSeen(run, name, count))));
+      classes.toggle("failed", failed !== undefined && !isEvent && failed === name);
+      classes.toggle("waiting", Boolean(run?.prompts.length && (id === "external_step" || (isEvent && run.prompts.some((prompt) => prompt.type === name)))));
       item.badge.textContent = step?.started > 1 ? `×${step.started}` : count > 1 ? `×${count}` : "";
       item.label.setAttribute("y", item.node.node_type === "step" ? (step ? -3 : 4) : 4);
-      item.note.textContent = step ? noteOf(step, running, failed === id) : "";
+      item.note.textContent = step ? noteOf(step, running, failed === name) : "";
     }
     for (const edge of this.edges) {
       edge.path.classList.toggle("taken", this.wasTaken(run, edge));
@@ -267,15 +274,16 @@ export class GraphView {
   /** Whether a run went along an edge. What a step sends by hand shows only where it arrives. */
   wasTaken(run, edge) {
     if (!run) return false;
-    if (run.edges.has(`${edge.source}→${edge.target}`)) return true;
+    const [source, target] = [edge.source, edge.target].map((id) => nameOf(this.nodes.get(id).node));
+    if (run.edges.has(`${source}→${target}`)) return true;
     const only = this.edges.filter((other) => other.target === edge.target).length === 1;
-    return only && run.steps.has(edge.source) && this.wasSeen(run, edge.target, run.counts.get(edge.target));
+    return only && run.steps.has(source) && this.wasSeen(run, target, run.counts.get(target));
   }
 
-  wasSeen(run, id, count) {
+  wasSeen(run, name, count) {
     if (!run) return false;
     if (count) return true;
-    for (const edge of run.edges) if (edge.startsWith(`${id}→`) || edge.endsWith(`→${id}`)) return true;
+    for (const edge of run.edges) if (edge.startsWith(`${name}→`) || edge.endsWith(`→${name}`)) return true;
     return false;
   }
 }
@@ -324,8 +332,9 @@ function arrows() {
 /** What the card below the graph says of a node. */
 export function describeNode(item, model) {
   const { node, kind } = item;
-  const into = model.edges.filter((edge) => edge.target === node.id).map((edge) => edge.source);
-  const out = model.edges.filter((edge) => edge.source === node.id).map((edge) => edge.target);
+  const labels = new Map(model.nodes.map((other) => [other.id, other.label]));
+  const into = model.edges.filter((edge) => edge.target === node.id).map((edge) => labels.get(edge.source));
+  const out = model.edges.filter((edge) => edge.source === node.id).map((edge) => labels.get(edge.target));
   const fields = Object.entries(node.event_schema?.properties ?? {});
   const card = h("div", { class: "node-facts" });
   replace(

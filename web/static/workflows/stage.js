@@ -2,7 +2,7 @@
 
 import { h, icon, replace } from "./dom.js";
 import { Comparison } from "./compare.js";
-import { GraphView, describeNode } from "./graph.js";
+import { GraphView, describeNode, nameOf } from "./graph.js";
 
 /** The scale at which names can still be read: a graph that is larger is shown from its top. */
 const LEGIBLE = 0.5;
@@ -70,7 +70,7 @@ export class Stage {
     this.selected = item;
     this.facts.hidden = !item;
     if (!item) return;
-    this.send = h("button", { type: "button", class: "small", onclick: () => this.onsend(item.node.id) }, "Send this event");
+    this.send = h("button", { type: "button", class: "small", onclick: () => this.onsend(nameOf(item.node)) }, "Send this event");
     this.send.disabled = !this.canSend(item);
     replace(
       this.facts,
