@@ -312,7 +312,8 @@ async def _serve(settings: Settings, modules: Sequence[str]) -> int:
     if modules and not functions:
         log.warning("the given modules define no functions")
     if settings.insecure and not server.engine.keyring.is_needed:
-        log.warning("anyone who can reach %s can use it: there are no keys", server.url)
+        address = f"{settings.host} port {server.port}"
+        log.warning("anyone who can reach %s can use it: there are no keys", address)
     watcher = asyncio.create_task(_watch(modules, stop)) if settings.dev else None
     with tuned_process():
         await stop.wait()

@@ -19,6 +19,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from ironflow.core.clock import SECOND, Clock
+from ironflow.core.errors import reason_of
 from ironflow.core.push import CallFailure, Reply
 from ironflow.core.signatures import HEADER, BadSignature, Key, sign_with, verify
 
@@ -28,7 +29,10 @@ LONGEST_WAIT = 3600.0
 """Seconds of a `Retry-After` that are honoured."""
 CONNECT_SECONDS = 5.0
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""Behind these addresses a gateway reaches the IPv4 address of their last 32 bits."""
 
 
 class Refused(CallFailure):
@@ -45,13 +49,22 @@ class Allowance:
     def check(self, address: str) -> None:
         """Raise `Refused` for an address that may not be called."""
         found = ipaddress.ip_address(address.partition("%")[0])
-        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-            found = found.ipv4_mapped
+        if isinstance(found, ipaddress.IPv6Address):
+            found = _inside(found)
         if found.is_global and not found.is_multicast:
             return
         if any(found.version == net.version and found in net for net in self.networks):
             return
         raise Refused(f"{address} is not a public address; allow it with push_networks")
+
+
+def _inside(address: ipaddress.IPv6Address) -> Address:
+    """The IPv4 address that is reached by way of an IPv6 one (mapped, 6to4, NAT64), or itself.
+    Pythons differ in which of these they call global.
+    """
+    if address in NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour or address
 
 
 class _CheckedResolver(AbstractResolver):
@@ -115,7 +128,7 @@ class HttpCaller:
             refused = _cause(error)
             if refused is not None:
                 raise refused from error
-            raise CallFailure(f"cannot be reached: {str(error) or type(error).__name__}") from error
+            raise CallFailure(f"cannot be reached: {reason_of(error)}") from error
 
     def check_answer(self, reply: Reply) -> None:
         """Raise `CallFailure` for an answer that was not signed with one of the keys, if any."""

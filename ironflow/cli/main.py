@@ -7,6 +7,7 @@ verb: the short helps stand here, and tests/unit/test_cli_verbs.py holds them ag
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -77,6 +78,9 @@ VERBS = {
     "version": Entry("version", "version", "Show the version."),
 }
 
+OUTPUT_LOST = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO})
+"""What happens to a file that stdout is sent to, and to no connection."""
+
 EPILOG = """\b
 Examples:
   ironflow serve app.py
@@ -131,10 +135,14 @@ class Verbs(click.Group):
         except KeyboardInterrupt:
             raise click.exceptions.Exit(failures.INTERRUPTED) from None
         except BrokenPipeError:
-            # What Python flushes at exit must go somewhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _give_up_output()
             raise click.exceptions.Exit(failures.PIPE_CLOSED) from None
         return result
+
+
+def _give_up_output() -> None:
+    """What Python flushes at exit must go somewhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def nearest(word: str, known: Any) -> str:
@@ -187,6 +195,9 @@ def _run() -> int:
         code = failures.WRONG if wrong else getattr(error, "exit_code", failures.FAILED)
         return _say(error.message, code)
     except Exception as error:  # noqa: BLE001 - the last resort of a program: say it, with a way to see more
+        if isinstance(error, OSError) and error.errno in OUTPUT_LOST and error.filename is None:
+            _give_up_output()
+            return _say(f"cannot write the output: {error.strerror}", failures.FAILED)
         if wants_traceback():
             traceback.print_exc()
         place = traceback.extract_tb(error.__traceback__)[-1]

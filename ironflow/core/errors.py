@@ -7,6 +7,7 @@ derive from `BaseException` instead, so that a user's `except Exception` cannot 
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 
@@ -346,3 +347,11 @@ class Suspended(BaseException):
 
 class Unwound(BaseException):
     """Unwinds a run's body that was cancelled or timed out, so that its compensations can run."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why a connection failed: in the system's words where an `OSError` is behind it."""
+    cause = getattr(error, "os_error", error)  # aiohttp wraps it, and says more than people can use
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return os.strerror(cause.errno) if cause.errno > 0 else cause.strerror or str(cause)
+    return str(error) or type(error).__name__

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 from collections import deque
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import aiohttp
 import msgspec
 
 from ironflow.core import commands as c
-from ironflow.core.errors import Gone, InvalidInput, IronflowError, StaleExecution
+from ironflow.core.errors import Gone, InvalidInput, IronflowError, StaleExecution, reason_of
 from ironflow.core.messages import Message
 from ironflow.core.remote import Answer, RecordedJob, Report, Shadow, Signals, encode_report
 from ironflow.discovery import Found, credentials
@@ -52,16 +51,6 @@ class Refused(IronflowError):
     def __init__(self, status: int, detail: str) -> None:
         self.status, self.detail = status, detail
         super().__init__(f"{status}: {detail}")
-
-
-def _why(error: Exception) -> str:
-    """Why nothing answered, in the system's words where it said something."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        cause = error.os_error
-        if cause.errno is not None and cause.errno > 0:
-            return os.strerror(cause.errno)
-        return cause.strerror or str(cause)
-    return str(error) or type(error).__name__
 
 
 class _Problem(msgspec.Struct):
@@ -148,7 +137,7 @@ class Link:
                     return text
                 raise Refused(response.status, _detail(text))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Gone(f"{self.url}: {_why(error)}") from error
+            raise Gone(f"{self.url}: {reason_of(error)}") from error
 
     def path(self, rest: str) -> str:
         """A path of this worker."""

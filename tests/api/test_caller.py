@@ -44,7 +44,8 @@ async def calling(networks: list[str], key: str | None = None) -> AsyncIterator[
     [
         "127.0.0.1", "10.1.2.3", "192.168.0.1", "172.16.0.1", "169.254.169.254", "0.0.0.0",
         "100.64.0.1", "224.0.0.1", "::1", "fe80::1%eth0", "fc00::1", "::ffff:127.0.0.1",
-        "::ffff:10.0.0.1", "240.0.0.1",
+        "::ffff:10.0.0.1", "240.0.0.1", "64:ff9b::169.254.169.254", "64:ff9b::a00:1",
+        "2002:7f00:1::", "2002:a9fe:a9fe::1", "2001:0:7f00:1::",
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_public_are_refused(address: str) -> None:
@@ -53,7 +54,7 @@ def test_addresses_that_are_not_public_are_refused(address: str) -> None:
 
 
 def test_public_and_allowed_addresses_pass() -> None:
-    for address in ("1.1.1.1", "2606:4700::1111"):
+    for address in ("1.1.1.1", "2606:4700::1111", "64:ff9b::1.1.1.1"):
         Allowance().check(address)
     allowed = Allowance(["10.1.0.0/16", "::1/128"])
     allowed.check("10.1.2.3")

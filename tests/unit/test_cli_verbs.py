@@ -107,6 +107,24 @@ sys.exit(", ".join(sorted(heavy & set(sys.modules))) or 0)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("verb", ["version", "version --json", "config", "--help"])
+def test_output_that_finds_no_space_is_one_clear_line(verb: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ironflow", *verb.split()],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.stderr == "error: cannot write the output: No space left on device\n"
+    assert done.returncode == 1
+
+
+def test_streams_that_are_closed_are_opened_elsewhere() -> None:
+    line = f"exec {sys.executable} -m ironflow config --json <&- >&-"
+    done = subprocess.run(["/bin/sh", "-c", line], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_completion_offers_verbs_and_options() -> None:
     environment = {**os.environ, "_IRONFLOW_COMPLETE": "bash_complete"}
     for words, number, wanted in (
