@@ -77,6 +77,19 @@ def place(tmp_path: Path, pyz: Path) -> Stranger:
     return Stranger(pyz, tmp_path / "home", tmp_path / "work", tmp_path / "temporary")
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def settled(place: Stranger, home: Path) -> Stranger:
+    """Somebody in whose home it is unpacked already: one home for all tests that ask for it."""
+    place.home = home
+    assert place.version().returncode == 0
+    return place
+
+
 @pytest.fixture
 def stranger(pyz: Path) -> Iterator[Stranger]:
     """Return somebody who does not own the archive and for whom permissions count."""
@@ -141,10 +154,10 @@ def test_version_in_an_empty_folder_with_an_empty_home(place: Stranger) -> None:
     assert os.listdir(place.temporary) == []
 
 
-def test_it_starts_by_its_own_name(place: Stranger) -> None:
+def test_it_starts_by_its_own_name(settled: Stranger) -> None:
     done = subprocess.run(
-        [place.pyz, "version"],
-        env=place.environment | {"PATH": f"{Path(BASE_PYTHON).parent}:{os.defpath}"},
+        [settled.pyz, "version"],
+        env=settled.environment | {"PATH": f"{Path(BASE_PYTHON).parent}:{os.defpath}"},
         capture_output=True,
         text=True,
         check=False,
@@ -204,10 +217,10 @@ def test_four_cold_starts_at_once_leave_one_folder(place: Stranger) -> None:
 
 
 @pytest.mark.parametrize("damage", ["half", "truncated", "touched", "file", "swapped"])
-def test_a_damaged_cache_is_never_used(place: Stranger, damage: str) -> None:
-    folder = place.home / ".cache" / "ironflow" / content_name(place.pyz)
+def test_a_damaged_cache_is_never_used(settled: Stranger, damage: str) -> None:
+    folder = settled.home / ".cache" / "ironflow" / content_name(settled.pyz)
     wanted = "import ironflow.__main__ as m; print(m.__file__, sum(open(m.__file__, 'rb').read()))"
-    before = place.inside(wanted)
+    before = settled.inside(wanted)
     module = folder / "ironflow" / "__main__.py"
     if damage == "half":
         shutil.rmtree(folder / "aiohttp")
@@ -220,8 +233,8 @@ def test_a_damaged_cache_is_never_used(place: Stranger, damage: str) -> None:
         folder.write_text("no folder")
     else:
         shutil.rmtree(folder)
-        folder.symlink_to(place.work)
-    assert place.inside(wanted) == before
+        folder.symlink_to(settled.work)
+    assert settled.inside(wanted) == before
     assert before.startswith(str(module))
     assert (folder / "aiohttp" / "__init__.py").exists()
     assert os.listdir(folder.parent) == [folder.name]
@@ -273,33 +286,33 @@ def test_the_bootstrap_parses_on_old_pythons() -> None:
     assert "from __future__" not in source
 
 
-def test_order_of_imports(place: Stranger) -> None:
+def test_order_of_imports(settled: Stranger) -> None:
     # ours first, then what the user installed, the user's folder last
-    installed = place.work.parent / "installed"
+    installed = settled.work.parent / "installed"
     installed.mkdir()
     (installed / "theirs.py").write_text("where = 'installed'")
     for name in ("aiohttp", "theirs", "app", "storage"):
-        (place.work / f"{name}.py").write_text("where = 'working folder'")
+        (settled.work / f"{name}.py").write_text("where = 'working folder'")
     program = "import aiohttp, theirs, app, ironflow.storage; print(theirs.where, '|', app.where)"
-    output = place.inside(program, PYTHONPATH=str(installed))
+    output = settled.inside(program, PYTHONPATH=str(installed))
     assert output == "installed | working folder"
-    first, last = place.inside("print(sys.path[0], sys.path[-1])").split()
-    assert first == str(place.home / ".cache" / "ironflow" / content_name(place.pyz))
-    assert last == str(place.work)
+    first, last = settled.inside("print(sys.path[0], sys.path[-1])").split()
+    assert first == str(settled.home / ".cache" / "ironflow" / content_name(settled.pyz))
+    assert last == str(settled.work)
 
 
-def test_a_child_process_is_started_from_the_same_archive(place: Stranger) -> None:
+def test_a_child_process_is_started_from_the_same_archive(settled: Stranger) -> None:
     program = "import ironflow.launch as m; print(*m.command(), sep='\\n')"
-    command = place.inside(program).splitlines()
-    assert command[1:] == [str(place.pyz)]
+    command = settled.inside(program).splitlines()
+    assert command[1:] == [str(settled.pyz)]
     done = subprocess.run(
-        [*command, "--version"], env=place.environment, capture_output=True, text=True, check=True
+        [*command, "--version"], env=settled.environment, capture_output=True, text=True, check=True
     )
     assert done.stdout == "ironflow 0.1.0\n"
 
 
-def test_every_extension_loads_and_comes_from_the_archive(place: Stranger) -> None:
-    with zipfile.ZipFile(place.pyz) as opened:
+def test_every_extension_loads_and_comes_from_the_archive(settled: Stranger) -> None:
+    with zipfile.ZipFile(settled.pyz) as opened:
         names = [name.split(".")[0].removeprefix("site/") for name in opened.namelist()
                  if name.endswith((".so", ".pyd"))]  # fmt: skip
     modules = sorted(name.replace("/", ".") for name in names)
@@ -314,16 +327,15 @@ def test_every_extension_loads_and_comes_from_the_archive(place: Stranger) -> No
         "import aiohttp.web, aiosqlite, croniter, dateutil.rrule, prometheus_client, tzdata\n"
         "import click, rich.console, rich.syntax, rich.traceback, structlog\n"
     )
-    *places, ours, theirs = place.inside(program, PYTHONPATH="").split()
+    *places, ours, theirs = settled.inside(program, PYTHONPATH="").split()
     assert places == ["True"] * len(modules)
     assert (ours, theirs[:2]) == ("0.1.0", "3.")
 
 
-def test_nothing_is_compiled_at_run_time(place: Stranger) -> None:
-    folder = place.home / ".cache" / "ironflow" / content_name(place.pyz)
-    assert place.version().returncode == 0
+def test_nothing_is_compiled_at_run_time(settled: Stranger) -> None:
+    folder = settled.home / ".cache" / "ironflow" / content_name(settled.pyz)
     before = sorted(folder.rglob("*"))
-    place.inside("import aiohttp.web, rich.console, click, structlog, ironflow.core.errors")
+    settled.inside("import aiohttp.web, rich.console, click, structlog, ironflow.core.errors")
     assert sorted(folder.rglob("*")) == before
     sources = {path for path in before if path.suffix == ".py"}
     compiled = {path.parent.parent / f"{path.name.split('.')[0]}.py" for path in before
@@ -365,15 +377,19 @@ def test_licences_travel_with_the_archive(pyz: Path) -> None:
 
 
 def test_two_builds_are_byte_identical(pyz: Path, tmp_path: Path) -> None:
-    # The second from nothing: another checkout with other times, an empty work folder, another
-    # hash seed.
+    # The second from nothing: another checkout with other times, a work folder with nothing but
+    # pip, another hash seed.
     checkout = tmp_path / "elsewhere" / "deeper"
     skipped = shutil.ignore_patterns("__pycache__")
     for name in ("ironflow", "actors", "storage", "web", "zipapp"):
         shutil.copytree(ROOT / name, checkout / name, ignore=skipped, copy_function=shutil.copy)
     for name in ("pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, checkout / name)
-    command = [sys.executable, checkout / "zipapp" / "build.py", "--work", tmp_path / "work"]
+    work = tmp_path / "work"
+    work.mkdir()
+    for pip in (ROOT / "build" / "pyz").glob("pip-*"):
+        (work / pip.name).symlink_to(pip)
+    command = [sys.executable, checkout / "zipapp" / "build.py", "--work", work]
     environment = os.environ | {"PYTHONHASHSEED": "7"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
