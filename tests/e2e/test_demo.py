@@ -17,17 +17,18 @@ import pytest
 MODULES = 60
 
 
+def environment(pyz: Path) -> dict[str, str]:
+    """One home for all tests: the archive is unpacked there once."""
+    home = pyz.parent / "home"
+    home.mkdir(exist_ok=True)
+    return {"HOME": str(home), "PATH": os.environ["PATH"]}
+
+
 def demo(pyz: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        "HOME": str(folder / "home"),
-        "PATH": os.environ["PATH"],
-        "IRONFLOW_PORT": "nonsense",
-    }
-    (folder / "home").mkdir(exist_ok=True)
     return subprocess.run(
         [sys.executable, pyz, "demo", *options],
         cwd=folder,
-        env=environment,
+        env=environment(pyz) | {"IRONFLOW_PORT": "nonsense"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -136,7 +137,12 @@ def test_an_interrupted_demo_takes_its_server_along(
 ) -> None:
     command = [sys.executable, str(pyz), "demo", "--limit", "20", "--no-kill", "--keep"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment(pyz),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     try:
@@ -157,8 +163,12 @@ def test_an_interrupted_demo_takes_its_server_along(
 def test_interrupted_in_the_middle_nothing_is_left_running(pyz: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, pyz, "demo"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment(pyz),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     try:
         pid = server_pid(process.stdout)
