@@ -60,15 +60,16 @@ class Context(Generic[S]):
 
     @property
     def store(self) -> StateStore[S]:
-        """The state of the run that its steps share. Outside of a step: before the run begins it
-        can be changed, later it can be read once the run has ended.
+        """The state of the run that its steps share. Outside of a step it can be changed before the
+        run begins, and once it has ended, for the next one that is given this context.
         """
         if self._invocation is not None:
             return self._invocation.store
         if self._handler is not None:
-            return StateStore(self._handler.final_state(), _refuse)
+            record = _take_note if self._handler.is_done() else _refuse
+            return StateStore(self._handler.final_state(), record)
         if self._store is None:
-            self._store = StateStore(self._before, lambda _changes, _undo: None)
+            self._store = StateStore(self._before, _take_note)
         return self._store
 
     def send_event(self, message: Any, step: str | None = None) -> None:
@@ -239,6 +240,10 @@ class Context(Generic[S]):
     def store_value(self) -> Any:
         """The state of its store as an object, outside of a step."""
         return (self._before if self._handler is None else self._handler.final_state()).value
+
+
+def _take_note(_changes: Any, _undo: Any) -> None:
+    """No run is under way whose journal should have it."""
 
 
 def _refuse(_changes: Any, _undo: Any) -> None:

@@ -234,7 +234,8 @@ class StopEvent(Event):
             fields["result"] = self._result
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in fields.items())})"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return repr(self) if type(self).model_fields else str(self._result)
 
 
 class InputRequiredEvent(Event):

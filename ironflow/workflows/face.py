@@ -13,7 +13,7 @@ from ironflow.core.workflow_state import WorkflowState
 from ironflow.workflows import contexts
 from ironflow.workflows.codec import MODEL, encode_fields
 from ironflow.workflows.errors import ContextSerdeError
-from ironflow.workflows.representation import represent
+from ironflow.workflows.representation import represent, schema_of
 from ironflow.workflows.serializers import JsonSerializer
 from ironflow.workflows.store import LiveState
 from ironflow.workflows.vocabulary import is_internal, wire_name
@@ -157,12 +157,8 @@ def _parse(given: object, field: str, empty: object = None) -> object:
         raise InvalidInput(field, f"must be an object: its text is not JSON ({error})") from error
 
 
-def _schema(kind: Any) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = kind.model_json_schema()
-    except Exception:  # noqa: BLE001 - fields of arbitrary types have no schema
-        return {"title": kind.__name__, "type": "object", "properties": {}}
-    return found
+def _schema(kind: type) -> dict[str, Any]:
+    return schema_of(kind) or {"title": kind.__name__, "type": "object", "properties": {}}
 
 
 def _name(value: object) -> str:

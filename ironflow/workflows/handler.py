@@ -248,9 +248,10 @@ def error_of(failure: Failure | None) -> Exception:
     """The exception that a failed run raises, of the class that its step raised if possible."""
     if failure is None:
         return WorkflowRuntimeError("the run failed")
-    if failure.code == "run_timeout":
-        return WorkflowTimeoutError(failure.message)
     facts = failure.facts or {}
+    if failure.code == "run_timeout":
+        active = ", ".join(facts.get("active_steps", ())) or "none"
+        return WorkflowTimeoutError(f"{failure.message}; active steps: {active}")
     kind = str(facts.get("type", failure.kind))
     if kind.endswith(f".{WorkflowRuntimeError.__name__}") or "." not in kind:
         return WorkflowRuntimeError(failure.message)

@@ -17,6 +17,7 @@ from ironflow.workflows.resource import find_resources
 from ironflow.workflows.steps import StepSpec
 from ironflow.workflows.vocabulary import (
     ancestors,
+    by_class,
     is_human_response,
     is_input_required,
     is_step_failed,
@@ -25,6 +26,18 @@ from ironflow.workflows.vocabulary import (
 __all__ = ["get_workflow_representation", "represent"]
 
 OUTSIDE = "external_step"
+
+
+@by_class
+def schema_of(kind: Any) -> dict[str, Any] | None:
+    """The JSON schema of an event class, made once: those of an agent's events take a third of a
+    second. None for fields of types that have none.
+    """
+    try:
+        found: dict[str, Any] = kind.model_json_schema()
+    except Exception:  # noqa: BLE001 - whatever a type of the user's raises
+        return None
+    return found
 
 
 def get_workflow_representation(workflow: Any) -> dict[str, Any]:
@@ -117,17 +130,13 @@ class _Builder:
 
     def _add_event(self, kind: Any) -> None:
         name, node_id = kind.__name__, self._id(kind)
-        try:
-            schema = kind.model_json_schema()
-        except Exception:  # noqa: BLE001 - fields of arbitrary types have no schema
-            schema = None
         self.nodes[node_id] = _node(
             node_id,
             "event",
             label=name,
             event_type=name,
             event_types=[name, *ancestors(kind)],
-            event_schema=schema,
+            event_schema=schema_of(kind),
             produced_by=[s.name for s in self.graph.steps.values() if kind in s.gives],
         )
 

@@ -65,6 +65,8 @@ def test_stop_events_have_a_result_or_are_one() -> None:
     assert StopEvent.model_validate({"result": 3}).result == 3
     assert Typed(answer=2).model_dump() == {"answer": 2}
     assert "answer=2" in repr(Typed(answer=2))
+    assert str(Typed(answer=2)) == "Typed(answer=2)"
+    assert str(StopEvent(result=[1])) == "[1]"
 
 
 @pytest.mark.parametrize(

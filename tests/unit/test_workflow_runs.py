@@ -230,7 +230,7 @@ async def test_a_run_that_takes_too_long() -> None:
     events = [event async for event in handler.stream_events()]
     assert isinstance(events[-1], WorkflowTimedOutEvent)
     assert (events[-1].timeout, events[-1].active_steps) == (0.5, ["doze"])
-    with pytest.raises(WorkflowTimeoutError, match=r"timed out after 0\.5s"):
+    with pytest.raises(WorkflowTimeoutError, match=r"timed out after 0\.5s; active steps: doze"):
         await handler
 
 
@@ -562,7 +562,12 @@ async def test_a_context_goes_on_with_its_store() -> None:
     fresh: Context[Any] = Context(workflow)
     await fresh.store.set("user.n", 40)
     assert await workflow.run(ctx=fresh) == 41
+    await fresh.store.set("user.n", 60)  # its run has ended: it is for the next one
+    assert await workflow.run(ctx=fresh) == 61
     slow = Slow().run()
+    await asyncio.sleep(0.02)
+    with pytest.raises(WorkflowRuntimeError, match="by its steps only"):
+        await slow.ctx.store.set("user.n", 1)
     with pytest.raises(ContextStateError, match="has not ended"):
         slow._mounted.workflow.run(ctx=slow.ctx)  # type: ignore[union-attr]
     await slow.cancel_run()

@@ -7,8 +7,9 @@ import json
 from typing import Annotated
 
 from pydantic import BaseModel, Field
-from workflows import Context, Workflow, catch_error, step
+from workflows import Context, Workflow, step
 from workflows.collect import Collect, Take
+from workflows.decorators import catch_error
 from workflows.errors import WorkflowTimeoutError
 from workflows.events import (
     Event,
