@@ -25,7 +25,7 @@ from ironflow.core.payloads import Payload, pack
 from ironflow.core.workflow_stream import envelope
 from ironflow.workflows import events
 from ironflow.workflows.plain import is_plain, undeclared
-from ironflow.workflows.vocabulary import ancestors, is_step_failed, wire_name
+from ironflow.workflows.vocabulary import ancestors, is_step_failed, is_stop, wire_name
 
 _encode = msgspec.json.Encoder().encode
 _MODEL_DUMP: Any = BaseModel.model_dump
@@ -52,8 +52,14 @@ def event_value(event: Any) -> Any:
         }
     try:
         if kind.model_dump is _MODEL_DUMP:  # without the dozen options of pydantic's own method
-            return kind.__pydantic_serializer__.to_python(event, mode="json")
-        return event.model_dump(mode="json")
+            value = kind.__pydantic_serializer__.to_python(event, mode="json")
+        else:
+            value = event.model_dump(mode="json")
+        if is_stop(kind) and event._result is not None and "result" not in value:
+            value["result"] = to_jsonable_python(
+                event._result
+            )  # LlamaIndex before 2.8 leaves it out
+        return value
     except Exception as error:
         try:
             return _fields_of(event)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, model_serializer
 from ironflow import testing
 from ironflow.core.errors import InvalidInput, NotSerializable
 from ironflow.workflows import Context, Workflow, step
-from ironflow.workflows.codec import decode_event, encode_fields
+from ironflow.workflows.codec import decode_event, encode_fields, event_value
 from ironflow.workflows.events import (
     Event,
     HumanResponseEvent,
@@ -33,6 +33,8 @@ from ironflow.workflows.serializers import JsonSerializer
 from ironflow.workflows.store import DictState
 from ironflow.workflows.stored import decode_stored, encode_stored
 from ironflow.workflows.typed import restore_typed
+
+MOMENT = datetime(2026, 11, 26, tzinfo=UTC)
 
 
 class Word(BaseModel):
@@ -213,6 +215,20 @@ def test_an_event_whose_serializer_fails_is_stored_by_its_fields() -> None:
     assert decode_event(Picky, encode_fields(given)).user_msg == "hi"
 
 
+class Bare(StopEvent):
+    """As LlamaIndex's before 2.8: it does not say its result."""
+
+    @model_serializer
+    def _say(self) -> dict[str, Any]:
+        return {}
+
+
+def test_a_result_that_the_stop_event_does_not_say_is_stored() -> None:
+    said = event_value(Bare(result={"moment": MOMENT}))
+    assert said == {"result": {"moment": "2026-11-26T00:00:00Z"}}
+    assert event_value(Bare()) == {}
+
+
 # -- values that JSON gives back as something else ------------------------------------------------
 
 
@@ -221,9 +237,6 @@ class Carries(Event):
     more: list[Any]
     either: str | UUID
     left_out: Any = Field(default=None, exclude=True)
-
-
-MOMENT = datetime(2026, 11, 26, tzinfo=UTC)
 
 
 class Carried(Workflow):
