@@ -7,11 +7,15 @@ its own.
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
+
+from ironflow.core.terminal import clean
 
 # structlog loads rich wherever it finds it, for tracebacks that are not used here: 3 MiB and 40 ms
 # of a server's start.
@@ -38,18 +42,20 @@ def configure_logging(log_format: str, level: str) -> None:
         timestamper,
     ]
     renderer: Any
+    steps: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if log_format == "json":
         shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer(serializer=_dumps)
     else:
+        steps.append(_tame)
         renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
+            colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
             # The rich one would print local variables: too much, and secrets among them.
-            exception_formatter=structlog.dev.plain_traceback,
+            exception_formatter=_write_traceback,
         )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        processors=[*steps, renderer],
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
@@ -62,6 +68,26 @@ def configure_logging(log_format: str, level: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _tame(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Text of users, who may have it from theirs, can neither act on a terminal nor pass for a line
+    of its own: what goes on in a next line is indented.
+    """
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = _below(clean(value)) if name == "event" else clean(value)
+    return event
+
+
+def _below(text: str) -> str:
+    return text.replace("\n", "\n    ")
+
+
+def _write_traceback(out: TextIO, error: Any) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, error)
+    out.write(_below(clean(text.getvalue())))
 
 
 def _hush_malformed(record: logging.LogRecord) -> bool:

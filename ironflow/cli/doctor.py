@@ -31,10 +31,11 @@ from ironflow.cli.client import Client
 from ironflow.cli.db import format_size
 from ironflow.cli.failures import Failed, Unreachable, wants_traceback
 from ironflow.cli.options import Verb, json_option
-from ironflow.cli.output import STYLES, clean, console, is_terminal, line, print_items
+from ironflow.cli.output import STYLES, console, is_terminal, line, print_items
 from ironflow.cli.settings import read_settings, settings_options
 from ironflow.core.clock import SystemClock
 from ironflow.core.errors import ConfigError, DatabaseInUse, IronflowError, SchemaTooNew
+from ironflow.core.terminal import clean
 from ironflow.settings import Settings
 
 OLDEST_PYTHON = (3, 11)

@@ -18,8 +18,8 @@ import click
 
 from ironflow.cli import failures
 from ironflow.cli.failures import Failed, wants_traceback
-from ironflow.cli.output import clean
 from ironflow.core.errors import ConfigError, InvalidInput, IronflowError
+from ironflow.core.terminal import clean
 
 
 class Entry(NamedTuple):

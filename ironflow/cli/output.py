@@ -8,12 +8,13 @@ aligned text, nothing is cut off, and rich is not even loaded.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+
+from ironflow.core.terminal import CONTROLS, clean
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,10 +37,6 @@ STYLES = {
 }
 """Colours of statuses."""
 
-# C0 and C1 controls but tab and newline, and the marks that turn the direction of text.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
 GAP = "  "
 NARROWEST = 8
 """Cells that a wide column keeps on the narrowest terminal."""
@@ -52,16 +49,6 @@ class Column(NamedTuple):
     wide: bool = False
     right: bool = False
     note: bool = False
-
-
-def clean(text: str) -> str:
-    """Text that cannot do anything to a terminal: control characters become visible escapes."""
-    return _CONTROLS.sub(_escape, text)
-
-
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 def is_terminal() -> bool:
@@ -112,7 +99,7 @@ def pretty(value: Any) -> str:
 
 def print_json(value: Any) -> None:
     """A JSON value for people who may also pipe it: it stays valid JSON."""
-    print(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", pretty(value)))
+    print(CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", pretty(value)))
 
 
 def print_table(

@@ -18,11 +18,12 @@ import msgspec
 from ironflow.cli import moments
 from ironflow.cli.client import Client, decode, segment
 from ironflow.cli.failures import Failed
-from ironflow.cli.output import STYLES, clean, console, is_terminal, line, print_body, say
+from ironflow.cli.output import STYLES, console, is_terminal, line, print_body, say
 from ironflow.cli.run_ids import short_id
 from ironflow.cli.run_tree import Line, build, fit, symbol
 from ironflow.cli.streaming import Message, follow
 from ironflow.core.runs import TERMINAL
+from ironflow.core.terminal import clean
 from ironflow.web.wire.runs import EntryView, RunView, StepPage
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from ironflow.cli import moments, output
 from ironflow.cli.db import format_size
 from ironflow.cli.failures import Wrong
 from ironflow.cli.inputs import read_json
-from ironflow.cli.output import Column, clean, print_fields, print_json, print_table
+from ironflow.cli.output import Column, print_fields, print_json, print_table
 from ironflow.cli.run_tree import Node, build, fit, symbol
 from ironflow.cli.watch import describe_entry
+from ironflow.core.terminal import clean
 from ironflow.web.wire.runs import EntryView, FailureView, RunView, StepView
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+import msgspec
+
 from ironflow.core.flow_control import FlowControl
 from ironflow.web.wire import Request, View
 from ironflow.web.wire.runs import FailureView
@@ -41,8 +43,8 @@ class FunctionView(View, frozen=True):
     input_schema: dict[str, Any] | None
     flow_control: FlowControl
     served: bool
-    labels: dict[str, str]
     updated_at: str
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class FunctionPage(View, frozen=True):
