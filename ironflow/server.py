@@ -309,6 +309,9 @@ async def _serve(settings: Settings, modules: Sequence[str]) -> int:
         settings.durability,
         time.perf_counter() - began,
     )
+    workflows = sum(one.definition.kind == "workflow" for one in server.functions.all())
+    if workflows:
+        log.info("the workflows among them have a page: %s/workflows/ui", server.url)
     if modules and not functions:
         log.warning("the given modules define no functions")
     if settings.insecure and not server.engine.keyring.is_needed:

@@ -78,6 +78,32 @@ VERBS = {
     "version": Entry("version", "version", "Show the version."),
 }
 
+ELSEWHERE = {
+    "list": ("ls",),
+    "get": ("show",),
+    "describe": ("show",),
+    "inspect": ("show",),
+    "info": ("show", "stats"),
+    "logs": ("history",),
+    "events": ("history",),
+    "result": ("show",),
+    "why": ("show",),
+    "delete": ("rm", "revoke"),
+    "remove": ("rm", "revoke"),
+    "add": ("create",),
+    "terminate": ("cancel",),
+    "kill": ("cancel",),
+    "rerun": ("retry",),
+    "server": ("serve",),
+    "dev": ("serve",),
+    "start": ("serve", "fire"),
+    "send": ("emit",),
+    "trigger": ("invoke",),
+    "workflow": ("workflows",),
+    "schedules": ("functions",),
+}
+"""What verbs are called by other programs, and what here."""
+
 OUTPUT_LOST = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO})
 """What happens to a file that stdout is sent to, and to no connection."""
 
@@ -149,7 +175,8 @@ def nearest(word: str, known: Any) -> str:
     """`; did you mean 'x'?` where something known is near, else nothing."""
     import difflib
 
-    close = difflib.get_close_matches(word, list(known), n=1)
+    meant = [name for name in ELSEWHERE.get(word, ()) if name in known]
+    close = meant[:1] or difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -14,6 +14,7 @@ from ironflow.cli.failures import Failed, Refused
 from ironflow.cli.options import Moment, Verb, VerbGroup, json_option, limit_option, server_option
 from ironflow.cli.output import (
     Column,
+    is_terminal,
     pretty,
     print_body,
     print_fields,
@@ -46,6 +47,9 @@ class _History(msgspec.Struct):
     items: list[msgspec.Raw]
     next_version: int | None = None
 
+
+MOST_SHOWN = 4000
+"""Characters of a value on a terminal."""
 
 run_argument = click.argument("run", metavar="RUN")
 
@@ -177,11 +181,19 @@ def _print_run(run: RunView) -> None:
             ("actor", run.actor or ""),
             ("worker", run.worker or ""),
             ("key", run.idempotency_key or ""),
-            ("input", pretty(run.input)),
-            ("result", pretty(run.result) if run.status == "completed" else ""),
+            ("input", _shown(run.input)),
+            ("result", _shown(run.result) if run.status == "completed" else ""),
             *_failure_fields(run.error),
         ]
     )
+
+
+def _shown(value: Any) -> str:
+    """A value for people, who are not served by a megabyte of it on their terminal."""
+    text = pretty(value)
+    if is_terminal() and len(text) > MOST_SHOWN:
+        return f"{text[:MOST_SHOWN]}…\n({len(text):,} characters; --json shows them all)"
+    return text
 
 
 def _when(moment: str | None) -> str:

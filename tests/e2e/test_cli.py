@@ -428,6 +428,17 @@ def test_watch_on_a_terminal_draws_a_tree(place: Place) -> None:
     assert depths == [0, 2, 4, 6, 6, 4, 6, 6]
 
 
+def test_a_large_result_does_not_flood_a_terminal(place: Place) -> None:
+    name = json.dumps({"name": "x" * 50_000})
+    _, err = place.cli("invoke", "greet", "--input", "-", "--wait", "30s", text=name)
+    run_id = err.split()[1]
+    code, screen = on_terminal(place, "runs", "show", run_id)
+    assert code == 0
+    assert len(screen) < 15_000
+    assert re.search(r"50,0\d\d characters; --json shows them all", screen)
+    assert len(place.cli("runs", "show", run_id)[0]) > 100_000, "elsewhere nothing is cut"
+
+
 def test_lists_on_a_narrow_terminal_without_colours(place: Place) -> None:
     place.error("invoke", "fail", "--wait", "30s", code=1)
     code, screen = on_terminal(place, "runs", "ls", "-n", "5", columns=60, NO_COLOR="1")
@@ -458,7 +469,9 @@ def test_a_reader_that_goes_away_is_no_error(place: Place) -> None:
     ("line", "code", "said"),
     [
         (["sevre"], 2, "no verb 'sevre'; did you mean 'serve'?"),
-        (["runs", "list"], 2, "no verb 'list'"),
+        (["runs", "list"], 2, "no verb 'list'; did you mean 'ls'?"),
+        (["runs", "logs", "x"], 2, "no verb 'logs'; did you mean 'history'?"),
+        (["trigger", "greet"], 2, "no verb 'trigger'; did you mean 'invoke'?"),
         (["runs", "ls", "--statsu", "x"], 2, "no option '--statsu'; did you mean '--status'?"),
         (["runs", "ls", "--status", "done"], 2, "--status: 'done' is not one of"),
         (["runs", "ls", "--limit", "0"], 2, "--limit: 0 is not in the range"),

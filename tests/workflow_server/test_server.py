@@ -240,6 +240,7 @@ def test_ironflow_serve_finds_servers_and_workflows(tmp_path: Path) -> None:
     try:
         line = next(line for line in process.stderr if " on http://" in line)
         url = line.split(" on ")[1].split(" ")[0]
+        assert f"have a page: {url}/workflows/ui" in next(process.stderr)
 
         async def look() -> tuple[list[str], set[str | None], int]:
             async with WorkflowClient(url) as client, ClientSession() as session:
