@@ -91,3 +91,11 @@ class Trouble:
             with suppress(testing.Gone, testing.StorageError):
                 return await request(*args, idempotency_key=key)
             await self.world.advance(0.25)
+
+
+async def do(value: Any = None) -> Any:
+    return value
+
+
+async def add(a: int, b: int = 1) -> int:
+    return a + b

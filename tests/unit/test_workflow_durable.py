@@ -1,5 +1,5 @@
 """Workflows over a journal: runs that outlive the process, cost the same however long they are, and
-can be asked why they wait.
+live with changed code and a full disk.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 from pydantic import AliasChoices, AliasPath, BaseModel, Field
+from workflow_world import Asks, Long, world
 
 from ironflow import testing
-from ironflow.core.errors import Conflict, Gone, InvalidInput, NotFound, StorageError, StorageFull
-from ironflow.core.explain import explain
+from ironflow.core.errors import Gone, StorageError, StorageFull
 from ironflow.sdk.function import Registry
-from ironflow.web.views import workflow_steps
 from ironflow.workflows import Context, Workflow, catch_error, open_runtime, step
 from ironflow.workflows.errors import WorkflowRuntimeError
 from ironflow.workflows.events import (
@@ -27,57 +26,9 @@ from ironflow.workflows.events import (
     StepFailedEvent,
     StopEvent,
 )
-from ironflow.workflows.mounting import MountedWorkflow, mount
-from ironflow.workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
+from ironflow.workflows.mounting import MountedWorkflow
 
-
-class Turn(Event):
-    left: int
-
-
-class Long(Workflow):
-    """One turn after another."""
-
-    @step
-    async def begin(self, ev: StartEvent) -> Turn:
-        return Turn(left=ev.turns)
-
-    @step
-    async def turn(self, ctx: Context, ev: Turn) -> Turn | StopEvent:
-        async with ctx.store.edit_state() as state:
-            state["count"] = state.get("count", 0) + 1
-        ctx.write_event_to_stream(Event(left=ev.left))
-        return Turn(left=ev.left - 1) if ev.left else StopEvent(result=await ctx.store.get("count"))
-
-
-class Asks(Workflow):
-    entered = 0
-
-    @step
-    async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
-        Asks.entered += 1
-        answer = await ctx.wait_for_event(
-            HumanResponseEvent, InputRequiredEvent(), requirements={"user": "ann"}, timeout=None
-        )
-        return StopEvent(result=answer.response)
-
-
-class Fails(Workflow):
-    broken = True
-
-    @step(retry_policy=retry_policy(wait=wait_fixed(60), stop=stop_after_attempt(2)))
-    async def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
-        if Fails.broken:
-            raise ValueError("broken")
-        return StopEvent(result="mended")
-
-
-def world(main: Any, *workflows: Workflow, **options: Any) -> Any:
-    mounted: Any = [MountedWorkflow(workflow) for workflow in workflows]
-    return testing.run(main, functions=mounted, **options)
-
-
-# -- cost -----------------------------------------------------------------------------------------
+# -- cost ------------------------------------------------------------------------------------------
 
 
 def test_a_long_run_costs_the_same_per_turn_at_its_end() -> None:
@@ -211,7 +162,7 @@ def test_a_step_that_began_before_its_turn_was_recorded_begins_again(commit: int
     world(main, Hall(timeout=None))
 
 
-# -- in process, on a file ------------------------------------------------------------------------
+# -- in process, on a file -------------------------------------------------------------------------
 
 
 async def test_a_key_finds_the_run_again(tmp_path: Path) -> None:
@@ -308,164 +259,7 @@ async def test_fields_with_other_names_are_read_back(tmp_path: Path) -> None:
         assert await later == ["Ada", "King", "Byron", 65, 1]
 
 
-# -- operators ------------------------------------------------------------------------------------
-
-
-def test_a_failed_run_is_tried_again_from_its_failure() -> None:
-    async def main(world: testing.World) -> None:
-        Fails.broken = True
-        await world.engine.workflows.start("Fails", b"{}", run_id="r")
-        await world.advance("1s")
-        why = explain(await world.state("r"), world.clock.now())
-        assert "attempt 2 is due" in why.summary
-        assert "ValueError: broken" in why.summary
-        ended = await world.wait("r")
-        assert (ended.status, ended.error.kind) == ("failed", "ValueError")
-        Fails.broken = False
-        await world.retry("r")
-        assert (await world.wait("r")).result["value"] == {"result": "mended"}
-        told = [e async for e in world.engine.workflows.follow("r")]
-        assert [e.sequence for e in told] == list(range(len(told)))
-
-    world(main, Fails(timeout=None))
-
-
-def test_pause_and_resume() -> None:
-    async def main(world: testing.World) -> None:
-        await world.engine.workflows.start("Long", b'{"_data":{"turns":500}}', run_id="r")
-        await asyncio.sleep(0)
-        await world.pause("r")
-        await world.advance("1h")
-        run = await world.state("r")
-        assert run.status == "paused"
-        await world.resume("r")
-        assert (await world.wait("r")).result["value"] == {"result": 501}
-
-    world(main, Long(timeout=None))
-
-
-def test_why_names_the_event_and_the_handlers_follow_the_rules() -> None:
-    async def main(world: testing.World) -> None:
-        doors = world.engine.workflows
-        started = await doors.start("Asks", b"{}", handler_id="mine")
-        await world.advance("10s")  # longer than its body stays in memory
-        assert not world.executor.is_active(started.run_id)
-        run = await world.state(started.run_id)
-        why = explain(run, world.clock.now())
-        assert "waits for an event HumanResponseEvent with user = 'ann'" in why.summary
-        with pytest.raises(Conflict, match="already running"):
-            await doors.start("Asks", b"{}", handler_id="mine")
-        face = doors.face("Asks")
-        event = face.read_event(
-            {"type": "HumanResponseEvent", "value": {"response": "a", "user": "ann"}}
-        )
-        await doors.send(started.run_id, *event)
-        assert (await world.wait(started.run_id)).status == "completed"
-        with pytest.raises(Conflict):
-            await doors.send(started.run_id, *event)
-        again = await doors.start("Asks", b"{}", handler_id="mine")
-        assert again.run_id != started.run_id
-        assert (await doors.handler("mine")).run_id == again.run_id
-        assert [row.id for row in await doors.handlers(statuses=("waiting", "running"))] == ["mine"]
-        await doors.purge(await doors.handler("mine"))
-        with pytest.raises(NotFound):
-            await doors.handler("mine")
-        with pytest.raises(NotFound):
-            await doors.start("Nothing", b"{}")
-
-    world(main, Asks(timeout=None))
-
-
-def test_a_handler_that_goes_on_has_the_store_of_its_last_run() -> None:
-    async def main(world: testing.World) -> None:
-        doors = world.engine.workflows
-        for total in (2, 4):
-            _, run = await doors.start_and_wait("Long", b'{"_data":{"turns":1}}', handler_id="mine")
-            assert run is not None
-            assert run.workflow is not None
-            assert run.workflow.store == {"count": total}
-
-    world(main, Long(timeout=None))
-
-
-def test_steps_of_a_run_are_told_from_its_journal() -> None:
-    async def main(world: testing.World) -> None:
-        async def steps() -> dict[str, tuple[str, int]]:
-            found = await workflow_steps(world.engine, "r")
-            return {key: (step.status.value, step.attempt) for key, step in found.items()}
-
-        Fails.broken = True
-        await world.engine.workflows.start("Fails", b"{}", run_id="r")
-        await world.advance("1s")
-        assert await steps() == {"one#0": ("retrying", 2)}
-        await world.wait("r")
-        assert await steps() == {"one#0": ("failed", 2)}
-        Fails.broken = False
-        await world.retry("r")
-        await world.wait("r")
-        assert await steps() == {"one#0": ("completed", 2)}
-
-    world(main, Fails(timeout=None))
-
-
-# -- what callers send ----------------------------------------------------------------------------
-
-
-class Named(StartEvent):
-    name: str
-
-
-class Face(Workflow):
-    @step
-    async def one(self, ev: Named) -> StopEvent:
-        return StopEvent(result=ev.name)
-
-
-def test_what_callers_send_is_read_or_refused_with_a_reason() -> None:
-    mounted = mount(Face(), "face", registry=Registry())
-    face = mounted.spec.workflow
-    assert face is not None
-    good: list[Any] = [
-        {"name": "x"},
-        '{"name": "x"}',
-        {"type": "Named", "value": {"name": "x"}},
-        {"__is_pydantic": True, "qualified_name": f"{__name__}.Named", "value": {"name": "x"}},
-        {"_data": {"name": "x"}},
-        {"value": {"name": "x"}, "type": "Named", "types": [], "qualified_name": "Named"},
-        {"value": {"name": "x"}, "type": "StartEvent", "qualified_name": None},
-    ]  # fmt: skip
-    for each in good:
-        assert face.read_start(each) == b'{"name":"x"}', each
-    for bad, word in (
-        (None, "name"), ("", "name"), ({}, "name"), ([], "object"), ("[]", "object"), ("{", "JSON"),
-        ({"type": "Nope", "value": {}}, "Nope"), ({"type": 3, "value": {}}, "text"),
-        ({"type": "HumanResponseEvent", "value": {}}, "must be a Named"), ({"value": []}, "list"),
-    ):  # fmt: skip
-        with pytest.raises(InvalidInput, match=word):
-            face.read_start(bad)
-    for bad, word in (
-        ({}, "type"),
-        ([], "object"),
-        ({"type": "os.system", "value": {}}, "knows no"),
-    ):
-        with pytest.raises(InvalidInput, match=word):
-            face.read_event(bad)
-    with pytest.raises(InvalidInput, match="no step"):
-        face.check_step("two", "x.Named")
-
-
-def test_a_name_is_taken_once() -> None:
-    registry = Registry()
-    mount(Face(), "same", registry=registry)
-    with pytest.raises(InvalidInput, match="defined twice"):
-        mount(Long(), "same", registry=registry)
-    with pytest.raises(InvalidInput, match="no instance"):
-        mount(object(), registry=registry)
-    with pytest.raises(InvalidInput, match="characters"):
-        mount(Face(), "a/b", registry=registry)
-
-
-# -- changed code ---------------------------------------------------------------------------------
+# -- changed code ----------------------------------------------------------------------------------
 
 
 def test_a_step_that_is_gone_fails_the_run_with_its_name() -> None:
@@ -514,7 +308,7 @@ def test_a_failure_survives_a_crash_on_its_way_to_its_handler() -> None:
     world(main, Caught(timeout=None))
 
 
-# -- a disk that is full --------------------------------------------------------------------------
+# -- a disk that is full ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("refused", [1, 2, 3, 5])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright import sync_api as playwright
 from workflow_server.desk import Desk, find_chromium
+from workflow_server.http_client import Http, serving
 from workflow_server.process import Served
+
+from ironflow.workflows.server import WorkflowServer
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +37,16 @@ def desk(browser: Any, served: Served) -> Iterator[Desk]:
     opened = Desk(browser, served.url)
     yield opened
     opened.close()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def http(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Http]:
+    db = "memory" if request.param == "memory" else str(tmp_path / "http.db")
+    async with serving(WorkflowServer(db=db)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def memory_http() -> AsyncIterator[Http]:
+    async with serving(WorkflowServer(db="memory")) as opened:
+        yield opened

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from workflow_server.test_http import Http, serving
+from workflow_server.http_client import Http, serving
 
 from ironflow.web.fast_path import FAST_PATH, FastPath, Plain
 from ironflow.workflows.server import WorkflowServer

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from workflow_server.test_http import Http, serving
+from workflow_server.http_client import Http, serving
 
 from ironflow.workflows.server import WorkflowServer
 

@@ -1,0 +1,186 @@
+"""What operators and callers do with workflows: pauses, retries, explanations, what they send."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from workflow_world import Asks, Long, world
+
+from ironflow import testing
+from ironflow.core.errors import Conflict, InvalidInput, NotFound
+from ironflow.core.explain import explain
+from ironflow.sdk.function import Registry
+from ironflow.web.views import workflow_steps
+from ironflow.workflows import Context, Workflow, step
+from ironflow.workflows.events import StartEvent, StopEvent
+from ironflow.workflows.mounting import mount
+from ironflow.workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
+
+
+class Fails(Workflow):
+    broken = True
+
+    @step(retry_policy=retry_policy(wait=wait_fixed(60), stop=stop_after_attempt(2)))
+    async def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        if Fails.broken:
+            raise ValueError("broken")
+        return StopEvent(result="mended")
+
+
+# -- operators -------------------------------------------------------------------------------------
+
+
+def test_a_failed_run_is_tried_again_from_its_failure() -> None:
+    async def main(world: testing.World) -> None:
+        Fails.broken = True
+        await world.engine.workflows.start("Fails", b"{}", run_id="r")
+        await world.advance("1s")
+        why = explain(await world.state("r"), world.clock.now())
+        assert "attempt 2 is due" in why.summary
+        assert "ValueError: broken" in why.summary
+        ended = await world.wait("r")
+        assert (ended.status, ended.error.kind) == ("failed", "ValueError")
+        Fails.broken = False
+        await world.retry("r")
+        assert (await world.wait("r")).result["value"] == {"result": "mended"}
+        told = [e async for e in world.engine.workflows.follow("r")]
+        assert [e.sequence for e in told] == list(range(len(told)))
+
+    world(main, Fails(timeout=None))
+
+
+def test_pause_and_resume() -> None:
+    async def main(world: testing.World) -> None:
+        await world.engine.workflows.start("Long", b'{"_data":{"turns":500}}', run_id="r")
+        await asyncio.sleep(0)
+        await world.pause("r")
+        await world.advance("1h")
+        run = await world.state("r")
+        assert run.status == "paused"
+        await world.resume("r")
+        assert (await world.wait("r")).result["value"] == {"result": 501}
+
+    world(main, Long(timeout=None))
+
+
+def test_why_names_the_event_and_the_handlers_follow_the_rules() -> None:
+    async def main(world: testing.World) -> None:
+        doors = world.engine.workflows
+        started = await doors.start("Asks", b"{}", handler_id="mine")
+        await world.advance("10s")  # longer than its body stays in memory
+        assert not world.executor.is_active(started.run_id)
+        run = await world.state(started.run_id)
+        why = explain(run, world.clock.now())
+        assert "waits for an event HumanResponseEvent with user = 'ann'" in why.summary
+        with pytest.raises(Conflict, match="already running"):
+            await doors.start("Asks", b"{}", handler_id="mine")
+        face = doors.face("Asks")
+        event = face.read_event(
+            {"type": "HumanResponseEvent", "value": {"response": "a", "user": "ann"}}
+        )
+        await doors.send(started.run_id, *event)
+        assert (await world.wait(started.run_id)).status == "completed"
+        with pytest.raises(Conflict):
+            await doors.send(started.run_id, *event)
+        again = await doors.start("Asks", b"{}", handler_id="mine")
+        assert again.run_id != started.run_id
+        assert (await doors.handler("mine")).run_id == again.run_id
+        assert [row.id for row in await doors.handlers(statuses=("waiting", "running"))] == ["mine"]
+        await doors.purge(await doors.handler("mine"))
+        with pytest.raises(NotFound):
+            await doors.handler("mine")
+        with pytest.raises(NotFound):
+            await doors.start("Nothing", b"{}")
+
+    world(main, Asks(timeout=None))
+
+
+def test_a_handler_that_goes_on_has_the_store_of_its_last_run() -> None:
+    async def main(world: testing.World) -> None:
+        doors = world.engine.workflows
+        for total in (2, 4):
+            _, run = await doors.start_and_wait("Long", b'{"_data":{"turns":1}}', handler_id="mine")
+            assert run is not None
+            assert run.workflow is not None
+            assert run.workflow.store == {"count": total}
+
+    world(main, Long(timeout=None))
+
+
+def test_steps_of_a_run_are_told_from_its_journal() -> None:
+    async def main(world: testing.World) -> None:
+        async def steps() -> dict[str, tuple[str, int]]:
+            found = await workflow_steps(world.engine, "r")
+            return {key: (step.status.value, step.attempt) for key, step in found.items()}
+
+        Fails.broken = True
+        await world.engine.workflows.start("Fails", b"{}", run_id="r")
+        await world.advance("1s")
+        assert await steps() == {"one#0": ("retrying", 2)}
+        await world.wait("r")
+        assert await steps() == {"one#0": ("failed", 2)}
+        Fails.broken = False
+        await world.retry("r")
+        await world.wait("r")
+        assert await steps() == {"one#0": ("completed", 2)}
+
+    world(main, Fails(timeout=None))
+
+
+# -- what callers send -----------------------------------------------------------------------------
+
+
+class Named(StartEvent):
+    name: str
+
+
+class Face(Workflow):
+    @step
+    async def one(self, ev: Named) -> StopEvent:
+        return StopEvent(result=ev.name)
+
+
+def test_what_callers_send_is_read_or_refused_with_a_reason() -> None:
+    mounted = mount(Face(), "face", registry=Registry())
+    face = mounted.spec.workflow
+    assert face is not None
+    good: list[Any] = [
+        {"name": "x"},
+        '{"name": "x"}',
+        {"type": "Named", "value": {"name": "x"}},
+        {"__is_pydantic": True, "qualified_name": f"{__name__}.Named", "value": {"name": "x"}},
+        {"_data": {"name": "x"}},
+        {"value": {"name": "x"}, "type": "Named", "types": [], "qualified_name": "Named"},
+        {"value": {"name": "x"}, "type": "StartEvent", "qualified_name": None},
+    ]  # fmt: skip
+    for each in good:
+        assert face.read_start(each) == b'{"name":"x"}', each
+    for bad, word in (
+        (None, "name"), ("", "name"), ({}, "name"), ([], "object"), ("[]", "object"), ("{", "JSON"),
+        ({"type": "Nope", "value": {}}, "Nope"), ({"type": 3, "value": {}}, "text"),
+        ({"type": "HumanResponseEvent", "value": {}}, "must be a Named"), ({"value": []}, "list"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidInput, match=word):
+            face.read_start(bad)
+    for bad, word in (
+        ({}, "type"),
+        ([], "object"),
+        ({"type": "os.system", "value": {}}, "knows no"),
+    ):
+        with pytest.raises(InvalidInput, match=word):
+            face.read_event(bad)
+    with pytest.raises(InvalidInput, match="no step"):
+        face.check_step("two", "x.Named")
+
+
+def test_a_name_is_taken_once() -> None:
+    registry = Registry()
+    mount(Face(), "same", registry=registry)
+    with pytest.raises(InvalidInput, match="defined twice"):
+        mount(Long(), "same", registry=registry)
+    with pytest.raises(InvalidInput, match="no instance"):
+        mount(object(), registry=registry)
+    with pytest.raises(InvalidInput, match="characters"):
+        mount(Face(), "a/b", registry=registry)

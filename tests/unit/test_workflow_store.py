@@ -1,0 +1,133 @@
+"""What workflows keep in their store, in this process, and contexts that go on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from workflow_parts import Asking, Counting, Note, Slow
+
+from ironflow.core.errors import NotSerializable
+from ironflow.workflows import Context, Workflow, step
+from ironflow.workflows.errors import ContextSerdeError, ContextStateError, WorkflowRuntimeError
+from ironflow.workflows.events import HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
+
+
+class Inner(BaseModel):
+    items: list[int] = []
+
+
+class Shape(BaseModel):
+    count: int = 0
+    inner: Inner = Inner()
+
+
+class Stored(Workflow):
+    @step
+    async def one(self, ctx: Context[Shape], ev: StartEvent) -> StopEvent:
+        store = ctx.store
+        await store.set("inner.items", [1, 2])
+        async with store.edit_state() as state:
+            state.count += 2
+            state.inner.items.append(3)
+        with pytest.raises(ContextStateError, match="inside"):
+            async with store.edit_state(), store.edit_state():
+                pass
+        with pytest.raises(KeyError):  # noqa: PT012 - the block is what is tested
+            async with store.edit_state() as state:
+                state.count = 100
+                raise KeyError("undone")
+        with pytest.raises(ValueError, match="nothing"):
+            await store.get("nothing")
+        copy = await store.get_state()
+        copy.count = 50
+        return StopEvent(
+            result=[await store.get("count"), await store.get("inner.items.2"),
+                    await store.get("nothing", "default")]
+        )  # fmt: skip
+
+
+async def test_a_typed_store() -> None:
+    handler = Stored().run()
+    assert await handler == [2, 3, "default"]
+    state = await handler.ctx.store.get_state()
+    assert isinstance(state, Shape)
+    assert state.inner.items == [1, 2, 3]
+
+
+async def test_a_context_goes_on_with_its_store() -> None:
+    workflow = Counting()
+    handler = workflow.run()
+    assert await handler == 1
+    assert await workflow.run(ctx=handler.ctx) == 2
+    written = handler.ctx.to_dict()
+    assert written["version"] == 2
+    assert written["is_running"] is False
+    again = Context.from_dict(workflow, written)
+    assert await workflow.run(ctx=again) == 3  # the context went on with the second run
+    fresh: Context[Any] = Context(workflow)
+    await fresh.store.set("user.n", 40)
+    assert await workflow.run(ctx=fresh) == 41
+    await fresh.store.set("user.n", 60)  # its run has ended: it is for the next one
+    assert await workflow.run(ctx=fresh) == 61
+    slow = Slow().run()
+    await asyncio.sleep(0.02)
+    with pytest.raises(WorkflowRuntimeError, match="by its steps only"):
+        await slow.ctx.store.set("user.n", 1)
+    with pytest.raises(ContextStateError, match="has not ended"):
+        slow._mounted.workflow.run(ctx=slow.ctx)  # type: ignore[union-attr]
+    await slow.cancel_run()
+
+
+async def test_a_context_in_the_middle_of_a_run_goes_on_there() -> None:
+    workflow = Asking(timeout=None)
+    handler = workflow.run()
+    async for event in handler.stream_events():
+        if isinstance(event, InputRequiredEvent):
+            break
+    await asyncio.sleep(0.02)
+    written = handler.ctx.to_dict()
+    assert written["is_running"] is True
+    await handler.cancel_run()
+    later = workflow.run(ctx=Context.from_dict(workflow, written))
+    await asyncio.sleep(0.02)
+    await later.send_event(HumanResponseEvent(response="late", user="ann"))
+    await asyncio.sleep(0.02)
+    await later.send_event(HumanResponseEvent(response="later"))
+    assert await later == ["late", "later", 1]
+
+
+async def test_contexts_that_llama_index_wrote_are_read() -> None:
+    old = {"version": 1, "state": {"state_data": {"_data": {"user": '{"n": 8}'}}}}
+    workflow = Counting()
+    assert await workflow.run(ctx=Context.from_dict(workflow, old)) == 9
+    for bad in ({"version": 99}, {"state": []}, {"state": {"state_data": {"_data": {"a": "{"}}}}):
+        with pytest.raises(ContextSerdeError):
+            Context.from_dict(workflow, bad)
+
+
+class Holding(Workflow):
+    @step
+    async def one(self, ctx: Context, ev: StartEvent) -> Note:
+        lock = threading.Lock()
+        await ctx.store.set("lock", lock)
+        return Note(text="x", lock=lock)
+
+    @step
+    async def two(self, ctx: Context, ev: Note) -> StopEvent:
+        return StopEvent(result=await ctx.store.get("lock") is ev.lock)
+
+
+async def test_in_memory_objects_without_a_stored_form_are_kept() -> None:
+    handler = Holding().run()
+    assert await handler is True
+    with pytest.raises(ContextSerdeError, match="'lock'"):
+        handler.ctx.to_dict()
+
+
+async def test_in_a_database_they_are_refused_with_their_place(tmp_path: Any) -> None:
+    with pytest.raises(NotSerializable, match="lock"):
+        await Holding().run(db=tmp_path / "a.db")

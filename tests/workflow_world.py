@@ -1,0 +1,52 @@
+"""Workflows in a world that can crash."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ironflow import testing
+from ironflow.workflows import Context, Workflow, step
+from ironflow.workflows.events import (
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StartEvent,
+    StopEvent,
+)
+from ironflow.workflows.mounting import MountedWorkflow
+
+
+class Turn(Event):
+    left: int
+
+
+class Long(Workflow):
+    """One turn after another."""
+
+    @step
+    async def begin(self, ev: StartEvent) -> Turn:
+        return Turn(left=ev.turns)
+
+    @step
+    async def turn(self, ctx: Context, ev: Turn) -> Turn | StopEvent:
+        async with ctx.store.edit_state() as state:
+            state["count"] = state.get("count", 0) + 1
+        ctx.write_event_to_stream(Event(left=ev.left))
+        return Turn(left=ev.left - 1) if ev.left else StopEvent(result=await ctx.store.get("count"))
+
+
+class Asks(Workflow):
+    entered = 0
+
+    @step
+    async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        Asks.entered += 1
+        answer = await ctx.wait_for_event(
+            HumanResponseEvent, InputRequiredEvent(), requirements={"user": "ann"}, timeout=None
+        )
+        return StopEvent(result=answer.response)
+
+
+def world(main: Any, *workflows: Workflow, **options: Any) -> Any:
+    mounted: Any = [MountedWorkflow(workflow) for workflow in workflows]
+    return testing.run(main, functions=mounted, **options)
