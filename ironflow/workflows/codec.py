@@ -56,9 +56,8 @@ def event_value(event: Any) -> Any:
         else:
             value = event.model_dump(mode="json")
         if is_stop(kind) and event._result is not None and "result" not in value:
-            value["result"] = to_jsonable_python(
-                event._result
-            )  # LlamaIndex before 2.8 leaves it out
+            # LlamaIndex's before 2.8 does not say it.
+            value["result"] = to_jsonable_python(event._result)
         return value
     except Exception as error:
         try:

@@ -17,7 +17,7 @@ from ironflow.core.workflow_state import EventData, Job, WorkflowState
 from ironflow.workflows.codec import MODEL, OPAQUE, Keeper, encode_fields
 from ironflow.workflows.errors import ContextSerdeError
 from ironflow.workflows.store import DictState, LiveState
-from ironflow.workflows.stored import decode_stored, names_classes
+from ironflow.workflows.stored import names_classes
 from ironflow.workflows.vocabulary import is_event, wire_name
 
 if TYPE_CHECKING:
@@ -234,8 +234,3 @@ def _read_workers(
             state.next_job += 1
     state.begun = state.begun and bool(state.jobs)
     return state
-
-
-def stored_values(tree: dict[str, Any]) -> dict[str, Any]:
-    """The store of a run as values."""
-    return {key: decode_stored(each) for key, each in tree.items()}

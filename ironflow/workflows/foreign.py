@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import types
+import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -99,8 +100,6 @@ class _Wrapped:
 
 def _needs(factory: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """The parameters of a factory that are resources themselves."""
-    import typing
-
     try:
         hints = typing.get_type_hints(factory, include_extras=True)
     except (NameError, TypeError):

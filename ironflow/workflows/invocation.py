@@ -76,7 +76,7 @@ class Invocation:
         self._echoes: dict[str, deque[Echo]] = {}
         for echo in job.echoes:
             self._echoes.setdefault(echo.kind, deque()).append(echo)
-        self._waits = self._children = 0
+        self._children = 0
         self._implicit: dict[str, int] = {}
         events = job.events
         self.taken = bare_name(events[0].type) if len(events) == 1 else "CollectionReleaseEvent"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import warnings
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +25,8 @@ from ironflow.core.clock import Clock, Ids, SystemClock, derive_id
 from ironflow.core.entries import ParentRef
 from ironflow.core.errors import Conflict, InvalidInput, StorageError
 from ironflow.core.payloads import Payload, pack
-from ironflow.core.runs import Run
+from ironflow.core.runs import Run, RunStatus
+from ironflow.core.workflow_state import EventData
 from ironflow.core.workflow_stream import StreamedEvent
 from ironflow.sdk.executor import LINGER, Executor
 from ironflow.sdk.function import Registry
@@ -202,8 +204,8 @@ def runtime_for(db: str | Path | None) -> Runtime:
 class Runs:
     """What a handler asks of whoever keeps its run."""
 
-    def __init__(self, runtime: Runtime, create: c.CreateRun, handler_id: str | None) -> None:
-        self._runtime, self._create, self._handler_id = runtime, create, handler_id
+    def __init__(self, runtime: Runtime, create: c.CreateRun) -> None:
+        self._runtime, self._create = runtime, create
 
     @asynccontextmanager
     async def open(self, handler: WorkflowHandler) -> AsyncIterator[None]:
@@ -282,8 +284,6 @@ class ChildRuns(Runs):
 
     async def wait(self, run_id: str) -> Run:
         """What the parent's journal says of the child's end."""
-        from ironflow.core.runs import RunStatus
-
         invocation = self._invocation
         await invocation.child_end(self._key)
         child = invocation.job.children[self._key]
@@ -306,8 +306,6 @@ class ChildRuns(Runs):
 
     async def send(self, run_id: str, kind: str, data: bytes, step: str | None) -> None:
         """Hand the child an event, in the turn of the step."""
-        from ironflow.core.workflow_state import EventData
-
         payload, blob = pack(data)
         signal = c.SendSignal(event=EventData(kind, payload), step=step, blob=blob)
         self._invocation.body.creates.append(c.Send(f"run/{run_id}", signal))
@@ -343,8 +341,6 @@ def begin(
         event = None  # goes on in the middle: nothing begins
     else:
         if start_event is not None and fields:
-            import warnings
-
             warnings.warn(
                 "run() was given a start_event: the other arguments are ignored", stacklevel=3
             )
@@ -360,7 +356,7 @@ def begin(
     keeper, create = _create(mounted, run_id, event, ctx)
     if key is not None:
         create = msgspec.structs.replace(create, idempotency_key=key)
-    runs = Runs(runtime, create, None)
+    runs = Runs(runtime, create)
     return WorkflowHandler(runs, mounted, run_id, ctx or Context(workflow), keeper)
 
 

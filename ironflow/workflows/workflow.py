@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import types
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from ironflow.workflows.errors import WorkflowRuntimeError, WorkflowValidationEr
 from ironflow.workflows.resource import ResourceManager
 from ironflow.workflows.serializers import BaseSerializer
 from ironflow.workflows.steps import GraphCheck, StepSpec, check_names, spec_of
-from ironflow.workflows.vocabulary import is_start
+from ironflow.workflows.vocabulary import is_human_response, is_start
 
 if TYPE_CHECKING:
     from ironflow.workflows.context import Context
@@ -120,8 +121,6 @@ class Workflow:
         `WorkflowConfigurationError` or `WorkflowValidationError`.
         """
         graph = Definition(self.workflow_name, self.steps_of_class(), skip_checks=self._checks)
-        from ironflow.workflows.vocabulary import is_human_response
-
         return any(is_human_response(kind) for kind in graph.events)
 
     @property
@@ -181,13 +180,8 @@ class Workflow:
     @functools.cached_property
     def gate(self) -> Any:
         """Lets `num_concurrent_runs` runs of this instance execute at once in this process."""
-        import asyncio
-
-        return (
-            None
-            if self.num_concurrent_runs is None
-            else asyncio.Semaphore(self.num_concurrent_runs)
-        )
+        limit = self.num_concurrent_runs
+        return None if limit is None else asyncio.Semaphore(limit)
 
 
 def _check_limits(timeout: object, num_concurrent_runs: object) -> None:
