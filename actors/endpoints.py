@@ -8,15 +8,14 @@ again: what it had reported is in the journal.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ironflow.actors.breakers import NoteFailure, NoteSuccess
 from ironflow.actors.call_slots import CallSlots
+from ironflow.actors.elsewhere import Elsewhere
 from ironflow.actors.jobs import (
     Lease,
     RunNotRunning,
@@ -38,13 +37,10 @@ from ironflow.core.errors import (
     StaleExecution,
     Suspended,
 )
-from ironflow.core.execution import Assignment, RunningStep
-from ironflow.core.functions import Definition, Endpoint, FunctionSpec, compile_spec
+from ironflow.core.execution import Assignment
+from ironflow.core.functions import Definition, Endpoint
 from ironflow.core.payloads import Failure
 from ironflow.core.remote import Answer, Report
-from ironflow.core.runs import Step
-from ironflow.core.secrets import NoSecrets, SecretSource
-from ironflow.core.workflow_state import WorkflowState
 
 if TYPE_CHECKING:
     from ironflow.actors.system import System
@@ -60,7 +56,7 @@ def breaker_key(function_id: str, endpoint: Endpoint) -> str:
     return f"{function_id}|{endpoint.url}"
 
 
-class Endpoints(CallSlots):
+class Endpoints(Elsewhere, CallSlots):
     """Push functions, their queue, and the calls that are under way."""
 
     def __init__(
@@ -74,44 +70,30 @@ class Endpoints(CallSlots):
         """`grant(run_id)` tells a run that it may be sent; `knows` whether anything executes a
         function. Without a `caller` nothing is sent.
         """
-        super().__init__(grant)
-        self.clock, self.system, self.caller = clock, system, caller
-        self._knows = knows
-        self._specs: dict[str, FunctionSpec] = {}
+        Elsewhere.__init__(self, clock, system, knows)
+        CallSlots.__init__(self, grant)
+        self.caller = caller
         self.breakers: dict[str, Breaker] = {}
         """By key, as the gates know them."""
-        self.leases: dict[str, Lease] = {}
-        """By run id."""
-        self._calls: dict[str, asyncio.Task[None]] = {}
-        self._chores: set[asyncio.Task[Any]] = set()
         self.callback: str | None = None
         """Where endpoints may report while they work."""
-        self.secrets: SecretSource = NoSecrets()
         self.closed = False
 
     # -- functions --------------------------------------------------------------------------------
 
     def add(self, definition: Definition) -> None:
-        """Serve a function from now on. Raises `InvalidInput` for a definition without sense."""
-        if definition.endpoint is None:
-            raise InvalidInput("endpoint", "a push function needs one")
-        self._specs[definition.id] = compile_spec(definition, lambda data: None)
+        """See `Elsewhere`."""
         endpoint = definition.endpoint
+        if endpoint is None:
+            raise InvalidInput("endpoint", "a push function needs one")
+        super().add(definition)
         self.place(definition.id, endpoint.url, endpoint.concurrency)
         self.system.loop.call_soon(self.pump, endpoint.url)
 
     def remove(self, function_id: str) -> None:
-        """The function is executed elsewhere now."""
-        self._specs.pop(function_id, None)
+        """See `Elsewhere`."""
+        super().remove(function_id)
         self.place(function_id, None)
-
-    def serves(self, function_id: str) -> bool:
-        """Whether the function is behind an endpoint."""
-        return function_id in self._specs
-
-    def knows(self, function_id: str) -> bool:
-        """Whether anything executes this function."""
-        return self._knows(function_id)
 
     def endpoint(self, function_id: str) -> Endpoint | None:
         """Where a function is."""
@@ -159,14 +141,6 @@ class Endpoints(CallSlots):
 
     # -- the Host ---------------------------------------------------------------------------------
 
-    def spec(self, function_id: str) -> FunctionSpec | None:
-        """The function, if it is behind an endpoint."""
-        return self._specs.get(function_id)
-
-    def specs(self) -> Iterable[FunctionSpec]:
-        """Every function that is behind an endpoint."""
-        return list(self._specs.values())
-
     def start(self, assignment: Assignment) -> None:
         """Send an execution."""
         self.rows.settle(assignment.run_id)
@@ -177,19 +151,7 @@ class Endpoints(CallSlots):
         expires_at = self.system.loop.time() + endpoint.timeout + GRACE
         lease = new_lease(assignment, endpoint.url, expires_at, self.clock.now())
         self.leases[assignment.run_id] = lease
-        call = self._spawn(self._send(lease, endpoint, self.caller))
-        self._calls[assignment.run_id] = call
-
-    def attach(
-        self,
-        run_id: str,
-        execution: int,
-        steps: Mapping[str, Step],
-        order: Mapping[str, list[str]],
-        unsettled: AbstractSet[str],
-        workflow: WorkflowState | None = None,
-    ) -> None:
-        """Nothing: an endpoint has a copy of the record."""
+        _ = self._spawn(self._send(lease, endpoint, self.caller))
 
     def wake(self, run_id: str, execution: int, key: str | None) -> bool:
         """Never: nothing can be told to an endpoint while it works."""
@@ -199,8 +161,8 @@ class Endpoints(CallSlots):
         """Unwind an execution. What one with our executor has done is awaited, and then it is sent
         anew to compensate; nobody waits for another.
         """
-        lease = self.leases.get(run_id)
-        if lease is None or lease.assignment.execution != execution:
+        lease = self._held(run_id, execution)
+        if lease is None:
             return
         endpoint = self.endpoint(lease.assignment.function_id)
         if endpoint is None or endpoint.reports != "commands":
@@ -212,25 +174,11 @@ class Endpoints(CallSlots):
         """The execution no longer owns the run."""
         self.close_lease(run_id)
 
-    def is_hot(self, run_id: str, execution: int) -> bool:
-        """Whether this execution is being sent."""
-        lease = self.leases.get(run_id)
-        return lease is not None and lease.assignment.execution == execution
-
-    def is_active(self, run_id: str) -> bool:
-        """Whether the run is being sent."""
-        return run_id in self.leases
-
-    def running_steps(self, run_id: str) -> list[RunningStep]:
-        """Endpoints do not say which step they are in."""
-        return []
-
     def close_lease(self, run_id: str, lease: Lease | None = None) -> None:
         """The execution is over: whatever is still said of it is refused."""
         held = self.leases.get(run_id)
         if held is not None and (lease is None or held is lease):
             del self.leases[run_id]
-            self._calls.pop(run_id, None)
 
     def came_to_nothing(self, lease: Lease) -> None:
         """The answer says nothing new: it is as good as none. Raises `InvalidInput`."""
@@ -345,18 +293,10 @@ class Endpoints(CallSlots):
         except (IronflowError, Suspended) as error:
             log.debug("run %s: %s", assignment.run_id, error)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        chore = self.system.loop.create_task(work)
-        self._chores.add(chore)
-        chore.add_done_callback(self._chores.discard)
-        return chore
-
     async def stop(self) -> None:
-        """Let go of every call; whoever is behind it may go on, and is refused."""
+        """See `Elsewhere`; nothing is sent any more."""
         self.closed = True
-        for chore in list(self._chores):
-            chore.cancel()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+        await super().stop()
 
 
 async def _large_values(assignment: Assignment) -> dict[str, bytes]:

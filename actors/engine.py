@@ -210,6 +210,7 @@ class Engine:
         self.begin_drain()
         self.timers.stop()
         self.pool.windows.stop()
+        await self.fleet.stop()
         await self.endpoints.stop()
         await self.system.stop()
         await self.store.journal.flush()

@@ -8,24 +8,20 @@ poll at once, and a poll that finds runs waiting is answered at once.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ironflow.actors.affinity import Actor
+from ironflow.actors.elsewhere import Elsewhere
 from ironflow.actors.jobs import Lease, end_execution, new_lease
 from ironflow.actors.worker_queue import LEASE, Signal, Worker, WorkerQueue
 from ironflow.core import commands as c
 from ironflow.core.clock import Clock
 from ironflow.core.entries import CancelRung
-from ironflow.core.execution import Assignment, RunningStep
-from ironflow.core.functions import Definition, FunctionSpec, compile_spec
+from ironflow.core.execution import Assignment
 from ironflow.core.messages import Message
-from ironflow.core.runs import Step
-from ironflow.core.secrets import NoSecrets, SecretSource
-from ironflow.core.workflow_state import WorkflowState
 
 if TYPE_CHECKING:
     from ironflow.actors.system import System
@@ -44,7 +40,7 @@ class Flush(Message[None], frozen=True):
     """There is something for the worker that is this actor's key: a job, or a signal."""
 
 
-class Fleet:
+class Fleet(Elsewhere):
     """Pull functions, their workers, their queue, and the executions that workers have."""
 
     def __init__(
@@ -59,29 +55,10 @@ class Fleet:
         """`grant(run_id)` tells a run that a worker was chosen for it; `knows` whether anything
         executes a function. `patience`: see `WorkerQueue`.
         """
-        self.clock, self.system, self._knows = clock, system, knows
+        super().__init__(clock, system, knows)
         self.lease = lease
-        self._specs: dict[str, FunctionSpec] = {}
-        self.queue = WorkerQueue(system.loop, self._specs, grant, patience)
+        self.queue = WorkerQueue(system.call_later, self._specs, grant, patience)
         self.workers: Mapping[str, Worker] = self.queue.workers
-        self.leases: dict[str, Lease] = {}
-        """By run id: a run has one execution at a time."""
-        self.secrets: SecretSource = NoSecrets()
-        self._chores: set[asyncio.Task[None]] = set()
-
-    # -- functions --------------------------------------------------------------------------------
-
-    def add(self, definition: Definition) -> None:
-        """Serve a function from now on. Raises `InvalidInput` for triggers that make no sense."""
-        self._specs[definition.id] = compile_spec(definition, lambda data: None)
-
-    def remove(self, function_id: str) -> None:
-        """The function is executed elsewhere now."""
-        self._specs.pop(function_id, None)
-
-    def knows(self, function_id: str) -> bool:
-        """Whether anything executes this function."""
-        return self._knows(function_id)
 
     def held_up(self, function_id: str) -> str | None:
         """Why no run of a function is handed out now, if that is not for want of room."""
@@ -108,10 +85,6 @@ class Fleet:
     def queued(self) -> int:
         """Runs that wait for a worker."""
         return len(self.queue.rows)
-
-    def serves(self, function_id: str) -> bool:
-        """Whether runs of this function belong to workers."""
-        return function_id in self._specs
 
     def acquire(self, run_id: str, function_id: str) -> bool:
         """Choose a worker at once, if one asks for work now and nobody waits for it."""
@@ -171,14 +144,6 @@ class Fleet:
 
     # -- the Host ---------------------------------------------------------------------------------
 
-    def spec(self, function_id: str) -> FunctionSpec | None:
-        """The function, if workers execute it."""
-        return self._specs.get(function_id)
-
-    def specs(self) -> Iterable[FunctionSpec]:
-        """Every function that workers execute."""
-        return list(self._specs.values())
-
     def start(self, assignment: Assignment) -> None:
         """Hand an execution to the worker that was chosen for it."""
         worker = self.queue.use(assignment.run_id)
@@ -190,17 +155,6 @@ class Fleet:
         self.leases[assignment.run_id] = worker.jobs[lease.job_id] = lease
         worker.offered.append(lease)
         self.bring(worker)
-
-    def attach(
-        self,
-        run_id: str,
-        execution: int,
-        steps: Mapping[str, Step],
-        order: Mapping[str, list[str]],
-        unsettled: AbstractSet[str],
-        workflow: WorkflowState | None = None,
-    ) -> None:
-        """Nothing: a worker has a copy of the record."""
 
     def wake(self, run_id: str, execution: int, key: str | None) -> bool:
         """Tell the worker that a wait of a body which is active has ended. A body that is parked is
@@ -220,7 +174,7 @@ class Fleet:
             return
         if self._tell(lease, Signal(lease, "cancelled")):
             self._note(lease, "asked")
-            self.system.loop.call_later(CANCEL_GRACE, self._end_cancelled, lease)
+            self.system.call_later(CANCEL_GRACE, partial(self._end_cancelled, lease))
         else:
             self._end_cancelled(lease)
 
@@ -229,17 +183,12 @@ class Fleet:
             self._note(lease, "abandoned")
             execution = lease.assignment.execution
             end = c.EndExecution(execution=execution, outcome="unwound")
-            self._spawn(end_execution(lease.assignment, end))
+            _ = self._spawn(end_execution(lease.assignment, end))
 
     def _note(self, lease: Lease, rung: CancelRung) -> None:
         """Have the run's history say what was done to end its body."""
         note = c.NoteCancel(lease.assignment.execution, rung, f"worker {lease.holder}")
         self.system.ref("run", lease.assignment.run_id).post(note)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        chore = self.system.loop.create_task(work)
-        self._chores.add(chore)
-        chore.add_done_callback(self._chores.discard)
 
     def drop(self, run_id: str) -> None:
         """The execution no longer owns the run."""
@@ -248,10 +197,6 @@ class Fleet:
             self._tell(lease, Signal(lease, "dropped"))
         self.close_lease(run_id)
 
-    def _held(self, run_id: str, execution: int) -> Lease | None:
-        lease = self.leases.get(run_id)
-        return lease if lease is not None and lease.assignment.execution == execution else None
-
     def _tell(self, lease: Lease, signal: Signal) -> bool:
         worker = self.workers.get(lease.holder)
         if worker is None or not worker.commands:
@@ -259,18 +204,6 @@ class Fleet:
         worker.signals.append(signal)
         self.bring(worker)
         return True
-
-    def is_hot(self, run_id: str, execution: int) -> bool:
-        """Whether a worker has this execution."""
-        return self._held(run_id, execution) is not None
-
-    def is_active(self, run_id: str) -> bool:
-        """Whether a worker has the run."""
-        return run_id in self.leases
-
-    def running_steps(self, run_id: str) -> list[RunningStep]:
-        """Workers do not say which step they are in."""
-        return []
 
     # -- what is on its way -----------------------------------------------------------------------
 

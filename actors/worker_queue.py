@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from ironflow.actors.affinity import Actor, Bindings
 from ironflow.actors.jobs import Lease
 from ironflow.actors.waiting_rows import WaitingRows
+from ironflow.actors.windows import Later
 from ironflow.core.functions import FunctionSpec
 
 LEASE = 90.0
@@ -114,15 +116,16 @@ class WorkerQueue:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        later: Later,
         specs: Mapping[str, FunctionSpec],
         grant: Callable[[str], None],
         patience: float = 0.0,
     ) -> None:
-        """`grant(run_id)` tells a run that a worker was chosen for it. `patience`: seconds that a
-        run waits for its actor's worker while that is full; 0 is as long as it takes.
+        """`later` calls something after a number of seconds; `grant(run_id)` tells a run that a
+        worker was chosen for it. `patience`: seconds that a run waits for its actor's worker while
+        that is full; 0 is as long as it takes.
         """
-        self._loop, self._specs, self._grant = loop, specs, grant
+        self._later, self._specs, self._grant = later, specs, grant
         self._patience = patience
         self.workers: dict[str, Worker] = {}
         self.reserved: dict[str, str] = {}
@@ -167,8 +170,8 @@ class WorkerQueue:
                 self.rows.join(run_id, row)
             self._forget_alarm(run_id)
             if worker_id != ANYONE and self._patience:
-                alarm = self._loop.call_later(self._patience, self._give_up, run_id, row)
-                self._alarms[run_id] = alarm
+                give_up = partial(self._give_up, run_id, row)
+                self._alarms[run_id] = self._later(self._patience, give_up)
         worker = self._idle_worker(function_id, worker_id)
         if worker is not None:
             self.pump(worker)
@@ -270,7 +273,7 @@ class WorkerQueue:
     def expect_workers(self) -> None:
         """The process has just started: runs wait a moment for the workers that had them."""
         self._expecting = True
-        self._loop.call_later(RETURN_SECONDS, self._expect_no_more)
+        self._later(RETURN_SECONDS, self._expect_no_more)
 
     def _expect_no_more(self) -> None:
         self._expecting = False

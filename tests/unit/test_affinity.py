@@ -161,7 +161,7 @@ def test_a_run_does_not_wait_longer_for_a_full_worker_than_it_was_told_to() -> N
 async def test_each_wait_for_a_full_worker_has_a_patience_of_its_own() -> None:
     granted: list[str] = []
     specs = {"remote": compile_spec(definition(), lambda data: None)}
-    queue = WorkerQueue(asyncio.get_running_loop(), specs, granted.append, patience=30.0)
+    queue = WorkerQueue(asyncio.get_running_loop().call_later, specs, granted.append, 30.0)
     one, two = (Worker(name, frozenset({"remote"}), 10, 0, 0) for name in ("one", "two"))
     queue.admit(one)
     queue.admit(two)

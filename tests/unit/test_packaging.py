@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,15 @@ def locked() -> dict[str, str]:
         "exact versions only"
     )
     return {canonicalize_name(pin.name): str(pin.specifier)[2:] for pin in taken}
+
+
+def test_the_map_of_the_actors_names_every_module_once() -> None:
+    text = ast.get_docstring(ast.parse((ROOT / "actors" / "__init__.py").read_text()))
+    assert text is not None
+    named = Counter(re.findall(r"`([a-z_]+)`", text))
+    modules = {path.stem for path in (ROOT / "actors").glob("*.py")} - {"__init__"}
+    assert set(named) == modules
+    assert set(named.values()) == {1}
 
 
 def test_packages_listed_are_those_on_disk(pyproject: dict[str, Any]) -> None:
