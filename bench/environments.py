@@ -43,7 +43,12 @@ class Unavailable(Exception):
 
 
 def python_of(name: str) -> Path:
-    """The interpreter of a Python peer, installed at the first call. Raises `Unavailable`."""
+    """The interpreter of a Python peer, installed at the first call; `$PEER_PREFECT` names
+    another one for `prefect`, and so on. Raises `Unavailable`.
+    """
+    chosen = os.environ.get(f"PEER_{name.upper().replace('-', '_')}")
+    if chosen:
+        return Path(chosen)
     packages = PYTHON_PEERS[name]
 
     def install(folder: Path) -> None:

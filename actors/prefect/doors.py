@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 REMEMBERED = 10_000
-"""Flows, and task runs with their streams, that are held in memory."""
+"""Flows, and places of task runs, that are held in memory."""
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _BODY = ", ".join(bodies.COLUMNS)
 
@@ -67,7 +67,7 @@ class Prefect:
         self.system, self.ids, self.clock = engine.system, engine.ids, engine.clock
         self.reader, self.store = engine.store.reader, engine.store
         self.recorder = Recorder(self.system, is_id)
-        self._flows, self._owners = Memory(), Memory()
+        self._flows, self._places = Memory(), Memory()
         environment = engine.environment
         self.system.register(
             Behavior(
@@ -168,12 +168,12 @@ class Prefect:
         info.id = self.ids.new() if key is None else derive_id("flow_run", info.flow_id, key)
         info.name = info.name or make_name(self.ids.rng)
         info.labels = {"prefect.flow.id": info.flow_id, **info.labels}
-        parent: str | None = None
+        parent: c.TaskPlace | None = None
         if info.parent_task_run_id is not None:
             # It may not be known yet: clients tell of task runs a little later than of flow runs.
-            parent = await self.owner(info.parent_task_run_id)
+            parent = await self.place(info.parent_task_run_id)
         command = c.CreateFlowRun(
-            info=info, flow_name=name, policy=policy, state=state, parent_flow_run_id=parent
+            info=info, flow_name=name, policy=policy, state=state, parent=parent
         )
         return await (self._ask_fresh if key is None else self._ask)(info.id, command)
 
@@ -222,22 +222,23 @@ class Prefect:
 
     # -- task runs --------------------------------------------------------------------------------
 
-    async def owner(self, task_run_id: str) -> str | None:
-        """The id of the stream that a task run is in, None when there is no such task run."""
-        owner: str | None = self._owners.get(task_run_id)
-        if owner is None:
-            query = "SELECT coalesce(flow_run_id, id) FROM task_runs WHERE id = ?"
+    async def place(self, task_run_id: str) -> c.TaskPlace | None:
+        """Where a task run is, None when there is no such task run."""
+        place: c.TaskPlace | None = self._places.get(task_run_id)
+        if place is None:
+            query = "SELECT coalesce(flow_run_id, id), name FROM task_runs WHERE id = ?"
             rows = await self.reader.select(query, (task_run_id,), quick=True)
             if rows:
-                owner = rows[0][0]
-                self._owners.keep(task_run_id, owner)
-        return owner
+                place = c.TaskPlace(*rows[0])
+                self._places.keep(task_run_id, place)
+        return place
 
-    async def _owner(self, task_run_id: str) -> str:
-        owner = await self.owner(task_run_id)
-        if owner is None:
+    async def owner(self, task_run_id: str) -> str:
+        """The id of the stream that a task run is in. Raises `NotFound`."""
+        place = await self.place(task_run_id)
+        if place is None:
             raise NotFound("task run", task_run_id)
-        return owner
+        return place.owner
 
     async def create_task_run(self, info: TaskRunInfo, state: StateCreate) -> c.Reply:
         """Create a task run, or find it by its keys; its id and name may be empty. Raises
@@ -253,25 +254,26 @@ class Prefect:
             )
         info.name = info.name or make_name(self.ids.rng)
         owner = info.flow_run_id or info.id
+        place = c.TaskPlace(owner, info.name)
         if is_chosen:
-            known = await self.owner(info.id)
-            if known is not None and known != owner:
+            known = await self.place(info.id)
+            if known is not None and known.owner != owner:
                 raise Conflict(f"id: task run {info.id} is one of another flow run")
-            self._owners.keep(info.id, owner)  # before another request is answered
+            self._places.keep(info.id, known or place)  # before another request is answered
         try:
             reply = await self._ask(owner, c.CreateTaskRun(info=info, state=state))
         except Exception:
-            self._owners.pop(info.id, None)
+            self._places.pop(info.id, None)
             raise
         if reply.status == 201:
-            self._owners.keep(info.id, owner)
+            self._places.keep(info.id, place)
         return reply
 
     async def read_task_run(self, task_run_id: str) -> bytes:
         """A task run's body. Raises `NotFound`."""
-        owner = self._owners.get(task_run_id)
-        if owner is not None and self.system.is_live(f"flow_run/{owner}"):
-            return (await self._ask(owner, c.ReadTaskRun(task_run_id))).body
+        place = self._places.get(task_run_id)
+        if place is not None and self.system.is_live(f"flow_run/{place.owner}"):
+            return (await self._ask(place.owner, c.ReadTaskRun(task_run_id))).body
         query = f"SELECT {_BODY} FROM task_runs WHERE id = ?"
         rows = await self.reader.select(query, (task_run_id,), quick=True)
         if not rows:
@@ -284,17 +286,17 @@ class Prefect:
         """Who is to be asked, and what, to propose a state for a task run; None when that must be
         looked up.
         """
-        owner = self._owners.get(task_run_id)
-        if owner is None or _takes_from_cache(state, force):
+        place = self._places.get(task_run_id)
+        if place is None or _takes_from_cache(state, force):
             return None
         command = c.SetTaskRunState(id=task_run_id, state=state, force=force)
-        return Ask(self.system.ref("flow_run", owner), command)
+        return Ask(self.system.ref("flow_run", place.owner), command)
 
     async def set_task_run_state(
         self, task_run_id: str, state: StateCreate, *, force: bool = False
     ) -> c.Reply:
         """Propose a state for a task run. Raises `NotFound`."""
-        owner = await self._owner(task_run_id)
+        owner = await self.owner(task_run_id)
         key = state.state_details.cache_key if _takes_from_cache(state, force) else None
         cached = None if key is None else await self._cached(key)
         command = c.SetTaskRunState(id=task_run_id, state=state, force=force, cached=cached)
@@ -310,9 +312,10 @@ class Prefect:
 
     async def rename_task_run(self, task_run_id: str, name: str) -> None:
         """Give a task run another name. Raises `NotFound`."""
-        await self._ask(await self._owner(task_run_id), c.ChangeTaskRun(task_run_id, name))
+        await self._ask(await self.owner(task_run_id), c.ChangeTaskRun(task_run_id, name))
+        self._places.pop(task_run_id, None)
 
     async def delete_task_run(self, task_run_id: str) -> None:
         """Delete a task run. Raises `NotFound`."""
-        await self._ask(await self._owner(task_run_id), c.DeleteTaskRun(task_run_id))
-        self._owners.pop(task_run_id, None)
+        await self._ask(await self.owner(task_run_id), c.DeleteTaskRun(task_run_id))
+        self._places.pop(task_run_id, None)

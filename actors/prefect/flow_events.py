@@ -16,6 +16,12 @@ from ironflow.core.prefect.runs import FlowRun, FlowRunInfo
 from ironflow.core.prefect.states import State
 from ironflow.storage.ports import Batch
 
+TIGHT = 300 * SECOND
+"""An event follows another that came less than so many microseconds before it: those that wait for
+the one before do not wait for longer.
+"""
+MAX_MESSAGE = 100_000
+"""Characters of a state's message that its event repeats."""
 REMEMBERED = 4096
 """Flow runs whose company is held in memory."""
 
@@ -26,6 +32,7 @@ class _Summary(msgspec.Struct, omit_defaults=True):
     type: str
     name: str
     message: str = ""
+    pause_reschedule: str | None = None
 
 
 class Company(NamedTuple):
@@ -37,7 +44,7 @@ class Company(NamedTuple):
 
 
 def find_company(run: FlowRun) -> Company:
-    """The flow, the deployment and the tags of a flow run."""
+    """The flow of a flow run, its deployment, the task run that stands for it, and its tags."""
     info = run.info
     related = [
         {
@@ -53,9 +60,17 @@ def find_company(run: FlowRun) -> Company:
                 "prefect.resource.role": "deployment",
             }
         )
+    if run.parent_task_name is not None:
+        related.append(
+            {
+                "prefect.resource.id": f"prefect.task-run.{info.parent_task_run_id}",
+                "prefect.resource.role": "task-run",
+                "prefect.resource.name": run.parent_task_name,
+            }
+        )
     related += [
         {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}
-        for tag in dict.fromkeys(info.tags)
+        for tag in sorted({*info.tags})
     ]
     return Company(info, tuple(related), orjson.dumps(related))
 
@@ -75,7 +90,7 @@ def tell_move(run: FlowRun, old: State | None, company: Company) -> Event:
             "prefect.resource.id": f"prefect.flow-run.{info.id}",
             "prefect.resource.name": info.name,
             "prefect.run-count": str(run.run_count),
-            "prefect.state-message": state.message or "",
+            "prefect.state-message": _shorten(state.message or ""),
             "prefect.state-name": state.name,
             "prefect.state-timestamp": _to_isoformat(state),
             "prefect.state-type": state.type,
@@ -87,7 +102,7 @@ def tell_move(run: FlowRun, old: State | None, company: Company) -> Event:
             b"null" if old is None else _summarize(old),
             _summarize(state),
         ),
-        follows=old.id if old is not None else None,
+        follows=old.id if old is not None and state.at - old.at < TIGHT else None,
     ).with_related(company.text)
 
 
@@ -104,14 +119,25 @@ def _intend(come: str | None, go: str) -> bytes:
 
 
 def _summarize(state: State) -> bytes:
-    if state.message:
-        return _encode(_Summary(state.type, state.name, state.message))
-    return _summarize_silent(state.type, state.name)
+    message, is_paused = state.message, state.type == "PAUSED"
+    if not message and not is_paused:
+        return _summarize_plain(state.type, state.name)
+    reschedule = str(state.state_details.pause_reschedule).lower() if is_paused else None
+    return _encode(_Summary(state.type, state.name, _shorten(message or ""), reschedule))
 
 
 @lru_cache
-def _summarize_silent(kind: str, name: str) -> bytes:
+def _summarize_plain(kind: str, name: str) -> bytes:
     return _encode(_Summary(kind, name))
+
+
+def _shorten(message: str) -> str:
+    """A message with its ends alone, when it is long: some hold whole results."""
+    left_out = len(message) - MAX_MESSAGE
+    if left_out <= 0:
+        return message
+    half = MAX_MESSAGE // 2
+    return f"{message[:half]}...{left_out} additional characters...{message[-half:]}"
 
 
 def tell_change(change: FlowChange) -> Event:

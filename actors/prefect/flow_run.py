@@ -54,11 +54,13 @@ class FlowRunActor(TaskRunKeeper):
     def _create(self, message: c.CreateFlowRun, envelope: Envelope) -> object:
         if self.history.flow_run is not None:
             return self.after_pending(envelope, self.show_flow_run(200))
+        parent = message.parent
         created = r.FlowRunCreated(
             info=message.info,
             flow_name=message.flow_name,
             policy=message.policy,
-            parent_flow_run_id=message.parent_flow_run_id,
+            parent_flow_run_id=parent.owner if parent is not None else None,
+            parent_task_name=parent.name if parent is not None else None,
         )
         situation = self.situation(task_run_id=message.info.parent_task_run_id)
         state = begin_state(message.state, situation.state_id, situation.now)

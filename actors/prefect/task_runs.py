@@ -135,8 +135,13 @@ class TaskRunKeeper(HistoryActor):
             self.leave_if_empty()
             return self.record([], envelope, delivery=message.delivery)
         theirs = message.state
-        create = StateCreate(type=theirs.type, name=theirs.name, message=theirs.message)
-        create.state_details.scheduled_time = theirs.state_details.scheduled_time
+        create = StateCreate(
+            type=theirs.type,
+            name=theirs.name,
+            message=theirs.message,
+            data=theirs.data,
+            state_details=msgspec.structs.replace(theirs.state_details),
+        )
         situation = self.situation(
             task_run_id=task.info.id, child_flow_run_id=message.child_flow_run_id
         )

@@ -191,6 +191,33 @@ async def test_prefects_sockets_take_the_key_as_their_clients_send_it(memory_api
                 assert (said.data, reason in said.extra) == (1008, True)
 
 
+async def test_older_prefect_clients_give_their_key_in_the_headers_of_a_socket(
+    memory_api: Any,
+) -> None:
+    """They do not introduce themselves, and send events at once; a key in `PREFECT_API_URL` is in
+    the headers of all that they ask.
+    """
+    await make(memory_api, "first", "admin")
+    _, viewer = await make(memory_api, "viewer", "viewer")
+    for secret, reason in (
+        (memory_api.admin, None),
+        (viewer, "Auth required: events:emit"),
+        ("ifkey_wrong", "Auth required: the key is unknown"),
+        (None, "PREFECT_API_URL=http://user:ifkey_"),
+    ):
+        basic = base64.b64encode(f"user:{secret}".encode()).decode()
+        headers = {} if secret is None else {"Authorization": f"Basic {basic}"}
+        async with memory_api.client.ws_connect(
+            "/api/events/in", headers=headers, autoping=False
+        ) as socket:
+            if reason is None:
+                await socket.ping(b"first")
+                assert (await socket.receive(timeout=60)).data == b"first"
+            else:
+                said = await socket.receive(timeout=60)
+                assert (said.data, reason in said.extra) == (1008, True)
+
+
 async def test_keys_are_known_after_a_restart_and_stored_as_hashes(tmp_path: Any) -> None:
     path, clock = tmp_path / "keys.db", SystemClock()
     store = await open_sqlite(path)

@@ -14,6 +14,7 @@ from ironflow.actors.prefect.events import LOOSE
 from ironflow.core.errors import Conflict, IronflowError, NotFound, StorageError
 from ironflow.core.prefect.event_filters import parse_event_filter
 from ironflow.core.prefect.faults import Fault
+from ironflow.core.prefect.states import StateCreate
 from ironflow.storage.ports import RetentionRule
 from ironflow.storage.prefect_events import select_events
 
@@ -179,6 +180,57 @@ def test_a_disk_that_is_full_refuses_and_loses_nothing() -> None:
     play(main, functions=[])
 
 
+async def all_events(world: testing.World) -> list[Any]:
+    """Every event, in the order of their commits."""
+    rows = await world.store.reader.select("SELECT body FROM prefect_events ORDER BY seq")
+    return [msgspec.json.decode(body) for (body,) in rows]
+
+
+def test_events_of_a_subflow_name_the_task_run_that_stands_for_it() -> None:
+    async def main(world: testing.World) -> None:
+        client = Client(world)
+        parent = await client.flow_run()
+        await client.move(parent, "RUNNING")
+        stands = await client.task_run(parent, "sub")
+        child = await client.flow_run(parent_task_run_id=stands)
+        await client.move(child, "RUNNING")
+        await world.advance(0.1)
+        related = {
+            "prefect.resource.id": f"prefect.task-run.{stands}",
+            "prefect.resource.role": "task-run",
+            "prefect.resource.name": (await client.see_task(stands))["name"],
+        }
+        told = [event for event in await all_events(world) if related in event["related"]]
+        assert {event["resource"]["prefect.resource.id"] for event in told} == {
+            f"prefect.flow-run.{child}"
+        }
+        assert [event["event"].rpartition(".")[2] for event in told] == ["Pending", "Running"]
+
+    play(main, functions=[])
+
+
+def test_events_say_what_a_pause_is_and_not_all_of_a_long_message() -> None:
+    async def main(world: testing.World) -> None:
+        client = Client(world)
+        run_id = await client.flow_run()
+        await client.move(run_id, "RUNNING")
+        await client.move(run_id, "PAUSED")
+        await world.advance(301)
+        failed = StateCreate(type="FAILED", message="a" * 90_000 + "b" * 20_000)
+        await client.ask(lambda doors: doors.set_flow_run_state(run_id, failed))
+        await world.advance(0.1)
+        paused, ended = (await all_events(world))[-2:]
+        state = {"type": "PAUSED", "name": "Paused", "pause_reschedule": "false"}
+        assert paused["payload"]["validated_state"] == state
+        assert ended["payload"]["initial_state"] == state
+        said = "a" * 50_000 + "...10000 additional characters..." + "a" * 30_000 + "b" * 20_000
+        assert ended["payload"]["validated_state"]["message"] == said
+        assert ended["resource"]["prefect.state-message"] == said
+        assert (paused["follows"] is None, ended["follows"]) == (False, None)  # minutes later
+
+    play(main, functions=[])
+
+
 def test_every_move_is_an_event() -> None:
     async def main(world: testing.World) -> None:
         client = Client(world)
@@ -186,8 +238,7 @@ def test_every_move_is_an_event() -> None:
         await client.move(run_id, "RUNNING")
         await client.move(run_id, "COMPLETED")
         await world.advance(0.1)
-        rows = await world.store.reader.select("SELECT body FROM prefect_events ORDER BY seq")
-        told = [msgspec.json.decode(body) for (body,) in rows]
+        told = await all_events(world)
         told = [event for event in told if event["event"] != "prefect.flow.created"]
         assert [event["event"] for event in told] == [
             f"prefect.flow-run.{name}" for name in ("Pending", "Running", "Completed")
@@ -214,8 +265,7 @@ def test_every_change_of_a_flow_is_an_event_once(crash: bool) -> None:
         await client.ask(lambda doors: doors.change_flow(flow["id"], ["c"]))
         await client.ask(lambda doors: doors.delete_flow(flow["id"]))
         await world.advance(0.1)
-        rows = await world.store.reader.select("SELECT body FROM prefect_events ORDER BY seq")
-        told = [msgspec.json.decode(body) for (body,) in rows]
+        told = await all_events(world)
         assert [(event["event"], event["payload"]["tags"]) for event in told] == [
             ("prefect.flow.created", ["a"]),
             ("prefect.flow.updated", ["c"]),

@@ -131,8 +131,9 @@ async def take_events(request: web.Request, engine: Engine) -> web.StreamRespons
     goodbye = asyncio.create_task(_say_goodbye(socket, engine.feeds))
     try:
         # A client without the subprotocol is one of old, which does not introduce itself.
-        if socket.ws_protocol == sockets.PROTOCOL or engine.keyring.is_needed:
-            await sockets.shake_hands(request, socket, engine, "events:emit")
+        is_new = socket.ws_protocol == sockets.PROTOCOL
+        let_in = sockets.shake_hands if is_new else sockets.admit
+        await let_in(request, socket, engine, "events:emit")
         await _take(socket, intake, engine)
     except sockets.Closed:
         pass

@@ -42,10 +42,10 @@ async def list_flow_run_states(call: Call[OfFlowRun, None]) -> Answer:
 async def list_task_run_states(call: Call[OfTaskRun, None]) -> Answer:
     """The states of a task run, oldest first."""
     id_ = str(call.query.task_run_id)
-    owner = await call.engine.prefect.owner(id_)
-    if owner is None:
+    place = await call.engine.prefect.place(id_)
+    if place is None:
         return 200, b"[]"
-    return 200, b"[%b]" % b",".join(await list_states(call.engine, f"run/{owner}", id_))
+    return 200, b"[%b]" % b",".join(await list_states(call.engine, f"run/{place.owner}", id_))
 
 
 ROUTES = (

@@ -42,6 +42,9 @@ MOST_BUFFERED = 64 * 1024
 NO_KEY = (
     "Auth required: set PREFECT_API_AUTH_STRING=user:ifkey_... (PREFECT_API_KEY is no use here)"
 )
+NO_KEY_IN_URL = (
+    "Auth required: for clients before 3.6.14, PREFECT_API_URL=http://user:ifkey_...@HOST:PORT/api"
+)
 AUTH_SUCCESS = '{"type":"auth_success"}'
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -118,26 +121,40 @@ async def shake_hands(
         raise await close(socket, WSCloseCode.POLICY_VIOLATION, "Expected 'auth' message")
     if engine.keyring.is_needed:
         token = message.get("token")
-        if isinstance(token, str) and token:
-            secret: str | None = secret_in(token)
-        else:
-            secret = secret_of(request.headers)
-        if not secret:
-            raise await close(socket, WSCloseCode.POLICY_VIOLATION, NO_KEY)
-        try:
-            key = engine.keyring.check(secret)
-            if key.environment not in (None, DEFAULT_ENVIRONMENT):
-                raise PermissionDenied("this key is bound to another environment")
-            directory = engine.registrar.directory
-            everything = directory.irn(DEFAULT_ENVIRONMENT, "event", "*")
-            decision = directory.grant(key.roles).decide(action, everything)
-            if not decision.allowed:
-                raise PermissionDenied(f"{action}: {decision.reason}")
-        except IronflowError as error:
-            raise await close(
-                socket, WSCloseCode.POLICY_VIOLATION, f"Auth required: {error.message}"
-            ) from error
+        given = secret_in(token) if isinstance(token, str) else ""
+        await _check_key(socket, engine, action, given or secret_of(request.headers), NO_KEY)
     await socket.send_str(AUTH_SUCCESS)
+
+
+async def admit(
+    request: web.Request, socket: web.WebSocketResponse, engine: Engine, action: str
+) -> None:
+    """Let in a client that does not introduce itself: where keys are needed it has one in the
+    headers of its request. Raises `Closed`.
+    """
+    if engine.keyring.is_needed:
+        await _check_key(socket, engine, action, secret_of(request.headers), NO_KEY_IN_URL)
+
+
+async def _check_key(
+    socket: web.WebSocketResponse, engine: Engine, action: str, secret: str | None, advice: str
+) -> None:
+    """Whether a key is good for `action`; `advice` is for who has none. Raises `Closed`."""
+    if not secret:
+        raise await close(socket, WSCloseCode.POLICY_VIOLATION, advice)
+    try:
+        key = engine.keyring.check(secret)
+        if key.environment not in (None, DEFAULT_ENVIRONMENT):
+            raise PermissionDenied("this key is bound to another environment")
+        directory = engine.registrar.directory
+        everything = directory.irn(DEFAULT_ENVIRONMENT, "event", "*")
+        decision = directory.grant(key.roles).decide(action, everything)
+        if not decision.allowed:
+            raise PermissionDenied(f"{action}: {decision.reason}")
+    except IronflowError as error:
+        raise await close(
+            socket, WSCloseCode.POLICY_VIOLATION, f"Auth required: {error.message}"
+        ) from error
 
 
 async def receive_filter(socket: web.WebSocketResponse) -> tuple[Any, bool]:

@@ -26,6 +26,13 @@ class Reply(NamedTuple):
     body: bytes
 
 
+class TaskPlace(NamedTuple):
+    """Which task run: the id of the stream that it is in, and its name."""
+
+    owner: str
+    name: str
+
+
 class CreateFlowRun(Message[Reply], frozen=True, kw_only=True):
     """Create the flow run that this actor is for, or find it."""
 
@@ -33,7 +40,8 @@ class CreateFlowRun(Message[Reply], frozen=True, kw_only=True):
     flow_name: str
     policy: FlowRunPolicy
     state: StateCreate
-    parent_flow_run_id: str | None = None
+    parent: TaskPlace | None = None
+    """The task run that stands for it in another flow run."""
 
 
 class ReadFlowRun(Message[Reply], frozen=True):

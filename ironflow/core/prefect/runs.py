@@ -154,6 +154,7 @@ class FlowRun(Progress, kw_only=True):
     updated_at: int
     policy: FlowRunPolicy = msgspec.field(default_factory=FlowRunPolicy)
     parent_flow_run_id: str | None = None
+    parent_task_name: str | None = None
 
 
 class TaskRun(Progress, kw_only=True):
@@ -203,6 +204,7 @@ class FlowRunCreated(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     flow_name: str
     policy: FlowRunPolicy
     parent_flow_run_id: str | None = None
+    parent_task_name: str | None = None
 
 
 class FlowRunMoved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -352,6 +354,7 @@ def apply(history: History, entry: FlowEntry, at: int) -> None:
                 updated_at=at,
                 policy=entry.policy,
                 parent_flow_run_id=entry.parent_flow_run_id,
+                parent_task_name=entry.parent_task_name,
             )
         case TaskRunCreated():
             _add_task(history, entry.info, at)

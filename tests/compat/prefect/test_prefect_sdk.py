@@ -80,7 +80,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
         ],
         "prompt": ["Pending", "Running", "Retrying", "Completed"],
         "run_counts": [3, 2],
-        "policy": [2, [0.01, 0.02]],
+        "policy": [2, True],
     },
     "subflows": {
         "results": [2, 3],
@@ -117,8 +117,8 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "before_last": True,
         "from_task": ["from the task", "Finished in state Completed()"],
         "ordered": True,
-        "heard": ["alarmed: äöü \N{SNOWMAN}", "from the task"],
     },
+    "live_logs": {"heard": ["alarmed: äöü \N{SNOWMAN}", "from the task"]},
     "caching": {
         "values": [2, 2, 3],
         "calls": 2,
@@ -206,6 +206,84 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "state": "COMPLETED",
         "roles": ["flow"],
     },
+    "threads": {
+        "found": [True, 3],
+        "tasks": [200, 201],
+        "states": ["Completed"],
+        "keys": 200,
+        "waited": 200,
+        "counts": [1],
+    },
+    "gathered": {
+        "sums": [3, 6, 9, 12, 15, 7],
+        "tasks": [6, ["Completed"]],
+        "children": ["inner-0", "inner-1", "inner-2", "inner-3", "inner-4"],
+        "of_children": [3, 3, 3, 3, 3],
+        "dummies": 5,
+    },
+    "upstream": {
+        "local": ["Failed", "1/2 states failed."],
+        "state": ["FAILED", "Failed", "1/2 states failed."],
+        "tasks": [
+            ["breaks", "FAILED", "Failed"],
+            ["follows", "COMPLETED", "Completed"],
+            ["follows", "PENDING", "NotReady"],
+        ],
+    },
+    "hooks": {
+        "completed": [
+            "COMPLETED",
+            "Completed",
+            ["running", "hooked", "Running"],
+            ["task-completed", "hooked_task", "Completed"],
+            ["completed", "hooked", "Completed"],
+        ],
+        "failed": [
+            "FAILED",
+            "Failed",
+            ["running", "hooked", "Running"],
+            ["task-failed", "hooked_task", "Failed"],
+            ["failed", "hooked", "Failed"],
+        ],
+        "cancelled": ["CANCELLED", "Cancelled", ["running", "hooked", "Running"]],
+        "crashed": [
+            "CRASHED",
+            "Crashed",
+            ["running", "hooked", "Running"],
+            ["crashed", "hooked", "Crashed"],
+        ],
+    },
+    "own_ends": {
+        "broken": [["FAILED", "Broken", "by hand"]] * 2,
+        "skipped": [["COMPLETED", "Skipped", "not today"]] * 2,
+        "several": [["FAILED", "Failed", "1/2 states failed."]] * 2,
+        "task": [["FAILED", "Failed", "1/1 states failed."]] * 2,
+    },
+    "options": {
+        "value": 2,
+        "task": [True, ["optional"], 2],
+        "history": ["Pending", "Running", "Retrying", "Completed"],
+        "runtime": [
+            *[True, "made-of-3", "at-runtime", {"n": 3}, ["outer"], None, True, 1, True],
+            ["named-3", {"n": 3}, ["inner", "outer"], 1],
+        ],
+        "names": ["made-of-3", "named-3"],
+        "tags": [["outer"], ["inner", "outer"]],
+        "again": [2, "optional-again", 2],
+        "flow_history": ["Pending", "Running", "AwaitingRetry", "Running", "Completed"],
+    },
+    "heavy_logging": {"lines": 1000, "ordered": True, "long": [20_000], "elsewhere": [40]},
+    "retried_with_children": {
+        "values": [1, 2],
+        "calls": [1, 2],
+        "history": ["Pending", "Running", "AwaitingRetry", "Running", "Completed"],
+        "tasks": [
+            ["kept-child", "Completed", 1, 0],
+            ["kept_task", "Completed", 1, 1],
+            ["kept_task", "Completed", 1, 2],
+        ],
+        "children": [["Completed", 1]],
+    },
 }
 
 
@@ -233,6 +311,8 @@ def test_the_real_client_finds_what_its_own_server_would_tell(
     answers: dict[str, dict[str, Any]], name: str
 ) -> None:
     line = answers[name]
+    if "since" in line:
+        pytest.skip(f"came with Prefect {'.'.join(map(str, line['since']))}")
     assert "error" not in line, line["error"]
     assert line["answer"] == EXPECTED[name]
 

@@ -2,8 +2,9 @@
 environment, with `PREFECT_API_URL` naming the server.
 
 Each scenario runs flows, then asks the server through the real client what it knows of them, and
-answers with plain data. One line of JSON a scenario: `{"scenario", "answer"}` or
-`{"scenario", "error"}`. They share one process because importing Prefect takes seconds.
+answers with plain data. One line of JSON a scenario: `{"scenario", "answer"}`, `{"scenario",
+"error"}`, or `{"scenario", "since"}` when this release is older than what it is about. They share
+one process because importing Prefect takes seconds.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import os
 import sys
 import traceback
 
-from scenario import SCENARIOS
+from scenario import RELEASE, SCENARIOS
 
-PARTS = ("running", "keeping", "steering")
+PARTS = ("running", "keeping", "steering", "habits")
 """The modules beside this one that declare scenarios."""
+SINCE = {"live_logs": (3, 4)}
+"""Releases before which there was no such thing."""
 
 
 async def main(chosen: list[str]) -> None:
@@ -26,6 +29,10 @@ async def main(chosen: list[str]) -> None:
     for part in PARTS:
         importlib.import_module(part)
     for name in chosen or SCENARIOS:
+        if SINCE.get(name, RELEASE) > RELEASE:
+            line = {"scenario": name, "since": SINCE[name]}
+            print(json.dumps(line), file=answers, flush=True)
+            continue
         try:
             line = {"scenario": name, "answer": await SCENARIOS[name]()}
         except BaseException as error:  # noqa: BLE001 - it is the answer

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import prefect
 from prefect import flow, task
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
@@ -17,6 +18,10 @@ from prefect.client.schemas.filters import (
 from prefect.context import FlowRunContext
 
 SCENARIOS: dict[str, Callable[[], Awaitable[Any]]] = {}
+RELEASE = tuple(int(part) for part in prefect.__version__.split(".")[:2])
+"""Which Prefect this is."""
+DELAYS = [0.01, 0.02] if RELEASE >= (3, 4) else [1, 1]
+"""Delays before retries, in seconds; earlier ones know whole ones only."""
 LOOK = 0.05
 """Seconds between two looks at what reaches the server on its own way (events, logs)."""
 
@@ -70,6 +75,16 @@ def own_id() -> Any:
     assert context is not None
     assert context.flow_run is not None
     return context.flow_run.id
+
+
+async def ask(client: PrefectClient, method: str, path: str, body: object = None) -> Any:
+    """What the server says to a request that not every release has a method for."""
+    return (await client._client.request(method, path, json=body)).json()
+
+
+async def result_of(state: Any) -> Any:
+    """The result that a state refers to; `aresult` came after `fetch` had gone."""
+    return await (state.aresult() if hasattr(state, "aresult") else state.result(fetch=True))
 
 
 attempts: dict[str, Any] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prefect import flow, pause_flow_run, suspend_flow_run
@@ -29,11 +29,12 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.flow_engine import run_flow
 from prefect.input import RunInput, receive_input
 from prefect.states import Cancelling, Failed, Pending, Running, Scheduled
-from prefect.types._datetime import now
 from scenario import (
     add,
+    ask,
     attempts,
     own_id,
+    result_of,
     scenario,
     settled,
     states_of,
@@ -155,8 +156,8 @@ async def suspend_and_resume() -> Any:
         except PrefectHTTPStatusError:  # a deployment may be named before deployments are kept
             deployment = uuid.uuid4()
         body = {"flow_id": str(flow_id), "deployment_id": str(deployment)}
-        made = await client.request("POST", "/flow_runs/", json=body)
-        run_id = uuid.UUID(made.json()["id"])
+        made = await ask(client, "POST", "/flow_runs/", body)
+        run_id = uuid.UUID(made["id"])
         first = await executed(run_id)
         suspended = await client.read_flow_run(run_id)
         wrong = await client.resume_flow_run(run_id, run_input={"amount": 2})
@@ -171,7 +172,7 @@ async def suspend_and_resume() -> Any:
             "right": [right.status, right.state.type, right.state.name],
             "second": second,
             "began": attempts["began"],
-            "ended": [ended.state_type, ended.run_count, await ended.state.aresult()],
+            "ended": [ended.state_type, ended.run_count, await result_of(ended.state)],
             "history": await states_of(client, run_id),
         }
 
@@ -241,7 +242,7 @@ async def idle() -> None:
 async def cancellation() -> Any:
     async with get_client() as client:
         scheduled = await client.create_flow_run(
-            idle, state=Scheduled(scheduled_time=now() + timedelta(days=1))
+            idle, state=Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
         )
         refused = await client.set_flow_run_state(scheduled.id, Cancelling())
         running = await client.create_flow_run(idle, state=Pending())
@@ -260,30 +261,35 @@ async def cancellation() -> Any:
 
 @scenario
 async def client_calls() -> Any:
+    mark = f"calls-{uuid.uuid4()}"
     async with get_client() as client:
-        first = await client.create_flow_run(idle, name="one", tags=["calls"], state=Pending())
-        second = await client.create_flow_run(idle, name="two", tags=["calls"], state=Pending())
-        mine = FlowRunFilter(tags=FlowRunFilterTags(all_=["calls"]))
+        first = await client.create_flow_run(idle, name="one", tags=[mark], state=Pending())
+        second = await client.create_flow_run(idle, name="two", tags=[mark], state=Pending())
         by_name = await client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=["idle"])),
             flow_run_filter=FlowRunFilter(
-                name=FlowRunFilterName(like_="TW"), tags=FlowRunFilterTags(all_=["calls"])
+                name=FlowRunFilterName(like_="TW"), tags=FlowRunFilterTags(all_=[mark])
             ),
         )
         by_state = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
-                tags=FlowRunFilterTags(all_=["calls"]),
+                tags=FlowRunFilterTags(all_=[mark]),
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING])),
             ),
             sort=FlowRunSort.NAME_ASC,
             limit=1,
             offset=1,
         )
-        counted = await client.count_flow_runs(flow_run_filter=mine)
+        counted = await ask(
+            client, "POST", "/flow_runs/count", {"flow_runs": {"tags": {"all_": [mark]}}}
+        )
         await client.update_flow_run(first.id, tags=["renamed"], parameters={"a": [1, None]})
-        await client.set_flow_run_name(first.id, "uno")
-        await client.update_flow_run_labels(first.id, {"team": "data", "cost": 2})
+        await client.update_flow_run(first.id, name="uno")
+        await client._client.patch(
+            f"/flow_runs/{first.id}/labels", json={"team": "data", "cost": 2}
+        )
         renamed = await client.read_flow_run(first.id)
+        labels = (await ask(client, "GET", f"/flow_runs/{first.id}"))["labels"]
         await client.delete_flow_run(second.id)
         try:
             await client.read_flow_run(second.id)
@@ -302,11 +308,11 @@ async def client_calls() -> Any:
         return {
             "healthy": await client.api_healthcheck() is None,
             "hello": (await client.hello()).status_code,
-            "version": (await client.api_version()).split(".")[0],
+            "version": (await ask(client, "GET", "/admin/version")).split(".")[0],
             "by_name": [run.name for run in by_name],
             "by_state": [run.name for run in by_state],
             "counted": counted,
-            "renamed": [renamed.name, renamed.tags, renamed.parameters, renamed.labels.get("team")],
+            "renamed": [renamed.name, renamed.tags, renamed.parameters, labels["team"]],
             "missing": missing,
             "flow": [one.flow_id for one in one] == [flow_id] == [each.id for each in flows],
             "task": [moved.status, (await client.read_task_run(task_run.id)).state_name],
@@ -339,30 +345,23 @@ async def events() -> Any:
                     return
 
     await asyncio.wait_for(listen(), 30)
+    asked = wanted.model_dump(mode="json", exclude_none=True)
     async with get_client() as client:
 
         async def look() -> Any:
-            answer = await client.request(
-                "POST",
-                "/events/filter",
-                json={"filter": wanted.model_dump(mode="json", exclude_none=True), "limit": 4},
-            )
-            page = answer.json()
+            page = await ask(client, "POST", "/events/filter", {"filter": asked, "limit": 4})
             return page if page["total"] == 6 else None
 
         page = await settled(look)
         link = page["next_page"]
         path = "/events" + link.split("/api/events", 1)[1]
-        following = (await client.request("GET", path)).json()
+        following = await ask(client, "GET", path)
         seen = [event["payload"]["n"] for event in [*page["events"], *following["events"]]]
-        answer = await client.request(
+        counts = await ask(
+            client,
             "POST",
             "/events/count-by/resource",
-            json={
-                "filter": wanted.model_dump(mode="json", exclude_none=True),
-                "time_unit": "day",
-                "time_interval": 1,
-            },
+            {"filter": asked, "time_unit": "day", "time_interval": 1},
         )
         return {
             "got": sorted(got),
@@ -370,7 +369,7 @@ async def events() -> Any:
             "first": len(page["events"]),
             "seen": sorted(seen),
             "end": following["next_page"],
-            "by_resource": sorted(each["count"] for each in answer.json()),
+            "by_resource": sorted(each["count"] for each in counts),
         }
 
 
@@ -389,10 +388,8 @@ async def flow_run_events() -> Any:
         }
 
         async def look() -> Any:
-            answer = await client.request(
-                "POST", "/events/filter", json={"filter": wanted, "limit": 50}
-            )
-            found = answer.json()["events"]
+            answer = await ask(client, "POST", "/events/filter", {"filter": wanted, "limit": 50})
+            found = answer["events"]
             return found if len(found) >= 3 else None
 
         found = await settled(look)
