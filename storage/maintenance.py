@@ -26,7 +26,7 @@ from ironflow.storage.deferral import overlay, settle
 from ironflow.storage.lock import ProcessLock
 from ironflow.storage.ports import StoreInfo
 from ironflow.storage.schema import migrations, recognize, sync_file
-from ironflow.storage.sqlite_errors import translate
+from ironflow.storage.sqlite_errors import Broken, translate
 from ironflow.storage.sqlite_reader import read_info
 
 Progress = Callable[[int, int], None]
@@ -135,14 +135,17 @@ def check(path: str | Path, progress: Progress | None = None) -> CheckReport:
         _changed_blobs,
     ]
     findings: list[str] = []
-    with opened(path) as (connection, name):
-        for number, find in enumerate(checks, 1):
-            try:
-                findings += find(connection)
-            except sqlite3.DatabaseError as error:
-                findings.append(translate(error, name).message)
-            if progress is not None:
-                progress(number, len(checks))
+    try:
+        with opened(path) as (connection, name):
+            for number, find in enumerate(checks, 1):
+                try:
+                    findings += find(connection)
+                except sqlite3.DatabaseError as error:
+                    findings.append(translate(error, name).message)
+                if progress is not None:
+                    progress(number, len(checks))
+    except Broken as error:  # what is read before anything else cannot be
+        findings.append(error.message)
     return CheckReport(findings=findings)
 
 

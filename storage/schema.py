@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -103,7 +104,9 @@ def recognize(connection: sqlite3.Connection, path: str) -> int:
     """
     found = schema_version(connection, path, len(migrations()))
     if found:
-        _compare(connection, path, migrations())
+        # Pages that cannot be read are for those to tell who look at every page.
+        with suppress(sqlite3.DatabaseError):
+            _compare(connection, path, migrations())
     return found
 
 

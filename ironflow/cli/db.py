@@ -37,7 +37,7 @@ class Vacuumed(msgspec.Struct, kw_only=True):
 
 @click.group(cls=VerbGroup)
 def db() -> None:
-    """Look after the database file: back up, check, export, vacuum.
+    """Look after the database: back up, restore, check, export, vacuum.
 
     The file is that of `serve`: --db, IRONFLOW_DB, or the settings file. info,
     backup, check and export also work while a server has it open.
@@ -127,6 +127,31 @@ def backup(*, target: str, db: str | None, config: str | None, as_json: bool) ->
         print_value(copy)
     else:
         print(f"{copy.url}: {format_size(copy.size)}, last seq {copy.last_seq}")
+
+
+@db.command("restore")
+@click.argument("source", metavar="BACKUP")
+@db_option
+@config_option
+@json_option
+def restore(*, source: str, db: str | None, config: str | None, as_json: bool) -> None:
+    """Put a copy of BACKUP in the place of the database; what was there is kept beside it.
+
+    Stop the server first. Runs go on from where they stood in the backup.
+
+    Example:
+      ironflow db restore /backups/ironflow-monday.db
+    """
+    from ironflow.storage import restore as restoring
+
+    with progress("restoring") as report:
+        info, before = restoring.restore(_path(db, config), source, report)
+    if as_json:
+        print_value({**msgspec.structs.asdict(info), "before": before})
+        return
+    print(f"{info.url}: {format_size(info.size)}, last seq {info.last_seq}")
+    if before is not None:
+        print(f"the database before is {before}")
 
 
 @db.command("check")
@@ -278,7 +303,10 @@ def vacuum(
     path = _path(db, config)
     from ironflow.storage import maintenance
 
-    maintenance.require_newest(path)
+    if dry_run:
+        maintenance.require_newest(path)  # to open it would migrate it
+    elif not os.path.isfile(path):
+        raise Failed(f"no database {os.path.abspath(path)!r}")
     rules = _rules(keep_runs_for, keep_runs, keep_events_for, keep_events)
     if not rules:
         from ironflow.assembly import retention_rules

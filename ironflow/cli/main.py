@@ -73,7 +73,7 @@ VERBS = {
         "doctor", "doctor", "Check everything ironflow needs; name a fix for each finding."
     ),
     "config": Entry("config", "config", "Show every setting, its value and where it comes from."),
-    "db": Entry("db", "db", "Look after the database file: back up, check, export, vacuum."),
+    "db": Entry("db", "db", "Look after the database: back up, restore, check, export, vacuum."),
     "sim": Entry("sim", "sim", "Play simulated disasters; say which seed breaks a law."),
     "version": Entry("version", "version", "Show the version."),
 }

@@ -30,6 +30,7 @@ POINTS: Final[dict[str, str]] = {
     "migration.statement": "a statement of a migration was executed",
     "migration.committed": "the migrations are committed, nothing else has been done",
     "backup.copied": "a backup is complete under its temporary name",
+    "restore.aside": "a database that is replaced is kept aside, the other is not in its place",
     "retention.deleted": "rows of a chunk are deleted in a transaction that is not committed",
     "retention.chunk": "a chunk is deleted for good, others may follow",
 }

@@ -432,6 +432,13 @@ def test_the_database_from_backup_to_vacuum(place: Place, bare: Place) -> None:
     owner = place.error("db", "vacuum", "--dry-run", "--db", str(place.db), code=1)
     assert f"pid {place.server.pid if place.server else '?'}" in owner
 
+    assert "is in use" in place.error("db", "restore", copy, "--db", str(place.db), code=1)
+    bare.cli("db", "restore", copy, "--db", "back.db")
+    again = bare.value("db", "restore", copy, "--db", "back.db")
+    assert bare.value("db", "info", "--db", again["before"])["last_seq"] == again["last_seq"]
+    assert "no database" in bare.error("db", "restore", "none.db", "--db", "back.db", code=1)
+    assert "itself" in bare.error("db", "restore", "back.db", "--db", "back.db", code=2)
+
     runs = bare.value("db", "info", "--db", copy)["rows"]["runs"]
     assert runs >= 1
     assert bare.value("db", "check", "--db", copy) == {"ok": True, "findings": []}
@@ -461,3 +468,9 @@ def test_a_damaged_database_is_found(place: Place, bare: Place) -> None:
     out, err = bare.cli("db", "check", "--db", "hurt.db", code=1)
     assert out
     assert "restore a backup" in err
+    bare.cli("db", "backup", "good.db", "--db", str(place.db))
+    said = bare.error("db", "restore", "hurt.db", "--db", "good.db", code=1)
+    assert re.search(r"hurt\.db(:| is) .*(damaged|malformed)", said)
+    assert bare.value("db", "check", "--db", "good.db")["ok"]
+    bare.cli("db", "restore", "good.db", "--db", "hurt.db")
+    assert bare.value("db", "check", "--db", "hurt.db")["ok"]
