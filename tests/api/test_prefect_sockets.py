@@ -112,7 +112,7 @@ async def receive_numbers(socket: ClientWebSocketResponse, count: int) -> list[i
         ("/events/out", [AUTH, wanting(nope=1)], 1002, "filter.nope: Extra inputs"),
         ("/events/out", [AUTH, {"type": "filter", "filter": 5}], 1002, "must be an object"),
         ("/logs/out", [AUTH, {"type": "filter", "filter": {"levle": {}}}], 1002, "filter.levle"),
-        ("/events/in", [AUTH, "not json"], 1007, "not JSON"),
+        ("/events/in", [AUTH, "not json"], 1007, "JSON decode error"),
         ("/events/in", [AUTH, {"event": "x"}], 1007, "occurred: Field required"),
         ("/events/in", [AUTH, make_event(resource={})], 1007, "resource: must have the label"),
     ],

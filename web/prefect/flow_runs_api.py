@@ -21,6 +21,7 @@ from ironflow.web.prefect.requests import (
     FlowRunUpdate,
     SetState,
     pack,
+    pack_parameters,
 )
 from ironflow.web.prefect.routing import Answer, Call, Route
 
@@ -52,7 +53,7 @@ async def update_flow_run(call: Call[None, FlowRunUpdate]) -> Answer:
     change = ChangeFlowRun(
         name=body.name or unset,
         flow_version=body.flow_version,
-        parameters=unset if body.parameters is unset else pack(body.parameters),
+        parameters=unset if body.parameters is unset else pack_parameters(body.parameters),
         policy=body.empirical_policy,
         tags=body.tags,
         infrastructure_pid=body.infrastructure_pid,
@@ -77,13 +78,17 @@ async def delete_flow_run(call: Call[None, None]) -> Answer:
 def set_state(call: Call[None, SetState]) -> Awaitable[Answer]:
     """Propose a state."""
     body = call.body
-    return call.engine.prefect.set_flow_run_state(call.path["id"], body.state, force=body.force)
+    return call.engine.prefect.set_flow_run_state(
+        call.path["id"], body.state, force=bool(body.force)
+    )
 
 
 def ask_for_state(call: Call[None, SetState]) -> Ask:
     """The same on the fast path."""
     body = call.body
-    return call.engine.prefect.ask_for_flow_run_state(call.path["id"], body.state, force=body.force)
+    return call.engine.prefect.ask_for_flow_run_state(
+        call.path["id"], body.state, force=bool(body.force)
+    )
 
 
 # -- lists ----------------------------------------------------------------------------------------
@@ -122,7 +127,7 @@ async def set_states(call: Bodies) -> Answer:
         state = call.decode_again(BulkSetState).state
         try:
             reply = await call.engine.prefect.set_flow_run_state(
-                flow_run_id, state, force=wanted.force
+                flow_run_id, state, force=bool(wanted.force)
             )
         except NotFound:
             continue

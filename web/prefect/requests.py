@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
 
+from ironflow.core.errors import InvalidInput
 from ironflow.core.prefect.runs import (
     FlowRunInfo,
     FlowRunPolicy,
@@ -20,6 +22,10 @@ from ironflow.core.prefect.states import StateCreate, micros
 
 Object = dict[str, msgspec.Raw]
 """A JSON object whose values are only passed through."""
+MAX_PARAMETERS = 512 * 1024
+"""Bytes of a flow run's parameters as compact JSON, all ASCII: so does Prefect measure."""
+MOST_ESCAPED = 3
+"""Times that text gets longer by that, at most."""
 FlowName = Annotated[str, msgspec.Meta(pattern=r"^[^/%&><]+$")]
 
 _encode = msgspec.json.Encoder().encode
@@ -74,7 +80,7 @@ class FlowRunCreate(Body):
             deployment_id=text(self.deployment_id),
             work_queue_name=self.work_queue_name,
             flow_version=self.flow_version,
-            parameters=pack(self.parameters),
+            parameters=pack_parameters(self.parameters),
             idempotency_key=self.idempotency_key,
             context=pack(self.context),
             tags=self.tags,
@@ -102,7 +108,7 @@ class SetState(msgspec.Struct, kw_only=True):
     """A proposal of a state."""
 
     state: StateCreate
-    force: bool = False
+    force: bool | None = False
 
 
 class Resume(msgspec.Struct, kw_only=True):
@@ -139,7 +145,7 @@ class BulkSetState(msgspec.Struct, kw_only=True):
     """A proposal of a state for many flow runs."""
 
     state: StateCreate
-    force: bool = False
+    force: bool | None = False
 
 
 class TaskRunCreate(Body):
@@ -198,6 +204,18 @@ class OfTaskRun(msgspec.Struct, frozen=True):
 def text(value: UUID | None) -> str | None:
     """An id in its usual form."""
     return None if value is None else str(value)
+
+
+def pack_parameters(parameters: Object) -> msgspec.Raw:
+    """Parameters of a flow run as JSON text. Raises `InvalidInput` when that is too long."""
+    packed = pack(parameters)
+    if MOST_ESCAPED * len(bytes(packed)) > MAX_PARAMETERS:
+        size = len(json.dumps(json.loads(bytes(packed)), separators=(",", ":")))
+        if size > MAX_PARAMETERS:
+            raise InvalidInput(
+                "parameters", f"take {size:,} bytes as JSON, and {MAX_PARAMETERS:,} are the most"
+            )
+    return packed
 
 
 def pack(value: dict[str, Any]) -> msgspec.Raw:

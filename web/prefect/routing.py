@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 from aiohttp import web
@@ -20,17 +20,15 @@ from aiohttp.typedefs import Handler, Middleware
 from ironflow.actors.engine import Engine
 from ironflow.actors.prefect.doors import Ask
 from ironflow.core.errors import Gone
-from ironflow.core.json_text import is_too_deep
 from ironflow.core.prefect.faults import (
     Fault,
     InvalidRequest,
     Refusal,
-    find_fault,
     parse_leniently,
 )
 from ironflow.core.prefect.scalars import parse_uuid
-from ironflow.core.values import MAX_DEPTH
 from ironflow.web.fast_path import FAST_PATH, Headers, Reply, Then
+from ironflow.web.prefect.decoding import body_decoder, query_decoder
 from ironflow.web.prefect.paths import PREFIX, explain_missing, is_ours
 from ironflow.web.prefect.problems import respond, say, say_unexpected
 from ironflow.web.whole import Whole, read_whole
@@ -83,10 +81,7 @@ class Call(Generic[Q, B]):
 
     def decode_again(self, kind: type[T]) -> T:
         """The body as something else, all of it new. Raises `InvalidRequest`."""
-        decoder = _decoders.get(kind)
-        if decoder is None:
-            decoder = _decoders[kind] = BodyDecoder(kind)
-        again: T = decoder.decode(self.raw)
+        again: T = body_decoder(cast(Any, kind))(self.raw)
         return again
 
 
@@ -151,11 +146,9 @@ class _Endpoint:
         self._route, self._engine = route, engine
         kind, self._takes_body = route.body, route.body is not None
         self._decode = (
-            BodyDecoder(kind, optional=route.optional_body).decode
-            if kind not in (None, bytes)
-            else _keep
+            body_decoder(kind, optional=route.optional_body) if kind not in (None, bytes) else _keep
         )
-        self._queries = QueryDecoder(route.query) if route.query is not None else None
+        self._read_query = query_decoder(route.query) if route.query is not None else None
 
     async def dispatch(self, request: web.Request) -> web.StreamResponse:
         """Answer a request of aiohttp's."""
@@ -168,7 +161,7 @@ class _Endpoint:
             if self._takes_body:
                 raw = await read_whole(request)
                 body = self._decode(raw)
-            query = self._queries.decode(request) if self._queries is not None else None
+            query = self._read_query(request.query) if self._read_query is not None else None
             result = await self._route.handle(Call(request, self._engine, path, query, body, raw))
         except Exception as error:  # noqa: BLE001 - the one place where errors become responses
             return self._refuse(error, request.path)
@@ -277,54 +270,3 @@ def check_version(text: str) -> None:
         raise Refusal(
             400, f"The request asks for API version {text}; this server speaks {oldest} or newer."
         )
-
-
-class BodyDecoder:
-    """Decodes the body of one route."""
-
-    def __init__(self, kind: Any, *, optional: bool = False) -> None:
-        self.kind, self.optional = kind, optional
-        self._decode = msgspec.json.Decoder(kind).decode
-
-    def decode(self, data: bytes) -> Any:
-        """The typed body. Raises `InvalidRequest`."""
-        if not data.strip():
-            if self.optional:
-                return self.kind()
-            raise InvalidRequest([Fault(("body",), "missing", "Field required")])
-        try:
-            if is_too_deep(data):
-                raise RecursionError
-            if not data.isascii():
-                data.decode()  # what is only passed on must be text, too
-            return self._decode(data)
-        except msgspec.ValidationError as error:
-            value = parse_leniently(data)
-            raise InvalidRequest([find_fault(error, "body", value)], value) from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            text = f"JSON decode error: {error}"
-            value = parse_leniently(data)
-            raise InvalidRequest([Fault(("body",), "json_invalid", text, {})], value) from error
-        except RecursionError as error:
-            text = f"is nested deeper than {MAX_DEPTH} levels"
-            raise InvalidRequest([Fault(("body",), "recursion", text)]) from error
-
-
-class QueryDecoder(Generic[Q]):
-    """Decodes the query string of one route; parameters that it does not know are passed over."""
-
-    def __init__(self, kind: type[Q]) -> None:
-        self.kind = kind
-        fields = msgspec.structs.fields(kind)  # type: ignore[arg-type]
-        self.names = {field.encode_name for field in fields}
-
-    def decode(self, request: web.Request) -> Q:
-        """The typed query. Raises `InvalidRequest`."""
-        values = {name: text for name, text in request.query.items() if name in self.names}
-        try:
-            return msgspec.convert(values, self.kind, strict=False)
-        except msgspec.ValidationError as error:
-            raise InvalidRequest([find_fault(error, "query", values)]) from error
-
-
-_decoders: dict[type, BodyDecoder] = {}

@@ -47,13 +47,17 @@ async def delete_task_run(call: Call[None, None]) -> Answer:
 def set_state(call: Call[None, SetState]) -> Awaitable[Answer]:
     """Propose a state."""
     body = call.body
-    return call.engine.prefect.set_task_run_state(call.path["id"], body.state, force=body.force)
+    return call.engine.prefect.set_task_run_state(
+        call.path["id"], body.state, force=bool(body.force)
+    )
 
 
 def ask_for_state(call: Call[None, SetState]) -> Ask | None:
     """The same on the fast path, where nothing must be looked up for it."""
     body = call.body
-    return call.engine.prefect.ask_for_task_run_state(call.path["id"], body.state, force=body.force)
+    return call.engine.prefect.ask_for_task_run_state(
+        call.path["id"], body.state, force=bool(body.force)
+    )
 
 
 _RUN = "/task_runs/{id}"

@@ -14,11 +14,11 @@ import msgspec
 import orjson
 
 from ironflow.core.clock import from_datetime, moment
+from ironflow.core.prefect.coercion import decode_leniently
 from ironflow.core.prefect.faults import (
     Fault,
     InvalidRequest,
     Location,
-    find_fault,
     parse_leniently,
 )
 from ironflow.core.prefect.packets import make_packet
@@ -114,13 +114,7 @@ _decode_many = msgspec.json.Decoder(list[WireEvent]).decode
 
 def decode_event(data: bytes | str, now: int) -> Event:
     """One event of a client, received at `now`. Raises `InvalidRequest`."""
-    try:
-        wire = _decode_one(data)
-    except msgspec.ValidationError as error:
-        value = parse_leniently(data)
-        raise InvalidRequest([find_fault(error, "body", value)], value) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest([Fault(("body",), "json_invalid", f"not JSON: {error}")]) from error
+    wire = decode_leniently(_decode_one, data)
     faults: list[Fault] = []
     event = _check(wire, now, faults, ("body",))
     if event is None:
@@ -130,13 +124,7 @@ def decode_event(data: bytes | str, now: int) -> Event:
 
 def decode_events(data: bytes, now: int) -> list[Event]:
     """A list of events, received at `now`. Raises `InvalidRequest`, and then none is taken."""
-    try:
-        wires = _decode_many(data)
-    except msgspec.ValidationError as error:
-        value = parse_leniently(data)
-        raise InvalidRequest([find_fault(error, "body", value)], value) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest([Fault(("body",), "json_invalid", f"not JSON: {error}")]) from error
+    wires = decode_leniently(_decode_many, data)
     if len(wires) > MAX_EVENTS:
         text = f"must have at most {MAX_EVENTS} events"
         raise InvalidRequest([Fault(("body",), "too_long", text)])

@@ -99,7 +99,7 @@ def find_fault(error: msgspec.ValidationError, source: str, value: Any) -> Fault
     steps = _parse_steps(found.group(2).removeprefix("$")) if found is not None else []
     where = _find_keys(steps, value, reason)
     missing, unknown = _MISSING.match(reason), _UNKNOWN.match(reason)
-    inner = _look_up(value, where)
+    inner = look_up(value, where)
     if missing is not None:
         return Fault((source, *where, missing.group(1)), "missing", "Field required", inner)
     if unknown is not None:
@@ -119,7 +119,7 @@ def _find_keys(steps: list[object], value: Any, reason: str) -> Location:
     kinds = _JSON_KINDS.get(got.group(1)) if got is not None else None
     paths = list(_expand(steps, value, ()))
     if kinds is not None:
-        paths = [path for path in paths if type(_look_up(value, path)) in kinds][:1]
+        paths = [path for path in paths if type(look_up(value, path)) in kinds][:1]
     if len(paths) == 1:
         return paths[0]
     return tuple(part for part in steps if isinstance(part, str | int))
@@ -141,7 +141,8 @@ def _expand(steps: Sequence[object], value: Any, before: Location) -> Iterator[L
         yield from _expand(rest, value[step], (*before, step))
 
 
-def _look_up(value: Any, where: Location) -> Any:
+def look_up(value: Any, where: Location) -> Any:
+    """What stands at a place inside a value, None where there is no such place."""
     for part in where:
         if isinstance(value, dict) and isinstance(part, str):
             value = value.get(part)

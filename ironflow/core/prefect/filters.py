@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ironflow.core.prefect.conditions import ALWAYS, Condition, Test, combine
 from ironflow.core.prefect.faults import Fault, InvalidRequest, Location, Refusal
 from ironflow.core.prefect.resources import RESOURCES, STATE_TYPES, Field, Resource
-from ironflow.core.prefect.scalars import parse_integer, parse_moment, parse_uuid
+from ironflow.core.prefect.scalars import parse_integer, parse_moment, parse_truth, parse_uuid
 from ironflow.core.prefect.texts import parse_text_query
 
 MAX_LIMIT = 200
@@ -104,9 +104,10 @@ def _parse_operand(
     value: Any, operator: str, kind: str, faults: list[Fault], where: Location
 ) -> Any:
     if operator in _TRUTHS:
-        if not isinstance(value, bool):
+        truth = parse_truth(value)
+        if truth is None:
             faults.append(Fault(where, "bool_type", "must be true or false", value))
-        return value
+        return truth
     if operator in _LISTS:
         if not isinstance(value, list):
             faults.append(Fault(where, "list_type", "must be a list", value))

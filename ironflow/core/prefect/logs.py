@@ -11,8 +11,9 @@ import msgspec
 import orjson
 
 from ironflow.core.clock import from_datetime, to_rfc3339
+from ironflow.core.prefect.coercion import decode_leniently
 from ironflow.core.prefect.conditions import Condition, Group, Test
-from ironflow.core.prefect.faults import Fault, InvalidRequest, find_fault, parse_leniently
+from ironflow.core.prefect.faults import Fault, InvalidRequest, parse_leniently
 from ironflow.core.prefect.packets import make_packet
 from ironflow.core.prefect.scalars import parse_uuid
 
@@ -81,13 +82,7 @@ _decode = msgspec.json.Decoder(list[WireLog]).decode
 def decode_logs(data: bytes, now: int, new_id: Callable[[], str]) -> list[LogLine]:
     """The lines of a request, received at `now`. Raises `InvalidRequest`, and then none is
     taken."""
-    try:
-        wires = _decode(data)
-    except msgspec.ValidationError as error:
-        value = parse_leniently(data)
-        raise InvalidRequest([find_fault(error, "body", value)], value) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest([Fault(("body",), "json_invalid", f"not JSON: {error}")]) from error
+    wires = decode_leniently(_decode, data)
     if len(wires) > MAX_LOGS:
         text = f"must have at most {MAX_LOGS} lines"
         raise InvalidRequest([Fault(("body",), "too_long", text)])

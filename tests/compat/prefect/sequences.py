@@ -247,3 +247,47 @@ def pause_sequence(seed: int) -> list[Operation]:
             made.add("POST", "/flow_runs/{run}/set_state", {"state": {"type": "RUNNING"}})
     made.add("GET", "/flow_run_states/?flow_run_id={run}")
     return made.operations
+
+
+def other_words() -> list[Operation]:
+    """Values that are said in other words than clients do, and some that are none."""
+
+    def move(details: dict[str, Any], force: Any = True, kind: str = "SCHEDULED") -> Operation:
+        body = {"state": {"type": kind, "state_details": details}, "force": force}
+        return Operation("POST", "/flow_runs/{run}/set_state", body)
+
+    def find(wanted: dict[str, Any], **page: Any) -> Operation:
+        body = {"flow_runs": {"id": {"any_": ["{run}"]}, **wanted}, **page}
+        return Operation("POST", "/flow_runs/filter", body)
+
+    def say(level: Any, timestamp: Any, run: Any = "{run}") -> Operation:
+        line = {"name": "n", "message": "m", "level": level, "timestamp": timestamp}
+        return Operation("POST", "/logs/", [line | {"flow_run_id": run}])
+
+    def create(**body: Any) -> Operation:
+        return Operation("POST", "/flow_runs/", {"flow_id": "{flow}", "name": "said", **body})
+
+    later, long_ = 4_102_444_800, "x" * 600_000
+    return [
+        Operation("POST", "/flows/", {"name": "said-{nonce}"}, keep="flow"),
+        Operation("POST", "/flow_runs/", {"flow_id": "{flow}", "name": "said"}, keep="run"),
+        *(create(flow_id=id_) for id_ in ("{{flow}}", "urn:uuid:{flow}", "{{flow}", 5, True)),
+        create(empirical_policy={"retries": "2", "retry_delay": 1.0, "resuming": "no"}),
+        create(empirical_policy={"retries": 2.5}),
+        *(create(parameters={"a": text}) for text in (long_, "ü" * 100_000, "x" * 500_000)),
+        *(move({"scheduled_time": at}) for at in (later, f"{later}.5", later * 1000, "2999-01-01")),
+        *(move({"scheduled_time": at}) for at in ("2999-01-01 10:00", "2999-W01", True, 1e30, "")),
+        *(move({}, force) for force in (1, "YES", 0.0, "off", 2, "maybe", None)),
+        *(move({"deferred": "off", "untrackable_result": truth}) for truth in (1, "t", 3)),
+        move({"pause_timeout": str(later), "pause_reschedule": 0}, kind="PAUSED"),
+        *(find({"start_time": {"before_": at}}) for at in (later, str(later), 1, "no time")),
+        *(find({"parent_task_run_id": {"is_null_": truth}}) for truth in (1, 0, "yes", "n", 2, "")),
+        *(find({}, limit=limit) for limit in (True, "1", 1.0, " 5 ", "5.0", 0.5, "five")),
+        *(find({}, offset=offset) for offset in ("1", 0.0, "0_0", [])),
+        *(find({"id": {"any_": [id_]}}) for id_ in ("{{run}}", "urn:uuid:{run}", "{run}}")),
+        *(say(level, later) for level in ("20", 30.0, True, "loud")),
+        *(say(20, at) for at in ("2020-01-01", 1_700_000_000.25, "soon")),
+        *(say(20, later, run) for run in ("{{run}}", "{run}x")),
+        Operation("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": ["{run}"]}}}),
+        Operation("GET", "/flow_run_states/?flow_run_id=%7B{run}%7D"),
+    ]

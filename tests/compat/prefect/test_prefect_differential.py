@@ -11,7 +11,13 @@ import pytest
 from compat.prefect.event_cases import Questions, events
 from compat.prefect.filter_cases import data, question
 from compat.prefect.normal_form import NormalForm, differences
-from compat.prefect.sequences import Operation, flow_sequence, pause_sequence, task_sequence
+from compat.prefect.sequences import (
+    Operation,
+    flow_sequence,
+    other_words,
+    pause_sequence,
+    task_sequence,
+)
 from compat.prefect.servers import Answer, Server
 
 TRIES = 6
@@ -82,6 +88,24 @@ def test_task_runs_take_the_same_states(real: Server, ours: Server, seed: int) -
 @pytest.mark.parametrize("seed", range(12))
 def test_flow_runs_pause_and_resume_alike(real: Server, ours: Server, seed: int) -> None:
     assert_alike(real, ours, pause_sequence(2000 + seed))
+
+
+def test_what_is_said_in_other_words_is_taken_alike(real: Server, ours: Server) -> None:
+    """Or refused by both: how a refusal is put is each server's own matter."""
+    forms = {real: NormalForm(), ours: NormalForm()}
+    known = {server: {"nonce": str(uuid.uuid4())} for server in forms}
+    wrong = []
+    for operation in other_words():
+        answers = []
+        for server, form in forms.items():
+            path, body = operation.filled(known[server])
+            answer = until_free(server, operation.method, path, body)
+            if operation.keep:
+                known[server][operation.keep] = answer.body["id"]
+            told = form.of(answer.body) if answer.status < 400 else answer.status
+            answers.append([answer.status, told])
+        wrong += [f"{str(operation)[:300]}: {line}" for line in differences(*answers)]
+    assert not wrong, "\n-- ".join(wrong)
 
 
 class Stored:
