@@ -8,6 +8,7 @@ looking up LlamaIndex's own current context.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import types
 import typing
@@ -34,7 +35,6 @@ class ForeignWorkflow:
     """What mounting asks of a workflow, answered for LlamaIndex's."""
 
     serializer = None
-    gate = None
 
     def __init__(self, source: Any) -> None:
         """Raises `InvalidInput` when its steps cannot be read."""
@@ -43,6 +43,8 @@ class ForeignWorkflow:
         self.verbose = bool(getattr(source, "_verbose", False))
         self.workflow_name = getattr(source, "workflow_name", None) or type(source).__name__
         self.resources = ResourceManager()
+        limit: int | None = getattr(source, "_num_concurrent_runs", None)
+        self.gate = None if limit is None else asyncio.Semaphore(limit)
         try:
             self.graph = Definition(self.workflow_name, dict(_steps(source)), check=False)
         except WorkflowValidationError as error:

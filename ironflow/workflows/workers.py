@@ -121,49 +121,64 @@ class Workers:
         self.body.note_step_ended()
 
     def _conclude(self, invocation: Invocation, result: Any, error: BaseException | None) -> None:
-        job, spec = invocation.job, invocation.spec
+        """A step has made something, waits for an event, or has failed."""
         invocation.settle_store(keep=error is None)
-        if isinstance(error, Waits):
-            invocation.release(goes_on=True)
-            self.body.emit(JobLeft(job.id, spec.name, invocation.taken, invocation.worker))
-            if self.body.workflow.verbose:
-                _tell(invocation, "waits for an event")
-            met = any(w.event is not None or w.timed_out for w in job.waits.values())
-            if not job.is_waiting and met:
-                self.body.fresh.append(job.id)  # it came while the step was on its way out
-            return
-        if error is not None:
-            self._fail(invocation, error)
-            return
-        body, router, output = self.body, self.body.router, None
-        if is_event(result) and is_stop(type(result)):
-            output = type(result).__name__
-            text = encode_event(
-                result, body.keep
-            )  # it may have no stored form: then nothing is sent
-            invocation.release(goes_on=False)
-            body.finish(result, text)
-        elif is_event(result):
-            output = type(result).__name__
-            delivery = router.prepare(result, job, inside=True)
-            invocation.release(goes_on=False)
-            if body.end is None:
-                router.deliver(delivery)
-        elif result is None:
-            invocation.release(goes_on=False)
+        if error is None:
+            self._end(invocation, result)
+        elif isinstance(error, Waits):
+            self._leave(invocation)
         else:
-            members = self._members(spec, result)
-            prepared = [router.prepare(event, job, inside=True) for event in members]
-            invocation.release(goes_on=False)
-            output = f"list[{type(members[0]).__name__}]" if members else None
-            router.fan_out(prepared, job)
+            self._fail(invocation, error)
+
+    def _end(self, invocation: Invocation, result: Any) -> None:
+        body, job, spec = self.body, invocation.job, invocation.spec
+        output = self._hand_on(invocation, result)
         ended = JobEnded(job.id, spec.name, invocation.taken, invocation.worker, output)
         body.emit(ended, invocation.started_at)  # the state does not note when
         if body.workflow.verbose:
             _tell(invocation, f"has made {output or 'no event'}")
         self.errors.pop(job.id, None)
         body.objects.forget(job)
-        router.leave(job)
+        body.router.leave(job)
+
+    def _hand_on(self, invocation: Invocation, result: Any) -> str | None:
+        """Let what a step returned go its way, behind what it sent; the name of what that was.
+
+        It is prepared first: it may have no stored form, and then nothing is sent.
+        """
+        body, router, job = self.body, self.body.router, invocation.job
+        kind = type(result)
+        if result is None:
+            invocation.release(goes_on=False)
+            return None
+        if not is_event(result):
+            members = self._members(invocation.spec, result)
+            prepared = [router.prepare(event, job, inside=True) for event in members]
+            invocation.release(goes_on=False)
+            router.fan_out(prepared, job)
+            return f"list[{type(members[0]).__name__}]" if members else None
+        if is_stop(kind):
+            text = encode_event(result, body.keep)
+            invocation.release(goes_on=False)
+            body.finish(result, text)
+        else:
+            delivery = router.prepare(result, job, inside=True)
+            invocation.release(goes_on=False)
+            if body.end is None:
+                router.deliver(delivery)
+        return kind.__name__
+
+    def _leave(self, invocation: Invocation) -> None:
+        """A step waits for an event, and is entered again when that comes."""
+        job = invocation.job
+        invocation.release(goes_on=True)
+        left = JobLeft(job.id, invocation.spec.name, invocation.taken, invocation.worker)
+        self.body.emit(left)
+        if self.body.workflow.verbose:
+            _tell(invocation, "waits for an event")
+        met = any(w.event is not None or w.timed_out for w in job.waits.values())
+        if not job.is_waiting and met:
+            self.body.fresh.append(job.id)  # it came while the step was on its way out
 
     def _members(self, spec: StepSpec, result: Any) -> list[Any]:
         """The events of a fan-out that a step returned. Raises `WorkflowRuntimeError`."""

@@ -60,6 +60,7 @@ class Foreign(Workflow):
 
 
 mounted = mount(Foreign(timeout=None), "foreign", registry=Registry())
+alone = mount(Foreign(timeout=None, num_concurrent_runs=1), "alone", registry=Registry())
 
 
 async def main(world: testing.World) -> None:
@@ -77,7 +78,11 @@ async def main(world: testing.World) -> None:
         if not each.internal
     ]
     drawn = draw_all_possible_flows_mermaid(mounted.workflow.source, None)
-    print(json.dumps([ended.status, ended.result["value"], told, "split" in drawn]))
+    for run_id in ("a", "b"):
+        await world.engine.workflows.start("alone", face.read_start({"name": "x"}), run_id=run_id)
+    await world.advance("50ms")
+    begun = [(await world.state(run_id)).workflow.begun for run_id in ("a", "b")]
+    print(json.dumps([ended.status, ended.result["value"], told, "split" in drawn, begun]))
 
 
-testing.run(main, functions=[mounted])
+testing.run(main, functions=[mounted, alone])

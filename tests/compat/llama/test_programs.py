@@ -44,10 +44,11 @@ def test_an_instance_is_served_as_it_is(
     python = peer_python(peer)
     find = "import workflows; print(__import__('json').dumps(workflows.__path__[0]))"
     folder = Path(output_of(python, "-c", find, cwd=tmp_path)).parent
-    status, result, told, drawn = output_of(
+    status, result, told, drawn, begun = output_of(
         sys.executable, HERE / "mounted.py", folder, cwd=tmp_path
     )
     assert status == "completed"
     assert result == {"text": "x [0, 1, 2] 3 ok"}
     assert told == ["Part", "InputRequiredEvent", "Result"]
     assert drawn
+    assert begun == [True, False]  # of two runs that may not execute at once
