@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -274,12 +275,12 @@ def serve(settings: Settings, modules: Sequence[str]) -> int:
 
 
 def _mount_workflows(module: ModuleType) -> None:
-    """Serve the event-driven workflows of a module. They stand above this module and need pydantic:
-    who has written some has loaded what mounts them.
+    """Serve the event-driven workflows of a module, ours and LlamaIndex's. What mounts them stands
+    above this module and needs pydantic: who has written some has loaded that, or theirs.
     """
-    mounting = sys.modules.get("ironflow.workflows.mounting")
-    if mounting is not None:
-        mounting.mount_module(module)
+    mounting = "ironflow.workflows.mounting"
+    if mounting in sys.modules or "workflows.workflow" in sys.modules:
+        importlib.import_module(mounting).mount_module(module)
 
 
 def run_loop(main: object) -> int:

@@ -31,6 +31,14 @@ def is_foreign(value: object) -> bool:
     return isinstance(kind, type) and isinstance(value, kind)
 
 
+def given_name(workflow: Any) -> str | None:
+    """The name that an instance, ours or LlamaIndex's, was given. One that was given none says its
+    class, and in newer releases of theirs its module before that.
+    """
+    kind, name = type(workflow), getattr(workflow, "workflow_name", None)
+    return None if name in (kind.__name__, f"{kind.__module__}.{kind.__qualname__}") else name
+
+
 class ForeignWorkflow:
     """What mounting asks of a workflow, answered for LlamaIndex's."""
 
@@ -41,7 +49,7 @@ class ForeignWorkflow:
         self.source = source
         self.timeout: float | None = getattr(source, "_timeout", None)
         self.verbose = bool(getattr(source, "_verbose", False))
-        self.workflow_name = getattr(source, "workflow_name", None) or type(source).__name__
+        self.workflow_name = given_name(source) or type(source).__name__
         self.resources = ResourceManager()
         limit: int | None = getattr(source, "_num_concurrent_runs", None)
         self.gate = None if limit is None else asyncio.Semaphore(limit)

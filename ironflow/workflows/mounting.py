@@ -20,7 +20,7 @@ from ironflow.sdk.function import Registry, registry
 from ironflow.workflows.codec import Keeper, decode_event, find_class
 from ironflow.workflows.definition import Definition
 from ironflow.workflows.face import Face, read_error
-from ironflow.workflows.foreign import ForeignWorkflow, is_foreign
+from ironflow.workflows.foreign import ForeignWorkflow, given_name, is_foreign
 from ironflow.workflows.interpreter import Interpreter
 from ironflow.workflows.vocabulary import is_event_class
 from ironflow.workflows.workflow import Workflow
@@ -210,9 +210,7 @@ def mount_module(module: ModuleType, registry: Registry = registry) -> list[Moun
         if name.startswith("_") or id(value) in served:
             continue
         if isinstance(value, Workflow) or is_foreign(value):
-            given = getattr(value, "workflow_name", None)
-            plain = given is None or given == type(value).__name__
-            found.append(mount(value, name if plain else given, registry=registry))
+            found.append(mount(value, given_name(value) or name, registry=registry))
             served.add(id(value))
     return found
 
