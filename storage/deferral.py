@@ -1,12 +1,13 @@
-"""Rows that commits put off.
+"""What commits put off.
 
 A run that goes on changes its row, and perhaps ten entries of indexes, with every commit, for
-people who look at it once in a while. So a commit writes what is changed as one row of the table
-`deferred`, which is as durable; the changes themselves wait in memory, where the next change of the
-same row takes the place of the last. They are written to their tables when somebody wants to read
-these, when there are many, or after a moment. That is a transaction which need not wait for the
-disk: were it lost, `deferred` would still be there. Its rows are not deleted then but used again: a
-page that is there costs a commit half of what a new one does.
+people who look at it once in a while; and an entry of the journal belongs into two trees, in pages
+of their own. So a commit writes all that as one row of the table `deferred`, which is as durable;
+entries and changes themselves wait in memory, where the next change of the same row takes the place
+of the last. They are written to their tables when somebody wants to read these, when there are
+many, or after a moment. That is a transaction which need not wait for the disk: were it lost,
+`deferred` would still be there. Its rows are not deleted then but used again: a page that is there
+costs a commit half of what a new one does.
 
 A database whose process died has rows in `deferred`: they are written before anything else is done
 with it (`settle`). Who only looks at a database sees its tables as if they were (`overlay`).
@@ -16,16 +17,20 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 
 from ironflow.core.errors import StorageError
 from ironflow.storage import statements
+from ironflow.storage.backlog import Piece, Place, Taken
 from ironflow.storage.changes import Change, Changes, Row, Said, collect, put_changes, put_rows
 from ironflow.storage.ports import TABLES, Batch, Table
 from ironflow.storage.relational import RELATIONAL
+from ironflow.storage.sqlite_errors import Broken
+from ironflow.storage.statements import JOURNAL, put_entries
 
 log = logging.getLogger("ironflow.storage")
 
@@ -35,8 +40,10 @@ LINGER = 0.5
 """Seconds that rows wait at most, about, for the sake of others who look into the file."""
 
 DEFERRED = Table("deferred", 1, ("slot", "commit_id", "data"))
-_BY_NAME = {table.name: table for table in (*TABLES, *RELATIONAL)}
-_PUT = statements.insert(DEFERRED, replace=True)
+_BY_NAME = {table.name: table for table in (JOURNAL, *TABLES, *RELATIONAL)}
+_MARK = statements.insert(DEFERRED, replace=True)[1]
+_NEW = "INSERT INTO deferred (slot, commit_id, data) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_AGAIN = "UPDATE deferred SET commit_id = ?, data = ? WHERE slot = ? AND commit_id = ?"
 NEWER = (
     "SELECT data FROM main.deferred WHERE slot > 0 AND commit_id > coalesce("
     "(SELECT commit_id FROM main.deferred WHERE slot = 0), 0) ORDER BY commit_id"
@@ -46,13 +53,6 @@ _WIDTH = "SELECT count(*) FROM pragma_table_info(?, 'main')"
 _encode = msgspec.msgpack.Encoder().encode
 
 Named = list[tuple[str, Row]]
-
-
-class Piece(NamedTuple):
-    """What one batch says of rows: in `deletes` are keys, in `puts` rows. Deletes come first."""
-
-    deletes: Said
-    puts: Said
 
 
 def split(batch: Batch) -> tuple[Piece, Piece]:
@@ -65,104 +65,40 @@ def split(batch: Batch) -> tuple[Piece, Piece]:
     return Piece(*now), Piece(*later)
 
 
-def encode(pieces: Iterable[Piece]) -> bytes:
+def encode(entries: Sequence[Row], pieces: Sequence[Piece]) -> bytes:
     """A row's `data`. Raises ValueError for values that no database takes."""
+    said = [(_named(piece.deletes), _named(piece.puts)) for piece in pieces]
+    if entries:
+        said.append(([], [(JOURNAL.name, row) for row in entries]))
     try:
-        return _encode([(_named(piece.deletes), _named(piece.puts)) for piece in pieces])
+        return _encode(said)
     except (TypeError, OverflowError, msgspec.MsgspecError) as error:
         raise ValueError(f"a row has no such value: {error}") from error
 
 
-class Place(NamedTuple):
-    """Where a commit keeps what it puts off. `slot` counts from 1, `commit_id` ever upwards."""
-
-    slot: int
-    commit_id: int
-
-    def behind(self, count: int) -> Place:
-        """The place that comes so many later."""
-        return Place(self.slot + count, self.commit_id + count)
-
-
 def write(connection: sqlite3.Connection, place: Place, data: bytes) -> None:
-    """Put a row into `deferred`, as part of a commit."""
-    connection.execute(_PUT[1], (*place, data))
+    """Put a row into `deferred`, as part of a commit. Raises `Broken` when it has become somebody
+    else's."""
+    if place.holds is None:
+        done = connection.execute(_NEW, (place.slot, place.commit_id, data))
+    else:
+        done = connection.execute(_AGAIN, (place.commit_id, data, place.slot, place.holds))
+    if done.rowcount != 1:
+        raise Broken("another program has written to the database")
 
 
 def _mark(connection: sqlite3.Connection, commit_id: int) -> None:
     """The tables show what was put off up to this commit."""
-    connection.execute(_PUT[1], (0, commit_id, b""))
+    connection.execute(_MARK, (0, commit_id, b""))
 
 
 def _named(said: Said) -> Named:
     return [(table.name, row) for table, row in said]
 
 
-class Taken(NamedTuple):
-    """What waited, and the newest commit that it is of."""
-
-    changes: list[Change]
-    commit_id: int
-
-
-class Backlog:
-    """What waits in memory, for the loop. `under_way` is what is being written just now."""
-
-    def __init__(self) -> None:
-        self.changes: Changes = {}
-        self.under_way: Changes = {}
-        self.rows = 0
-        """About how many rows wait."""
-        self.next = Place(1, 1)
-        """Where the next commit keeps what it puts off."""
-
-    def add(self, piece: Piece) -> None:
-        """A batch was committed."""
-        self.rows += len(piece.deletes) + len(piece.puts)
-        collect(piece.deletes, piece.puts, self.changes)
-
-    def holds(self, *tables: str) -> bool:
-        """Whether rows of one of these tables wait; without tables: of any."""
-        if not self.changes and not self.under_way:
-            return False
-        if not tables:
-            return True
-        return any(name in self.changes or name in self.under_way for name in tables)
-
-    def concerns(self, query: str) -> bool:
-        """Whether a query could see a table of which rows wait."""
-        for changes in (self.changes, self.under_way):
-            for name in changes:
-                if name in query:
-                    return True
-        return False
-
-    def find(self, table: Table, key: Row) -> tuple[bool, Row | None]:
-        """Whether the row of a key waits, and that row."""
-        for changes in (self.changes, self.under_way):
-            change = changes.get(table.name)
-            if change is not None and key in change.rows:
-                return True, change.rows[key]
-        return False, None
-
-    def take(self) -> Taken:
-        """All of it, to be written now; then `written` or `give_back`."""
-        self.under_way, self.changes, self.rows = self.changes, {}, 0
-        return Taken(list(self.under_way.values()), self.next.commit_id - 1)
-
-    def written(self) -> None:
-        """What was taken is in its tables; its slots are free."""
-        self.under_way = {}
-        self.next = Place(1, self.next.commit_id)
-
-    def give_back(self) -> None:
-        """What was taken could not be written; nothing was added meanwhile."""
-        self.changes, self.under_way = self.under_way, {}
-        self.rows = sum(len(change.rows) for change in self.changes.values())
-
-
 def put_all(connection: sqlite3.Connection, taken: Taken) -> None:
-    """Write changes to their tables, as part of a transaction, and note that in `deferred`."""
+    """Write it to its tables, as part of a transaction, and note that in `deferred`."""
+    put_entries(connection, taken.entries)
     put_changes(connection, taken.changes)
     _mark(connection, taken.commit_id)
 
@@ -170,25 +106,37 @@ def put_all(connection: sqlite3.Connection, taken: Taken) -> None:
 def put_singly(connection: sqlite3.Connection, taken: Taken) -> None:
     """As `put_all`, but a row that its table does not take is left out and reported.
 
-    That would be a mistake of ours, and must not keep all others from being written.
+    That would be a mistake of ours, and must not keep all others from being written. Not so an
+    entry that is there already: raises `Broken`, and nothing is lost.
     """
+    try:
+        put_entries(connection, taken.entries)
+    except sqlite3.IntegrityError as error:
+        raise Broken(f"another program has written to the journal: {error}") from error
     for change in taken.changes:
         keys = statements.delete(change.table)
         for key, row in change.rows.items():
-            connection.execute("SAVEPOINT row")
-            try:
+            with _alone(connection, change.table, key):
                 if key in change.gone:
                     statements.write_rows(connection, keys, [key], change.table.key)
                 if row is not None:
                     narrow = key in change.narrow
                     put_rows(connection, change.narrowly if narrow else change.table, [row])
-            except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, ValueError) as error:
-                connection.execute("ROLLBACK TO row")
-                log.error(  # noqa: TRY400 - where it happened says nothing
-                    "%s does not take the row of %r: %s", change.table.name, key, error
-                )
-            connection.execute("RELEASE row")
     _mark(connection, taken.commit_id)
+
+
+@contextmanager
+def _alone(connection: sqlite3.Connection, table: Table, key: Row) -> Iterator[None]:
+    """What is done within concerns one row, and is undone when its table does not take that."""
+    connection.execute("SAVEPOINT row")
+    try:
+        yield
+    except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, ValueError) as error:
+        connection.execute("ROLLBACK TO row")
+        log.error(  # noqa: TRY400 - where it happened says nothing
+            "%s does not take the row of %r: %s", table.name, key, error
+        )
+    connection.execute("RELEASE row")
 
 
 def settle(connection: sqlite3.Connection, path: str) -> int:
@@ -202,7 +150,9 @@ def settle(connection: sqlite3.Connection, path: str) -> int:
     connection.execute("BEGIN IMMEDIATE")
     try:
         changes, count = _read(connection, path)
-        put_singly(connection, Taken(list(changes.values()), 0))
+        journal = changes.pop(JOURNAL.name, Change(JOURNAL))
+        entries = [row for row in journal.rows.values() if row is not None]
+        put_singly(connection, Taken(entries, list(changes.values()), 0))
         connection.execute("DELETE FROM deferred")
         connection.execute("COMMIT")
     except BaseException:

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 
 from ironflow.core.errors import StreamConflict
 from ironflow.storage import statements
+from ironflow.storage.backlog import Piece, Place, Taken
 from ironflow.storage.changes import Change, Changes, Row, collect, put_changes
-from ironflow.storage.deferral import Piece, Place, Taken, encode, put_all, split, write
+from ironflow.storage.deferral import encode, put_all, split, write
 from ironflow.storage.ports import Batch, Table
+from ironflow.storage.statements import put_entries
 from ironflow.storage.wal import pages_of
 
 FAULTS = (OverflowError, UnicodeError, ValueError)
@@ -19,6 +21,10 @@ FAULTS = (OverflowError, UnicodeError, ValueError)
 MANY = 24
 """Batches in a commit from which it puts nothing off. Its rows share statements and pages; to keep
 them twice would cost more than what later changes of the same rows save.
+"""
+MUCH = 16384
+"""Bytes of entries in a commit from which it puts nothing off: they would fill pages of their own
+twice.
 """
 
 
@@ -30,9 +36,10 @@ class Plan:
     """One commit, prepared: journal rows, what is done to the rows of tables at once, and what
     later.
 
-    `later` has a piece for each batch that puts something off, under the batch's index; it is
-    kept at `place`. A large commit puts nothing off: `settled` is then what others have put off,
-    which it writes first.
+    What is put off, the rows of the journal and what is done `later`, is kept at `place`. A large
+    commit puts nothing off, nor does one whose batches are written one by one because it is
+    `doubtful`: `settled` is then what others have put off, which it writes first, so that the
+    journal never has an entry without those before it.
     """
 
     __slots__ = (
@@ -45,14 +52,14 @@ class Plan:
         self.settled: Taken | None = None
         self.rows: list[Row] = []
         self.changes: Changes = {}
-        self.later: dict[int, Piece] = {}
+        self.later: list[Piece] = []
         self.deferred: bytes | None = None
         self.unknown: dict[str, int] = {}
         self.doubtful = False
-        self.is_large = len(batches) >= MANY
-        """Whether rows are written with it."""
+        self.is_large = len(batches) >= MANY or _size(batches) > MUCH
+        """Whether all rows are written with it."""
 
-    def add(self, index: int, batch: Batch) -> None:
+    def add(self, batch: Batch) -> None:
         """What a batch does to rows."""
         if self.is_large:
             collect(batch.deletes, batch.puts, self.changes)
@@ -61,31 +68,37 @@ class Plan:
         if now.deletes or now.puts:
             collect(now.deletes, now.puts, self.changes)
         if later.deletes or later.puts:
-            self.later[index] = later
+            self.later.append(later)
 
     def encode(self) -> None:
         """What is put off, as the commit keeps it."""
-        if self.later:
+        if (self.rows or self.later) and not self.is_large:
             try:
-                self.deferred = encode(self.later.values())
+                self.deferred = encode(self.rows, self.later)
             except ValueError:
                 self.doubtful = True
 
     @property
     def is_plain(self) -> bool:
         """Whether it is one statement, which is a transaction of its own."""
-        return (
-            not (self.changes or self.later or self.settled or self.unknown)
-            and 0 < len(self.rows) <= statements.MOST_ROWS
-        )
+        return self.deferred is not None and not self.changes
 
     def pages(self) -> int:
         """About how many pages of the database it changes."""
-        size = sum([len(row[5]) for row in self.rows]) + len(self.deferred or b"")
-        changes = list(self.changes.values())
+        changes = sizes_of(self.changes.values())
+        if self.deferred is not None:
+            return pages_of(0, len(self.deferred), changes)
+        rows, size = len(self.rows), _size(self.batches)
         if self.settled is not None:
-            changes += self.settled.changes
-        return pages_of(len(self.rows), size, sizes_of(changes) if changes else [])
+            rows += len(self.settled.entries)
+            size += self.settled.size
+            changes += sizes_of(self.settled.changes)
+        return pages_of(rows, size, changes)
+
+
+def _size(batches: list[Batch]) -> int:
+    """Bytes of the entries' data."""
+    return sum([len(entry[4]) for batch in batches for entry in batch.entries])
 
 
 def sizes_of(changes: Iterable[Change]) -> list[tuple[Table, int]]:
@@ -101,16 +114,16 @@ def put_plan(connection: sqlite3.Connection, plan: Plan) -> None:
             raise BatchFault("a stream is elsewhere")
     if plan.settled is not None:
         put_all(connection, plan.settled)
-    _put_entries(connection, plan.rows)
-    if plan.changes:
-        put_changes(connection, plan.changes.values())
     if plan.deferred is not None:
         write(connection, plan.place, plan.deferred)
+    else:
+        put_entries(connection, plan.rows)
+    if plan.changes:
+        put_changes(connection, plan.changes.values())
 
 
-def put_batch(connection: sqlite3.Connection, plan: Plan, index: int, seq: int) -> list[Row]:
-    """Write one batch; its journal rows. Raises `StreamConflict`."""
-    batch = plan.batches[index]
+def put_batch(connection: sqlite3.Connection, batch: Batch, seq: int) -> list[Row]:
+    """Write one batch, all of it; its journal rows. Raises `StreamConflict`."""
     heads = statements.read_heads(connection, list({entry.stream for entry in batch.entries}))
     rows: list[Row] = []
     for number, entry in enumerate(batch.entries, 1):
@@ -118,19 +131,8 @@ def put_batch(connection: sqlite3.Connection, plan: Plan, index: int, seq: int) 
             raise StreamConflict(entry.stream, entry.version)
         heads[entry.stream] = entry.version
         rows.append((seq + number, *entry))
-    _put_entries(connection, rows)
-    now = batch if plan.is_large else split(batch)[0]
+    put_entries(connection, rows)
     changes: Changes = {}
-    collect(now.deletes, now.puts, changes)
+    collect(batch.deletes, batch.puts, changes)
     put_changes(connection, changes.values())
-    if index in plan.later:
-        write(connection, plan.place.behind(index), encode([plan.later[index]]))
     return rows
-
-
-def _put_entries(connection: sqlite3.Connection, rows: list[Row]) -> None:
-    if rows:
-        statements.write_rows(connection, _INSERT_ENTRIES, rows, len(statements.JOURNAL.columns))
-
-
-_INSERT_ENTRIES = statements.insert(statements.JOURNAL, replace=False)

@@ -19,6 +19,7 @@ import msgspec
 from ironflow.core.commands import Outcome
 from ironflow.core.errors import StorageError, StorageFull
 from ironflow.storage import sql
+from ironflow.storage.backlog import SEQ, VERSION, merge
 from ironflow.storage.connection import Connection, open_connection, set_up_reader
 from ironflow.storage.deferral import overlay
 from ironflow.storage.ports import (
@@ -101,27 +102,31 @@ class SqliteReader:
             self._loading = False
             return
         group = {stream: self._asked.pop(stream) for stream in streams}
+        waiting = {stream: self._backlog.entries_of(stream) for stream in streams}
         try:
-            self._lookups.submit(lambda: self._read_loads(group))
+            self._lookups.submit(lambda: self._read_loads(group, waiting))
         except StorageError as error:
             self._loop.call_soon(self._finish_loads, group, {}, error)
 
-    def _read_loads(self, group: dict[str, list[asyncio.Future[Loaded]]]) -> None:
+    def _read_loads(
+        self, group: dict[str, list[asyncio.Future[Loaded]]], waiting: dict[str, list[Row]]
+    ) -> None:
         """In the thread."""
         found, failure = dict[str, Loaded](), None
         try:
-            for stream in group:
-                found[stream] = self._read_load(self._lookups.raw, stream)
+            for stream, rows in waiting.items():
+                found[stream] = self._read_load(self._lookups.raw, stream, rows)
         except Exception as error:  # noqa: BLE001 - handed to whoever awaits
             failure = self._translated(error)
         self._loop.call_soon_threadsafe(self._finish_loads, group, found, failure)
 
-    def _read_load(self, connection: sqlite3.Connection, stream: str) -> Loaded:
+    def _read_load(self, connection: sqlite3.Connection, stream: str, waiting: list[Row]) -> Loaded:
         row = connection.execute(self._journal["snapshot"], (stream,)).fetchone()
         snapshot = Snapshot(*row) if row is not None else None
         after = snapshot.version if snapshot is not None else 0
         rows = connection.execute(self._journal["stream"], (stream, after, -1))
-        return Loaded(snapshot, list(map(Entry._make, rows)))
+        entries = merge(list(map(Entry._make, rows)), waiting, VERSION, after)
+        return Loaded(snapshot, entries)
 
     def _finish_loads(
         self,
@@ -142,18 +147,24 @@ class SqliteReader:
 
     async def entries(self, stream: str, after: int = 0, limit: int = 1000) -> list[Entry]:
         """See `ports.Reader`."""
+        waiting = self._backlog.entries_of(stream)
         rows = await self._fetch(self._scans, self._journal["stream"], (stream, after, limit))
-        return list(map(Entry._make, rows))
+        found = merge(list(map(Entry._make, rows)), waiting, VERSION, after)
+        return found[:limit] if limit >= 0 else found
 
     async def entry(self, stream: str, version: int) -> Entry | None:
         """See `ports.Reader`."""
+        for row in self._backlog.entries_of(stream):
+            if row[VERSION] == version:
+                return Entry._make(row)
         rows = await self._fetch(self._lookups, self._journal["entry"], (stream, version))
         return Entry._make(rows[0]) if rows else None
 
     async def tail(self, after: int, limit: int = 1000) -> list[Entry]:
         """See `ports.Reader`."""
+        waiting = self._backlog.entries()
         rows = await self._fetch(self._scans, self._journal["tail"], (after, limit))
-        return list(map(Entry._make, rows))
+        return merge(list(map(Entry._make, rows)), waiting, SEQ, after)[:limit]
 
     # -- runs -------------------------------------------------------------------------------------
 

@@ -21,16 +21,10 @@ from typing import Any, TypeVar
 from ironflow.core.crash_points import reach
 from ironflow.core.errors import StorageError, StorageFull, StreamConflict
 from ironflow.storage import sql
+from ironflow.storage.backlog import Backlog, Taken
 from ironflow.storage.changes import Row
 from ironflow.storage.connection import SYNCHRONOUS, Connection
-from ironflow.storage.deferral import (
-    LINGER,
-    MOST_ROWS,
-    Backlog,
-    Taken,
-    put_all,
-    put_singly,
-)
+from ironflow.storage.deferral import LINGER, MOST_ROWS, put_all, put_singly
 from ironflow.storage.journal import GROUP_LIMIT, Fence, GroupJournal, Written
 from ironflow.storage.pace import Pace
 from ironflow.storage.plan import FAULTS, MANY, BatchFault, Plan, put_batch, put_plan, sizes_of
@@ -111,7 +105,7 @@ class SqliteJournal(GroupJournal):
 
     def _linger(self) -> None:
         self._lingering = None
-        if self.backlog.changes and self._settling is None and self._refusal is None:
+        if self.backlog and self._settling is None and self._refusal is None:
             self._settle()
 
     def _give_back(self) -> None:
@@ -120,14 +114,10 @@ class SqliteJournal(GroupJournal):
         if self._lingering is None and self._refusal is None:
             self._lingering = self._loop.call_later(PATIENCE, self._linger)
 
-    def _defer(self, plan: Plan, outcome: Written) -> None:
+    def _defer(self, plan: Plan) -> None:
         """Keep in memory what a commit has put off."""
         backlog = self.backlog
-        # One by one, each batch has had a place of its own.
-        backlog.next = plan.place.behind(len(plan.batches) if plan.doubtful else 1)
-        for index, piece in plan.later.items():
-            if index not in outcome.errors:
-                backlog.add(piece)
+        backlog.add(plan.place, plan.rows, plan.later)
         if backlog.rows >= MOST_ROWS and self._settling is None:
             self._settle()
         elif self._lingering is None:
@@ -154,11 +144,22 @@ class SqliteJournal(GroupJournal):
 
     def _write(self, batches: list[Batch]) -> None:
         plan = self._plan(batches)
-        may_hold_up = not self._owes and self._holds_up(len(batches))
+        if plan.doubtful:
+            self._write_apart(plan)
+            return
+        may_hold_up = not (self._owes or plan.is_large) and self._holds_up(len(batches))
         if may_hold_up and self._commit_here(plan):
             return
         was_kept, self._was_kept = self._was_kept, False
         self._connection.submit(lambda: self._commit(plan, was_kept))
+
+    def _write_apart(self, plan: Plan) -> None:
+        """Whatever is wrong with one batch does not concern the others. Each is compared with the
+        journal, so what was put off is written first."""
+        plan.doubtful, plan.deferred = True, None
+        if plan.settled is None:
+            plan.settled = self.backlog.take()
+        self._connection.submit(lambda: self._commit(plan, True))
 
     def _commit_here(self, plan: Plan) -> bool:
         """Commit on the loop: nothing else uses the connection meanwhile, and everybody is told of
@@ -174,25 +175,24 @@ class SqliteJournal(GroupJournal):
         return True
 
     def _plan(self, batches: list[Batch]) -> Plan:
-        plan = Plan(batches, self._last_seq, self.backlog.next)
-        if plan.is_large and self.backlog.changes:
-            plan.settled = self.backlog.take()
+        backlog = self.backlog
+        plan = Plan(batches, self._last_seq, backlog.place())
+        if plan.is_large and backlog:
+            plan.settled = backlog.take()
         seq, heads, rows = plan.seq, self._heads, plan.rows
-        for index, batch in enumerate(batches):
+        for batch in batches:
             for new in batch.entries:
                 seq += 1
                 stream, version = new[0], new[1]
                 head = heads.get(stream)
-                if head is None:
-                    # The index fences a first version; before any other the last one must be there.
-                    if version != 1:
-                        plan.unknown[stream] = version - 1
+                if head is None and (head := backlog.head(stream)) is None:
+                    plan.unknown[stream] = version - 1
                 elif version != head + 1:
                     plan.doubtful = True
                 heads[stream] = version
                 rows.append((seq, *new))
             if batch.puts or batch.deletes:
-                plan.add(index, batch)
+                plan.add(batch)
         plan.encode()
         return plan
 
@@ -201,6 +201,8 @@ class SqliteJournal(GroupJournal):
         began = time.perf_counter()
         try:
             outcome = self._writer.write(self._connection.raw, plan)
+        except BatchFault:
+            self._loop.call_soon_threadsafe(self._write_apart, plan)
         except Exception as error:  # noqa: BLE001 - handed to the loop, whatever it is
             self._loop.call_soon_threadsafe(self._failed, plan, error)
         else:
@@ -220,8 +222,8 @@ class SqliteJournal(GroupJournal):
                 del heads[stream]
         if plan.settled is not None:
             self.backlog.written()
-        if plan.later:
-            self._defer(plan, outcome)
+        if plan.deferred is not None:
+            self._defer(plan)
         self._written(outcome)
 
     def _failed(self, plan: Plan, error: Exception) -> None:
@@ -247,7 +249,7 @@ class SqliteJournal(GroupJournal):
         result, failure, changed, settled = None, None, 0, False
         connection = self._connection.raw
         try:
-            if taken.changes:
+            if taken.entries or taken.changes:
                 self._writer.settle(connection, taken)
             settled = True
             if job is not _nothing:
@@ -259,7 +261,7 @@ class SqliteJournal(GroupJournal):
             if isinstance(error, BatchFault):
                 failure = StorageError(f"{self._writer.path}: {error}")
         if settled:
-            changed += pages_of(0, 0, sizes_of(taken.changes))
+            changed += pages_of(len(taken.entries), taken.size, sizes_of(taken.changes))
         self._loop.call_soon_threadsafe(self._done, job, result, failure, changed, settled)
 
     def _done(
@@ -273,6 +275,8 @@ class SqliteJournal(GroupJournal):
             # It may have removed streams.
             self._heads.clear()
         self._log.grow(changed)
+        if isinstance(error, Broken):
+            self.refuse(error)
         self._performed(result, error)
         self._report(error)
 
@@ -287,8 +291,6 @@ class Writer:
     def write_at_once(self, connection: sqlite3.Connection, plan: Plan) -> Written | None:
         """Commit the plan if nothing stands in the way; None: nothing was written, and `write`
         finds out why."""
-        if plan.doubtful:
-            return None
         self._be_patient(connection, False)
         try:
             _attempt(connection, partial(put_plan, plan=plan), plan.is_plain)
@@ -305,15 +307,14 @@ class Writer:
             self._is_patient = wanted
 
     def write(self, connection: sqlite3.Connection, plan: Plan) -> Written:
-        """Commit the plan, or each of its batches that can be. Raises `StorageError` when none
-        can."""
-        if not plan.doubtful:
-            try:
-                self.transaction(connection, partial(put_plan, plan=plan), plan.is_plain)
-                return Written(plan.rows, {})
-            except BatchFault:
-                plan.doubtful = True
-        return self.transaction(connection, partial(self._one_by_one, plan=plan))
+        """Commit the plan, or of a doubtful one each batch that can be.
+
+        Raises `BatchFault` when it can be written in part only, and `StorageError`.
+        """
+        if plan.doubtful:
+            return self.transaction(connection, partial(self._one_by_one, plan=plan))
+        self.transaction(connection, partial(put_plan, plan=plan), plan.is_plain)
+        return Written(plan.rows, {})
 
     def transaction(
         self, connection: sqlite3.Connection, work: Callable[..., T], is_plain: bool = False
@@ -372,7 +373,7 @@ class Writer:
             if error is None:
                 connection.execute("SAVEPOINT batch")
                 try:
-                    rows += put_batch(connection, plan, index, plan.seq + len(rows))
+                    rows += put_batch(connection, batch, plan.seq + len(rows))
                 except (StreamConflict, sqlite3.Error, *FAULTS) as refused:
                     if (
                         not isinstance(refused, StreamConflict)

@@ -111,3 +111,9 @@ def read_heads(connection: sqlite3.Connection, streams: Sequence[str]) -> dict[s
                 found[stream] = version or 0
         start += count
     return found
+
+
+def put_entries(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Append to the journal."""
+    if rows:
+        write_rows(connection, insert(JOURNAL, replace=False), rows, len(JOURNAL.columns))

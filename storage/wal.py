@@ -37,7 +37,7 @@ def pages_of(rows: int, size: int, changes: list[tuple[Table, int]]) -> int:
     """About how many pages a commit writes: `rows` of the journal with `size` bytes, and rows of
     other tables, each of which stands in several trees; rows that come together share pages.
     """
-    pages = 2 + min(rows, 64) // 4 + size // PAGE
+    pages = 1 + (rows > 0) + min(rows, 64) // 4 + size // PAGE
     for table, count in changes:
         pages += (1 + len(table.columns) // 4) * (1 + min(count, 64) // 4)
     return pages

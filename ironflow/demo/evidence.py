@@ -1,22 +1,20 @@
 """Whether any finished step ran twice: the journal's word against the execution log's.
 
-The journal is read from the database file itself, read-only and with nothing of ours in between.
+The journal is read from the database file itself, read-only, as the next process would find it.
 `judge` is pure. A step that was under way when the process died may be executed once more, for its
 result was never acknowledged; everything else has exactly as many executions as recorded outcomes.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 import msgspec
 
 from ironflow.demo.executions import Execution
+from ironflow.storage.maintenance import opened
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -69,7 +67,7 @@ def read_journal(db: str | Path, run_id: str) -> Recorded:
     completed: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     starts, ended = 0, None
-    with closing(sqlite3.connect(f"file:{quote(str(db))}?mode=ro", uri=True)) as connection:
+    with opened(db) as (connection, _):
         for kind, data in connection.execute(query, (f"run/{run_id}",)):
             if kind in ("step.completed", "step.failed"):
                 step = _decode_step(data)

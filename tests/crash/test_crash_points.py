@@ -97,7 +97,7 @@ class Lives:
         assert maintenance.check(self.db).findings == []
         with picture_of(self.db) as picture:
             assert list(check_store(picture)) == []
-        with contextlib.closing(sqlite3.connect(f"file:{self.db}?mode=ro", uri=True)) as db:
+        with maintenance.opened(self.db) as (db, _):
             seqs = [seq for (seq,) in db.execute("SELECT seq FROM journal ORDER BY seq")]
             assert len(seqs) == len(set(seqs))
             facts = db.execute("SELECT stream, kind, at, data FROM journal ORDER BY seq").fetchall()

@@ -23,6 +23,7 @@ import pytest
 from ironflow import Context, embedded, function
 from ironflow.actors.audit import check_store
 from ironflow.core.errors import IronflowError
+from ironflow.storage.maintenance import opened
 from ironflow.storage.picture import picture_of
 from ironflow.storage.ports import RunFilter
 
@@ -72,6 +73,7 @@ def examine(db: Path, notes: list[str]) -> tuple[list[str], list[str]]:
             damage = [row[0] for row in connection.execute("PRAGMA integrity_check")]
             if not connection.execute("SELECT * FROM sqlite_master").fetchall():
                 return notes, []  # lost before its first transaction
+        with opened(db) as (connection, _):
             entries = connection.execute("SELECT stream, kind, data FROM journal").fetchall()
             seqs = [row[0] for row in connection.execute("SELECT seq FROM journal ORDER BY seq")]
         damage = [] if damage == ["ok"] else damage

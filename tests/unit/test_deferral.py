@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ironflow.storage import sqlite_writer
 from ironflow.storage.deferral import MOST_ROWS, NEWER, overlay, settle
 from ironflow.storage.maintenance import backup, opened
 from ironflow.storage.picture import picture_of
-from ironflow.storage.plan import MANY
+from ironflow.storage.plan import MANY, MUCH
 from ironflow.storage.ports import META, RUNS, TIMERS, Batch, NewEntry, RunFilter
 from ironflow.storage.prefect_runs import FLOW_RUN_MOVES, FLOW_RUNS
 from ironflow.storage.sqlite import SqliteStore, open_sqlite
@@ -206,6 +207,99 @@ async def test_a_reader_that_gives_up_does_not_take_others_along(store: SqliteSt
     assert await patient == [timer("a", 1)]
 
 
+# -- entries -----------------------------------------------------------------------------------
+
+
+def entry(stream: str, version: int, data: bytes = b"{}") -> Batch:
+    return Batch([NewEntry(stream, version, 1, "k", data)], [], [])
+
+
+def big(stream: str, version: int) -> Batch:
+    """An entry that is not put off."""
+    return entry(stream, version, b"x" * (MUCH + 1))
+
+
+async def test_entries_that_wait_are_found_without_being_written(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    path, reader = tmp_path / "iron.db", store.reader
+    for batch in (entry("s", 1), entry("t", 1), entry("s", 2), entry("s", 3)):
+        await store.journal.commit(batch)
+    assert [e.version for e in (await reader.load("s")).entries] == [1, 2, 3]
+    assert [e.version for e in await reader.entries("s", after=1)] == [2, 3]
+    assert [e.version for e in await reader.entries("s", limit=2)] == [1, 2]
+    assert [e.seq for e in await reader.tail(1)] == [2, 3, 4]
+    assert [e.seq for e in await reader.tail(1, limit=2)] == [2, 3]
+    found = await reader.entry("s", 3)
+    assert found is not None
+    assert (found.seq, await reader.entry("s", 4), await reader.entry("u", 1)) == (4, None, None)
+    assert stored(path, "journal") == []
+    query = "SELECT stream, version FROM journal ORDER BY seq"
+    assert await reader.select(query) == [("s", 1), ("t", 1), ("s", 2), ("s", 3)]
+    assert [row[0] for row in stored(path, "journal")] == [1, 2, 3, 4]
+    assert [e.version for e in await reader.entries("s", after=1)] == [2, 3]
+
+
+async def test_a_commit_of_much_data_writes_its_entries_and_those_of_others(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    path = tmp_path / "iron.db"
+    for version in range(1, 7):
+        await store.journal.commit((entry, big)[version % 2]("s", version))
+    assert [row[2] for row in stored(path, "journal")] == [1, 2, 3, 4, 5]
+    assert [e.version for e in (await store.reader.load("s")).entries] == [1, 2, 3, 4, 5, 6]
+    assert [e.version for e in await store.reader.entries("s", 1, 3)] == [2, 3, 4]
+    assert [e.seq for e in await store.reader.tail(2, 3)] == [3, 4, 5]
+    again = await open_sqlite(killed(path))
+    assert [e.version for e in (await again.reader.load("s")).entries] == [1, 2, 3, 4, 5, 6]
+    await again.close()
+
+
+async def test_a_stream_that_is_forgotten_is_fenced_by_what_waits(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_writer, "MOST_HEADS", 4)
+    for stream in "abcdefgh":
+        await store.journal.commit(entry(stream, 1))
+    assert len(store.journal._heads) <= 5
+    for stream in "abcdefgh":
+        with pytest.raises(StreamConflict):
+            await store.journal.commit(entry(stream, 1))
+        await store.journal.commit(entry(stream, 2))
+        with pytest.raises(StreamConflict):
+            await store.journal.commit(entry(stream, 4))
+    assert [e.version for e in await store.reader.tail(8)] == [2] * 8
+
+
+async def test_whoever_asks_finds_what_was_acknowledged_while_it_is_written(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading and writing from all sides: what is found has no gap."""
+    monkeypatch.setattr(sqlite_writer, "MOST_ROWS", 3)
+    last, acknowledged = 150, 0
+
+    async def write() -> None:
+        nonlocal acknowledged
+        for version in range(1, last + 1):
+            await store.journal.commit(
+                big("s", version) if version % 7 == 0 else entry("s", version)
+            )
+            acknowledged = version
+
+    async def read() -> None:
+        while acknowledged < last:
+            known = acknowledged
+            for found in (
+                (await store.reader.load("s")).entries,
+                await store.reader.entries("s"),
+                await store.reader.tail(0),
+            ):
+                assert [e.version for e in found] == list(range(1, len(found) + 1))
+                assert len(found) >= known
+
+    await asyncio.gather(write(), *(read() for _ in range(3)))
+
+
 # -- somebody else's process -------------------------------------------------------------------
 
 
@@ -341,6 +435,8 @@ STEPS = st.lists(
         st.tuples(st.just("kill"), KEYS, st.just(0)),
         st.tuples(st.just("look"), KEYS, st.just(0)),
         st.tuples(st.just("crowd"), KEYS, st.integers(0, 9)),
+        st.tuples(st.just("append"), KEYS, st.integers(0, 9)),
+        st.tuples(st.just("much"), KEYS, st.just(0)),
     ),
     max_size=25,
 )
@@ -351,10 +447,12 @@ STEPS = st.lists(
 async def test_whatever_is_put_off_the_rows_are_what_was_said(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, int]]
 ) -> None:
-    """Puts, narrow puts and deletes in any order, with readers, tools and kills in between."""
+    """Entries, puts, narrow puts and deletes in any order, with readers, tools and kills in
+    between."""
     path = tmp_path_factory.mktemp("law") / "0.db"
     store = await open_sqlite(path)
     said: dict[str, Row] = {}
+    heads: Counter[str] = Counter()
     query = "SELECT id, state_type, name FROM flow_runs ORDER BY id"
     for number, (what, key, value) in enumerate(steps):
         if what == "put" or (what == "move" and key not in said):
@@ -366,20 +464,30 @@ async def test_whatever_is_put_off_the_rows_are_what_was_said(
         elif what == "delete":
             said.pop(key, None)
             await store.journal.commit(Batch([], [], [(FLOW_RUNS, (key,))]))
+        elif what in ("append", "much"):
+            heads[key] += 1
+            batch = (big if what == "much" else entry)(key, heads[key])
+            batch.puts = [(TIMERS, timer(key, value))]
+            await store.journal.commit(batch)
         elif what == "crowd":
             said[key] = (key, f"S{value}", f"n{number}")
             wanted = Batch([], [(FLOW_RUNS, flow_run(key, f"S{value}", f"n{number}"))], [])
             others = [Batch([], [(META, (f"k{n}", ""))], []) for n in range(MANY)]
             await asyncio.gather(*map(store.journal.commit, [*others, wanted]))
         elif what == "read":
+            found = (await store.reader.load(key)).entries
+            assert [e.version for e in found] == list(range(1, heads[key] + 1))
             assert await store.reader.select(query) == sorted(said.values())
         elif what == "look":
             with opened(path) as (connection, _):
                 assert connection.execute(query).fetchall() == sorted(said.values())
+                newest = "SELECT stream, max(version) FROM journal GROUP BY stream"
+                assert dict(connection.execute(newest)) == heads
         else:
             await put(store, (META, ("k", str(number))))  # there is a log to copy
             copy = killed(path, f"{number + 1}.db")
             await store.close()
             path, store = copy, await open_sqlite(copy)
     assert await store.reader.select(query) == sorted(said.values())
+    assert Counter(e.stream for e in await store.reader.tail(0)) == heads
     await store.close()

@@ -15,6 +15,7 @@ import pytest
 
 from ironflow.core.errors import StreamConflict
 from ironflow.storage import connection as settings
+from ironflow.storage.maintenance import opened
 from ironflow.storage.pace import EACH, QUICK, SEVERAL, Pace
 from ironflow.storage.ports import TIMERS, Batch, NewEntry
 from ironflow.storage.sqlite import SqliteStore, open_sqlite
@@ -23,6 +24,12 @@ from ironflow.storage.wal import FRAME, STEP
 
 def entry(stream: str, version: int, data: bytes = b"{}") -> Batch:
     return Batch([NewEntry(stream, version, 1, "k", data)], [], [])
+
+
+def newest_version(path: Path) -> int:
+    with opened(path) as (connection, _):
+        (version,) = connection.execute("SELECT max(version) FROM journal").fetchone()
+        return int(version)
 
 
 @pytest.fixture
@@ -237,6 +244,7 @@ async def test_a_reader_that_holds_the_log_delays_its_folding_only(
     await (await open_sqlite(path)).close()
     store = await open_sqlite(path)
     await store.journal.commit(entry("s", 1))
+    await store.journal.settle()
     reader = sqlite3.connect(path, isolation_level=None)
     reader.execute("BEGIN")
     assert reader.execute("SELECT count(*) FROM journal").fetchone() == (1,)
@@ -270,10 +278,10 @@ async def test_room_is_made_ahead_of_the_log_and_means_nothing(tmp_path: Path) -
     shutil.copy(log, f"{lost}-wal")
     with sqlite3.connect(lost) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        assert connection.execute("SELECT max(version) FROM journal").fetchone() == (59,)
     connection.close()
+    assert await asyncio.to_thread(newest_version, lost) == 59
     for version in range(60, 600):
-        await store.journal.commit(entry("s", version, b"x" * 500))
+        await store.journal.commit(entry("s", version, b"x" * 4000))
     assert 4 * STEP * FRAME < log.stat().st_size <= settings.CHECKPOINT_PAGES * 5120
     await store.close()
     assert not log.exists()
@@ -286,6 +294,6 @@ async def test_a_database_that_need_not_wait_for_the_disk_gets_no_room(tmp_path:
     for version in range(1, 60):
         await store.journal.commit(entry("s", version))
     written = (log.stat().st_size - made) // FRAME
-    assert 59 < written < 59 * 6
+    assert 59 <= written < 59 * 6
     assert log.read_bytes()[-FRAME:] != bytes(FRAME), "nothing is behind what was written"
     await store.close()

@@ -299,19 +299,56 @@ async def test_a_lock_of_another_program_is_waited_for(open_store: Opener, tmp_p
     await store.close()
 
 
-async def test_a_foreign_writer_loses_nothing_and_breaks_nothing(
+def write(path: Path, statement: str) -> None:
+    """As somebody does who does not care for locks."""
+    with sqlite3.connect(path) as other:
+        other.execute(statement)
+    other.close()
+
+
+async def test_a_foreign_entry_stops_the_server_and_loses_nothing(
     open_store: Opener, tmp_path: Path
 ) -> None:
-    path = tmp_path / "iron.db"
-    store = await open_store(path)
+    path, fatal = tmp_path / "iron.db", list[StorageError]()
+    store = await open_store(path, on_fatal=fatal.append)
     await store.journal.commit(entries("s", 1))
-    with sqlite3.connect(path) as other:
-        other.execute("INSERT INTO journal VALUES (2, 's', 2, 1, 'k', x'00')")
-    other.close()
-    # What memory knows of the stream is stale; the index is not.
-    with pytest.raises(StreamConflict):
-        await store.journal.commit(entries("s", 2))
+    await store.journal.settle()
+    write(path, "INSERT INTO journal VALUES (2, 's', 2, 1, 'k', x'00')")
+    await store.journal.commit(entries("s", 2))
+    with pytest.raises(Broken, match="another program has written to the journal"):
+        await store.journal.settle()
+    assert [type(error) for error in fatal] == [Broken]
+    with pytest.raises(Broken):
+        await store.journal.commit(entries("s", 3))
+    assert [e.data for e in (await store.reader.load("s")).entries] == [b"{}", b"\0"]
     await store.close()
+    with pytest.raises(Broken, match="another program has written to the journal"):
+        await open_store(path)
+    write(path, "DELETE FROM journal WHERE seq = 2")
+    store = await open_store(path)
+    assert [e.data for e in (await store.reader.load("s")).entries] == [b"{}", b"{}"]
+
+
+async def test_of_two_writers_one_stops_at_its_next_commit(
+    open_store: Opener, tmp_path: Path
+) -> None:
+    path, fatal = tmp_path / "iron.db", list[StorageError]()
+    store = await open_store(path, on_fatal=fatal.append)
+    await store.journal.commit(entries("s", 1))
+    await store.journal.commit(entries("s", 2))
+    write(path, "INSERT INTO deferred VALUES (3, 7, x'90')")  # where it would write next
+    with pytest.raises(Broken, match="another program has written to the database"):
+        await store.journal.commit(entries("s", 3))
+    assert [type(error) for error in fatal] == [Broken]
+    await store.close()
+    write(path, "DELETE FROM deferred WHERE slot = 3")
+    store = await open_store(path)
+    assert [entry.version for entry in (await store.reader.load("s")).entries] == [1, 2]
+    await store.journal.commit(entries("s", 3))
+    await store.journal.settle()
+    write(path, "UPDATE deferred SET commit_id = 7 WHERE slot = 1")  # what it would use again
+    with pytest.raises(Broken, match="another program has written to the database"):
+        await store.journal.commit(entries("s", 4))
 
 
 # -- fences ------------------------------------------------------------------------------------
