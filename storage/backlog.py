@@ -66,8 +66,9 @@ class Backlog:
 
     def __init__(self) -> None:
         self._new, self._under_way = _Waiting(), _Waiting()
-        self.rows = 0
-        """About how many rows wait."""
+        self._fresh: list[tuple[Sequence[Row], Sequence[Piece]]] = []
+        """What belongs to the new and was not looked at yet."""
+        self._rows = 0
         self._commit_id = 0
         self._slots: list[int] = []
         """The commit that each slot holds."""
@@ -80,12 +81,24 @@ class Backlog:
         return Place(used + 1, self._commit_id + 1, slots[used] if used < len(slots) else None)
 
     def add(self, place: Place, entries: Sequence[Row], pieces: Sequence[Piece]) -> None:
-        """This was committed, and is kept at `place`."""
+        """This was committed, and is kept at `place`. Takes no time, because many wait for the end
+        of a commit."""
         self._used, self._commit_id = place.slot, place.commit_id
         if place.holds is None:
             self._slots.append(place.commit_id)
         else:
             self._slots[place.slot - 1] = place.commit_id
+        self._fresh.append((entries, pieces))
+
+    def _waiting(self) -> tuple[_Waiting, _Waiting]:
+        """The new, all of it, and what is being written."""
+        if self._fresh:
+            for entries, pieces in self._fresh:
+                self._sort(entries, pieces)
+            self._fresh = []
+        return self._new, self._under_way
+
+    def _sort(self, entries: Sequence[Row], pieces: Sequence[Piece]) -> None:
         new = self._new
         new.entries += entries
         for row in entries:
@@ -94,25 +107,31 @@ class Backlog:
                 new.streams[row[STREAM]] = [row]
             else:
                 known.append(row)
-        self.rows += len(entries)
+        self._rows += len(entries)
         for piece in pieces:
-            self.rows += len(piece.deletes) + len(piece.puts)
+            self._rows += len(piece.deletes) + len(piece.puts)
             collect(piece.deletes, piece.puts, new.changes)
 
     # -- what waits -------------------------------------------------------------------------------
 
     def __bool__(self) -> bool:
-        return bool(self._new)
+        return bool(self._new or self._fresh)
+
+    def count(self) -> int:
+        """About how many rows wait."""
+        self._waiting()
+        return self._rows
 
     def holds(self, *tables: str) -> bool:
         """Whether rows of one of these tables wait; without tables: anything."""
+        new, under_way = self._waiting()
         if not tables:
-            return bool(self._new or self._under_way)
-        return any(name in self._new.changes or name in self._under_way.changes for name in tables)
+            return bool(new or under_way)
+        return any(name in new.changes or name in under_way.changes for name in tables)
 
     def concerns(self, query: str) -> bool:
         """Whether a query could see a table of which rows wait."""
-        for waiting in (self._new, self._under_way):
+        for waiting in self._waiting():
             if waiting.entries and "journal" in query:
                 return True
             for name in waiting.changes:
@@ -122,7 +141,7 @@ class Backlog:
 
     def find(self, table: Table, key: Row) -> tuple[bool, Row | None]:
         """Whether the row of a key waits, and that row."""
-        for waiting in (self._new, self._under_way):
+        for waiting in self._waiting():
             change = waiting.changes.get(table.name)
             if change is not None and key in change.rows:
                 return True, change.rows[key]
@@ -130,7 +149,7 @@ class Backlog:
 
     def head(self, stream: str) -> int | None:
         """The newest version of a stream that waits."""
-        for waiting in (self._new, self._under_way):
+        for waiting in self._waiting():
             rows = waiting.streams.get(stream)
             if rows is not None:
                 return int(rows[-1][VERSION])
@@ -138,19 +157,20 @@ class Backlog:
 
     def entries_of(self, stream: str) -> list[Row]:
         """The entries of a stream that wait."""
-        under_way = self._under_way.streams.get(stream, [])
-        return [*under_way, *self._new.streams.get(stream, [])]
+        new, under_way = self._waiting()
+        return [*under_way.streams.get(stream, []), *new.streams.get(stream, [])]
 
     def entries(self) -> list[Row]:
         """All entries that wait."""
-        return [*self._under_way.entries, *self._new.entries]
+        new, under_way = self._waiting()
+        return [*under_way.entries, *new.entries]
 
     # -- writing it -------------------------------------------------------------------------------
 
     def take(self) -> Taken:
         """All of it, to be written now; then `written` or `give_back`."""
-        taken = self._under_way = self._new
-        self._new, self.rows = _Waiting(), 0
+        taken, _ = self._waiting()
+        self._under_way, self._new, self._rows = taken, _Waiting(), 0
         return Taken(taken.entries, list(taken.changes.values()), self._commit_id)
 
     def written(self) -> None:
@@ -161,7 +181,7 @@ class Backlog:
         """What was taken could not be written; nothing was added meanwhile."""
         new = self._new = self._under_way
         self._under_way = _Waiting()
-        self.rows = len(new.entries) + sum(len(change.rows) for change in new.changes.values())
+        self._rows = len(new.entries) + sum(len(change.rows) for change in new.changes.values())
 
 
 def merge(found: list[Entry], waiting: Sequence[Row], order: Key, after: int) -> list[Entry]:

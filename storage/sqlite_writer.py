@@ -114,11 +114,9 @@ class SqliteJournal(GroupJournal):
         if self._lingering is None and self._refusal is None:
             self._lingering = self._loop.call_later(PATIENCE, self._linger)
 
-    def _defer(self, plan: Plan) -> None:
-        """Keep in memory what a commit has put off."""
-        backlog = self.backlog
-        backlog.add(plan.place, plan.rows, plan.later)
-        if backlog.rows >= MOST_ROWS and self._settling is None:
+    def _watch_backlog(self) -> None:
+        """Something was put off."""
+        if self._settling is None and self.backlog.count() >= MOST_ROWS:
             self._settle()
         elif self._lingering is None:
             self._lingering = self._loop.call_later(LINGER, self._linger)
@@ -213,7 +211,6 @@ class SqliteJournal(GroupJournal):
         """A commit was made; `seconds` is what it took in the thread, if that says anything."""
         if seconds is not None:
             self.pace.note_thread(len(plan.batches), seconds)
-        self._log.grow(plan.pages())
         heads = self._heads
         if outcome.errors or plan.doubtful:
             heads.clear()
@@ -223,8 +220,12 @@ class SqliteJournal(GroupJournal):
         if plan.settled is not None:
             self.backlog.written()
         if plan.deferred is not None:
-            self._defer(plan)
+            self.backlog.add(plan.place, plan.rows, plan.later)
         self._written(outcome)
+        # Everybody was told; now there is time.
+        self._log.grow(plan.pages())
+        if plan.deferred is not None:
+            self._watch_backlog()
 
     def _failed(self, plan: Plan, error: Exception) -> None:
         self._heads.clear()

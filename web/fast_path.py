@@ -420,7 +420,10 @@ class FastHandler(PatientHandler):
         if transport is not None and transport.is_closing():
             transport = None
         if transport is not None and answer:
+            # At once, not at the end of the loop's turn: whoever waits goes on meanwhile.
+            transport.set_write_buffer_limits(0)
             transport.write(answer)
+            transport.set_write_buffer_limits()
         elif transport is not None:
             transport.abort()
         route = plain.route

@@ -29,6 +29,12 @@ from ironflow.storage.sqlite import SqliteStore, open_sqlite
 Row = tuple[Any, ...]
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written because a machine is slow."""
+    monkeypatch.setattr(sqlite_writer, "LINGER", 1000.0)
+
+
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     store = await open_sqlite(tmp_path / "iron.db")
