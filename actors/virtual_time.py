@@ -144,11 +144,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
     ) -> asyncio.Future[T]:
         """Run a function in a thread; time stands still until it ends, even if nobody waits."""
-        work = (executor or self._threads).submit(func, *args)
-        future = asyncio.wrap_future(work, loop=self)
-        self._outside.add(work)
-        # Added after wrap_future's own: it runs when the result has been handed to the loop.
-        work.add_done_callback(self._let_go)
+        self.hold()  # the thread may be quicker than the next line
+        try:
+            work = (executor or self._threads).submit(func, *args)
+            future = asyncio.wrap_future(work, loop=self)
+            self._outside.add(work)
+            # Added after wrap_future's own: it runs when the result has been handed to the loop.
+            work.add_done_callback(self._let_go)
+        finally:
+            self.release()
         return future
 
     def _let_go(self, work: object) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import aiosqlite
 import pytest
@@ -122,6 +123,27 @@ async def test_a_thread_that_nobody_waits_for_any_more_still_holds_time() -> Non
     # Cancelled before a thread took it up, or run to its end before time moved on.
     assert ended in ([], [0.0])
     assert now() == 10
+
+
+@in_virtual_time
+async def test_a_thread_that_is_quicker_than_the_loop_is_none_of_the_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, go, told = asyncio.get_running_loop(), threading.Event(), threading.Event()
+    wrap_future = asyncio.wrap_future
+
+    def wrap(work: Any, **options: Any) -> asyncio.Future[Any]:
+        future = wrap_future(work, **options)
+        work.add_done_callback(lambda _: told.set())
+        go.set()
+        told.wait()
+        return future
+
+    monkeypatch.setattr(asyncio, "wrap_future", wrap)
+    assert await loop.run_in_executor(None, go.wait)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        await asyncio.sleep(1)
 
 
 @in_virtual_time
