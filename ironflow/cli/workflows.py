@@ -87,7 +87,7 @@ def draw(
 
 def _find(module: str, name: str | None) -> Any:
     """The workflow of a module. Raises `InvalidInput` saying which there are."""
-    from ironflow.workflows.foreign import is_foreign
+    from ironflow.workflows.foreign import given_name, is_foreign
     from ironflow.workflows.workflow import Workflow
 
     loaded = load_module(module)
@@ -98,7 +98,7 @@ def _find(module: str, name: str | None) -> Any:
             found[key] = value
         elif isinstance(value, Workflow) or is_foreign(value):
             found[key] = value
-            found.setdefault(value.workflow_name, value)
+            found.setdefault(given_name(value) or type(value).__name__, value)
     made = {id(value): value for value in found.values() if not isinstance(value, type)}
     classes = {type(value) for value in made.values()}
     # A class and the instance of it that is served are one workflow.
