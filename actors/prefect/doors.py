@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from msgspec import structs
 
 from ironflow.actors.kernel import Behavior, Ref
 from ironflow.actors.prefect.flow import ChangeFlow, CreateFlow, DeleteFlow, FlowActor, ReadFlow
@@ -46,6 +48,8 @@ class Ask(NamedTuple):
 
     ref: Ref
     message: Message[c.Reply]
+    told: Callable[[c.Reply | None], None] | None = None
+    """Is called before the answer goes on, or with None when there is none."""
 
 
 class Memory(dict[str, Any]):
@@ -154,6 +158,22 @@ class Prefect:
 
     # -- flow runs --------------------------------------------------------------------------------
 
+    def ask_for_flow_run(
+        self, info: FlowRunInfo, policy: FlowRunPolicy, state: StateCreate
+    ) -> Ask | None:
+        """Who is to be asked, and what, to create a flow run as `create_flow_run` does; None when
+        something must be looked up.
+        """
+        name: str | None = self._flows.get(info.flow_id)
+        if name is None or info.idempotency_key is not None or info.parent_task_run_id is not None:
+            return None
+        self._check_open()
+        command = self._complete(info, name, policy, state)
+        fresh = self.engine.environment.fresh
+        fresh.add(info.id)
+        ref = self.system.ref("flow_run", info.id)
+        return Ask(ref, command, lambda _: fresh.discard(info.id))
+
     async def create_flow_run(
         self, info: FlowRunInfo, policy: FlowRunPolicy, state: StateCreate
     ) -> c.Reply:
@@ -164,18 +184,23 @@ class Prefect:
         name = await self.flow_name(info.flow_id)
         if name is None:
             raise Conflict(f"flow_id: there is no flow {info.flow_id}")
+        command = self._complete(info, name, policy, state)
+        if info.parent_task_run_id is not None:
+            # It may not be known yet: clients tell of task runs a little later than of flow runs.
+            parent = await self.place(info.parent_task_run_id)
+            command = structs.replace(command, parent=parent)
+        is_fresh = info.idempotency_key is None
+        return await (self._ask_fresh if is_fresh else self._ask)(info.id, command)
+
+    def _complete(
+        self, info: FlowRunInfo, flow_name: str, policy: FlowRunPolicy, state: StateCreate
+    ) -> c.CreateFlowRun:
+        """Give a flow run its id and what else it lacks."""
         key = info.idempotency_key
         info.id = self.ids.new() if key is None else derive_id("flow_run", info.flow_id, key)
         info.name = info.name or make_name(self.ids.rng)
         info.labels = {"prefect.flow.id": info.flow_id, **info.labels}
-        parent: c.TaskPlace | None = None
-        if info.parent_task_run_id is not None:
-            # It may not be known yet: clients tell of task runs a little later than of flow runs.
-            parent = await self.place(info.parent_task_run_id)
-        command = c.CreateFlowRun(
-            info=info, flow_name=name, policy=policy, state=state, parent=parent
-        )
-        return await (self._ask_fresh if key is None else self._ask)(info.id, command)
+        return c.CreateFlowRun(info=info, flow_name=flow_name, policy=policy, state=state)
 
     async def read_flow_run(self, flow_run_id: str) -> bytes:
         """A flow run's body. Raises `NotFound`."""
@@ -240,28 +265,47 @@ class Prefect:
             raise NotFound("task run", task_run_id)
         return place.owner
 
-    async def create_task_run(self, info: TaskRunInfo, state: StateCreate) -> c.Reply:
-        """Create a task run, or find it by its keys; its id and name may be empty. Raises
-        `Conflict` when there is no such flow run, or the id is taken.
+    def ask_for_task_run(self, info: TaskRunInfo, state: StateCreate) -> Ask | None:
+        """Who is to be asked, and what, to create a task run as `create_task_run` does; None when
+        something must be looked up.
         """
+        if info.id:
+            return None
         self._check_open()
-        is_chosen = bool(info.id)
-        if not is_chosen:
+        place = self._place_new(info)
+        command = c.CreateTaskRun(info=info, state=state)
+
+        def keep(reply: c.Reply | None) -> None:
+            if reply is not None and reply.status == 201:
+                self._places.keep(info.id, place)
+
+        return Ask(self.system.ref("flow_run", place.owner), command, keep)
+
+    def _place_new(self, info: TaskRunInfo) -> c.TaskPlace:
+        """Give a task run the id and the name that it lacks; where it is to be."""
+        if not info.id:
             info.id = (
                 self.ids.new()
                 if info.flow_run_id is not None
                 else derive_id("task_run", info.task_key, info.dynamic_key)
             )
         info.name = info.name or make_name(self.ids.rng)
-        owner = info.flow_run_id or info.id
-        place = c.TaskPlace(owner, info.name)
+        return c.TaskPlace(info.flow_run_id or info.id, info.name)
+
+    async def create_task_run(self, info: TaskRunInfo, state: StateCreate) -> c.Reply:
+        """Create a task run, or find it by its keys; its id and name may be empty. Raises
+        `Conflict` when there is no such flow run, or the id is taken.
+        """
+        self._check_open()
+        is_chosen = bool(info.id)
+        place = self._place_new(info)
         if is_chosen:
             known = await self.place(info.id)
-            if known is not None and known.owner != owner:
+            if known is not None and known.owner != place.owner:
                 raise Conflict(f"id: task run {info.id} is one of another flow run")
             self._places.keep(info.id, known or place)  # before another request is answered
         try:
-            reply = await self._ask(owner, c.CreateTaskRun(info=info, state=state))
+            reply = await self._ask(place.owner, c.CreateTaskRun(info=info, state=state))
         except Exception:
             self._places.pop(info.id, None)
             raise

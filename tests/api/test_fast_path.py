@@ -329,6 +329,53 @@ async def test_an_answer_that_does_not_come_is_waited_for_in_vain(
     assert msgspec.json.decode((await line.ask(flow))[2])["name"] == "f"
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["asked", "looked-up"])
+async def test_runs_are_made_as_on_aiohttps_way(site: Site, known: bool) -> None:
+    """Their actors are asked when all is known of them, and else something is looked up."""
+    line, asked = await site.dial(), list[bool]()
+    flow = await site.make(line, "/flows/", {"name": "f"})
+    prefect, ask = site.api.engine.prefect, site.api.engine.prefect.ask_for_flow_run
+
+    def note(*args: Any) -> Any:
+        if not known:
+            prefect._flows.clear()
+        found = ask(*args)
+        asked.append(found is not None)
+        return found
+
+    prefect.ask_for_flow_run = note
+    body = {"flow_id": flow, "parameters": {"x": 1}, "tags": ["a"]}
+    slow = await line.ask(encode("POST", "/flow_runs/", body, f"X-Way: slow\r\n{HEAD}"))
+    fast = await line.ask(encode("POST", "/flow_runs/", body))
+    assert asked == [known]
+    assert (fast[0], blind(fast[2])) == (slow[0], blind(slow[2])) == (201, blind(slow[2]))
+    run = msgspec.json.decode(fast[2])["id"]
+    task = {"flow_run_id": run, "task_key": "a", "dynamic_key": "0"}
+    made, found = [await line.ask(encode("POST", "/task_runs/", task)) for _ in range(2)]
+    id_ = msgspec.json.decode(made[2])["id"]
+    assert (made[0], found[0], msgspec.json.decode(found[2])["id"]) == (201, 200, id_)
+    moved = await line.ask(
+        encode(
+            "POST",
+            f"/task_runs/{id_}/set_state",
+            {"state": {"type": "RUNNING"}, "force": True},
+        )
+    )
+    assert msgspec.json.decode(moved[2])["status"] == "ACCEPT"
+    assert site.api.engine.environment.fresh == set()
+
+
+async def test_a_run_that_finds_no_room_leaves_no_trace(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = await site.dial()
+    flow = await site.make(line, "/flows/", {"name": "f"})
+    full = Behavior("flow_run", Actor, bound=0)
+    monkeypatch.setitem(site.api.engine.system._behaviors, "flow_run", full)
+    assert (await line.ask(encode("POST", "/flow_runs/", {"flow_id": flow})))[0] == 503
+    assert site.api.engine.environment.fresh == set()
+
+
 async def test_a_full_mailbox_refuses(site: Site) -> None:
     line = await site.dial()
     run = await site.run(line)

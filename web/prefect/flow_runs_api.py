@@ -42,6 +42,13 @@ async def create_flow_run(call: Call[None, FlowRunCreate]) -> Answer:
     return await call.engine.prefect.create_flow_run(body.info(), body.empirical_policy, state)
 
 
+def ask_for_flow_run(call: Call[None, FlowRunCreate]) -> Ask | None:
+    """The same on the fast path, where nothing must be looked up for it."""
+    body = call.body
+    state = body.state or StateCreate(type="PENDING")
+    return call.engine.prefect.ask_for_flow_run(body.info(), body.empirical_policy, state)
+
+
 async def read_flow_run(call: Call[None, None]) -> Answer:
     """A flow run."""
     return 200, await call.engine.prefect.read_flow_run(call.path["id"])
@@ -137,7 +144,14 @@ async def set_states(call: Bodies) -> Answer:
 
 _RUN = "/flow_runs/{id}"
 ROUTES = (
-    Route(method="POST", path="/flow_runs/", handle=create_flow_run, body=FlowRunCreate, fast=True),
+    Route(
+        method="POST",
+        path="/flow_runs/",
+        handle=create_flow_run,
+        body=FlowRunCreate,
+        fast=True,
+        ask=ask_for_flow_run,
+    ),
     *answers.list_routes("/flow_runs", filter=FILTER, count=COUNT, paginate=PAGINATE),
     answers.history_route("/flow_runs", HISTORY),
     answers.query_route("/flow_runs/lateness", read_lateness),

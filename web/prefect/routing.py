@@ -20,6 +20,7 @@ from aiohttp.typedefs import Handler, Middleware
 from ironflow.actors.engine import Engine
 from ironflow.actors.prefect.doors import Ask
 from ironflow.core.errors import Gone
+from ironflow.core.prefect import commands
 from ironflow.core.prefect.faults import (
     Fault,
     InvalidRequest,
@@ -187,19 +188,30 @@ class _Endpoint:
     def ask(self, headers: Headers, path: dict[str, str], raw: bytes, then: Then) -> bool:
         """See `web.fast_path.Direct`."""
         assert self._route.ask is not None
+        asked: Ask | None = None
         try:
             _check_version(headers)
             call = Call(None, self._engine, path, None, self._decode(raw), raw)
             asked = self._route.ask(call)
             if asked is None:
                 return False
-            told = partial(self._pass_on, then)
+            told = partial(self._pass_on, then, asked.told)
             asked.ref.send(asked.message, told, trusted=False, at_once=True)
         except Exception as error:  # noqa: BLE001 - as above
+            if asked is not None and asked.told is not None:
+                asked.told(None)
             then(self.refuse(error))
         return True
 
-    def _pass_on(self, then: Then, reply: Reply | None, error: Exception | None) -> None:
+    def _pass_on(
+        self,
+        then: Then,
+        told: Callable[[commands.Reply | None], None] | None,
+        reply: commands.Reply | None,
+        error: Exception | None,
+    ) -> None:
+        if told is not None:
+            told(reply)
         then(reply if reply is not None else self.refuse(error or Gone("there is no answer")))
 
     def refuse(self, error: Exception) -> Reply:

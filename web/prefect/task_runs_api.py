@@ -24,6 +24,12 @@ def create_task_run(call: Call[None, TaskRunCreate]) -> Awaitable[Answer]:
     return call.engine.prefect.create_task_run(call.body.info(), state)
 
 
+def ask_for_task_run(call: Call[None, TaskRunCreate]) -> Ask | None:
+    """The same on the fast path, where nothing must be looked up for it."""
+    state = call.body.state or StateCreate(type="PENDING")
+    return call.engine.prefect.ask_for_task_run(call.body.info(), state)
+
+
 async def read_task_run(call: Call[None, None]) -> Answer:
     """A task run."""
     return 200, await call.engine.prefect.read_task_run(call.path["id"])
@@ -62,7 +68,14 @@ def ask_for_state(call: Call[None, SetState]) -> Ask | None:
 
 _RUN = "/task_runs/{id}"
 ROUTES = (
-    Route(method="POST", path="/task_runs/", handle=create_task_run, body=TaskRunCreate, fast=True),
+    Route(
+        method="POST",
+        path="/task_runs/",
+        handle=create_task_run,
+        body=TaskRunCreate,
+        fast=True,
+        ask=ask_for_task_run,
+    ),
     *answers.list_routes("/task_runs", filter=FILTER, count=COUNT, paginate=PAGINATE),
     answers.history_route("/task_runs", COUNT),
     answers.state_route(_RUN, set_state, ask_for_state),
