@@ -88,12 +88,19 @@ async def run(
     """
     body = encode_plain(input, "input")
     async with open_engine(db) as engine:
-        created, ended = await engine.invoke_and_wait(
-            function.id, body, idempotency_key=key, timeout=timeout
-        )
-        if ended is None:
-            raise TimeoutError(f"run {created.run_id} has not ended after {timeout:g} s")
-        return await result_of(engine, ended)
+        return await run_on(engine, function, body, key=key, timeout=timeout)
+
+
+async def run_on(
+    engine: Engine, function: Function, body: bytes, *, key: str | None, timeout: float | None
+) -> Any:
+    """`run` on an engine that is there, with the input as JSON."""
+    created, ended = await engine.invoke_and_wait(
+        function.id, body, idempotency_key=key, timeout=timeout
+    )
+    if ended is None:
+        raise TimeoutError(f"run {created.run_id} has not ended after {timeout:g} s")
+    return await result_of(engine, ended)
 
 
 async def result_of(engine: Engine, run: Run) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -10,11 +12,12 @@ import msgspec
 from ironflow.cli.failures import Failed, Wrong
 from ironflow.cli.inputs import read_json
 from ironflow.cli.options import Duration, Verb, json_option
-from ironflow.cli.output import print_json, print_value
+from ironflow.cli.output import print_json, print_value, say
 from ironflow.core.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from ironflow.sdk.function import Function
+    from ironflow.storage.ports import Entry
 
 
 @click.command("run", cls=Verb)
@@ -55,12 +58,11 @@ def run(
     if key is not None and db is None:
         raise Wrong("--key", "needs --db: without a database nothing is there to be found again")
     function = _find(target)
-    from ironflow.embedded import run_sync
     from ironflow.logs import configure_logging
 
     configure_logging("text", log_level)
     try:
-        result = run_sync(function, msgspec.json.decode(data), db=db, key=key, timeout=timeout)
+        result = asyncio.run(_run(function, msgspec.json.decode(data), db, key, timeout))
     except RunError as error:
         raise Failed(error.message) from error
     except TimeoutError as error:
@@ -69,6 +71,33 @@ def run(
         print_value(result)
     else:
         print_json(result)
+
+
+async def _run(
+    function: Function, data: object, db: str | None, key: str | None, timeout: float | None
+) -> object:
+    from ironflow.core.values import encode_plain
+    from ironflow.embedded import open_engine, run_on
+
+    body = encode_plain(data, "input")
+    async with open_engine(db) as engine:
+        engine.store.journal.subscribe(_tell_of_waits)
+        return await run_on(engine, function, body, key=key, timeout=timeout)
+
+
+def _tell_of_waits(entries: Sequence[Entry]) -> None:
+    """Say when a run begins to wait for an event: nobody outside of this process can send one."""
+    from ironflow.core.entries import WaitStarted, decode_entry
+
+    for entry in entries:
+        if entry.kind != "wait.started":
+            continue
+        wait = decode_entry(entry.kind, entry.data)
+        if isinstance(wait, WaitStarted) and wait.event is not None:
+            say(
+                f"{entry.stream} waits for an event {wait.event!r}; from outside only a server "
+                "takes events (ironflow serve)"
+            )
 
 
 def _find(target: str) -> Function:

@@ -378,6 +378,10 @@ def test_run_in_this_process(bare: Place) -> None:
     assert bare.value("db", "info", "--db", "work.db")["rows"]["runs"] == 1
     assert "different input" in bare.error("run", "app.py:greet", "--input", "{}", *db, code=1)
     assert "no \\x1b[31mred" in bare.error("run", "app.py:fail", code=1)
+    _, err = bare.cli("run", "app.py:approval", "--timeout", "2s", code=1)
+    waits, ended = err.splitlines()
+    assert re.fullmatch(r"run/\S+ waits for an event 'order.approved'; from outside only .*", waits)
+    assert "has not ended after 2" in ended
 
 
 def test_config_tells_where_each_value_comes_from(bare: Place) -> None:
