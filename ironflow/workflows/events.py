@@ -200,6 +200,9 @@ class StartEvent(Event):
     """Begins a run: its fields are what `run` was given."""
 
 
+_UNSAID: Any = object()
+
+
 class StopEvent(Event):
     """Ends a run. `result` is what the run returns; a subclass with fields of its own is itself the
     result.
@@ -207,16 +210,18 @@ class StopEvent(Event):
 
     _result: Any = PrivateAttr(default=None)
 
-    def __init__(self, result: Any = None, **params: Any) -> None:
-        if "result" in type(self).model_fields:
+    def __init__(self, result: Any = _UNSAID, **params: Any) -> None:
+        if result is _UNSAID:
+            super().__init__(**params)
+        elif "result" in _declared(type(self)):
             super().__init__(result=result, **params)
         else:
             super().__init__(_result=result, **params)
 
     @property
     def result(self) -> Any:
-        """What the run returns."""
-        return self._result
+        """What the run returns; a subclass may declare it as a field."""
+        return self.__dict__.get("result", self._result)
 
     @model_serializer(mode="wrap")
     def _dump_result(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:

@@ -60,6 +60,14 @@ def test_stop_events_have_a_result_or_are_one() -> None:
     class Typed(StopEvent):
         answer: int
 
+    with pytest.warns(UserWarning, match="shadows"):
+
+        class Declared(StopEvent):
+            result: str = "as declared"
+
+    assert Declared().result == "as declared"
+    assert Declared(result="said").result == "said"
+    assert Declared.model_validate(Declared(result="said").model_dump()).result == "said"
     assert StopEvent(result=[1]).model_dump() == {"result": [1]}
     assert StopEvent().model_dump() == {}
     assert StopEvent.model_validate({"result": 3}).result == 3
