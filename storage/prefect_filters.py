@@ -13,7 +13,7 @@ import msgspec
 
 from ironflow.core.prefect.conditions import ALWAYS, Condition, Group, Test
 from ironflow.core.prefect.filters import MAX_OFFSET, Selection
-from ironflow.core.prefect.resources import RESOURCES
+from ironflow.core.prefect.resources import BEGAN, RESOURCES
 from ironflow.core.prefect.states import TERMINAL
 from ironflow.core.prefect.texts import TextQuery
 
@@ -21,6 +21,12 @@ MOST_MARKS = 32
 """Values of a list that are written as one mark each; longer lists travel as one JSON array."""
 MOST_BRANCHES = 9
 """Branches of a union that each read a page from their own index."""
+CROWD = 2000
+"""Runs in a state from which on they are not sorted where those of all states come in order."""
+NEAR = 4000
+"""Runs of all states that are looked through for those in one."""
+MOST_NEAR = 1000
+"""Rows up to the end of a page that is looked for like that."""
 
 Values = list[Any]
 
@@ -67,22 +73,27 @@ def select_rows(selection: Selection, columns: str, now: int, most: int | None =
     # First the rows of the page by what is narrow; bodies are read of those alone, and never sorted
     # by the thousand.
     branches, values, parts = _branches(selection), Values(), []
-    for branch in branches:
+    first = min(limit + selection.offset, MAX_OFFSET)
+    is_cut_here = len(branches) == 1 and branches[0].crowd is None
+    for branch, crowd in branches:
         where, more = _where(branch, now)
         source = f"{resource.table} t{_pin(branch)}"
         page = f"SELECT t.rowid FROM {source} WHERE {where} ORDER BY {order} LIMIT ?"
-        if len(branches) == 1:
+        if is_cut_here:
             parts.append(f"{page} OFFSET ?")
             values += [*more, limit, selection.offset]
+        elif crowd is not None and first <= MOST_NEAR:
+            parts.append(_look_nearby(where, order, crowd))
+            values += [crowd.value[0], *more, first, *more, first, first]
         else:
             # Each branch reads its first rows from an index in the order of the page.
             parts.append(f"SELECT * FROM ({page})")
-            values += [*more, min(limit + selection.offset, MAX_OFFSET)]
+            values += [*more, first]
     text = (
         f"SELECT {fill(columns, 't', now)} FROM {resource.table} t "
         f"WHERE t.rowid IN ({' UNION ALL '.join(parts)}) ORDER BY {order}"
     )
-    if len(branches) > 1:
+    if not is_cut_here:
         text, values = f"{text} LIMIT ? OFFSET ?", [*values, limit, selection.offset]
     return Query(text, values)
 
@@ -208,14 +219,23 @@ def _pin(selection: Selection) -> str:
 # -- several states -------------------------------------------------------------------------------
 
 
-def _branches(selection: Selection) -> list[Selection]:
-    """One selection for each of the states asked for, when each can be read in order."""
+class Branch(NamedTuple):
+    """Flow runs in one of the states asked for. `crowd` is the test for that state where no index
+    has them in the order of the page.
+    """
+
+    selection: Selection
+    crowd: Test | None = None
+
+
+def _branches(selection: Selection) -> list[Branch]:
+    """One branch for each of the states asked for, when each can be read in order."""
     own = selection.conditions.get(selection.resource.name)
     if own is None or selection.resource.name != "flow_runs":
-        return [selection]
+        return [Branch(selection)]
     parts = own.parts if isinstance(own, Group) and not own.either else (own,)
     if any(isinstance(part, Test) and part.column == "id" for part in parts):
-        return [selection]
+        return [Branch(selection)]
     by_start = selection.sort.startswith("START_TIME")
     for number, part in enumerate(parts):
         if (
@@ -225,26 +245,52 @@ def _branches(selection: Selection) -> list[Selection]:
             and (1 if by_start else 2) <= len(part.value) <= MOST_BRANCHES
         ):
             rest = (*parts[:number], *parts[number + 1 :])
-            return [
-                selection._replace(
-                    conditions={
-                        **selection.conditions,
-                        selection.resource.name: Group((*rest, *_branch(part, value, by_start))),
-                    }
-                )
-                for value in part.value
-            ]
-    return [selection]
+            return [_branch(selection, rest, part, value, by_start) for value in part.value]
+    return [Branch(selection)]
 
 
-def _branch(states: Test, value: str, by_start: bool) -> list[Test]:
+def _branch(
+    selection: Selection, rest: tuple[Condition, ...], states: Test, value: str, by_start: bool
+) -> Branch:
     """One state of those asked for. Those that end a run are in an index in the order in which
-    runs began, which is only of runs that have ended: the others are few.
+    runs began, which is only of runs that have ended: the others are few, as a rule.
     """
-    tests = [states._replace(value=(value,))]
+    state = states._replace(value=(value,))
+    tests, crowd = [state], None
     if by_start and states.column == "state_type" and value in TERMINAL:
         tests.append(Test("ended_at", "null", False))
-    return tests
+    elif by_start and len(selection.conditions) == 1:
+        crowd = state
+    narrowed = {**selection.conditions, selection.resource.name: Group((*rest, *tests))}
+    return Branch(selection._replace(conditions=narrowed), crowd)
+
+
+def _look_nearby(where: str, order: str, state: Test) -> str:
+    """The first flow runs in a state in the order in which they began. Where many are in it, its
+    first ones are among the first of all, which an index has in that order: to be sure, only what
+    comes before the last of these counts. Where that is not enough, all in the state are sorted.
+
+    Values: the state, those of `where` and how many, those of `where` and how many twice.
+    """
+    began, edge = BEGAN.replace("{t}", "t"), "(SELECT {}(began) FROM near)"
+    if order.startswith(f"{began} DESC"):
+        direction, is_before = "DESC", f"near.began > {edge.format('min')}"
+    else:
+        # What has no such moment comes first.
+        edge = edge.format("max")
+        is_before = f"{edge} IS NOT NULL AND (near.began < {edge} OR near.began IS NULL)"
+        direction = "ASC"
+    crowd = f"SELECT 1 FROM flow_runs WHERE {state.column} = ? LIMIT {CROWD}"
+    return (
+        f"SELECT * FROM (WITH near AS MATERIALIZED (SELECT t.rowid AS place, {began} AS began "
+        f"FROM flow_runs t INDEXED BY flow_runs_began ORDER BY {began} {direction} "
+        # A limit of nothing ends a scan before it begins.
+        f"LIMIT {NEAR} * ((SELECT count(*) FROM ({crowd})) = {CROWD})), "
+        "hits AS MATERIALIZED (SELECT t.rowid AS place FROM near CROSS JOIN flow_runs t "
+        f"ON t.rowid = near.place WHERE {is_before} AND {where} ORDER BY {order} LIMIT ?) "
+        "SELECT place FROM hits UNION ALL SELECT * FROM (SELECT t.rowid FROM flow_runs t "
+        f"WHERE {where} ORDER BY {order} LIMIT ? * ((SELECT count(*) FROM hits) < ?)))"
+    )
 
 
 # -- conditions -----------------------------------------------------------------------------------

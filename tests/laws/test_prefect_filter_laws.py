@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -29,6 +30,7 @@ from ironflow.core.prefect.faults import InvalidRequest, Refusal
 from ironflow.core.prefect.filters import BodyShape, parse_selection
 from ironflow.core.prefect.resources import FLOW_RUNS, FLOWS, STATE_TYPES, TASK_RUNS
 from ironflow.core.prefect.states import TERMINAL
+from ironflow.storage import prefect_filters
 from ironflow.storage.prefect_filters import LATENESS, RUN_TIME, count_rows, select_rows
 from ironflow.storage.prefect_runs import FLOW_RUNS as FLOW_RUN_TABLE
 from ironflow.storage.prefect_runs import FLOWS as FLOW_TABLE
@@ -211,6 +213,48 @@ def test_sql_finds_what_a_plain_reading_finds(
 def test_pages_are_a_division_of_the_whole_in_its_order(
     relations: Relations, data: dict[str, Any], wanted: dict[str, Any], sort: str, size: int
 ) -> None:
+    assert_pages_divide(relations, data, wanted, sort, size)
+
+
+@given(
+    data=databases,
+    wanted=st.fixed_dictionaries({"type": some(any_=among(st.sampled_from(TYPES)))})
+    | st.fixed_dictionaries({"name": some(any_=among(st.sampled_from(["Running", "Late"])))}),
+    sort=st.sampled_from(["START_TIME_ASC", "START_TIME_DESC"]),
+    size=st.integers(1, 3),
+    crowd=st.integers(1, 2),
+    near=st.integers(1, 5),
+)
+def test_a_crowd_is_found_among_the_first_of_all(
+    relations: Relations,
+    data: dict[str, Any],
+    wanted: dict[str, Any],
+    sort: str,
+    size: int,
+    crowd: int,
+    near: int,
+) -> None:
+    """Where many runs are in a state, as far as a few of all are enough, and where they are not."""
+    with mock.patch.multiple(prefect_filters, CROWD=crowd, NEAR=near):
+        assert_pages_divide(relations, data, {"state": wanted}, sort, size)
+
+
+@pytest.mark.parametrize("sort", ["START_TIME_ASC", "START_TIME_DESC"])
+@pytest.mark.parametrize("near", [1, 2, 3, 9])
+def test_a_crowd_that_began_at_once_is_in_the_order_of_ids(
+    relations: Relations, sort: str, near: int
+) -> None:
+    """Those of the last moment that was looked at may not be all of that moment."""
+    run = {"name": "n", "tags": [], "flow_id": IDS[0], "state_type": "RUNNING", "started_at": 1}
+    runs = [{**run, "id": id_} for id_ in sorted(IDS, reverse=True)]
+    data = {"flows": [], "flow_runs": runs, "task_runs": []}
+    with mock.patch.multiple(prefect_filters, CROWD=1, NEAR=near):
+        assert_pages_divide(relations, data, {"state": {"type": {"any_": ["RUNNING"]}}}, sort, 1)
+
+
+def assert_pages_divide(
+    relations: Relations, data: dict[str, Any], wanted: dict[str, Any], sort: str, size: int
+) -> None:
     for number, flow in enumerate(data["flows"]):
         flow["name"] = NAMES[number]
     fill(relations, data)
@@ -247,6 +291,19 @@ def test_estimates_are_the_same_in_sql(
     whole = [(b'{"id":1', *row[:2]) for row in rows]
     each = [run_bodies.render((b'{"id":1', *row[3:]), micros(now)) for row in rows]
     assert run_bodies.render_list(whole) == b"[%b]" % b",".join(each)
+
+
+def test_a_crowd_is_not_sorted(relations: Relations) -> None:
+    """No plan but the last resort sorts more than what was looked through."""
+    body = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}, "sort": "START_TIME_DESC"}
+    query = select_rows(parse_selection(body, BodyShape(FLOW_RUNS, EVERYTHING)), "{t}.body", 0)
+    plan = relations.select(f"EXPLAIN QUERY PLAN {query.text}", query.values)
+    details = {id_: (parent, detail) for id_, parent, _, detail in plan}
+    scans = [detail for _, detail in details.values() if detail.startswith("SCAN")]
+    assert "SCAN t USING INDEX flow_runs_began" in scans
+    assert not [detail for detail in scans if detail == "SCAN t"], plan
+    near = next(id_ for id_, (_, detail) in details.items() if detail == "MATERIALIZE near")
+    assert not [d for parent, d in details.values() if parent == near and "TEMP B-TREE" in d]
 
 
 ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]

@@ -106,8 +106,8 @@ async def renew_lease(call: Call[None, RenewBody]) -> Answer:
     raise Refusal(410, "Lease not found - it may have expired or been revoked")
 
 
-async def list_capabilities(call: Call[None, None]) -> Answer:
-    """No blocks are stored, and so none can do anything."""
+async def read_empty_list(call: Call[None, None]) -> Answer:
+    """None are stored, and there is nothing to check."""
     return 200, []
 
 
@@ -142,7 +142,7 @@ ROUTES = (
     Route(
         method="GET",
         path="/automations/related-to/{resource_id}",
-        handle=list_capabilities,
+        handle=read_empty_list,
         text=("resource_id",),
     ),
     _get("/automations/{id}", "Automation"),
@@ -161,7 +161,7 @@ ROUTES = (
     _filter("/block_documents/filter"),
     _filter("/block_documents/count", count_nothing),
     _get("/block_documents/{id}", "Block document"),
-    Route(method="GET", path="/block_capabilities/", handle=list_capabilities),
+    Route(method="GET", path="/block_capabilities/", handle=read_empty_list),
     _get("/collections/views/{view}", "View"),
     _filter("/task_workers/filter"),
     _filter("/concurrency_limits/filter"),

@@ -139,9 +139,7 @@ def _resume(transition: Transition) -> Stop | None:
     if initial.state_details.pause_reschedule and transition.situation.deployment_id is None:
         return reject("A suspended run without a deployment cannot be resumed.")
     if transition.is_after(micros(initial.state_details.pause_timeout)):
-        state = transition.propose(
-            "FAILED", "Failed", "The run was paused and not resumed in time."
-        )
+        state = transition.propose("FAILED", "Failed", NEVER_RESUMED)
         return reject("The time in which the run could be resumed is over.", state)
     return None
 

@@ -71,7 +71,8 @@ def _exists(column: str) -> Callable[[dict[str, Any]], Condition]:
 
 _SUBFLOW = "SELECT 1 FROM flow_runs s WHERE s.parent_task_run_id = {t}.id"
 _NO_ROWS = "SELECT 1 WHERE 0"
-_BEGAN = "coalesce({t}.started_at, {t}.expected_at)"
+BEGAN = "coalesce({t}.started_at, {t}.expected_at)"
+"""When a flow run began, or is to begin, as SQL."""
 _LASTED = (
     "({t}.run_time + CASE WHEN {t}.state_type = 'RUNNING' THEN {now} - {t}.state_at ELSE 0 END)"
 )
@@ -135,7 +136,7 @@ FLOW_RUNS = Resource(
         "state": _state("any_", "not_any_"),
         "flow_version": Field("flow_version"),
         "start_time": Field(
-            _BEGAN, "moment", (*_SPAN, "is_null_"), columns={"is_null_": "started_at"}
+            BEGAN, "moment", (*_SPAN, "is_null_"), columns={"is_null_": "started_at"}
         ),
         "end_time": Field("ended_at", "moment", (*_SPAN, "is_null_")),
         "expected_start_time": Field("expected_at", "moment", _SPAN),
@@ -158,8 +159,8 @@ FLOW_RUNS = Resource(
     },
     _orders(
         ID_DESC="{t}.id",
-        START_TIME_ASC=_BEGAN,
-        START_TIME_DESC=_BEGAN,
+        START_TIME_ASC=BEGAN,
+        START_TIME_DESC=BEGAN,
         EXPECTED_START_TIME_ASC="{t}.expected_at",
         EXPECTED_START_TIME_DESC="{t}.expected_at",
         NAME_ASC="{t}.name",

@@ -162,5 +162,4 @@ def drop_unpersisted_data(state: State) -> None:
 
 
 _UNPERSISTED = UNPERSISTED.encode()
-encode_state = msgspec.json.Encoder().encode
 decode_state = msgspec.json.Decoder(State).decode
