@@ -22,6 +22,7 @@ from ironflow.storage import sql
 from ironflow.storage.backlog import SEQ, VERSION, merge
 from ironflow.storage.connection import Connection, open_connection, set_up_reader
 from ironflow.storage.deferral import overlay
+from ironflow.storage.page_queries import RUN_COLUMNS, events_query, runs_query
 from ironflow.storage.ports import (
     DELIVERIES,
     EVENTS,
@@ -55,10 +56,7 @@ from ironflow.storage.sqlite_errors import Broken, translate
 from ironflow.storage.sqlite_writer import SqliteJournal
 
 LOADS_AT_ONCE = 64
-_RUN_COLUMNS = ", ".join(RUNS.columns)
 _TABLES = "SELECT name FROM main.sqlite_master WHERE type = 'table'"
-# The first of these that is given selects few enough runs; the status is then only a condition.
-_SELECTIVE = ("idempotency_key", "parent_id", "event_id", "event_name")
 
 Row = tuple[Any, ...]
 T = TypeVar("T")
@@ -172,7 +170,7 @@ class SqliteReader:
         """See `ports.Reader`."""
         waits, row = self._backlog.find(RUNS, (run_id,))
         if not waits:
-            query = self._reads["run"].format(columns=_RUN_COLUMNS)
+            query = self._reads["run"].format(columns=RUN_COLUMNS)
             row = next(iter(await self._fetch(self._lookups, query, (run_id,))), None)
         return RunRow(*row) if row is not None else None
 
@@ -180,37 +178,12 @@ class SqliteReader:
         self, where: RunFilter, limit: int = 50, before: tuple[int, str] | None = None
     ) -> list[RunRow]:
         """See `ports.Reader`."""
-        query, values = self.runs_query(where, limit, before)
+        query, values = runs_query(where, limit, before)
         return [RunRow(*row) for row in await self._look(RUNS, query, values)]
-
-    def runs_query(
-        self, where: RunFilter, limit: int, before: tuple[int, str] | None
-    ) -> tuple[str, dict[str, Any]]:
-        """The SQL of `runs`, chosen so that every page is read from an index in its order."""
-        values: dict[str, Any] = {"limit": limit}
-        exact = [n for n in ("function_id", *_SELECTIVE) if getattr(where, n) is not None]
-        values |= {name: getattr(where, name) for name in exact}
-        conditions = [f"{name} = :{name}" for name in exact]
-        if where.search is not None:
-            conditions.append("(instr(id, :search) OR instr(function_id, :search))")
-            values["search"] = where.search
-        if where.kind is not None:
-            # A literal, so that SQLite sees that the partial index of rare kinds serves it.
-            conditions.append(f"kind = '{where.kind}'")
-        conditions += _moments("created_at", "id", where, before, values)
-        base = self._reads["runs"].replace("{columns}", _RUN_COLUMNS)
-        values |= {f"status{n}": status for n, status in enumerate(where.statuses)}
-        names = [f":status{n}" for n in range(len(where.statuses))]
-        if names and any(name in _SELECTIVE for name in exact):
-            # The plus keeps SQLite from choosing the index of statuses.
-            conditions.append(f"+status IN ({', '.join(names)})")
-            names = []
-        branches = [[f"status = {name}", *conditions] for name in names] or [conditions]
-        return _unite(base, branches, "created_at DESC, id DESC"), values
 
     async def count_matching(self, where: RunFilter) -> int:
         """See `ports.Reader`."""
-        query, values = self.runs_query(where, -1, None)
+        query, values = runs_query(where, -1, None)
         rows = await self._look(RUNS, f"SELECT count(*) FROM ({query})", values)
         return int(rows[0][0])
 
@@ -223,7 +196,7 @@ class SqliteReader:
         """See `ports.Reader`."""
         await self._settle(RUNS)
         at, id_ = after or (-(2**63), "")
-        query = self._reads["unfinished"].replace("{columns}", _RUN_COLUMNS)
+        query = self._reads["unfinished"].replace("{columns}", RUN_COLUMNS)
         values = {"status": status, "limit": limit, "after_at": at, "after_id": id_}
         return [RunRow(*row) for row in await self._fetch(self._scans, query, values)]
 
@@ -243,22 +216,8 @@ class SqliteReader:
         self, where: EventFilter, limit: int = 50, before: tuple[int, str] | None = None
     ) -> list[EventRow]:
         """See `ports.Reader`."""
-        query, values = self.events_query(where, limit, before)
+        query, values = events_query(where, limit, before)
         return [EventRow(*row) for row in await self._look(EVENTS, query, values)]
-
-    def events_query(
-        self, where: EventFilter, limit: int, before: tuple[int, str] | None
-    ) -> tuple[str, dict[str, Any]]:
-        """The SQL of `events`, chosen so that every page is read from an index in its order."""
-        values: dict[str, Any] = {"limit": limit}
-        conditions = _moments("e.at", "e.id", where, before, values)
-        if where.source is not None:
-            conditions.append("e.source = :source")
-            values["source"] = where.source
-        names = list(dict.fromkeys(where.names))
-        values |= {f"name{n}": name for n, name in enumerate(names)}
-        branches = [[f"e.name = :name{n}", *conditions] for n in range(len(names))] or [conditions]
-        return _unite(self._reads["events"], branches, "at DESC, id DESC"), values
 
     # -- the rest ---------------------------------------------------------------------------------
 
@@ -443,35 +402,6 @@ def _fetch(
     connection: sqlite3.Connection, query: str, values: Sequence[Any] | dict[str, Any]
 ) -> list[Row]:
     return connection.execute(query, values).fetchall()
-
-
-def _moments(
-    at: str,
-    id_: str,
-    where: RunFilter | EventFilter,
-    before: tuple[int, str] | None,
-    values: dict[str, Any],
-) -> list[str]:
-    conditions = []
-    if where.since is not None:
-        conditions.append(f"{at} >= :since")
-        values["since"] = where.since
-    if where.until is not None:
-        conditions.append(f"{at} < :until")
-        values["until"] = where.until
-    if before is not None:
-        conditions.append(f"({at}, {id_}) < (:before_at, :before_id)")
-        values |= {"before_at": before[0], "before_id": before[1]}
-    return conditions
-
-
-def _unite(base: str, branches: list[list[str]], order: str) -> str:
-    """One query, or several that each give a page from their own index, merged to one page."""
-    queries = [base.replace("{where}", " AND ".join(b) or "true") for b in branches]
-    if len(queries) == 1:
-        return queries[0]
-    parts = " UNION ALL ".join(f"SELECT * FROM ({query})" for query in queries)
-    return f"{parts} ORDER BY {order} LIMIT :limit"
 
 
 def read_info(connection: sqlite3.Connection, path: str, durability: str) -> StoreInfo:

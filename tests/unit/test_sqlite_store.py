@@ -22,6 +22,7 @@ from ironflow.core.errors import (
     StreamConflict,
 )
 from ironflow.storage.lock import ProcessLock
+from ironflow.storage.page_queries import events_query, runs_query
 from ironflow.storage.ports import (
     META,
     RUNS,
@@ -437,10 +438,9 @@ async def test_jobs_and_commits_take_turns(open_store: Opener, tmp_path: Path) -
 async def test_no_page_reads_a_whole_table_or_sorts_it(open_store: Opener, tmp_path: Path) -> None:
     path = tmp_path / "iron.db"
     store = await open_store(path)
-    reader = store.reader
     key = (5, "x")
     queries = [
-        reader.runs_query(where, 50, before)
+        runs_query(where, 50, before)
         for before in (None, key)
         for where in (
             RunFilter(),
@@ -457,7 +457,7 @@ async def test_no_page_reads_a_whole_table_or_sorts_it(open_store: Opener, tmp_p
         )
     ]
     queries += [
-        reader.events_query(where, 50, before)
+        events_query(where, 50, before)
         for before in (None, key)
         for where in (EventFilter(), EventFilter(names=("a",)), EventFilter(since=1, until=2))
     ]
