@@ -20,7 +20,8 @@ elsewhere     `elsewhere` (what workers and endpoints have in common), `jobs` (l
               (jobs that come with answers)
 - endpoints   `endpoints`, `call_slots`, `breakers`, `introspection` (what one says it serves)
 doors         `catalog` (functions), `keyring` (keys), `registrar` (projects, environments),
-              `workflows`, `handlers` and `streams` (event-driven workflows)
+              `unbroken` (changes that outlive their request), `workflows`, `handlers` and
+              `streams` (event-driven workflows)
 
 `ironflow.actors.prefect` has the actors behind the Prefect API.
 """

@@ -16,6 +16,7 @@ import msgspec
 from ironflow.actors.endpoints import breaker_key
 from ironflow.actors.kernel import Ensure
 from ironflow.actors.router import FunctionsChanged
+from ironflow.actors.unbroken import unbroken
 from ironflow.core import function_history as h
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
 from ironflow.core.functions import Definition, check_policies
@@ -162,6 +163,7 @@ class Catalog:
             if self.host.spec(function_id) is not None:
                 await self.engine.system.ref("schedule", function_id).ask(Ensure())
 
+    @unbroken
     async def register_remote(
         self, definition: Definition, change: h.Change = h.NO_WORD
     ) -> tuple[FunctionRow, bool]:
@@ -232,6 +234,7 @@ class Catalog:
 
     # -- status -----------------------------------------------------------------------------------
 
+    @unbroken
     async def set_status(
         self, function_id: str, status: h.FunctionStatus, change: h.Change = h.NO_WORD
     ) -> tuple[FunctionRow, Definition]:
@@ -270,6 +273,7 @@ class Catalog:
         await self.store.journal.commit(Batch([entry], [put], []))
         return row
 
+    @unbroken
     async def delete(self, function_id: str, change: h.Change = h.NO_WORD) -> None:
         """There is no such function any more; its history stays, and unfinished runs of it wait.
         Raises `NotFound`, `Conflict`.
@@ -286,6 +290,7 @@ class Catalog:
             self.engine.pool.go_on(function_id)
             await self._follow_schedule(definition)
 
+    @unbroken
     async def roll_back(
         self, function_id: str, number: int, change: h.Change = h.NO_WORD
     ) -> tuple[FunctionRow, Definition]:

@@ -8,11 +8,13 @@ are needed.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from ironflow.actors.unbroken import unbroken
 from ironflow.core.access import (
     ADMIN,
     KINDS,
@@ -44,6 +46,8 @@ class Keyring:
 
     def __init__(self, store: Store, clock: Clock, ids: Ids) -> None:
         self._store, self._clock, self._ids = store, clock, ids
+        self._turn = asyncio.Lock()
+        """Whether a change is allowed rests on those before it."""
         self._keys: dict[str, Key] = {}
         self._by_hash: dict[str, Key] = {}
         self._has_own = False
@@ -75,14 +79,16 @@ class Keyring:
         """Every key, newest first."""
         return sorted(self._keys.values(), key=lambda key: (key.created_at, key.id), reverse=True)
 
+    @unbroken
     async def change_roles(self, key_id: str, roles: tuple[str, ...]) -> Key:
         """Give a key other roles (their ids) from now on. Raises `NotFound`, `Conflict` for the
         last admin's key that is good for ever.
         """
-        key = self.get(key_id)
-        if ADMIN not in roles:
-            self._check_not_last(key)
-        await self._record(key, KeyRolesChanged(roles), self._clock.now())
+        async with self._turn:
+            key = self.get(key_id)
+            if ADMIN not in roles:
+                self._check_not_last(key)
+            await self._record(key, KeyRolesChanged(roles), self._clock.now())
         return key
 
     def _check_not_last(self, key: Key) -> None:
@@ -118,13 +124,13 @@ class Keyring:
         row = (META, (f"{USED}{key.id}", str(now)))
         self._store.journal.append(Batch([], [row], []), lambda error: None)
 
+    @unbroken
     async def create(
         self,
         name: str,
         roles: tuple[str, ...],
         *,
         lifetime: float | None = None,
-        replaces: str | None = None,
         bootstrap: bool = False,
         environment: str | None = None,
     ) -> tuple[Key, str]:
@@ -132,11 +138,23 @@ class Keyring:
         the id of the one that it is bound to. One that makes keys necessary must be an admin's for
         all environments. Raises `InvalidInput`.
         """
-        if not self.is_needed and not bootstrap and (ADMIN not in roles or environment):
-            field = "role" if ADMIN not in roles else "environment"
-            raise InvalidInput(
-                field, "the first key must be an admin's for all: others are made with it"
-            )
+        async with self._turn:
+            if not self.is_needed and not bootstrap and (ADMIN not in roles or environment):
+                field = "role" if ADMIN not in roles else "environment"
+                raise InvalidInput(
+                    field, "the first key must be an admin's for all: others are made with it"
+                )
+            return await self._create(name, roles, lifetime, None, bootstrap, environment)
+
+    async def _create(
+        self,
+        name: str,
+        roles: tuple[str, ...],
+        lifetime: float | None,
+        replaces: str | None,
+        bootstrap: bool,
+        environment: str | None,
+    ) -> tuple[Key, str]:
         secret, now = new_secret(), self._clock.now()
         expires_at = None if lifetime is None else now + int(lifetime * SECOND)
         key = Key(self._ids.new())
@@ -154,40 +172,45 @@ class Keyring:
         await self._record(key, entry, now)
         return key, secret
 
+    @unbroken
     async def revoke(self, key_id: str, reason: str = "revoked", grace: float = 0.0) -> Key:
         """Refuse a key from now on, or after `grace` seconds. Raises `NotFound`, `Conflict` for the
         last admin's key that is good for ever.
         """
-        key, now = self.get(key_id), self._clock.now()
-        self._check_not_last(key)
-        await self._record(key, KeyExpires(now + int(grace * SECOND), reason), now)
+        async with self._turn:
+            key, now = self.get(key_id), self._clock.now()
+            self._check_not_last(key)
+            await self._record(key, KeyExpires(now + int(grace * SECOND), reason), now)
         return key
 
+    @unbroken
     async def rotate(self, key_id: str, grace: float) -> tuple[Key, str]:
         """A new key like this one, which stays good for `grace` seconds. Raises `NotFound`,
         `Conflict` when it has ended already.
         """
-        old, now = self.get(key_id), self._clock.now()
-        if not old.is_good(now):
-            raise Conflict(f"key {old.shown}... has ended; make a new one")
-        lifetime = None if old.expires_at is None else (old.expires_at - old.created_at) / SECOND
-        made, secret = await self.create(
-            old.name,
-            old.roles,
-            lifetime=lifetime,
-            replaces=old.id,
-            bootstrap=old.bootstrap,
-            environment=old.environment,
-        )
-        await self._record(old, KeyExpires(now + int(grace * SECOND), "rotated"), now)
+        async with self._turn:
+            old, now = self.get(key_id), self._clock.now()
+            if not old.is_good(now):
+                raise Conflict(f"key {old.shown}... has ended; make a new one")
+            made, secret = await self._create(
+                old.name,
+                old.roles,
+                None if old.expires_at is None else (old.expires_at - old.created_at) / SECOND,
+                old.id,
+                old.bootstrap,
+                old.environment,
+            )
+            await self._record(old, KeyExpires(now + int(grace * SECOND), "rotated"), now)
         return made, secret
 
+    @unbroken
     async def end_keys_of(self, environment: str) -> None:
         """Refuse every key that is bound to an environment."""
-        now = self._clock.now()
-        for key in [k for k in self._keys.values() if k.environment == environment]:
-            if key.is_good(now):
-                await self._record(key, KeyExpires(now, "its environment was deleted"), now)
+        async with self._turn:
+            now = self._clock.now()
+            for key in [k for k in self._keys.values() if k.environment == environment]:
+                if key.is_good(now):
+                    await self._record(key, KeyExpires(now, "its environment was deleted"), now)
 
     def get(self, key_id: str) -> Key:
         """One key. Raises `NotFound`."""

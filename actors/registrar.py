@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from ironflow.actors.unbroken import unbroken
 from ironflow.core.clock import Clock
 from ironflow.core.directory import KINDS, Directory, DirectoryEntry
 from ironflow.storage.ports import Batch, NewEntry
@@ -41,6 +42,7 @@ class Registrar:
                 break
         self.directory = directory
 
+    @unbroken
     async def record(self, decide: Callable[[Directory], E]) -> E:
         """Commit what `decide` makes of the directory as it is. Raises what it raises."""
         async with self._turn:
