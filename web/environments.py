@@ -19,6 +19,7 @@ from aiohttp import web
 from ironflow.actors.engine import Engine
 from ironflow.actors.keyring import Keyring
 from ironflow.actors.registrar import Registrar
+from ironflow.actors.unbroken import unbroken
 from ironflow.core.directory import DEFAULT_ENVIRONMENT, Directory, EnvironmentPut, Named
 from ironflow.core.errors import Conflict, Gone, InvalidInput, IronflowError
 
@@ -131,6 +132,7 @@ class Environments:
 
     # -- changes ----------------------------------------------------------------------------------
 
+    @unbroken
     async def create(self, name: str, project: str | None, color: str = "") -> Named:
         """A new environment, at work. Raises `InvalidInput`, `NotFound`, `Conflict`."""
         if self._opener is None:
@@ -148,6 +150,7 @@ class Environments:
                 raise
         return self.directory.environments[draft.id]
 
+    @unbroken
     async def delete(self, given: str, *, force: bool) -> Named:
         """Delete an environment, everything in it, and the keys that are bound to it. Raises
         `NotFound`, `Conflict` for the default one, and while runs are open unless `force`.

@@ -14,6 +14,7 @@ from api.served import Served, serving
 import ironflow.sdk.function as sdk
 from ironflow.core.errors import ConfigError
 from ironflow.storage.sqlite import open_sqlite
+from ironflow.web.routing import STATE
 
 MARK = "xyzzy"
 """In the name of everything of the environment that is looked for."""
@@ -450,3 +451,20 @@ async def test_functions_of_the_server_are_in_the_environment_that_it_is_told(
         with pytest.raises(ConfigError, match=reason):
             async with serving(tmp_path, function, environment=name):
                 pass
+
+
+async def test_an_environment_is_made_though_its_client_has_hung_up(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        runner = served.server._runner
+        assert runner is not None
+        environments = runner.app[STATE].environments  # type: ignore[attr-defined]
+        async with served.server.engine.registrar._turn:  # another change is on its way to the disk
+            asked = asyncio.ensure_future(environments.create("late", None))
+            while "env_late" not in environments._rooms:
+                await asyncio.sleep(0)
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+        await environments.create("next", None)
+        assert {"env_late", "env_next"} <= set(environments.directory.environments)
+        assert environments.engine("env_late") is not None
