@@ -458,10 +458,16 @@ async def test_an_environment_is_made_though_its_client_has_hung_up(tmp_path: Pa
         runner = served.server._runner
         assert runner is not None
         environments = runner.app[STATE].environments  # type: ignore[attr-defined]
+        opened, open_one = asyncio.Event(), environments._open
+
+        async def note(environment: str, *, new: bool) -> None:
+            await open_one(environment, new=new)
+            opened.set()
+
+        environments._open = note
         async with served.server.engine.registrar._turn:  # another change is on its way to the disk
             asked = asyncio.ensure_future(environments.create("late", None))
-            while "env_late" not in environments._rooms:
-                await asyncio.sleep(0)
+            await opened.wait()
             asked.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asked
