@@ -9,9 +9,8 @@ from typing import NamedTuple
 from ironflow.storage.changes import Change, Changes, Row, Said, collect
 from ironflow.storage.ports import Entry, Table
 
-Key = int
-"""The place of a column in a row of the journal."""
 SEQ, STREAM, VERSION = 0, 1, 2
+"""Columns in a row of the journal."""
 
 
 class Piece(NamedTuple):
@@ -184,7 +183,7 @@ class Backlog:
         self._rows = len(new.entries) + sum(len(change.rows) for change in new.changes.values())
 
 
-def merge(found: list[Entry], waiting: Sequence[Row], order: Key, after: int) -> list[Entry]:
+def merge(found: list[Entry], waiting: Sequence[Row], order: int, after: int) -> list[Entry]:
     """Entries that were found in the journal, and those that waited when it was asked, in the order
     of one of their columns, in which they are behind `after`.
 
