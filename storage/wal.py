@@ -23,6 +23,8 @@ log = logging.getLogger("ironflow.storage")
 PAGE = 4096
 FRAME = PAGE + 24
 """Bytes of a page in the log."""
+HEAD = 32
+"""Bytes before the first one."""
 STEP = 256
 """Pages by which the file is lengthened at a time: a mebibyte, which takes a disk some 2 ms."""
 EARLY = 48
@@ -80,14 +82,16 @@ class WriteAheadLog:
 
     def _make_room(self, connection: sqlite3.Connection) -> None:
         """Lengthen the file, and wait for the disk."""
-        self._room = min(max(self._room, self.pages) + STEP, self._most_room)
         try:
-            descriptor = os.open(self.path, os.O_WRONLY)
+            descriptor = os.open(self.path, os.O_RDWR)
         except OSError:
             self._room = self._most_room  # there is none to be made
             return
         try:
             length = os.fstat(descriptor).st_size
+            # Until now it was an estimate; behind the end of the room every commit is a slow one.
+            self.pages = _count(descriptor, length // FRAME)
+            self._room = min(max(self._room, self.pages) + STEP, self._most_room)
             missing = self._room * FRAME - length
             if missing > 0:
                 _fill(descriptor, length, missing)
@@ -100,6 +104,21 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except FileNotFoundError:
         return 0
+
+
+def _count(descriptor: int, most: int) -> int:
+    """How many frames of the log are in use. Each repeats the salt of the log's head, and those
+    behind the end have another one, or none (https://www.sqlite.org/fileformat2.html#walformat).
+    """
+    salt = os.pread(descriptor, 8, 16)
+    used, free = 0, most
+    while used < free:
+        middle = (used + free) // 2
+        if os.pread(descriptor, 8, HEAD + middle * FRAME + 8) == salt:
+            used = middle + 1
+        else:
+            free = middle
+    return used
 
 
 def _fill(descriptor: int, start: int, count: int) -> None:
