@@ -293,7 +293,7 @@ class Cell:
         except Exception as error:  # noqa: BLE001 - any failure of an actor is a crash
             self._fail(error)
             return
-        actor.cell = self
+        actor.settle_in(self)
         self.actor, self.leaving = actor, False
         self.state = CellState.STARTING
         try:

@@ -28,6 +28,8 @@ class Elsewhere:
         """`knows` says whether anything at all executes a function."""
         self.clock, self.system, self._knows = clock, system, knows
         self._specs: dict[str, FunctionSpec] = {}
+        self.is_used = False
+        """Whether it has ever served a function: else nobody waits for it or is there."""
         self.leases: dict[str, Lease] = {}
         """By run id: a run has one execution at a time."""
         self.secrets: SecretSource = NoSecrets()
@@ -38,6 +40,7 @@ class Elsewhere:
     def add(self, definition: Definition) -> None:
         """Serve a function from now on. Raises `InvalidInput` for a definition without sense."""
         self._specs[definition.id] = compile_spec(definition, lambda data: None)
+        self.is_used = True
 
     def remove(self, function_id: str) -> None:
         """The function is executed somewhere else now."""

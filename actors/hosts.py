@@ -125,6 +125,7 @@ class Slots:
         something after a number of seconds.
         """
         self.pool, self.fleet, self.endpoints = pool, fleet, endpoints
+        self._elsewhere: tuple[Fleet | Endpoints, ...] = fleet, endpoints
         self._policies_of = policies_of
         self.windows = Windows(self._terms, clock, later)
         """What counts for throttles and rate limits."""
@@ -195,8 +196,9 @@ class Slots:
         them. `waits`: it had no use for its slot just now and will ask for one again.
         """
         self.pool.release(run_id, waits)
-        self.fleet.release(run_id, waits)
-        self.endpoints.release(run_id, waits)
+        for others in self._elsewhere:
+            if others.is_used:
+                others.release(run_id, waits)
         keeps = run_id in self._ordered or self.lanes.holds(run_id)
         if keeps and not self._is_queued(run_id):
             self._ordered.pop(run_id, None)
@@ -260,8 +262,9 @@ class Slots:
     def discard(self, run_id: str, function_id: str) -> None:
         """The run no longer wants one."""
         self.pool.discard(run_id, function_id)
-        self.fleet.discard(run_id)
-        self.endpoints.discard(run_id)
+        for others in self._elsewhere:
+            if others.is_used:
+                others.discard(run_id)
         self._ordered.pop(run_id, None)
         self.lanes.discard(run_id)
         if function_id in self._paused:

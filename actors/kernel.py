@@ -76,13 +76,10 @@ class Reply(Protocol):
         ...
 
 
-class Told:
+class Told(msgspec.Struct, frozen=True, eq=False):
     """The `Reply` of somebody who is called when it is there, and not a turn of the loop later."""
 
-    __slots__ = ("_tell",)
-
-    def __init__(self, tell: Callable[[Any, Exception | None], None]) -> None:
-        self._tell = tell
+    tell: Callable[[Any, Exception | None], None]
 
     def done(self) -> bool:
         """See `Reply`."""
@@ -90,26 +87,27 @@ class Told:
 
     def set_result(self, result: Any, /) -> None:
         """See `Reply`."""
-        self._tell(result, None)
+        self.tell(result, None)
 
     def set_exception(self, exception: Exception, /) -> None:
         """See `Reply`."""
-        self._tell(None, exception)
+        self.tell(None, exception)
 
 
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True, eq=False):
     """A message on its way, and where its answer goes."""
 
-    # Slots and no dataclass: one is made for every message.
-    __slots__ = ("message", "reply", "trusted")
-
-    def __init__(self, message: Message[Any], reply: Reply | None, trusted: bool = False) -> None:
-        self.message, self.reply, self.trusted = message, reply, trusted
+    # A struct is made without a call of Python; one is made for every message.
+    message: Message[Any]
+    reply: Reply | None
+    trusted: bool = False
 
     def answer(self, value: object) -> None:
         """End the ask with a value; a late answer to an asker that gave up is dropped."""
         reply = self.reply
-        if reply is not None and not reply.done():
+        if type(reply) is Told:
+            reply.tell(value, None)
+        elif reply is not None and not reply.done():
             reply.set_result(value)
 
     def fail(self, error: Exception) -> None:
@@ -125,21 +123,17 @@ class Actor:
     """Base class. State lives in the object; the kernel makes a new object for every revival."""
 
     cell: Cell
+    system: System
+    """The system it lives in."""
+    address: str
+    """`kind/key`."""
+    key: str
+    """What names this actor among its kind."""
 
-    @property
-    def address(self) -> str:
-        """`kind/key`."""
-        return self.cell.address
-
-    @property
-    def key(self) -> str:
-        """What names this actor among its kind."""
-        return self.cell.key
-
-    @property
-    def system(self) -> System:
-        """The system it lives in."""
-        return self.cell.system
+    def settle_in(self, cell: Cell) -> None:
+        """Become the actor of a cell: called once, before anything else."""
+        self.cell, self.system = cell, cell.system
+        self.address, self.key = cell.address, cell.key
 
     def start_at_once(self) -> bool:
         """Rebuild the state here and now, if nothing has to be read for it; False: await `start`.

@@ -112,7 +112,7 @@ class RunActor(StreamActor):
             self._renew()
             return None
         run, host = self.run, self.environment.host
-        situation.hot = self.starting or host.is_hot(run.id, run.execution)
+        situation.hot = self.starting or (run.execution > 0 and host.is_hot(run.id, run.execution))
         if not run.exists and (kind is c.CreateRun or kind is c.CancelRun):
             completed, answer = prepare(self, message, envelope)
             if completed is None:
@@ -127,18 +127,21 @@ class RunActor(StreamActor):
     def _answer(self, message: Message[Any], envelope: Envelope) -> object:
         """Decide in the present situation."""
         kind, run, situation = type(message), self.run, self.situation
-        before, executed = row_facts(run), run.status is RunStatus.RUNNING
+        status = run.status
+        is_turn = kind is c.RecordTurn
+        # A turn changes the row of its run only together with the status.
+        before = status if is_turn else row_facts(run)
         try:
             decision = d.decide(run, message, situation)
         except Exception as error:  # noqa: BLE001 - raised again there
             return self._refuse(error, envelope)
-        blobs = message.blobs if kind is c.RecordTurn else getattr(message, "blob", None)  # type: ignore[attr-defined]
+        blobs = message.blobs if is_turn else getattr(message, "blob", None)  # type: ignore[attr-defined]
         batch, sends = self._prepare(decision, blobs)
-        if before != row_facts(run):
+        if before != (run.status if is_turn else row_facts(run)):
             batch.puts.append((RUNS, msgspec.structs.astuple(run_row(run))))
             if run.handler is not None:
                 batch.puts.append((HANDLERS, handler_row(run)))
-        ends = keys_of_ends(decision.entries)
+        ends = [] if is_turn else keys_of_ends(decision.entries)
         if ends:
             self.unsettled.update(ends)
         then: Callable[[], None] | None = None
@@ -146,10 +149,10 @@ class RunActor(StreamActor):
         if counts:
             self.counts = []
             self.uncounted.extend(counts)
-        vacates = executed and run.status is not RunStatus.RUNNING
+        vacates = status is RunStatus.RUNNING and run.status is not RunStatus.RUNNING
         if vacates:
             self.vacating += 1
-        else:
+        elif run.status is not RunStatus.RUNNING:
             self._release()
         if decision.effects or ends or vacates or counts or kind is c.ExecutionLeft:
             then = partial(self._act, decision.effects, sends, ends, vacates, counts)
@@ -197,7 +200,7 @@ class RunActor(StreamActor):
             env.pool.prefer(self.key, function_id, actor, run.worker)
         spec = env.host.spec(function_id)
         # A body on its way out must be gone first: its last step may still be executing.
-        leaving = env.host.is_active(self.key) and not situation.hot
+        leaving = run.exists and env.host.is_active(self.key) and not situation.hot
         situation.code = None if spec is None or leaving else spec.definition.code
         situation.slot = situation.code is not None and env.pool.acquire(
             self.key, function_id, lanes

@@ -41,7 +41,7 @@ def run_row(run: Run) -> RunRow:
     return RunRow(
         run.id,
         run.function_id,
-        run.status.value,
+        run.status._value_,
         run.created_at,
         run.started_at,
         run.ended_at,
@@ -66,7 +66,7 @@ def handler_row(run: Run) -> tuple[object, ...]:
         run.handler,
         run.id,
         run.function_id,
-        run.status.value,
+        run.status._value_,
         run.created_at,
         run.updated_at,
         run.ended_at,

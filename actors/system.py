@@ -332,7 +332,8 @@ class System:
         cell = self._cells[address] = Cell(self, address, behavior, peers)
         if peers is not None:
             peers[cell] = None
-            if len(peers) == 1:
+            sweep, due = self._sweep, cell.touched + (behavior.idle_after or 0.0)
+            if sweep is None or sweep.when() > due + SWEEP_SECONDS:
                 self._set_sweep()
         return cell
 

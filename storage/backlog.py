@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
+import msgspec
+
 from ironflow.storage.changes import Change, Changes, Row, Said, collect
 from ironflow.storage.ports import Entry, Table
 
@@ -20,7 +22,7 @@ class Piece(NamedTuple):
     puts: Said
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True):
     """Where a commit keeps what it puts off.
 
     `slot` counts from 1, `commit_id` ever upwards; `holds` is the commit whose slot it was before,
@@ -67,7 +69,8 @@ class Backlog:
         self._new, self._under_way = _Waiting(), _Waiting()
         self._fresh: list[tuple[Sequence[Row], Sequence[Piece]]] = []
         """What belongs to the new and was not looked at yet."""
-        self._rows = 0
+        self.rows = 0
+        """How many wait to be written, about: a row that changes twice counts twice."""
         self._commit_id = 0
         self._slots: list[int] = []
         """The commit that each slot holds."""
@@ -88,6 +91,9 @@ class Backlog:
         else:
             self._slots[place.slot - 1] = place.commit_id
         self._fresh.append((entries, pieces))
+        self.rows += len(entries)
+        for piece in pieces:
+            self.rows += len(piece.deletes) + len(piece.puts)
 
     def _waiting(self) -> tuple[_Waiting, _Waiting]:
         """The new, all of it, and what is being written."""
@@ -106,20 +112,13 @@ class Backlog:
                 new.streams[row[STREAM]] = [row]
             else:
                 known.append(row)
-        self._rows += len(entries)
         for piece in pieces:
-            self._rows += len(piece.deletes) + len(piece.puts)
             collect(piece.deletes, piece.puts, new.changes)
 
     # -- what waits -------------------------------------------------------------------------------
 
     def __bool__(self) -> bool:
         return bool(self._new or self._fresh)
-
-    def count(self) -> int:
-        """About how many rows wait."""
-        self._waiting()
-        return self._rows
 
     def holds(self, *tables: str) -> bool:
         """Whether rows of one of these tables wait; without tables: anything."""
@@ -169,7 +168,7 @@ class Backlog:
     def take(self) -> Taken:
         """All of it, to be written now; then `written` or `give_back`."""
         taken, _ = self._waiting()
-        self._under_way, self._new, self._rows = taken, _Waiting(), 0
+        self._under_way, self._new, self.rows = taken, _Waiting(), 0
         return Taken(taken.entries, list(taken.changes.values()), self._commit_id)
 
     def written(self) -> None:
@@ -180,7 +179,7 @@ class Backlog:
         """What was taken could not be written; nothing was added meanwhile."""
         new = self._new = self._under_way
         self._under_way = _Waiting()
-        self._rows = len(new.entries) + sum(len(change.rows) for change in new.changes.values())
+        self.rows = len(new.entries) + sum(len(change.rows) for change in new.changes.values())
 
 
 def merge(found: list[Entry], waiting: Sequence[Row], order: int, after: int) -> list[Entry]:

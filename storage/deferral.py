@@ -69,7 +69,9 @@ def split(batch: Batch) -> tuple[Piece, Piece]:
 
 def encode(entries: Sequence[Row], pieces: Sequence[Piece]) -> bytes:
     """A row's `data`. Raises ValueError for values that no database takes."""
-    said = [(_named(piece.deletes), _named(piece.puts)) for piece in pieces]
+    said: list[tuple[Named, Named]] = []
+    if pieces:
+        said = [(_named(piece.deletes), _named(piece.puts)) for piece in pieces]
     if entries:
         said.append(([], [(JOURNAL.name, row) for row in entries]))
     try:

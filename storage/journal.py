@@ -15,7 +15,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from ironflow.core.errors import StorageError, StreamConflict
 from ironflow.storage.ports import Batch, Done, Entry, JournalStats
@@ -24,22 +26,23 @@ T = TypeVar("T")
 Row = tuple[Any, ...]
 Listener = Callable[[Sequence[Entry]], None]
 
+_make = tuple.__new__
+"""As `Entry._make` does it, without a call in between."""
+
 GROUP_LIMIT = 128
 """Batches in one commit. With more callers than this, one half's commit overlaps the other half's
 Python."""
 
 
-class Append:
+class Append(msgspec.Struct, eq=False):
     """A queued batch; `error` is set as soon as it is known that it cannot be written."""
 
-    __slots__ = ("batch", "done", "error")
-
-    def __init__(self, batch: Batch, done: Done) -> None:
-        self.batch, self.done = batch, done
-        self.error: Exception | None = None
+    batch: Batch
+    done: Done
+    error: Exception | None = None
 
 
-class Written(NamedTuple):
+class Written(msgspec.Struct, frozen=True):
     """The outcome of a commit: entries as `(seq, *NewEntry)`, and the refused batches by their
     index."""
 
@@ -205,23 +208,16 @@ class GroupJournal(ABC):
             self._next()  # first, so that the disk works while the callbacks do
         self._tell(group)
         self.stats.lately_refused = 0
-        if rows and self._listeners:
-            entries = [Entry._make(row) for row in rows]
-            for listener in self._listeners:
-                _call(listener, entries)
-        for observer in self._observers:
-            _call(observer, len(rows), seconds)
-        self._wake_flushes()
+        self._publish(rows, seconds)
+        if self._flushes:
+            self._wake_flushes()
         self._owes = False
         if here:
-            self._come_round()
-
-    def _come_round(self) -> None:
-        """The next commit shares what the loop has to do first."""
-        if self._waiting or self._jobs:
-            asyncio.get_running_loop().call_soon(self._next)
-        else:
-            self._next()
+            if self._waiting or self._jobs:
+                # It shares what the loop has to do first.
+                asyncio.get_running_loop().call_soon(self._next)
+            else:
+                self._next()
 
     def _refused(self, error: StorageError, *, for_good: bool = False) -> None:
         """Nothing can be written now: everything in the commit and everything waiting is
@@ -255,17 +251,21 @@ class GroupJournal(ABC):
     def _next(self) -> None:
         """Start the next commit or job, whichever did not go last; with neither, come to rest."""
         waiting = self._waiting
+        if not (waiting or self._jobs):
+            self._busy = self._job_was_last = False
+            return
         if self._jobs and not (waiting and self._job_was_last):
             self._busy = self._job_was_last = True
             self._perform(self._jobs[0][0])
             return
         self._job_was_last = False
-        count = min(len(waiting), self._limit)
-        if not count:
-            self._busy = False
-            return
         self._busy = True
-        self._group = group = [waiting.popleft() for _ in range(count)]
+        if len(waiting) <= self._limit:
+            group = list(waiting)
+            waiting.clear()
+        else:
+            group = [waiting.popleft() for _ in range(self._limit)]
+        self._group = group
         self._began = time.perf_counter()
         if self._doomed:
             self._doomed -= sum(append.error is not None for append in group)
@@ -300,6 +300,21 @@ class GroupJournal(ABC):
             except Exception as failure:  # noqa: BLE001 - one caller's mistake is not the others'
                 _report(failure)
 
+    def _publish(self, rows: list[Row], seconds: float) -> None:
+        """Show the commit to those who look at all of them."""
+        if rows and self._listeners:
+            entries = [_make(Entry, row) for row in rows]
+            for listener in self._listeners:
+                try:
+                    listener(entries)
+                except Exception as failure:  # noqa: BLE001 - as in `_tell`
+                    _report(failure)
+        for observer in self._observers:
+            try:
+                observer(len(rows), seconds)
+            except Exception as failure:  # noqa: BLE001 - as in `_tell`
+                _report(failure)
+
     def _wake_flushes(self) -> None:
         while self._flushes and self._flushes[0][0] <= self._settled:
             _, future = self._flushes.popleft()
@@ -320,13 +335,6 @@ def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:
         future.set_result(None)
     else:
         future.set_exception(error)
-
-
-def _call(function: Callable[..., None], *args: Any) -> None:
-    try:
-        function(*args)
-    except Exception as failure:  # noqa: BLE001 - one listener's mistake is not the others'
-        _report(failure)
 
 
 def _report(failure: Exception) -> None:

@@ -37,12 +37,9 @@ class Pace:
         """
         self.on_loop = 0
         """Commits that were made on the loop (for tests and figures)."""
-        self._least, self._count = math.inf, 0
-
-    @property
-    def is_quick(self) -> bool:
+        self.is_quick = False
         """Whether to make a small commit on the loop."""
-        return self.average < QUICK
+        self._least, self._count = math.inf, 0
 
     def note(self, batches: int, seconds: float) -> None:
         """A commit on the loop took so long."""
@@ -62,3 +59,4 @@ class Pace:
             self.average = seconds
         else:
             self.average += weight * (seconds - self.average)
+        self.is_quick = self.average < QUICK

@@ -44,7 +44,7 @@ class Plan:
 
     __slots__ = (
         "batches", "changes", "deferred", "doubtful", "is_large", "later", "place", "rows", "seq",
-        "settled", "unknown",
+        "settled", "size", "unknown",
     )  # fmt: skip
 
     def __init__(self, batches: list[Batch], seq: int, place: Place) -> None:
@@ -56,7 +56,12 @@ class Plan:
         self.deferred: bytes | None = None
         self.unknown: dict[str, int] = {}
         self.doubtful = False
-        self.is_large = len(batches) >= MANY or _size(batches) > MUCH
+        self.size = 0
+        """Bytes of the entries' data."""
+        for batch in batches:
+            for entry in batch.entries:
+                self.size += len(entry[4])
+        self.is_large = len(batches) >= MANY or self.size > MUCH
         """Whether all rows are written with it."""
 
     def add(self, batch: Batch) -> None:
@@ -85,20 +90,15 @@ class Plan:
 
     def pages(self) -> int:
         """About how many pages of the database it changes."""
-        changes = sizes_of(self.changes.values())
+        changes = sizes_of(self.changes.values()) if self.changes else []
         if self.deferred is not None:
             return pages_of(0, len(self.deferred), changes)
-        rows, size = len(self.rows), _size(self.batches)
+        rows, size = len(self.rows), self.size
         if self.settled is not None:
             rows += len(self.settled.entries)
             size += self.settled.size
             changes += sizes_of(self.settled.changes)
         return pages_of(rows, size, changes)
-
-
-def _size(batches: list[Batch]) -> int:
-    """Bytes of the entries' data."""
-    return sum([len(entry[4]) for batch in batches for entry in batch.entries])
 
 
 def sizes_of(changes: Iterable[Change]) -> list[tuple[Table, int]]:

@@ -116,7 +116,7 @@ class SqliteJournal(GroupJournal):
 
     def _watch_backlog(self) -> None:
         """Something was put off."""
-        if self._settling is None and self.backlog.count() >= MOST_ROWS:
+        if self.backlog.rows >= MOST_ROWS and self._settling is None:
             self._settle()
         elif self._lingering is None:
             self._lingering = self._loop.call_later(LINGER, self._linger)
@@ -223,7 +223,7 @@ class SqliteJournal(GroupJournal):
             self.backlog.add(plan.place, plan.rows, plan.later)
         self._written(outcome)
         # Everybody was told; now there is time.
-        self._log.grow(plan.pages())
+        self._log.pages += plan.pages()
         if plan.deferred is not None:
             self._watch_backlog()
 
@@ -275,7 +275,7 @@ class SqliteJournal(GroupJournal):
         if job is not _nothing:
             # It may have removed streams.
             self._heads.clear()
-        self._log.grow(changed)
+        self._log.pages += changed
         if isinstance(error, Broken):
             self.refuse(error)
         self._performed(result, error)
@@ -292,7 +292,8 @@ class Writer:
     def write_at_once(self, connection: sqlite3.Connection, plan: Plan) -> Written | None:
         """Commit the plan if nothing stands in the way; None: nothing was written, and `write`
         finds out why."""
-        self._be_patient(connection, False)
+        if self._is_patient:
+            self._be_patient(connection, False)
         try:
             _attempt(connection, partial(put_plan, plan=plan), plan.is_plain)
         except Exception:  # noqa: BLE001 - `write` meets it again, and knows what it means

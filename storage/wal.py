@@ -59,18 +59,19 @@ class WriteAheadLog:
         self._most_room = settings.CHECKPOINT_PAGES * 9 // 8  # a checkpoint may be a little late
         self._room = 0 if synced else self._most_room
         self._in_use = self.pages + EARLY
+        self.limit = 0
+        """The length from which on there is a chore."""
+        self._set_limit()
 
-    def grow(self, pages: int) -> None:
-        """A commit wrote so many pages."""
-        self.pages += pages
+    def _set_limit(self) -> None:
+        self.limit = self._due
+        if self._room < self._most_room:
+            self.limit = min(self._due, max(self._in_use, self._room - EARLY))
 
     def chore(self) -> Chore | None:
         """What is to be done before the next commit."""
-        if self.pages >= self._due:
-            return self._checkpoint
-        room = self._room
-        if self.pages >= max(self._in_use, room - EARLY) and room < self._most_room:
-            return self._make_room
+        if self.pages >= self.limit:
+            return self._checkpoint if self.pages >= self._due else self._make_room
         return None
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
@@ -79,6 +80,7 @@ class WriteAheadLog:
         # Folded as a whole, the log begins anew. Otherwise a reader holds it: a little later again.
         self.pages = 0 if folded >= length else length
         self._due = max(settings.CHECKPOINT_PAGES, self.pages + settings.CHECKPOINT_PAGES // 4)
+        self._set_limit()
 
     def _make_room(self, connection: sqlite3.Connection) -> None:
         """Lengthen the file, and wait for the disk."""
@@ -86,12 +88,14 @@ class WriteAheadLog:
             descriptor = os.open(self.path, os.O_RDWR)
         except OSError:
             self._room = self._most_room  # there is none to be made
+            self._set_limit()
             return
         try:
             length = os.fstat(descriptor).st_size
             # Until now it was an estimate; behind the end of the room every commit is a slow one.
             self.pages = _count(descriptor, length // FRAME)
             self._room = min(max(self._room, self.pages) + STEP, self._most_room)
+            self._set_limit()
             missing = self._room * FRAME - length
             if missing > 0:
                 _fill(descriptor, length, missing)

@@ -59,7 +59,7 @@ def _create(run: Run, entry: e.RunCreated, at: int) -> None:
         run.status = RunStatus.WAITING
     if entry.kind == "workflow":
         # A copy: it changes in place, and the entry may be recorded a second time.
-        run.workflow = copy.deepcopy(entry.workflow) or WorkflowState()
+        run.workflow = copy.deepcopy(entry.workflow) if entry.workflow else WorkflowState()
     run.created_at = at
     run.deadline = _deadline(run, at)
 
@@ -296,7 +296,7 @@ def _patch(run: Run, entry: e.StepPatched, at: int) -> None:
 
 
 def _record_turn(run: Run, entry: e.TurnRecorded, at: int) -> None:
-    state = workflow_of(run)
+    state = run.workflow or workflow_of(run)
     for op in entry.ops:
         APPLY[type(op)](state, op, at)
     state.turns, state.awaits = entry.number, entry.awaits

@@ -34,7 +34,7 @@ from ironflow.core.workflow_state import (
 def record_turn(run: Run, command: c.RecordTurn, s: Situation) -> Decision:
     """A workflow's steps did something, or there is nothing left for them to do."""
     fence(run, command.execution)
-    state = workflow_of(run)
+    state = run.workflow or workflow_of(run)
     if command.number <= state.turns:
         return Decision([], boundary(run, []))  # reported before
     if command.number != state.turns + 1:
@@ -49,8 +49,9 @@ def record_turn(run: Run, command: c.RecordTurn, s: Situation) -> Decision:
             command.awaits if parks else (),
         )
     ]
-    effects = _timers(command)
-    effects.extend(command.creates)
+    effects: list[Effect] = [*command.creates]
+    if not _TIMED.isdisjoint(map(type, command.ops)):
+        effects = [*_timers(command), *effects]
     if command.end is not None:
         return _end(run, command, entries, effects)
     return Decision(entries, boundary(run, entries), effects)
@@ -71,8 +72,6 @@ _TIMED = frozenset((JobWaits, JobFailed, WaitMet))
 
 def _timers(command: c.RecordTurn) -> list[Effect]:
     effects: list[Effect] = []
-    if _TIMED.isdisjoint(map(type, command.ops)):
-        return effects
     for op in command.ops:
         if type(op) is JobWaits:
             if op.until is not None:

@@ -87,6 +87,5 @@ class Arrivals:
 
     def forget_children(self, job_id: int) -> None:
         """The step of a job is over: whoever in it still waits for a child waits in vain."""
-        if self._children:
-            for key in [key for key in self._children if key[0] == job_id]:
-                self._children.pop(key).cancel()
+        for key in [key for key in self._children if key[0] == job_id]:
+            self._children.pop(key).cancel()

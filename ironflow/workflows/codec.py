@@ -24,7 +24,7 @@ from ironflow.core.errors import NotSerializable
 from ironflow.core.payloads import Payload, pack
 from ironflow.core.workflow_stream import envelope
 from ironflow.workflows import events
-from ironflow.workflows.plain import is_plain, undeclared
+from ironflow.workflows.plain import encode_plain, undeclared
 from ironflow.workflows.vocabulary import ancestors, is_step_failed, is_stop, wire_name
 
 _encode = msgspec.json.Encoder().encode
@@ -147,10 +147,13 @@ def encode_fields(event: Any, keeper: Keeper | None = None) -> bytes:
     a field of type `Any`), goes to the `keeper`. Raises `NotSerializable` without one for the first
     kind.
     """
+    plain = encode_plain(event)
+    if plain is not None:
+        return plain
     kind = type(event)
     try:
         data = _encode(event_value(event))
-        if keeper is None or is_plain(event) or _comes_back(event, data):
+        if keeper is None or _comes_back(event, data):
             return data
         return _encode(keeper.keep(event, data.decode()))
     except (NotSerializable, TypeError, ValueError, UnicodeEncodeError) as error:

@@ -193,8 +193,9 @@ class Interpreter:
 
     async def _restore(self) -> None:
         self.live = LiveState(self.state.store, self.definition.state_type, self.keep)
-        await self.objects.load_all(self.state)
-        self.router.restore()
+        if self.state.begun or self.state.inbox:
+            await self.objects.load_all(self.state)
+            self.router.restore()
         self.arrivals.take_in()
         if self.fresh:
             self._begin_fresh()
@@ -235,30 +236,36 @@ class Interpreter:
                 self._leave(Unwound())
             elif self._due:
                 self._due = False
-                is_level = not (self.fresh or self._has_news())
-                self.arrivals.take_in()
-                if is_level and self.fresh and not self._due:
-                    self._begin_fresh()
-                elif self._has_news():
+                if self.record.outside != self.arrivals.seen:
+                    is_level = not (self.fresh or self._has_news())
+                    self.arrivals.take_in()
+                    if is_level and self.fresh and not self._due:
+                        self._begin_fresh()
+                        continue
+                if self._has_news():
                     self._record(parks=self._is_through())
             else:
                 self.workers.dispatch()
                 if self.workers.active:
                     return
-                if self._due:
-                    continue
-                if self.leaving or self.pausing:
-                    if self.ops:
-                        self._record()
-                    else:
-                        self._leave(Suspended())
-                elif self.router.queues:
+                if not (self._due or self._come_to_rest()):
                     return
-                elif self._is_parked:
-                    self.executor.note_idle(self)
-                    return
-                else:  # nothing is left to do, and the last turn has not said so
-                    self._record(parks=True)
+
+    def _come_to_rest(self) -> bool:
+        """No step executes: whether there is something to say about that."""
+        if self.leaving or self.pausing:
+            if self.ops:
+                self._record()
+            else:
+                self._leave(Suspended())
+        elif self.router.queues:
+            return False
+        elif self._is_parked:
+            self.executor.note_idle(self)
+            return False
+        else:  # nothing is left to do, and the last turn has not said so
+            self._record(parks=True)
+        return True
 
     def _leave(self, error: BaseException | None) -> None:
         """The body ends, or breaks."""

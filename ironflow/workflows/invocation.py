@@ -72,8 +72,9 @@ class Invocation:
         self.started_at = body.clock.now()
         self.held: list[tuple[Any, str | None, str]] = []
         """Events that were sent and are not on their way yet: (event, step, mark)."""
-        self.over = False
+        self.over = self.has_store = False
         self._echoes: dict[str, deque[Echo]] = {}
+        """What it said when it was executed before, by kind."""
         for echo in job.echoes:
             self._echoes.setdefault(echo.kind, deque()).append(echo)
         self._children = 0
@@ -85,13 +86,9 @@ class Invocation:
     @functools.cached_property
     def store(self) -> StateStore[Any]:
         """The store of the run as this execution sees it."""
+        self.has_store = True
         claims = Claims(iter(self.job.echoes))
         return StateStore(self.body.live, self._record_change, claims)
-
-    def settle_store(self, *, keep: bool) -> None:
-        """See `StateStore.take_back`."""
-        if "store" in self.__dict__:  # the step has used it
-            self.store.take_back(keep=keep)
 
     # -- the call ---------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from ironflow.core.payloads import Payload
 from ironflow.core.workflow_state import EventData, Job, WorkflowState
 from ironflow.workflows.codec import Keeper, decode_event, encode_fields, payload_of
 from ironflow.workflows.errors import WorkflowRuntimeError
+from ironflow.workflows.plain import encode_plain
 from ironflow.workflows.typed import restore_typed, typed_values
 from ironflow.workflows.vocabulary import wire_name
 
@@ -30,9 +31,12 @@ class Objects:
 
     def store(self, event: Any, blobs: dict[str, bytes]) -> EventData:
         """The stored form of an event; what is too large for the journal is put into `blobs`."""
-        payload = payload_of(encode_fields(event, self._keeper), blobs)
-        typed = {} if self._keeper is not None else typed_values(event)
-        data = EventData(wire_name(type(event)), payload, typed)
+        text, typed = encode_plain(event), dict[str, Any]()
+        if text is None:
+            text = encode_fields(event, self._keeper)
+            if self._keeper is None:
+                typed = typed_values(event)
+        data = EventData(wire_name(type(event)), payload_of(text, blobs), typed)
         self.add(data, event)
         return data
 

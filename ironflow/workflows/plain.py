@@ -5,10 +5,13 @@ from __future__ import annotations
 import types
 from typing import Any, Union, get_args, get_origin
 
+import msgspec
 from pydantic import BaseModel
 
 from ironflow.workflows.events import Event
 from ironflow.workflows.vocabulary import by_class
+
+_encode = msgspec.json.Encoder().encode
 
 _PLAIN = frozenset((str, int, bool, type(None)))
 """What JSON gives back as it was. Not floats: some have no JSON form."""
@@ -23,12 +26,21 @@ def undeclared(event: Any) -> dict[str, Any]:
     return found
 
 
-def is_plain(event: Any) -> bool:
-    """Whether the event that is read from its stored form is sure to be the same."""
-    fields = _plain_fields(type(event))
-    if fields is None or undeclared(event):
-        return False
-    return all(type(value) in fields.get(name, ()) for name, value in event.__dict__.items())
+def encode_plain(event: Any) -> bytes | None:
+    """The fields of an event as JSON, as pydantic would make it, if the event that is read from
+    that is sure to be the same; else None.
+    """
+    fields, private = _plain_fields(type(event)), event.__pydantic_private__
+    if fields is None or (private and private["_data"]):
+        return None
+    values = event.__dict__
+    for name, value in values.items():
+        if type(value) not in fields.get(name, ()):
+            return None
+    try:
+        return _encode(values)
+    except (OverflowError, UnicodeEncodeError):
+        return None  # it has no JSON form: that is said elsewhere
 
 
 @by_class

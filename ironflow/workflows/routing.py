@@ -9,6 +9,8 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ironflow.core.payloads import NULL
 from ironflow.core.workflow_state import (
     Collected,
@@ -35,21 +37,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("ironflow.workflows")
 
 
-class Delivery:
+class Delivery(msgspec.Struct, eq=False):
     """An event on its way: itself, its stored form, the fan-outs it belongs to, and its budget."""
 
-    __slots__ = ("by", "data", "event", "fans", "recoveries")
-
-    def __init__(
-        self,
-        event: Any,
-        data: EventData,
-        fans: tuple[int, ...] = (),
-        recoveries: dict[str, int] | None = None,
-        by: int | None = None,
-    ) -> None:
-        self.event, self.data, self.fans = event, data, fans
-        self.recoveries, self.by = recoveries or {}, by
+    event: Any
+    data: EventData
+    fans: tuple[int, ...] = ()
+    recoveries: dict[str, int] = {}
+    by: int | None = None
 
 
 class Router:
@@ -143,19 +138,21 @@ class Router:
             takers = [spec for spec in takers if spec.name == step]
         handled = False
         for spec in takers:
-            handled = self._give(spec, delivery) or handled
-        if step is None or not takers:
+            if spec.join is None and len(spec.slots) <= 1:
+                self.add(spec.name, (delivery.data,), delivery)
+                handled = True
+            else:
+                handled = self._give(spec, delivery) or handled
+        if self.waiting and (step is None or not takers):
             handled = self._answer(delivery, step) or handled
         if not handled:
             self.note_unhandled(delivery.event, step)
 
     def _give(self, spec: StepSpec, delivery: Delivery) -> bool:
+        """To a step that takes several at once."""
         if spec.join is not None:
             return self._feed(spec, delivery)
-        if len(spec.slots) > 1:
-            self._gather(spec, delivery)
-            return True
-        self.add(spec.name, (delivery.data,), delivery)
+        self._gather(spec, delivery)
         return True
 
     def add(
@@ -285,8 +282,6 @@ class Router:
 
     def leave(self, job: Job) -> None:
         """A job has ended: fan-outs of which it was the last member are over."""
-        if not job.fans:
-            return
         self._count(job.fans, -1)
         for fan_id in reversed(job.fans):
             if fan_id in self.members and not self.members[fan_id]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -11,7 +11,7 @@ from ironflow.core import commands as c
 from ironflow.core.workflow_state import Collected, JobEnded, Stored, Streamed, TurnOp
 
 
-class Turn(NamedTuple):
+class Turn(msgspec.Struct, frozen=True, eq=False):
     """A turn on its way to the journal, and who waits for it: jobs to take up, futures."""
 
     command: c.RecordTurn

@@ -113,8 +113,9 @@ class Workers:
 
     def _let_go(self, invocation: Invocation) -> None:
         invocation.over = True
-        self.body.arrivals.forget_children(invocation.job.id)
         job, step = invocation.job, invocation.spec.name
+        if job.children:
+            self.body.arrivals.forget_children(job.id)
         self.active.pop(job.id, None)
         self.tasks.pop(job.id, None)
         self._taken[step].discard(invocation.worker)
@@ -122,7 +123,8 @@ class Workers:
 
     def _conclude(self, invocation: Invocation, result: Any, error: BaseException | None) -> None:
         """A step has made something, waits for an event, or has failed."""
-        invocation.settle_store(keep=error is None)
+        if invocation.has_store:
+            invocation.store.take_back(keep=error is None)
         if error is None:
             self._end(invocation, result)
         elif isinstance(error, Waits):
@@ -139,7 +141,8 @@ class Workers:
             _tell(invocation, f"has made {output or 'no event'}")
         self.errors.pop(job.id, None)
         body.objects.forget(job)
-        body.router.leave(job)
+        if job.fans:
+            body.router.leave(job)
 
     def _hand_on(self, invocation: Invocation, result: Any) -> str | None:
         """Let what a step returned go its way, behind what it sent; the name of what that was.
@@ -163,7 +166,8 @@ class Workers:
             body.finish(result, text)
         else:
             delivery = router.prepare(result, job, inside=True)
-            invocation.release(goes_on=False)
+            if invocation.held:
+                invocation.release(goes_on=False)
             if body.end is None:
                 router.deliver(delivery)
         return kind.__name__

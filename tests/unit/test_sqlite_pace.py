@@ -49,9 +49,12 @@ async def make_quick(store: SqliteStore, stream: str = "s") -> int:
 class Always(Pace):
     """Every disk is quick."""
 
-    @property
-    def is_quick(self) -> bool:
-        return True
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_quick = True
+
+    def _move(self, seconds: float, weight: float) -> None:
+        """It stays so."""
 
 
 # -- the choice --------------------------------------------------------------------------------
@@ -148,9 +151,8 @@ class Whims(Pace):
         super().__init__()
         self.chance = random.Random(seed)
 
-    @property
-    def is_quick(self) -> bool:
-        return self.chance.random() < 0.5
+    def _move(self, seconds: float, weight: float) -> None:
+        self.is_quick = self.chance.random() < 0.5
 
 
 @pytest.mark.parametrize("seed", range(4))

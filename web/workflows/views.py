@@ -63,7 +63,7 @@ def row_of(run: Run, handler_id: str) -> HandlerRow:
     updated = run.ended_at or run.started_at or run.created_at
     error = run.error.message if run.error is not None else None
     return HandlerRow(
-        handler_id, run.id, run.function_id, run.status.value, run.created_at, updated,
+        handler_id, run.id, run.function_id, run.status._value_, run.created_at, updated,
         run.ended_at, error, 0,
     )  # fmt: skip
 
