@@ -12,20 +12,43 @@ from ironflow.core.runs import Run
 Listener = Callable[[Run], None]
 
 
+class Ending(asyncio.Future[Run]):
+    """The end of a run. Who takes it by `tell` instead of awaiting it is told at once, and not a
+    turn of the loop later.
+    """
+
+    _told: Callable[[Ending], None] | None = None
+
+    def tell(self, told: Callable[[Ending], None]) -> None:
+        """Have `told` called when it is there, or never will be."""
+        self._told = told
+        self.add_done_callback(Ending._tell)
+
+    def set_result(self, result: Run, /) -> None:
+        """See `asyncio.Future`."""
+        super().set_result(result)
+        self._tell()
+
+    def _tell(self) -> None:
+        told, self._told = self._told, None
+        if told is not None:
+            told(self)
+
+
 class Endings:
     """Futures by run id, and listeners to every end (metrics)."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, list[asyncio.Future[Run]]] = {}
+        self._waiting: dict[str, list[Ending]] = {}
         self._listeners: list[Listener] = []
 
-    def expect(self, run_id: str) -> asyncio.Future[Run]:
+    def expect(self, run_id: str) -> Ending:
         """A future that gets the run when it ends. Give it back with `forget`."""
-        future: asyncio.Future[Run] = asyncio.get_running_loop().create_future()
+        future = Ending(loop=asyncio.get_running_loop())
         self._waiting.setdefault(run_id, []).append(future)
         return future
 
-    async def until(self, future: asyncio.Future[Run], seconds: float | None) -> Run | None:
+    async def until(self, future: Ending, seconds: float | None) -> Run | None:
         """The run when it ends; None when that takes longer. Needs no task of its own, unlike
         `asyncio.timeout`: whoever asks over HTTP may have none.
         """
@@ -42,7 +65,7 @@ class Endings:
         finally:
             alarm.cancel()
 
-    def forget(self, run_id: str, future: asyncio.Future[Run]) -> None:
+    def forget(self, run_id: str, future: Ending) -> None:
         """No longer interested, for whatever reason."""
         futures = self._waiting.get(run_id)
         if futures is not None and future in futures:
@@ -75,6 +98,6 @@ class Endings:
                 future.set_result(run)
 
 
-def _expire(future: asyncio.Future[Run], expired: list[bool]) -> None:
+def _expire(future: Ending, expired: list[bool]) -> None:
     if future.cancel():
         expired.append(True)

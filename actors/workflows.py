@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ironflow.actors.endings import Ending
 from ironflow.actors.handlers import COLUMNS, BeginRun, HandlerRow, find
 from ironflow.core import commands as c
 from ironflow.core.entries import RunCompleted, RunFailed, decode_entry
-from ironflow.core.errors import Conflict, InvalidInput, NotFound
+from ironflow.core.errors import Conflict, InvalidInput, IronflowError, NotFound
 from ironflow.core.functions import FunctionSpec
 from ironflow.core.payloads import Failure, pack
 from ironflow.core.runs import Run
@@ -91,7 +92,7 @@ class Workflows:
         `InvalidInput`, `Conflict` while the name's run is running, `Draining`.
         """
         run_id, command = self._prepare(name, data, handler_id, state, run_id)
-        return await self._start(run_id, command)
+        return await self._start(run_id, command, named=handler_id is not None)
 
     async def start_and_wait(
         self,
@@ -104,12 +105,16 @@ class Workflows:
     ) -> tuple[Started, Run | None]:
         """`start`, then wait for the end for at most `timeout` seconds."""
         run_id, command = self._prepare(name, data, handler_id, state, None)
-        future = self.engine.endings.expect(run_id)
+        endings = self.engine.endings
+        future = endings.expect(run_id)
         try:
-            started = await self._start(run_id, command)
-            return started, await self.engine.endings.until(future, timeout)
+            if handler_id is not None:
+                started = await self._start(run_id, command, named=True)
+            else:
+                started = self._begin(run_id, command, future)
+            return started, await endings.until(future, timeout)
         finally:
-            self.engine.endings.forget(run_id, future)
+            endings.forget(run_id, future)
 
     def _prepare(
         self,
@@ -135,25 +140,42 @@ class Workflows:
             options=definition.options,
             code=definition.code,
             kind="workflow",
-            handler=handler_id or "",
+            handler=handler_id or _make_id(),
             workflow=state,
             blob=blob,
         )
 
-    async def _start(self, run_id: str, command: c.CreateRun) -> Started:
-        system = self.engine.system
-        handler_id = command.handler
+    async def _start(self, run_id: str, command: c.CreateRun, *, named: bool) -> Started:
+        """Create a run; `named` by its caller, who may have had one of that name before."""
+        system, handler_id = self.engine.system, command.handler
         try:
-            if handler_id:
+            if named:
                 begin = BeginRun(run_id=run_id, create=command)
                 await system.ref("handler", handler_id).ask(begin)
             else:
-                handler_id = _make_id()
-                command = msgspec.structs.replace(command, handler=handler_id)
                 await system.ref("run", run_id).ask(command, at_once=True)
             return Started(handler_id, run_id)
         finally:
             self.engine.environment.fresh.discard(run_id)  # if its actor was never made
+
+    def _begin(self, run_id: str, command: c.CreateRun, future: Ending) -> Started:
+        """Create a run under a name of our own, for somebody who waits for its end: also a refusal
+        is told to the `future`.
+        """
+        fresh = self.engine.environment.fresh
+
+        def hear(_: c.Created | None, error: Exception | None) -> None:
+            fresh.discard(run_id)
+            if error is not None and not future.done():
+                future.set_exception(error)
+
+        try:
+            ref = self.engine.system.ref("run", run_id)
+            ref.send(command, hear, trusted=False, at_once=True)
+        except IronflowError:
+            fresh.discard(run_id)
+            raise
+        return Started(command.handler, run_id)
 
     # -- a run ------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Protocol, cast
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 
+from ironflow.actors.endings import Ending
 from ironflow.core.actions import Requirement, requirement_of
 from ironflow.core.directory import DEFAULT_ENVIRONMENT
 from ironflow.web.access import HEADER, NAME_HEADER, Gate, secret_of
@@ -52,6 +53,8 @@ LONGEST_LINE = 256
 """Bytes of a first line that is looked for."""
 ANSWER_SECONDS = 30.0
 """After which an actor that was asked directly is not waited for, as elsewhere."""
+MOST_LINES = 256
+"""Paths that are remembered."""
 MOST_QUERIES = 64
 """Queries of a route that are remembered."""
 CANCELLED = 499
@@ -123,6 +126,8 @@ class FastPath:
         """Where names stand in paths of so many parts."""
         self._bound: dict[tuple[str, str, bytes], Serve | None] = {}
         self._heads: dict[bytes, Head] = {}
+        self._lines: dict[bytes, tuple[FastRoute | None, bytes]] = {}
+        """What paths without an id come to."""
 
     def add(self, method: str, template: str, serve: Serve, direct: Direct | None = None) -> None:
         """Serve a route here, too. Its path has one part that is not fixed at most, a UUID. What
@@ -188,7 +193,15 @@ class FastPath:
         if stop < 0 or not 0 < end - stop <= LONGEST_HEAD:
             return 0
         line, mark, query = data[:stop].partition(b"?")
-        route, id_ = self._find(line.split(b"/"))
+        found = self._lines.get(line)
+        if found is None:
+            found = self._find(line.split(b"/"))
+            if found[0] is not None and len(found[1]) != _ID_LENGTH:
+                # Ids are ever new, names come again and again.
+                if len(self._lines) >= MOST_LINES:
+                    self._lines.clear()
+                self._lines[line] = found
+        route, id_ = found
         if route is None:
             return 0
         length, key = _split_head(data[stop + 9 : end])
@@ -286,7 +299,10 @@ class Steps:
                 self._loop.call_soon(self.go_on)
                 return
             awaited._asyncio_future_blocking = False
-            awaited.add_done_callback(self.go_on)
+            if type(awaited) is Ending:  # whoever waits for the end of a run goes on meanwhile
+                awaited.tell(self.go_on)
+            else:
+                awaited.add_done_callback(self.go_on)
             self._awaited = awaited
 
     def cancel(self) -> None:

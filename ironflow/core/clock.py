@@ -78,6 +78,12 @@ moment = lru_cache(4096)(to_rfc3339)
 """The same for moments that are said several times, one soon after the other."""
 
 
+def to_iso(at: int) -> str:
+    """A moment in UTC as `datetime.isoformat` writes it."""
+    seconds, rest = divmod(at, SECOND)
+    return f"{_second(seconds)}.{rest:06d}+00:00" if rest else f"{_second(seconds)}+00:00"
+
+
 @lru_cache(256)
 def _second(seconds: int) -> str:
     """A whole second as text without a zone. Most moments are of the last few."""

@@ -83,7 +83,9 @@ class Interpreter:
         self.record = assignment.record().workflow or WorkflowState()
         """The state as the journal has it: a live view, ahead of it by what is `unsettled`."""
         self.unsettled = assignment.unsettled
-        self.state = _decode_state(_encode_state(self.record))
+        self.state = WorkflowState()
+        if self.record != self.state:
+            self.state = _decode_state(_encode_state(self.record))
         self.live: LiveState
         self.router = Router(self)
         self.arrivals = Arrivals(self)

@@ -12,6 +12,7 @@ import asyncio
 import copy
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
@@ -62,9 +63,19 @@ class LiveState:
         self, tree: dict[str, Any], kind: type | None, keeper: Keeper | None = None
     ) -> None:
         self.tree, self.kind, self.keeper = tree, kind, keeper
-        self.lock = asyncio.Lock()
         self.editing: asyncio.Task[Any] | None = None
-        self.value: Any = self._restore(tree)
+        if tree or kind is not None:
+            self.value = self._restore(tree)
+
+    @cached_property
+    def value(self) -> Any:
+        """What steps see; most runs never look."""
+        return self._restore(self.tree)
+
+    @cached_property
+    def lock(self) -> asyncio.Lock:
+        """Held by whoever edits."""
+        return asyncio.Lock()
 
     def _restore(self, tree: dict[str, Any]) -> Any:
         fields = {key: decode_stored(each, self.keeper) for key, each in tree.items()}

@@ -6,7 +6,7 @@ import msgspec
 
 from ironflow.actors.handlers import HandlerRow
 from ironflow.actors.workflows import HandlerView
-from ironflow.core.clock import to_datetime
+from ironflow.core.clock import to_iso
 from ironflow.core.runs import TERMINAL, Run
 
 STOP_EVENT = "workflows.events.StopEvent"
@@ -31,14 +31,9 @@ def wire_status(status: str) -> str:
     return status if status in TERMINAL else "running"
 
 
-def moment(at: int) -> str:
-    """ISO 8601 with an offset, as the clients of this API parse it."""
-    return to_datetime(at).isoformat()
-
-
 def encode_handler(row: HandlerRow, result: bytes | None = None, error: str | None = None) -> bytes:
     """A handler as JSON; `result` is put in as it is."""
-    ended = row.ended_at
+    ended = None if row.ended_at is None else b'"%s"' % to_iso(row.ended_at).encode()
     return _TEXT % (
         _encode(row.id),
         _encode(row.workflow),
@@ -46,9 +41,9 @@ def encode_handler(row: HandlerRow, result: bytes | None = None, error: str | No
         _encode(error if error is not None else (row.error if row.is_terminal else None)),
         result or b"null",
         wire_status(row.status).encode(),
-        moment(row.created_at).encode(),
-        moment(row.updated_at).encode(),
-        b"null" if ended is None else b'"%s"' % moment(ended).encode(),
+        to_iso(row.created_at).encode(),
+        to_iso(row.updated_at).encode(),
+        ended or b"null",
     )
 
 
