@@ -37,7 +37,7 @@ RUNNING = ("queued", "running", "waiting", "paused")
 
 
 class Started(msgspec.Struct, frozen=True):
-    """A run of a workflow was created, durably."""
+    """A run of a workflow that was created, or is about to be."""
 
     handler_id: str
     run_id: str
@@ -91,8 +91,9 @@ class Workflows:
         the store of the one before unless `state` says otherwise. Raises `NotFound`,
         `InvalidInput`, `Conflict` while the name's run is running, `Draining`.
         """
-        run_id, command = self._prepare(name, data, handler_id, state, run_id)
-        return await self._start(run_id, command, named=handler_id is not None)
+        started, command = self._prepare(name, data, handler_id, state, run_id)
+        await self._start(started, command, named=handler_id is not None)
+        return started
 
     async def start_and_wait(
         self,
@@ -104,17 +105,17 @@ class Workflows:
         timeout: float | None = None,
     ) -> tuple[Started, Run | None]:
         """`start`, then wait for the end for at most `timeout` seconds."""
-        run_id, command = self._prepare(name, data, handler_id, state, None)
+        started, command = self._prepare(name, data, handler_id, state, None)
         endings = self.engine.endings
-        future = endings.expect(run_id)
+        future = endings.expect(started.run_id)
         try:
             if handler_id is not None:
-                started = await self._start(run_id, command, named=True)
+                await self._start(started, command, named=True)
             else:
-                started = self._begin(run_id, command, future)
+                self._begin(started, command, future)
             return started, await endings.until(future, timeout)
         finally:
-            endings.forget(run_id, future)
+            endings.forget(started.run_id, future)
 
     def _prepare(
         self,
@@ -123,7 +124,7 @@ class Workflows:
         handler_id: str | None,
         state: WorkflowState | None,
         run_id: str | None,
-    ) -> tuple[str, c.CreateRun]:
+    ) -> tuple[Started, c.CreateRun]:
         self.engine.check_open()
         spec, _ = self._spec(name)
         if handler_id is not None and (not handler_id or len(handler_id) > LONGEST_ID):
@@ -133,36 +134,36 @@ class Workflows:
         if run_id is None:
             run_id = self.engine.ids.new()
             self.engine.environment.fresh.add(run_id)  # made up just now: it has no stream to read
-        return run_id, c.CreateRun(
+        started = Started(handler_id or _make_id(), run_id)
+        return started, c.CreateRun(
             function_id=name,
             input=payload,
             input_hash="",
             options=definition.options,
             code=definition.code,
             kind="workflow",
-            handler=handler_id or _make_id(),
+            handler=started.handler_id,
             workflow=state,
             blob=blob,
         )
 
-    async def _start(self, run_id: str, command: c.CreateRun, *, named: bool) -> Started:
+    async def _start(self, started: Started, command: c.CreateRun, *, named: bool) -> None:
         """Create a run; `named` by its caller, who may have had one of that name before."""
-        system, handler_id = self.engine.system, command.handler
+        system, run_id = self.engine.system, started.run_id
         try:
             if named:
                 begin = BeginRun(run_id=run_id, create=command)
-                await system.ref("handler", handler_id).ask(begin)
+                await system.ref("handler", started.handler_id).ask(begin)
             else:
                 await system.ref("run", run_id).ask(command, at_once=True)
-            return Started(handler_id, run_id)
         finally:
             self.engine.environment.fresh.discard(run_id)  # if its actor was never made
 
-    def _begin(self, run_id: str, command: c.CreateRun, future: Ending) -> Started:
+    def _begin(self, started: Started, command: c.CreateRun, future: Ending) -> None:
         """Create a run under a name of our own, for somebody who waits for its end: also a refusal
         is told to the `future`.
         """
-        fresh = self.engine.environment.fresh
+        fresh, run_id = self.engine.environment.fresh, started.run_id
 
         def hear(_: c.Created | None, error: Exception | None) -> None:
             fresh.discard(run_id)
@@ -175,7 +176,6 @@ class Workflows:
         except IronflowError:
             fresh.discard(run_id)
             raise
-        return Started(command.handler, run_id)
 
     # -- a run ------------------------------------------------------------------------------------
 

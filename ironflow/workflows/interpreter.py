@@ -250,7 +250,9 @@ class Interpreter:
                 self.workers.dispatch()
                 if self.workers.active:
                     return
-                if not (self._due or self._come_to_rest()):
+                if self._due:
+                    continue
+                if not self._come_to_rest():
                     return
 
     def _come_to_rest(self) -> bool:
