@@ -98,22 +98,22 @@ class Backlog:
     def _waiting(self) -> tuple[_Waiting, _Waiting]:
         """The new, all of it, and what is being written."""
         if self._fresh:
-            for entries, pieces in self._fresh:
-                self._sort(entries, pieces)
-            self._fresh = []
+            self._sort()
         return self._new, self._under_way
 
-    def _sort(self, entries: Sequence[Row], pieces: Sequence[Piece]) -> None:
-        new = self._new
-        new.entries += entries
-        for row in entries:
-            known = new.streams.get(row[STREAM])
-            if known is None:
-                new.streams[row[STREAM]] = [row]
-            else:
-                known.append(row)
-        for piece in pieces:
-            collect(piece.deletes, piece.puts, new.changes)
+    def _sort(self) -> None:
+        new, fresh = self._new, self._fresh
+        self._fresh = []
+        for entries, pieces in fresh:
+            new.entries += entries
+            for row in entries:
+                known = new.streams.get(row[STREAM])
+                if known is None:
+                    new.streams[row[STREAM]] = [row]
+                else:
+                    known.append(row)
+            for piece in pieces:
+                collect(piece.deletes, piece.puts, new.changes)
 
     # -- what waits -------------------------------------------------------------------------------
 
