@@ -62,7 +62,7 @@ def is_event_class(kind: Any) -> bool:
 
 def is_event(value: object) -> bool:
     """Whether this is an event."""
-    return _makes_events(type(value))
+    return makes_events(type(value))
 
 
 R = TypeVar("R")
@@ -74,7 +74,8 @@ def by_class(fn: Callable[[type], R]) -> Callable[[type], R]:
 
 
 @by_class
-def _makes_events(kind: type) -> bool:
+def makes_events(kind: type) -> bool:
+    """Whether objects of this class are events."""
     return issubclass(kind, bases())
 
 

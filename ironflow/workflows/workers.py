@@ -18,7 +18,7 @@ from ironflow.workflows.errors import WorkflowRuntimeError
 from ironflow.workflows.invocation import Invocation, Waits, current_invocation
 from ironflow.workflows.outcomes import failure_of, next_attempt, recover
 from ironflow.workflows.steps import StepSpec
-from ironflow.workflows.vocabulary import is_event, is_stop
+from ironflow.workflows.vocabulary import is_event, is_stop, makes_events
 
 if TYPE_CHECKING:
     from ironflow.workflows.interpreter import Interpreter
@@ -154,7 +154,7 @@ class Workers:
         if result is None:
             invocation.release(goes_on=False)
             return None
-        if not is_event(result):
+        if not makes_events(kind):
             members = self._members(invocation.spec, result)
             prepared = [router.prepare(event, job, inside=True) for event in members]
             invocation.release(goes_on=False)
