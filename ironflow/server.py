@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gc
 import importlib
 import logging
 import os
@@ -18,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -40,6 +39,7 @@ from ironflow.sdk.function import Registry, registry
 from ironflow.sdk.watchdog import Watchdog
 from ironflow.settings import Settings
 from ironflow.storage.ports import Store
+from ironflow.tuning import tuned_process
 from ironflow.web.app import make_app
 from ironflow.web.caller import Allowance, HttpCaller
 from ironflow.web.environments import Environments
@@ -54,14 +54,6 @@ RELOAD = -1
 """What a server that ends because its modules have changed returns inside this module."""
 DEV_INTERVAL = 0.5
 """Seconds between two looks at the modules' files in development."""
-SWITCH_INTERVAL = 0.0005
-"""Seconds until the journal's thread gets the interpreter from a busy loop; 0.005 would stretch
-every commit.
-"""
-
-COLLECT_AFTER = (20_000, 10, 10)
-"""New objects before the youngest are looked at, and how many such looks before the older ones
-are."""
 
 
 class Server:
@@ -347,26 +339,6 @@ def _publish(server: Server) -> Path | None:
     except OSError as error:
         log.info("tools do not find this server by themselves: %s", error)
     return None
-
-
-@contextlib.contextmanager
-def tuned_process() -> Iterator[None]:
-    """While a process is there for one server: its threads hand over sooner, and its garbage
-    collector looks less often, and never again at what start-up has made.
-
-    The engine makes thousands of objects a second and next to no cycles; by default the collector
-    walks through all live runs again and again, for 8 % of the CPU of a step at 256 runs at once.
-    """
-    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    gc.freeze()  # and no look at it now: that would be 20 ms in which the first request waits
-    gc.set_threshold(*COLLECT_AFTER)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
-        sys.setswitchinterval(interval)
 
 
 async def _watch(modules: Sequence[str], stop: asyncio.Event) -> None:

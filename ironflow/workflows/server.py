@@ -22,8 +22,9 @@ import msgspec
 from ironflow.core.errors import ConfigError, InvalidInput, IronflowError
 from ironflow.modules import load_module
 from ironflow.sdk.function import Registry
-from ironflow.server import Server, run_loop, stop_on_signals, tuned_process
+from ironflow.server import Server, run_loop, stop_on_signals
 from ironflow.settings import Settings, load_settings
+from ironflow.tuning import tuned_process
 from ironflow.workflows.asgi import AsgiApp
 from ironflow.workflows.mounting import mount
 
