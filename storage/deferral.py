@@ -27,6 +27,7 @@ from ironflow.core.errors import StorageError
 from ironflow.storage import statements
 from ironflow.storage.backlog import Piece, Place, Taken
 from ironflow.storage.changes import Change, Changes, Row, Said, collect, put_changes, put_rows
+from ironflow.storage.foreign import foreign_entries, intrusion
 from ironflow.storage.ports import TABLES, Batch, Table
 from ironflow.storage.relational import RELATIONAL
 from ironflow.storage.sqlite_errors import Broken
@@ -116,7 +117,7 @@ def put_singly(connection: sqlite3.Connection, taken: Taken) -> None:
     try:
         put_entries(connection, taken.entries)
     except sqlite3.IntegrityError as error:
-        raise Broken(f"another program has written to the journal: {error}") from error
+        raise intrusion(connection, taken.entries, error) from error
     for change in taken.changes:
         keys = statements.delete(change.table)
         for key, row in change.rows.items():
@@ -154,8 +155,7 @@ def settle(connection: sqlite3.Connection, path: str) -> int:
     connection.execute("BEGIN IMMEDIATE")
     try:
         changes, count = _read(connection, path)
-        journal = changes.pop(JOURNAL.name, Change(JOURNAL))
-        entries = [row for row in journal.rows.values() if row is not None]
+        entries = _entries(changes.pop(JOURNAL.name, None))
         put_singly(connection, Taken(entries, list(changes.values()), 0))
         connection.execute("DELETE FROM deferred")
         connection.execute("COMMIT")
@@ -164,6 +164,19 @@ def settle(connection: sqlite3.Connection, path: str) -> int:
             connection.execute("ROLLBACK")
         raise
     return count
+
+
+def find_foreign(connection: sqlite3.Connection, path: str) -> list[str]:
+    """A sentence for each row of the journal that keeps an entry which was put off from its place.
+    Raises `StorageError`."""
+    if not _has_deferred(connection):
+        return []
+    changes, _ = _read(connection, path)
+    return list(foreign_entries(connection, _entries(changes.get(JOURNAL.name))))
+
+
+def _entries(change: Change | None) -> list[Row]:
+    return [] if change is None else [row for row in change.rows.values() if row is not None]
 
 
 def overlay(connection: sqlite3.Connection, path: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ironflow.core.crash_points import reach
 from ironflow.core.errors import InvalidInput, NotFound, StorageError
 from ironflow.storage import sql
 from ironflow.storage.connection import open_connection, set_up_reader
-from ironflow.storage.deferral import overlay, settle
+from ironflow.storage.deferral import find_foreign, overlay, settle
 from ironflow.storage.lock import ProcessLock
 from ironflow.storage.ports import StoreInfo
 from ironflow.storage.schema import migrations, recognize, sync_file
@@ -126,11 +126,12 @@ def check(path: str | Path, progress: Progress | None = None) -> CheckReport:
     """Check the file (every page, every index) and what ironflow relies on: see
     `queries/maintenance.sql`.
 
-    Versions of every stream count 1, 2, 3; blobs are there and hash to their name; rows have their
-    streams.
+    No entry of another program is in the place of ours; versions of every stream count 1, 2, 3;
+    blobs are there and hash to their name; rows have their streams.
     """
-    checks: list[Callable[[sqlite3.Connection], Iterator[str]]] = [
+    checks: list[Callable[[sqlite3.Connection], Iterable[str]]] = [
         _broken_pages,
+        lambda connection: find_foreign(connection, str(path)),
         *(_finder(name, sentence) for name, sentence in _SENTENCES.items()),
         _changed_blobs,
     ]

@@ -10,6 +10,7 @@ from ironflow.storage import statements
 from ironflow.storage.backlog import Piece, Place, Taken
 from ironflow.storage.changes import Change, Changes, Row, collect, put_changes
 from ironflow.storage.deferral import encode, put_all, split, write
+from ironflow.storage.foreign import foreign_entries, intrusion
 from ironflow.storage.ports import Batch, Table
 from ironflow.storage.statements import put_entries
 from ironflow.storage.wal import pages_of
@@ -123,7 +124,8 @@ def put_plan(connection: sqlite3.Connection, plan: Plan) -> None:
 
 
 def put_batch(connection: sqlite3.Connection, batch: Batch, seq: int) -> list[Row]:
-    """Write one batch, all of it; its journal rows. Raises `StreamConflict`."""
+    """Write one batch, all of it; its journal rows. Raises `StreamConflict`, or `Broken` when
+    another program's entry is in the place of one."""
     heads = statements.read_heads(connection, list({entry.stream for entry in batch.entries}))
     rows: list[Row] = []
     for number, entry in enumerate(batch.entries, 1):
@@ -131,7 +133,13 @@ def put_batch(connection: sqlite3.Connection, batch: Batch, seq: int) -> list[Ro
             raise StreamConflict(entry.stream, entry.version)
         heads[entry.stream] = entry.version
         rows.append((seq + number, *entry))
-    put_entries(connection, rows)
+    try:
+        put_entries(connection, rows)
+    except sqlite3.IntegrityError as error:
+        if any(foreign_entries(connection, rows)):
+            # Their versions fit, but not their numbers: no batch will ever be taken again.
+            raise intrusion(connection, rows, error) from error
+        raise
     changes: Changes = {}
     collect(batch.deletes, batch.puts, changes)
     put_changes(connection, changes.values())

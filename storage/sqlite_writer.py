@@ -134,6 +134,7 @@ class SqliteJournal(GroupJournal):
         try:
             chore(self._connection.raw)
         except (sqlite3.Error, OSError, StorageError) as error:
+            self._log.put_off()
             log.warning("the log of %s: %s", self._writer.path, error)
         self._loop.call_soon_threadsafe(self._next)
 

@@ -25,6 +25,8 @@ FRAME = PAGE + 24
 """Bytes of a page in the log."""
 HEAD = 32
 """Bytes before the first one."""
+_MAGIC = b"\x37\x7f\x06"
+"""How a log begins."""
 STEP = 256
 """Pages by which the file is lengthened at a time: a mebibyte, which takes a disk some 2 ms."""
 EARLY = 48
@@ -74,6 +76,12 @@ class WriteAheadLog:
             return self._checkpoint if self.pages >= self._due else self._make_room
         return None
 
+    def put_off(self) -> None:
+        """A chore failed: some commits are made before the next one. They are what tells of a disk
+        that is full."""
+        self._due = self.pages + settings.CHECKPOINT_PAGES // 4
+        self._set_limit()
+
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Fold the log into the database as far as its readers allow."""
         _, length, folded = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -82,25 +90,26 @@ class WriteAheadLog:
         self._due = max(settings.CHECKPOINT_PAGES, self.pages + settings.CHECKPOINT_PAGES // 4)
         self._set_limit()
 
-    def _make_room(self, connection: sqlite3.Connection) -> None:
+    def _make_room(self, _: sqlite3.Connection) -> None:
         """Lengthen the file, and wait for the disk."""
         try:
             descriptor = os.open(self.path, os.O_RDWR)
+            try:
+                self._lengthen(descriptor)
+            finally:
+                os.close(descriptor)
         except OSError:
             self._room = self._most_room  # there is none to be made
-            self._set_limit()
-            return
-        try:
-            length = os.fstat(descriptor).st_size
-            # Until now it was an estimate; behind the end of the room every commit is a slow one.
-            self.pages = _count(descriptor, length // FRAME)
-            self._room = min(max(self._room, self.pages) + STEP, self._most_room)
-            self._set_limit()
-            missing = self._room * FRAME - length
-            if missing > 0:
-                _fill(descriptor, length, missing)
-        finally:
-            os.close(descriptor)
+        self._set_limit()
+
+    def _lengthen(self, descriptor: int) -> None:
+        length = os.fstat(descriptor).st_size
+        # Until now it was an estimate; behind the end of the room every commit is a slow one.
+        self.pages = _count(descriptor, length // FRAME)
+        self._room = min(max(self._room, self.pages) + STEP, self._most_room)
+        missing = self._room * FRAME - length
+        if missing > 0:
+            _fill(descriptor, length, missing)
 
 
 def _size(path: str) -> int:
@@ -113,8 +122,14 @@ def _size(path: str) -> int:
 def _count(descriptor: int, most: int) -> int:
     """How many frames of the log are in use. Each repeats the salt of the log's head, and those
     behind the end have another one, or none (https://www.sqlite.org/fileformat2.html#walformat).
+
+    Frames of a transaction that was rolled back count until others take their place, and so does
+    all that is folded until the log begins anew: never too few.
     """
-    salt = os.pread(descriptor, 8, 16)
+    head = os.pread(descriptor, HEAD, 0)
+    if head[:3] != _MAGIC:
+        return 0  # there is room, and no log yet
+    salt = head[16:24]
     used, free = 0, most
     while used < free:
         middle = (used + free) // 2

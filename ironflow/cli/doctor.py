@@ -424,10 +424,16 @@ def _facts(info: Any) -> Finding:
 
 
 def _integrity(path: Path) -> Finding:
+    from ironflow.storage.deferral import find_foreign
     from ironflow.storage.maintenance import opened
 
-    with opened(path) as (connection, _):
+    with opened(path) as (connection, name):
         found = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]
+        foreign = find_foreign(connection, name)
+    if found == ["ok"] and foreign:
+        text = f"another program has written to the journal: {foreign[0].partition('. ')[0]}"
+        fix = f"{foreign[0].partition('. ')[2]}"
+        return Finding("journal", "broken", text, fix)
     if found == ["ok"]:
         return Finding("integrity", "ok", "SQLite's quick check found nothing")
     return Finding(

@@ -6,15 +6,21 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import shutil
 import sqlite3
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as given_settings
+from hypothesis import strategies as st
 
-from ironflow.core.errors import StreamConflict
+from ironflow.core.errors import StorageFull, StreamConflict
 from ironflow.storage import connection as settings
+from ironflow.storage import wal
 from ironflow.storage.maintenance import opened
 from ironflow.storage.pace import EACH, QUICK, SEVERAL, Pace
 from ironflow.storage.ports import TIMERS, Batch, NewEntry
@@ -261,6 +267,117 @@ async def test_a_reader_that_holds_the_log_delays_its_folding_only(
     assert os.path.getsize(f"{path}-wal") <= held + 60 * FRAME  # noqa: ASYNC240
     assert len((await store.reader.load("s")).entries) == 399
     await store.close()
+
+
+async def test_a_checkpoint_that_finds_no_space_holds_no_commit_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(settings, "CHECKPOINT_PAGES", 100)
+    path = tmp_path / "iron.db"
+    store = await open_sqlite(path)
+    for version in range(1, 11):
+        await store.journal.commit(entry("s", version, b"x" * 100_000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file may be larger than the database is; its log is smaller.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, before[1]))
+    refused = False
+    try:
+        async with asyncio.timeout(60):
+            for version in range(11, 60):
+                try:
+                    await store.journal.commit(entry("s", version, b"x" * 100_000))
+                except StorageFull:
+                    refused = True
+                    break
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert refused, "a full disk is told"
+    assert 0 < caplog.text.count("the log of") < 10, "a chore that fails is not repeated at once"
+    await store.journal.commit(entry("s", version, b"x"))
+    assert len((await store.reader.load("s")).entries) == version
+    await store.close()
+
+
+def frames_of(path: Path) -> int:
+    """How many frames of the log SQLite itself counts, by the index that it keeps of them."""
+    return int.from_bytes(Path(f"{path}-shm").read_bytes()[16:20], sys.byteorder)
+
+
+def counted(path: Path) -> int:
+    descriptor = os.open(f"{path}-wal", os.O_RDONLY)
+    try:
+        return wal._count(descriptor, os.fstat(descriptor).st_size // FRAME)
+    finally:
+        os.close(descriptor)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("commit"), st.integers(1, 30)),
+            st.tuples(
+                st.sampled_from(["fold", "truncate", "hold", "room", "spill", "kill"]),
+                st.just(0),
+            ),
+        ),
+        max_size=25,
+    )
+)
+@given_settings(deadline=None, max_examples=40)
+def test_the_frames_of_a_log_are_counted_as_sqlite_counts_them(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
+) -> None:
+    """Whatever came before: a log that began anew, is held by a reader, has room, was left by a
+    process that died."""
+    folder = tmp_path_factory.mktemp("log")
+    path, readers, loose = folder / "0.db", list[sqlite3.Connection](), False
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(path, isolation_level=None)
+        for pragma in ("journal_mode = WAL", "wal_autocheckpoint = 0", "cache_size = 5"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("CREATE TABLE IF NOT EXISTS t (x)")
+        return connection
+
+    writer = connect()
+    for number, (what, pages) in enumerate(steps, 1):
+        match what:
+            case "commit":
+                writer.execute("INSERT INTO t VALUES (zeroblob(?))", (pages * 4000,))
+            case "fold" | "truncate":
+                mode = "PASSIVE" if what == "fold" else "TRUNCATE"
+                if what == "fold" or not readers:
+                    writer.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+                    loose = loose and what == "fold"
+            case "hold" if not readers:
+                readers.append(sqlite3.connect(path, isolation_level=None))
+                readers[-1].execute("BEGIN")
+                readers[-1].execute("SELECT count(*) FROM t").fetchall()
+            case "hold":
+                readers.pop().close()
+            case "room":
+                with open(f"{path}-wal", "ab") as file:
+                    file.write(bytes(20 * FRAME))
+            case "spill":
+                writer.execute("BEGIN")
+                writer.execute("INSERT INTO t VALUES (zeroblob(200000))")
+                writer.execute("ROLLBACK")
+                loose = True
+            case _:
+                copy = folder / f"{number}.db"
+                shutil.copy(path, copy)
+                shutil.copy(f"{path}-wal", f"{copy}-wal")
+                for connection in (*readers, writer):
+                    connection.close()
+                path, readers = copy, []
+                writer = connect()
+                writer.execute("SELECT count(*) FROM t").fetchall()
+        if loose:
+            assert counted(path) >= frames_of(path)
+        else:
+            assert counted(path) == frames_of(path)
+    for connection in (*readers, writer):
+        connection.close()
 
 
 async def test_room_is_made_ahead_of_the_log_and_means_nothing(tmp_path: Path) -> None:
