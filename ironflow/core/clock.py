@@ -13,6 +13,8 @@ from functools import lru_cache
 from typing import Protocol
 
 SECOND = 1_000_000
+FOREVER = 1e11
+"""Seconds after which nobody asks any more: a moment that is further off may not be stored."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _EXACT = 1 << 52

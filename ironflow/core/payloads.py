@@ -51,3 +51,18 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     trace: str = ""
     facts: dict[str, Any] | None = None
     """What an ironflow error knows beside its sentence, so that replay raises it whole."""
+
+    def __post_init__(self) -> None:
+        # Exceptions say what they like, such as the name of a file that is not UTF-8.
+        for name in ("kind", "message", "trace"):
+            text = getattr(self, name)
+            if not text.isascii():
+                msgspec.structs.force_setattr(self, name, to_storable(text))
+        if self.facts is not None:
+            facts = {k: to_storable(v) if type(v) is str else v for k, v in self.facts.items()}
+            msgspec.structs.force_setattr(self, "facts", facts)
+
+
+def to_storable(text: str) -> str:
+    """Text as UTF-8 can have it: what it cannot is escaped, as in Python's source."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

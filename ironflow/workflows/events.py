@@ -26,6 +26,8 @@ from pydantic import (
     model_serializer,
 )
 
+from ironflow.core.payloads import to_storable
+
 __all__ = [
     "Event",
     "HumanResponseEvent",
@@ -361,5 +363,5 @@ def describe_exception(exception: Exception) -> dict[str, str]:
     kind = type(exception)
     return {
         "exception_type": f"{kind.__module__}.{kind.__qualname__}",
-        "exception_message": str(exception),
+        "exception_message": to_storable(str(exception)),
     }

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+from pydantic_core import to_jsonable_python
 
-from ironflow.core.clock import SECOND, to_datetime
+from ironflow.core.clock import FOREVER, SECOND, to_datetime
 from ironflow.core.effects import job_timer
 from ironflow.core.entries import ParentRef
-from ironflow.core.payloads import Payload
+from ironflow.core.errors import NotSerializable
+from ironflow.core.payloads import Payload, to_storable
 from ironflow.core.values import decode_value, encode_value
 from ironflow.core.workflow_state import (
     Change,
@@ -77,6 +80,8 @@ class Invocation:
         """What it said when it was executed before, by kind."""
         for echo in job.echoes:
             self._echoes.setdefault(echo.kind, deque()).append(echo)
+        self._calling: dict[str, asyncio.Future[None]] = {}
+        """Calls of `once` that are under way, by name."""
         self._children = 0
         self._implicit: dict[str, int] = {}
         events = job.events
@@ -243,12 +248,13 @@ class Invocation:
         """See `Context.wait_for_event`."""
         self._check()
         name = wire_name(kind)
+        wanted = _plain_requirements(requirements or {})
         if waiter_id is None:
             base = digest(name, msgspec.json.encode(requirements or {}, enc_hook=repr))
             count = self._implicit.get(base, 0)
             self._implicit[base] = count + 1
             waiter_id = f"{kind.__name__}-{base[:6]}-{count}"
-        key = waiter_id.replace("/", "_")
+        key = _checked("waiter_id", waiter_id).replace("/", "_")
         wait = self.job.waits.get(key)
         if wait is not None:
             if wait.event is not None:
@@ -256,12 +262,12 @@ class Invocation:
             if wait.timed_out:
                 raise TimeoutError(f"no {kind.__name__} came in time")
             raise Waits
+        until = None
+        if timeout is not None and timeout < FOREVER:
+            until = self.body.clock.now() + int(timeout * SECOND)
         if waiter_event is not None:
             self.write(waiter_event)
-        until = None
-        if timeout is not None:
-            until = self.body.clock.now() + int(timeout * SECOND)
-        self.body.emit(JobWaits(self.job.id, key, name, dict(requirements or {}), until))
+        self.body.emit(JobWaits(self.job.id, key, name, wanted, until))
         self.body.router.begin_wait(self.job.id, name)
         raise Waits
 
@@ -270,11 +276,23 @@ class Invocation:
     async def once(self, name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See `Context.once`."""
         self._check()
+        _checked("the name of a call", name)
+        while name in self._calling:  # by another task of the step
+            await asyncio.wait({self._calling[name]})
         known = self.job.memos.get(name)
         if known is not None:
             return decode_value(await self.body.objects.load(known))
-        made = fn(*args, **kwargs)
+        called = self._calling[name] = self.body.loop.create_future()
+        try:
+            return await self._call_once(name, partial(fn, *args, **kwargs))
+        finally:
+            del self._calling[name]
+            called.set_result(None)
+
+    async def _call_once(self, name: str, call: Callable[[], Any]) -> Any:
+        made = call()
         value = await made if inspect.isawaitable(made) else made
+        self._check()
         data = encode_value(value, f"once {name!r}")
         payload: Payload = payload_of(data, self.body.blobs)
         self.body.emit(Remembered(self.job.id, name, payload))
@@ -328,6 +346,28 @@ class Invocation:
         failed_at = to_datetime(job.failed_at) if job.failed_at is not None else None
         elapsed = max(self.started_at - began, 0) / SECOND
         return RetryInfo(job.failures, elapsed, error, failed_at)
+
+
+def _checked(what: str, text: Any) -> str:
+    """Raises `WorkflowRuntimeError` for what is no text, or none that can be stored."""
+    if not isinstance(text, str) or to_storable(text) != text:
+        raise WorkflowRuntimeError(f"{what} must be text that can be stored, not {text!r}")
+    return text
+
+
+def _plain_requirements(requirements: Mapping[str, Any]) -> dict[str, Any]:
+    """What an event must have as JSON values, which is what a restart leaves of it. Raises
+    `NotSerializable`.
+    """
+    plain: dict[str, Any] = {}
+    for name, value in dict(requirements).items():
+        try:
+            plain[name] = to_jsonable_python(value)
+            msgspec.json.encode({name: plain[name]})
+        except (TypeError, ValueError, RecursionError) as error:
+            kind = type(value).__name__
+            raise NotSerializable("requirements", f"$.{name}", kind, str(error)) from error
+    return plain
 
 
 def _choose(held: list[EventData], wanted: list[str]) -> list[int] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from ironflow.core.clock import FOREVER
 from ironflow.core.entries import RunOptions
 from ironflow.core.errors import InvalidInput
 from ironflow.core.execution import Assignment, Effects
@@ -80,6 +81,9 @@ class MountedWorkflow:
         return self.spec.definition
 
     def _define(self) -> FunctionDefinition:
+        timeout = self.workflow.timeout
+        if timeout is not None and timeout >= FOREVER:
+            timeout = None
         try:
             schema: dict[str, Any] | None = self.graph.start.model_json_schema()  # type: ignore[attr-defined]
         except Exception:  # noqa: BLE001 - a field of a type without a schema
@@ -92,7 +96,7 @@ class MountedWorkflow:
             if self.fn.__doc__ != Workflow.__doc__
             else "",
             options=RunOptions(
-                retry=RetryPolicy(max_attempts=1), timeout=self.workflow.timeout, compensate_on=()
+                retry=RetryPolicy(max_attempts=1), timeout=timeout, compensate_on=()
             ),
             input_schema=schema,
             kind="workflow",

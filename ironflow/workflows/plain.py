@@ -15,6 +15,8 @@ _encode = msgspec.json.Encoder().encode
 
 _PLAIN = frozenset((str, int, bool, type(None)))
 """What JSON gives back as it was. Not floats: some have no JSON form."""
+_DUMPS = [each.func for each in Event.__pydantic_decorators__.model_serializers.values()]
+"""Ours, which a class may override under its name."""
 
 
 def undeclared(event: Any) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def _plain_fields(kind: type) -> dict[str, frozenset[type]] | None:
         and kind.__init__ is Event.__init__
         and kind.__eq__ is BaseModel.__eq__
         and kind.model_dump is BaseModel.model_dump
+        and _schema_of(kind) is _schema_of(BaseModel)
         and kind.model_config == Event.model_config
         and kind.__private_attributes__.keys() == {"_data"}
         and not _is_decorated(kind)
@@ -62,6 +65,11 @@ def _plain_fields(kind: type) -> dict[str, frozenset[type]] | None:
     return {n: t for n, t in fields.items() if t is not None} if all(fields.values()) else None
 
 
+def _schema_of(kind: type[BaseModel]) -> Any:
+    """What says what the values of a class are, and how they are written."""
+    return getattr(kind.__get_pydantic_core_schema__, "__func__", None)
+
+
 def _is_decorated(kind: type[Event]) -> bool:
     """Whether the class has validators, serializers or computed fields beside ours."""
     found = kind.__pydantic_decorators__
@@ -69,14 +77,15 @@ def _is_decorated(kind: type[Event]) -> bool:
         found.validators, found.field_validators, found.root_validators, found.field_serializers,
         found.model_validators, found.computed_fields,
     )  # fmt: skip
-    return any(others) or found.model_serializers.keys() != {"_dump"}
+    dumps = [serializer.func for serializer in found.model_serializers.values()]
+    return any(others) or dumps != _DUMPS
 
 
 def _plain_types(field: Any) -> frozenset[type] | None:
     """The types that a field is declared with, if all are plain and nothing else is said of it."""
     said = (
         field.metadata, field.alias, field.validation_alias, field.serialization_alias,
-        field.exclude, field.discriminator,
+        field.exclude, getattr(field, "exclude_if", None), field.discriminator,
     )  # fmt: skip
     if any(said):
         return None

@@ -9,6 +9,7 @@ repeatable. `attempts` counts failures from 1, all durations are seconds or `tim
 from __future__ import annotations
 
 import inspect
+import math
 import random
 import re
 from abc import ABC, abstractmethod
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
+
+from ironflow.core.clock import FOREVER
 
 Seconds = int | float | timedelta
 Kinds = type[BaseException] | tuple[type[BaseException], ...]
@@ -43,7 +46,9 @@ class RetryPolicy(Protocol):
 
 
 def ask(policy: Any, elapsed: float, attempts: int, error: Exception, seed: int) -> float | None:
-    """What a policy says, whether or not it knows of seeds."""
+    """What a policy says, whether or not it knows of seeds. Raises what it raises, and `ValueError`
+    for what is no duration.
+    """
     parameters = inspect.signature(policy.next).parameters
     takes_seed = "seed" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     said = (
@@ -51,7 +56,12 @@ def ask(policy: Any, elapsed: float, attempts: int, error: Exception, seed: int)
         if takes_seed
         else policy.next(elapsed, attempts, error)
     )
-    return None if said is None else max(float(said), 0.0)
+    if said is None:
+        return None
+    pause = _seconds(said)
+    if math.isnan(pause):
+        raise ValueError("a retry policy must say seconds, or None; not nan")
+    return min(max(pause, 0.0), FOREVER)
 
 
 def _seconds(value: Seconds) -> float:

@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from pydantic_core import to_jsonable_python
 
 from ironflow.core.payloads import NULL
 from ironflow.core.workflow_state import (
@@ -26,7 +27,7 @@ from ironflow.core.workflow_state import (
     WorkflowState,
 )
 from ironflow.core.workflow_stream import INTERNAL, built_in
-from ironflow.workflows.codec import encode_event, event_value, payload_of
+from ironflow.workflows.codec import encode_event, payload_of
 from ironflow.workflows.errors import WorkflowRuntimeError
 from ironflow.workflows.steps import StepSpec
 from ironflow.workflows.vocabulary import is_input_required, is_internal, is_stop, wire_name
@@ -309,10 +310,12 @@ def meets(event: Any, requirements: dict[str, Any]) -> bool:
     """Whether an event has the fields that a wait asks for."""
     if not requirements:
         return True
-    values = event_value(event)
-    extra = values.get("_data", {}) if isinstance(values, dict) else {}
-    for name, wanted in requirements.items():
-        found = getattr(event, name, None)
-        if found != wanted and values.get(name, extra.get(name)) != wanted:
-            return False
-    return True
+    return all(_is_like(getattr(event, name, None), each) for name, each in requirements.items())
+
+
+def _is_like(found: Any, wanted: Any) -> bool:
+    """Whether a field's value is what a wait asks for, or its JSON form is."""
+    try:
+        return bool(found == wanted) or bool(to_jsonable_python(found) == wanted)
+    except Exception:  # noqa: BLE001 - it has no JSON form, or cannot be compared
+        return False

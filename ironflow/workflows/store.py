@@ -98,7 +98,10 @@ class LiveState:
 
     def encode(self, key: str, value: Any) -> Any:
         """A top-level value as JSON tree. Raises `NotSerializable` naming the key."""
-        return encode_stored(value, f"store key {key!r}", self.keeper)
+        where = f"store key {key!r}"
+        if not key.isascii():
+            encode_stored(key, where)
+        return encode_stored(value, where, self.keeper)
 
     def copied(self, value: Any) -> Any:
         """A copy that the caller may change. Components, and objects without a stored form (a
@@ -157,9 +160,11 @@ class StateStore(Generic[S]):
         """Top-level keys whose components this execution holds and may have changed."""
 
     async def get(self, path: str, default: Any = MISSING) -> Any:
-        """The value at a dotted path (`user.names.0`). Raises `ValueError` when there is none and
-        no default.
+        """The value at a dotted path (`user.names.0`), of an empty one the whole state. Raises
+        `ValueError` when there is none and no default.
         """
+        if not path:
+            return await self.get_state()
         value = _find(self._seen(), path)
         if value is MISSING:
             if default is MISSING:

@@ -36,7 +36,8 @@ def makes_components(kind: type) -> bool:
 
 def encode_stored(value: object, where: str, keeper: Keeper | None = None) -> Any:
     """A value of the store as a JSON tree. Raises `NotSerializable` without a `keeper`."""
-    if value is None or type(value) in (str, bool, int):
+    kind = type(value)
+    if value is None or kind in (bool, int) or (kind is str and value.isascii()):  # type: ignore[attr-defined]
         return value
     try:
         return msgspec.json.decode(encode_value(_mark(value), where))
@@ -45,8 +46,8 @@ def encode_stored(value: object, where: str, keeper: Keeper | None = None) -> An
             return keeper.keep_stored(value)
         if isinstance(error, NotSerializable):
             raise
-        kind = type(value).__name__
-        raise NotSerializable(where, "$", kind, f"{type(error).__name__}: {error}") from error
+        said = f"{type(error).__name__}: {error}"
+        raise NotSerializable(where, "$", kind.__name__, said) from error
 
 
 def decode_stored(tree: Any, keeper: Keeper | None = None) -> Any:

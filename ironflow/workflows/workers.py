@@ -108,7 +108,10 @@ class Workers:
             self._conclude(invocation, result, error)
         except Exception as raised:  # noqa: BLE001 - such as a result that cannot be stored
             invocation.held = []
-            self._fail(invocation, raised)
+            try:
+                self._fail(invocation, raised)
+            except Exception as broken:  # noqa: BLE001 - such as one that its retry policy raises
+                self._give_up(invocation, broken)
         self._let_go(invocation)
 
     def _let_go(self, invocation: Invocation) -> None:
@@ -216,6 +219,16 @@ class Workers:
             self.body.objects.forget(job)
             self.body.router.leave(job)
             return
+        self.body.emit(op)
+        self.body.function.keep_error(self.body.run_id, error)
+        self.body.fail(failure)
+
+    def _give_up(self, invocation: Invocation, error: Exception) -> None:
+        """What is to be done about a failure has failed itself: the run fails with that."""
+        job, spec = invocation.job, invocation.spec
+        taken = max(self.body.clock.now() - (job.began_at or invocation.started_at), 0)
+        failure = failure_of(error, spec.name, job.failures + 1, taken)
+        op = JobFailed(job.id, spec.name, invocation.taken, invocation.worker, failure)
         self.body.emit(op)
         self.body.function.keep_error(self.body.run_id, error)
         self.body.fail(failure)
