@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -129,6 +130,10 @@ class PatientRunner(web.AppRunner):
     """
 
     __slots__ = ()
+
+    def __init__(self, app: web.Application, **options: Any) -> None:
+        """Compressed bodies are left as they are: see `web.bodies`."""
+        super().__init__(app, auto_decompress=False, **options)
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()

@@ -133,7 +133,7 @@ class Route:
         elif self.method != "GET":
             shape |= {403}
         if self.request is not None:
-            shape |= {400, 413}
+            shape |= {400, 413, 415}
         return sorted(shape.union(self.problems) - self.statuses.keys())
 
     @property

@@ -14,6 +14,8 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
+from ironflow.web.bodies import is_packed, unpack
+
 JSON = "application/json"
 LONG = 64 * 1024
 """Bytes of a body that is not copied behind its head."""
@@ -109,17 +111,24 @@ READ = web.RequestKey("read_before", bytes)
 
 async def read_ahead(request: web.Request) -> bytes:
     """The body of a request that is still to be handled. Raises `HTTPRequestEntityTooLarge`."""
-    body = request[READ] = await request.read()
+    body = request[READ] = await read_body(request)
     return body
 
 
-async def read_whole(request: web.Request) -> bytes:
-    """The body of a request. Raises `HTTPRequestEntityTooLarge`."""
-    content = request.content
+async def read_body(request: web.Request) -> bytes:
+    """The body of a request, unpacked. Raises `HTTPRequestEntityTooLarge`, and what
+    `bodies.unpack` does."""
     if READ in request:
         return request[READ]
-    if not content.is_eof():
-        return await request.read()
+    body = await request.read()
+    return await unpack(request, body) if is_packed(request) else body
+
+
+async def read_whole(request: web.Request) -> bytes:
+    """The same, and quicker for one that is all there."""
+    content = request.content
+    if READ in request or not content.is_eof() or is_packed(request):
+        return await read_body(request)
     body = content.read_nowait()
     if 0 < request.client_max_size < len(body):
         raise web.HTTPRequestEntityTooLarge(request.client_max_size)

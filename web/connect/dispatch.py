@@ -25,6 +25,7 @@ from ironflow.web.connect.refusals import PREFIX, DeadlineExceeded, Unimplemente
 from ironflow.web.connect.schema import Schema, schema
 from ironflow.web.problems import invalid_body
 from ironflow.web.routing import STATE, State
+from ironflow.web.whole import read_body
 
 M = TypeVar("M")
 
@@ -125,7 +126,7 @@ def _unary(
         codec = await _codec(_named_codec(request, "application/"))
         try:
             async with asyncio.timeout(_deadline(request)):
-                plain = codec.decode(schema(), described.request, await request.read())
+                plain = codec.decode(schema(), described.request, await read_body(request))
                 message = _convert(plain, method.kind)
                 call = Call(request, request.app[STATE], message)
                 reply = await answer(call)
@@ -155,7 +156,7 @@ def _stream(
         encoding = request.headers.get("Connect-Content-Encoding")
         _check_encoding(encoding)
         deadline = _deadline(request)
-        data = open_envelope(await request.read(), encoding, request.client_max_size)
+        data = open_envelope(await read_body(request), encoding, request.client_max_size)
         plain = codec.decode(schema(), described.request, data)
         call = Call(request, request.app[STATE], _convert(plain, method.kind))
         stream = Stream(request, f"application/connect+{codec.name}")

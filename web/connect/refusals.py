@@ -50,6 +50,7 @@ _BY_STATUS = {
     404: "not_found",
     409: "failed_precondition",
     413: "resource_exhausted",
+    415: "invalid_argument",
     422: "invalid_argument",
     429: "resource_exhausted",
     500: "internal",

@@ -35,6 +35,7 @@ from ironflow.storage.prefect_events import (
 )
 from ironflow.web.prefect import sockets
 from ironflow.web.prefect.routing import Answer, Call, Route
+from ironflow.web.whole import read_body
 
 log = logging.getLogger("ironflow.web.prefect")
 
@@ -76,7 +77,7 @@ class Position(msgspec.Struct, frozen=True):
 
 async def create_events(call: Call[None, None]) -> Answer:
     """Take a list of events, all or none."""
-    raw = await call.request.read()
+    raw = await read_body(call.request)
     if is_too_deep(raw):
         raise InvalidRequest([Fault(("body",), "recursion", "is nested too deep")])
     events = decode_events(raw, call.engine.clock.now())

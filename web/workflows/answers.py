@@ -16,6 +16,7 @@ from aiohttp import web
 from ironflow.core.errors import InvalidInput, IronflowError
 from ironflow.core.json_text import is_too_deep
 from ironflow.core.values import TEXT_DEPTH
+from ironflow.web import whole
 from ironflow.web.problems import clean
 
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -86,7 +87,7 @@ def refusal_of(error: Exception) -> web.Response | None:
 
 async def read_body(request: web.Request) -> dict[str, Any]:
     """The body, an object. Raises `Refusal`."""
-    return decode_body(await request.read())
+    return decode_body(await whole.read_body(request))
 
 
 def decode_body(data: bytes) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ironflow.actors.workflows import RUNNING
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
 from ironflow.core.workflow_face import WorkflowFace
 from ironflow.core.workflow_state import WorkflowState
+from ironflow.web import whole
 from ironflow.web.queries import check_text, decode_cursor, encode_cursor
 from ironflow.web.routing import STATE
 from ironflow.web.workflows import views
@@ -120,7 +121,7 @@ async def run(request: web.Request) -> web.Response:
     """Start a run and answer with its end; a connection that is closed gives up the wait only."""
     name, engine = request.match_info["name"], engine_of(request)
     face_of(engine, name)  # before the body is read
-    status, text = await run_to_end(engine, name, await request.read())
+    status, text = await run_to_end(engine, name, await whole.read_body(request))
     return reply_text(text, status)
 
 
@@ -141,7 +142,7 @@ async def run_nowait(request: web.Request) -> web.Response:
     """Start a run; it is stored when this answers."""
     name, engine = request.match_info["name"], engine_of(request)
     face_of(engine, name)  # before the body is read
-    status, text = await begin_run(engine, name, await request.read())
+    status, text = await begin_run(engine, name, await whole.read_body(request))
     return reply_text(text, status)
 
 
