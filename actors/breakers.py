@@ -4,8 +4,7 @@ journal, so that a restart neither forgets an outage nor sends a herd after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -31,8 +30,26 @@ from ironflow.storage.ports import Batch, NewEntry
 TIMER = "probe"
 _TYPES = {kind: struct for struct, kind in KINDS.items()}
 
-Gate = Callable[[str, Breaker], None]
-"""Told of the state of a breaker whenever that changes."""
+IDLE_AFTER = 300.0
+"""Seconds after which a breaker that no function uses is let go of. The journal has its state, and
+it is there again before anything is sent.
+"""
+
+
+class Gates(Protocol):
+    """What stands before the calls, and is told of breakers."""
+
+    def set_gate(self, key: str, breaker: Breaker) -> None:
+        """A breaker has changed."""
+        ...
+
+    def uses(self, key: str) -> bool:
+        """Whether there may be calls that this breaker decides about."""
+        ...
+
+    def drop_gate(self, key: str) -> None:
+        """A breaker that is not used is no longer in memory."""
+        ...
 
 
 class NoteFailure(Message[BreakerStatus], frozen=True):
@@ -57,12 +74,22 @@ class BreakerActor(StreamActor):
 
     state: Breaker
 
-    def __init__(self, environment: Environment, gate: Gate) -> None:
+    def __init__(self, environment: Environment, gates: Gates) -> None:
         super().__init__(environment)
-        self.gate = gate
+        self.gates = gates
+
+    def is_quiet(self) -> bool:
+        """See `Actor`: a breaker that is used stays."""
+        return super().is_quiet() and not self.gates.uses(self.key)
+
+    def stop(self) -> None:
+        """See `Actor`. What a breaker that is used said last, goes on to count."""
+        super().stop()
+        if not self.gates.uses(self.key):
+            self.gates.drop_gate(self.key)
 
     async def start(self) -> None:
-        """Fold the stream, and tell the gate."""
+        """Fold the stream, and tell the gates."""
         loaded = await self.environment.store.reader.load(self.address)
         self.state = Breaker()
         if loaded.snapshot is not None:
@@ -70,7 +97,7 @@ class BreakerActor(StreamActor):
             self.snapshot_version = loaded.snapshot.version
         for entry in loaded.entries:
             self.state.apply(msgspec.json.decode(entry.data, type=_TYPES[entry.kind]), entry.at)
-        self.gate(self.key, self.state)
+        self.gates.set_gate(self.key, self.state)
         if self.cell.restarts:
             self.renew_later()
 
@@ -118,6 +145,6 @@ class BreakerActor(StreamActor):
         if self.snapshot_is_due(state.version):
             self.add_snapshot(batch, state.version, msgspec.json.encode(state))
         # At once: no call may slip through between the decision and its commit.
-        self.gate(self.key, state)
+        self.gates.set_gate(self.key, state)
         self.commit(batch, envelope, state.status, lambda: self.arm(TIMER, until))
         return LATER

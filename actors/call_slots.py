@@ -103,6 +103,8 @@ class CallSlots(ABC):
         if held is not None:
             function_id, address = held
             self._busy[function_id] -= 1
+            if not self._busy[function_id]:
+                del self._busy[function_id]
             address.active -= 1
             self._forget(address)
             self._pump(address)

@@ -220,10 +220,11 @@ class Catalog:
             fleet.add(definition)
             endpoints.remove(definition.id)
         elif definition.placement == "push" and definition.endpoint is not None:
-            endpoints.add(definition)
-            fleet.remove(definition.id)
+            # First: where an outage is remembered, nothing is sent before it is known.
             key = breaker_key(definition.id, definition.endpoint)
             await self.engine.system.ref("breaker", key).ask(Ensure())
+            endpoints.add(definition)
+            fleet.remove(definition.id)
 
     def _withdraw(self, function_id: str) -> None:
         """Nothing executes it any more; its runs wait for somebody who does."""

@@ -119,6 +119,16 @@ class Endpoints(Elsewhere, CallSlots):
         self.breakers[key] = breaker
         self.system.loop.call_soon(self.pump, key.partition("|")[2])
 
+    def uses(self, key: str) -> bool:
+        """See `Gates`: whether this is the breaker of a function where it is now."""
+        function_id, _, url = key.partition("|")
+        endpoint = self.endpoint(function_id)
+        return endpoint is not None and endpoint.url == url
+
+    def drop_gate(self, key: str) -> None:
+        """See `Gates`."""
+        self.breakers.pop(key, None)
+
     def release(self, run_id: str, waits: bool = False) -> None:
         """See `CallSlots`; nobody may report any more."""
         self.close_lease(run_id)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ironflow.actors.breakers import BreakerActor
+from ironflow.actors.breakers import IDLE_AFTER, BreakerActor
 from ironflow.actors.catalog import Catalog
 from ironflow.actors.emissions import check_key, digest, emit
 from ironflow.actors.endings import Endings
@@ -158,9 +158,7 @@ class Engine:
             Behavior("janitor", partial(Janitor, make, retention), idle_after=None)
         )
         self.system.register(
-            Behavior(
-                "breaker", partial(BreakerActor, make, self.endpoints.set_gate), idle_after=None
-            )
+            Behavior("breaker", partial(BreakerActor, make, self.endpoints), idle_after=IDLE_AFTER)
         )
         self.system.register(
             Behavior("worker", partial(WorkerActor, self.fleet, self.clock), idle_after=None)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+import pytest
+
+from ironflow.actors.breakers import IDLE_AFTER, Speak
 from ironflow.core.functions import Definition, Endpoint
 
 URL = "https://endpoint.invalid/x"
@@ -37,6 +40,52 @@ async def test_breakers_are_listed_opened_closed_and_reset(memory_api: Any) -> N
     for word in ("reset", "close"):
         assert (await api.post(f"{path}/{word}")).json["state"] == "closed"
     assert (await api.post("/api/v1/circuit-breakers/none/open")).status == 404
+
+
+async def test_breakers_that_no_function_uses_are_let_go_of_and_remembered(
+    memory_api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, engine = memory_api, memory_api.engine
+    engine.endpoints.caller = NoNetwork()
+
+    async def place(number: int) -> str:
+        url = f"{URL}{number}"
+        await engine.register_remote(
+            Definition(id="far", name="far", code=f"c{number}", placement="push",
+                       endpoint=Endpoint(url=url))
+        )  # fmt: skip
+        return f"far|{url}"
+
+    def pass_on() -> None:
+        """Idle actors are looked for, much later."""
+        for cell in engine.system._cells.values():
+            cell.touched -= 2 * IDLE_AFTER
+        engine.system._drop_idle()
+
+    keys = [await place(number) for number in range(20)]
+    await engine.system.ref("breaker", keys[3]).ask(Speak("open"))
+    await engine.system.ref("breaker", keys[19]).ask(Speak("open"))
+    assert set(engine.endpoints.breakers) == set(keys)
+    pass_on()
+    assert set(engine.endpoints.breakers) == {keys[19]}, "what is used stays"
+    live = [key for key in keys if engine.system.is_live(f"breaker/{key}")]
+    assert live == [keys[19]]
+    # What is known of an outage is known again before anything may be sent.
+    states: list[str] = []
+    add = engine.endpoints.add
+
+    def look(definition: Definition) -> None:
+        states.append(engine.endpoints.breakers[keys[3]].status.value)
+        add(definition)
+
+    monkeypatch.setattr(engine.endpoints, "add", look)
+    assert await place(3) == keys[3]
+    assert states == ["open"]
+    run_id = await api.start("far")
+    assert "circuit breaker" in (await api.get(f"/api/v1/runs/{run_id}/why")).json["summary"]
+    await api.post(f"/api/v1/runs/{run_id}/cancel")
+    pass_on()
+    assert set(engine.endpoints.breakers) == {keys[3]}
 
 
 async def test_reports_of_no_execution_are_refused_one_by_one(memory_api: Any) -> None:
