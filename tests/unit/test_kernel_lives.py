@@ -6,9 +6,12 @@ import asyncio
 import gc
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from talker import Call, Later, Say, build, now, settle
 
 from ironflow.actors.kernel import Actor, Behavior, Ensure, Restart
+from ironflow.actors.system import SWEEP_SECONDS
 from ironflow.actors.virtual_time import in_virtual_time
 from ironflow.core.errors import Gone
 
@@ -80,6 +83,50 @@ async def test_without_live_actors_no_timer_is_left() -> None:
     ]
     assert pending == []
     await system.stop()
+
+
+IDLE = {"brief": 0.0, "short": 2.0, "long": 10.0, "longer": 60.0}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(sorted(IDLE)),
+            st.sampled_from("abc"),
+            st.floats(0, 20, allow_subnormal=False),
+        ),
+        max_size=30,
+    )
+)
+@settings(deadline=None, max_examples=40)
+def test_whoever_comes_when_each_leaves_in_time(steps: list[tuple[str, str, float]]) -> None:
+    """Not before it was idle for as long as its kind may be, nor a look or two later."""
+
+    async def live() -> None:
+        system, _ = build()
+        for kind, seconds in IDLE.items():
+            system.register(Behavior(kind, Actor, idle_after=seconds))
+        spoken: dict[str, float] = {}
+
+        def look() -> None:
+            for address, at in spoken.items():
+                idle, after = system.loop.time() - at, IDLE[address.partition("/")[0]]
+                if idle < after - 0.01:
+                    assert system.is_live(address), (address, idle)
+                elif idle > after + 2 * SWEEP_SECONDS + 0.01:
+                    assert not system.is_live(address), (address, idle)
+
+        for kind, key, pause in steps:
+            await system.ref(kind, key).ask(Ensure())
+            spoken[f"{kind}/{key}"] = system.loop.time()
+            await asyncio.sleep(pause)
+            look()
+        await asyncio.sleep(max(IDLE.values()) + 2 * SWEEP_SECONDS + 0.1)
+        look()
+        assert system.statistics() == []
+        await system.stop()
+
+    in_virtual_time(live)()
 
 
 @in_virtual_time
