@@ -5,9 +5,12 @@ open.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from ironflow.core.runs import Run
+
+log = logging.getLogger("ironflow.actors")
 
 Listener = Callable[[Run], None]
 
@@ -32,7 +35,10 @@ class Ending(asyncio.Future[Run]):
     def _tell(self) -> None:
         told, self._told = self._told, None
         if told is not None:
-            told(self)
+            try:
+                told(self)
+            except Exception:  # whoever publishes the end has others to tell
+                log.exception("somebody who waited for a run's end could not be told")
 
 
 class Endings:

@@ -10,6 +10,9 @@ import msgspec
 import pytest
 from workflow_server.http_client import Http, serving
 
+from ironflow.actors.endings import Ending, Endings
+from ironflow.core.errors import StorageError, StorageFull
+from ironflow.core.runs import Run
 from ironflow.web.fast_path import FAST_PATH, FastPath, Plain
 from ironflow.workflows.server import WorkflowServer
 
@@ -114,3 +117,76 @@ async def test_where_keys_are_asked_for_a_run_that_is_waited_for_is_counted_else
     monkeypatch.setattr(type(gate), "asks_for_keys", True)
     await line.ask("greet/run", {})
     assert line.taken == 1
+
+
+@pytest.mark.parametrize("route", ["greet/run", "greet/run-nowait"])
+async def test_a_run_that_cannot_be_stored_is_refused_and_leaves_nothing(
+    line: Line, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    await line.ask(route, {})  # its head comes again
+    taken, before = line.taken, await line.engine.workflows.handlers()
+    waiting, fresh = line.engine.endings._waiting, line.engine.environment.fresh
+    fault: dict[str, Any] = {"error": StorageFull()}
+    monkeypatch.setattr(line.engine.store.journal, "fault", lambda _: fault["error"])
+    for body in ({}, {"handler_id": "mine"}):
+        first, headers, answer = await line.ask(route, body)
+        assert first == "HTTP/1.1 507 Insufficient Storage"
+        assert "disk is full" in answer["detail"]
+        assert headers["Retry-After"]
+    fault["error"] = StorageError("the disk is gone")
+    assert (await line.ask(route, {}))[0] == "HTTP/1.1 503 Service Unavailable"
+    fault["error"] = None
+    assert not waiting
+    assert not fresh
+    assert await line.engine.workflows.handlers() == before
+    assert (await line.ask(route, {"handler_id": "mine"}))[0] == "HTTP/1.1 200 OK"
+    line.engine.begin_drain()
+    assert (await line.ask(route, {}))[0] == "HTTP/1.1 503 Service Unavailable"
+    assert line.taken == taken + 5
+
+
+async def test_callers_who_ask_ahead_are_answered_in_order_while_runs_end(line: Line) -> None:
+    """Each is answered by the end of its run, in the middle of which the next run begins."""
+    await line.ask("greet/run", {})
+    names = [f"n{number}" for number in range(40)]
+    for name in names:
+        line.send("greet/run", {"start_event": {"name": name}})
+    found = []
+    async with asyncio.timeout(20):
+        for _ in names:
+            head = (await line.reader.readuntil(b"\r\n\r\n")).decode()
+            length = int(head.split("Content-Length: ")[1].split("\r\n")[0])
+            found.append(msgspec.json.decode(await line.reader.readexactly(length)))
+    assert [each["status"] for each in found] == ["completed"] * len(names)
+    for name, each in zip(names, found, strict=True):
+        assert each["result"]["value"] == {"result": f"HELLO {name.upper()}"}
+
+
+async def test_one_who_waits_for_an_end_and_breaks_keeps_it_from_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    endings = Endings()
+    broken, sound = endings.expect("r1"), endings.expect("r1")
+
+    def tell(_: Ending) -> None:
+        raise ValueError("the connection is in pieces")
+
+    broken.tell(tell)
+    run = Run("r1")
+    endings.publish(run)
+    assert await sound is run
+    assert "the connection is in pieces" in caplog.text
+
+
+async def test_a_wait_that_is_given_up_as_the_run_ends_is_told_once() -> None:
+    endings, told = Endings(), list[bool]()
+    gone, early = endings.expect("r1"), endings.expect("r2")
+    gone.tell(lambda future: told.append(future.cancelled()))
+    gone.cancel()
+    endings.publish(Run("r1"))
+    early.tell(lambda future: told.append(future.cancelled()))
+    endings.publish(Run("r2"))
+    early.cancel()
+    assert told == [False]  # at once; of a wait that is given up its owner hears on the next turn
+    await asyncio.sleep(0)
+    assert told == [False, True]
