@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
+from ironflow.core.payloads import Payload
 from ironflow.core.workflow_state import EventData, Job, SignalTaken, signal_key
 from ironflow.workflows.routing import Delivery
 
@@ -24,6 +25,7 @@ class Arrivals:
         self.seen = -1  # what the record holds already has not been taken in by this execution
         self.next_signal = min(body.state.inbox, default=body.state.next_signal)
         self._children: dict[tuple[int, str], asyncio.Future[None]] = {}
+        self._fetching: asyncio.Task[bytes] | None = None
 
     def take_in(self) -> None:
         """Signals, timers and ends of children that the journal has and that are new here."""
@@ -37,6 +39,10 @@ class Arrivals:
                 break
             signal = record.inbox.get(self.next_signal)
             if signal is not None:
+                if not self.body.objects.has(signal.event.value):
+                    self._fetch(signal.event.value)
+                    seen = self.seen  # as above: it comes once its text is here
+                    break
                 self._take_signal(self.next_signal, signal.event, signal.step)
             self.next_signal += 1
         self.seen = seen
@@ -44,6 +50,22 @@ class Arrivals:
             known = record.jobs.get(job.id)
             if known is not None and known is not job:
                 self._follow(job, known)
+
+    def _fetch(self, payload: Payload) -> None:
+        """Read what is too large for the journal, and go on then."""
+        if self._fetching is None:
+            self._fetching = self.body.loop.create_task(self.body.objects.load(payload))
+            self._fetching.add_done_callback(self._fetched)
+
+    def _fetched(self, task: asyncio.Task[bytes]) -> None:
+        self._fetching = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self.body.wake(None)
+        else:
+            self.body.leave(error)
 
     def _take_signal(self, number: int, data: EventData, step: str | None) -> None:
         self.body.emit(SignalTaken(number))

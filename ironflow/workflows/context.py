@@ -187,12 +187,18 @@ class Context(Generic[S]):
             raise ContextStateError("a step cannot write down its own run: ask the handler's ctx")
         if self._handler is not None:
             state, live = self._handler.snapshot()
-            running = not self._handler.is_done()
+            running, large = not self._handler.is_done(), self._handler.large_texts()
         else:
-            state, live, running = self._state, self._before, self._state.begun
+            state, live, running, large = self._state, self._before, self._state.begun, {}
         chosen = serializer or self._workflow.serializer or JsonSerializer()
         return contexts.write(
-            state, live, self._workflow.graph, running, chosen, include_state=include_state
+            state,
+            live,
+            self._workflow.graph,
+            running,
+            chosen,
+            include_state=include_state,
+            large=large,
         )
 
     @classmethod

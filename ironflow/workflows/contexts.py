@@ -8,6 +8,8 @@ their workers.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +18,7 @@ from ironflow.core.payloads import Payload
 from ironflow.core.workflow_state import EventData, Job, WorkflowState
 from ironflow.workflows.codec import MODEL, OPAQUE, Keeper, encode_fields
 from ironflow.workflows.errors import ContextSerdeError
+from ironflow.workflows.objects import events_of, payloads_of
 from ironflow.workflows.store import DictState, LiveState
 from ironflow.workflows.stored import names_classes
 from ironflow.workflows.vocabulary import is_event, wire_name
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 OWN = "ironflow"
 VERSION = 2
+_NO_TEXTS: Mapping[str, bytes] = MappingProxyType({})
 
 
 def write(
@@ -36,8 +40,11 @@ def write(
     serializer: BaseSerializer,
     *,
     include_state: bool = True,
+    large: Mapping[str, bytes] = _NO_TEXTS,
 ) -> dict[str, Any]:
-    """A context as a dictionary. Raises `ContextSerdeError` naming the key."""
+    """A context as a dictionary; `large` are the texts that lie in the blob table. Raises
+    `ContextSerdeError` naming the key.
+    """
     kind = live.kind
     fields = live.items(live.value) if include_state else {}
     if kind is None:
@@ -57,8 +64,8 @@ def write(
         }
         for name in graph.steps
     }
-    for job in state.jobs.values():
-        texts = [_event_text(event) for event in job.events]
+    for job in state.jobs.values() if running else ():
+        texts = [_event_text(event, large) for event in job.events]
         if job.step in workers:
             workers[job.step]["queue"].extend({"event": text, "attempts": 0} for text in texts)
     return {
@@ -72,13 +79,25 @@ def write(
         "deliveries": [],
         "streams": {},
         "collection_release_states": {},
-        OWN: _plain(json.loads(msgspec.json.encode(_bare(state)))) if running else None,
+        OWN: _plain(_filled(_tree(state), large)) if running else None,
     }
 
 
-def _bare(state: WorkflowState) -> WorkflowState:
+def _tree(state: WorkflowState) -> Any:
     """What is under way, without the store."""
-    return msgspec.structs.replace(state, store={}, inbox={}, turns=0, next_event=0, outside=0)
+    bare = msgspec.structs.replace(state, store={}, inbox={}, turns=0, next_event=0, outside=0)
+    return json.loads(msgspec.json.encode(bare))
+
+
+def _filled(tree: Any, large: Mapping[str, bytes]) -> Any:
+    """What is under way, with the texts in place that lie in the blob table."""
+    if isinstance(tree, list):
+        return [_filled(each, large) for each in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if tree.keys() == {"blob", "size"} and tree["blob"] in large:
+        return {"json": json.loads(large[tree["blob"]])}
+    return {key: _filled(each, large) for key, each in tree.items()}
 
 
 def _plain(tree: Any) -> Any:
@@ -108,8 +127,8 @@ def _text(key: str, value: Any, serializer: BaseSerializer) -> str:
         ) from error
 
 
-def _event_text(event: EventData) -> str:
-    raw = event.value.json or b"null"
+def _event_text(event: EventData, large: Mapping[str, bytes]) -> str:
+    raw = event.value.json or large.get(event.value.blob or "", b"null")
     value = _plain(json.loads(raw))
     return json.dumps({MODEL: True, "value": value, "qualified_name": event.type})
 
@@ -131,6 +150,8 @@ def read(
             state = msgspec.json.decode(msgspec.json.encode(own), type=WorkflowState)
         except (msgspec.ValidationError, TypeError) as error:
             raise ContextSerdeError(f"the context's {OWN!r} cannot be read: {error}") from error
+        if any(payload.blob is not None for payload in payloads_of(state)):
+            raise ContextSerdeError(f"the context's {OWN!r} refers to what it does not contain")
     else:
         state = _read_workers(data, graph, serializer)
     state.store = live.tree
@@ -144,7 +165,7 @@ def restrict(state: WorkflowState, graph: Definition) -> None:
     """Take from what a caller continues all that would build something else than declared events.
     Raises `ContextSerdeError` where the run could not go on without it.
     """
-    for data in _events_of(state):
+    for data in events_of(state):
         bare = data.type.rpartition(".")[2]
         if data.type not in graph.by_wire_name and bare not in graph.by_bare_name:
             raise ContextSerdeError(f"the workflow knows no event {data.type!r}")
@@ -160,20 +181,6 @@ def restrict(state: WorkflowState, graph: Definition) -> None:
             )
         job.error = None
         job.children.clear()  # they were children of another run, and tell that of their end
-
-
-def _events_of(state: WorkflowState) -> list[EventData]:
-    """Every event that is under way."""
-    found = [signal.event for signal in state.inbox.values()]
-    for job in state.jobs.values():
-        found += job.events
-        found += [wait.event for wait in job.waits.values() if wait.event is not None]
-        found += [data for echo in job.echoes for data in echo.released or ()]
-    for held in state.buffers.values():
-        found += held
-    for fan in state.fans.values():
-        found += [data for held in fan.collected.values() for data in held]
-    return found
 
 
 def _read_store(given: Any, graph: Definition, serializer: BaseSerializer) -> LiveState:

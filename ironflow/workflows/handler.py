@@ -236,6 +236,11 @@ class WorkflowHandler:
             return state, LiveState(state.store, self._mounted.graph.state_type, self.keeper)
         raise ContextStateError("the run waits and is not in memory: wait for its next event")
 
+    def large_texts(self) -> dict[str, bytes]:
+        """What the run in memory holds of texts that are too large for the journal, by digest."""
+        found = self._runs.body(self.run_id)
+        return {} if found is None else {**found.objects.large, **found.blobs}
+
     def final_state(self) -> LiveState:
         """The store of the run: as it was left, or as it is now."""
         if self._final is not None and self._final.workflow is not None:

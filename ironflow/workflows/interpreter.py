@@ -228,14 +228,14 @@ class Interpreter:
         try:
             self._go_on()
         except Exception as error:  # noqa: BLE001 - raised in the body's task
-            self._leave(error)
+            self.leave(error)
         finally:
             self._is_going = False
 
     def _go_on(self) -> None:
         while self._recording is None and self._over is not None and not self._over.done():
             if self.unwinding:
-                self._leave(Unwound())
+                self.leave(Unwound())
             elif self._due:
                 self._due = False
                 if self.record.outside != self.arrivals.seen:
@@ -261,7 +261,7 @@ class Interpreter:
             if self.ops:
                 self._record()
             else:
-                self._leave(Suspended())
+                self.leave(Suspended())
         elif self.router.queues:
             return False
         elif self._is_parked:
@@ -271,7 +271,7 @@ class Interpreter:
             self._record(parks=True)
         return True
 
-    def _leave(self, error: BaseException | None) -> None:
+    def leave(self, error: BaseException | None) -> None:
         """The body ends, or breaks."""
         over = self._over
         if over is None or over.done():
@@ -407,7 +407,7 @@ class Interpreter:
             blobs=blobs,
         )
         if blobs:
-            self.objects.add_large(blobs)
+            self.objects.add_large(blobs, self.state)
         self._is_parked = parks  # before it is recorded: what wakes the run may come meanwhile
         self._recording = Turn(command, fresh, commits)
         self.effects.report(command, self._recorded, at_once=not self._is_told)
@@ -422,7 +422,7 @@ class Interpreter:
                 over.set_result(turn)  # the body's task insists
             else:
                 self._recording = None
-                self._leave(error)
+                self.leave(error)
             return
         self._recording = None
         for future in turn.commits:
@@ -435,7 +435,7 @@ class Interpreter:
         if directive == "unwind":
             self.unwinding = True
         elif turn.command.end is not None:
-            self._leave(None)
+            self.leave(None)
             return
         else:
             self.pausing = directive == "suspend"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ironflow.core.execution import Effects
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST_OBJECTS = 20_000
 """Events that are held as objects."""
+MOST_LARGE = 16
+"""Texts from the blob table that are held, or twice as many as are needed."""
 
 
 class Objects:
@@ -27,7 +29,9 @@ class Objects:
     def __init__(self, function: MountedWorkflow, effects: Effects, keeper: Keeper | None) -> None:
         self._function, self._effects, self._keeper = function, effects, keeper
         self._objects: dict[int, tuple[EventData, Any]] = {}
-        self._large: dict[str, bytes] = {}
+        self.large: dict[str, bytes] = {}
+        """Texts from the blob table by digest."""
+        self._most_large = MOST_LARGE
 
     def store(self, event: Any, blobs: dict[str, bytes]) -> EventData:
         """The stored form of an event; what is too large for the journal is put into `blobs`."""
@@ -69,27 +73,54 @@ class Objects:
                 self._objects.pop(id(wait.event), None)
 
     def _text(self, payload: Payload) -> bytes:
-        return payload.json if payload.json is not None else self._large[payload.blob or ""]
+        return payload.json if payload.json is not None else self.large[payload.blob or ""]
 
-    def add_large(self, blobs: Mapping[str, bytes]) -> None:
-        """Hold what went to the blob table."""
-        self._large.update(blobs)
+    def add_large(self, blobs: Mapping[str, bytes], state: WorkflowState) -> None:
+        """Hold what goes to the blob table, for as long as something in the `state` refers to it
+        and a while longer.
+        """
+        self.large.update(blobs)
+        if len(self.large) > self._most_large:
+            needed = {payload.blob for payload in payloads_of(state)}
+            self.large = {key: text for key, text in self.large.items() if key in needed}
+            self._most_large = MOST_LARGE + 2 * len(self.large)
+
+    def has(self, payload: Payload) -> bool:
+        """Whether the text of a payload is here."""
+        return payload.blob is None or payload.blob in self.large
 
     async def load_all(self, state: WorkflowState) -> None:
         """Fetch what is too large for the journal and may be needed."""
-        found = [data for job in state.jobs.values() for data in job.events]
-        found += [w.event for j in state.jobs.values() for w in j.waits.values() if w.event]
-        found += [data for held in state.buffers.values() for data in held]
-        found += [d for fan in state.fans.values() for held in fan.collected.values() for d in held]
-        found += [signal.event for signal in state.inbox.values()]
-        for data in found:
-            await self.load(data.value)
+        for payload in payloads_of(state):
+            await self.load(payload)
 
     async def load(self, payload: Payload) -> bytes:
         """The JSON text of a payload."""
         if payload.json is not None:
             return payload.json
         digest = payload.blob or ""
-        if digest not in self._large:
-            self._large[digest] = await self._effects.blob(digest)
-        return self._large[digest]
+        if digest not in self.large:
+            self.large[digest] = await self._effects.blob(digest)
+        return self.large[digest]
+
+
+def payloads_of(state: WorkflowState) -> Iterator[Payload]:
+    """The payloads that what is under way refers to."""
+    for data in events_of(state):
+        yield data.value
+    for job in state.jobs.values():
+        yield from job.memos.values()
+        yield from (child.result for child in job.children.values() if child.result is not None)
+
+
+def events_of(state: WorkflowState) -> Iterator[EventData]:
+    """Every event that is under way."""
+    yield from (signal.event for signal in state.inbox.values())
+    for job in state.jobs.values():
+        yield from job.events
+        yield from (wait.event for wait in job.waits.values() if wait.event is not None)
+        yield from (data for echo in job.echoes for data in echo.released or ())
+    for held in state.buffers.values():
+        yield from held
+    for fan in state.fans.values():
+        yield from (data for held in fan.collected.values() for data in held)
