@@ -152,7 +152,7 @@ class Lanes:
         while (line := self._lines.get(lane)) is not None and self._room(lane) > 0:
             queue = line.head
             head = queue.head
-            blocked = self._first_full(head.lanes)
+            blocked = self._first_full(head.lanes) if len(head.lanes) > 1 else None
             if blocked is not None:
                 line.remove(queue, head)
                 self._forget_empty(lane)

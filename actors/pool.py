@@ -88,7 +88,9 @@ class Pool:
 
     def is_queued(self, run_id: str) -> bool:
         """Whether the run waits for a slot."""
-        return run_id in self.rows or any(run_id in runs for runs in self._unserved.values())
+        if run_id in self.rows:
+            return True
+        return bool(self._unserved) and any(run_id in runs for runs in self._unserved.values())
 
     def serve(self, function_id: str) -> None:
         """The function can be executed here from now on."""

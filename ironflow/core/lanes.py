@@ -61,6 +61,12 @@ class Policies:
         keys = (self._throttle, self._rate, self._fair, *(key for _, key in self._limits))
         self.reads_input = self._priority is not None or any(key is not None for key in keys)
         """Whether a run's rank depends on its input."""
+        self._terms = {
+            str(number): (one.limit, 0) for number, one in enumerate(control.concurrency)
+        }
+        for which, window in ((THROTTLE, control.throttle), (RATE, control.rate_limit)):
+            if window is not None:
+                self._terms[which] = window.limit, round(window.period * SECOND)
         self.orders = control.priority != 0 or control.fairness is not None
         """Whether its runs have an order of their own among those that wait."""
         self.is_none = control.priority == 0 and not any(
@@ -104,13 +110,7 @@ class Policies:
 
     def terms(self, which: str) -> tuple[int, int] | None:
         """Limit and period (microseconds, 0 without one) of one of its lanes, if it has it."""
-        control = self.control
-        window = {THROTTLE: control.throttle, RATE: control.rate_limit}.get(which)
-        if window is not None:
-            return window.limit, round(window.period * SECOND)
-        if which.isdecimal() and int(which) < len(control.concurrency):
-            return control.concurrency[int(which)].limit, 0
-        return None
+        return self._terms.get(which)
 
     def weight(self, share: str) -> float:
         """What a share weighs."""
@@ -147,9 +147,11 @@ def is_windowed(lane: str) -> bool:
 
 def lanes_of(lanes: tuple[str, ...], started: bool) -> tuple[str, ...]:
     """Where a run with these lanes needs a place now: only a first start is throttled."""
-    if not started or not any(_THROTTLED in lane for lane in lanes):
-        return lanes
-    return tuple(lane for lane in lanes if not is_throttle(lane))
+    if started:
+        for lane in lanes:
+            if _THROTTLED in lane:
+                return tuple([lane for lane in lanes if not is_throttle(lane)])
+    return lanes
 
 
 def _compile(key: str | None) -> Path | None:
