@@ -163,6 +163,7 @@ def _schema(kind: type) -> dict[str, Any]:
 
 def _name(value: object) -> str:
     names = {"NoneType": "null", "list": "a list", "str": "text", "bool": "a boolean"}
+    names |= {"int": "a number", "float": "a number"}
     kind = type(value).__name__
     return names.get(kind, f"a {kind}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Iterable
 from types import ModuleType
@@ -92,7 +93,7 @@ class MountedWorkflow:
             id=self.id,
             name=self.id,
             code=self.graph.code,
-            description=(self.fn.__doc__ or "").strip()
+            description=inspect.cleandoc(self.fn.__doc__ or "")
             if self.fn.__doc__ != Workflow.__doc__
             else "",
             options=RunOptions(

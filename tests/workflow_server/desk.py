@@ -41,6 +41,8 @@ class Desk:
     def __init__(self, browser: Any, url: str, **options: Any) -> None:
         options = {"viewport": DESK, "reduced_motion": "reduce", **options}
         self.url, self.faults = url, list[str]()
+        self.heard = list[str]()
+        """Everything that the console said, also what is no fault of the page."""
         self.context = browser.new_context(**options)
         self.context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.page = self.context.new_page()
@@ -50,6 +52,7 @@ class Desk:
         self.page.on("request", self._see)
 
     def _hear(self, message: Any) -> None:
+        self.heard.append(message.text)
         # What a 4xx or 5xx answer says of itself is no fault of the page.
         if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
             self.faults.append(f"console: {message.text}")

@@ -69,6 +69,68 @@ class Interview(Workflow):
         return StopEvent()
 
 
+class ANameThatSaysEverythingThatThereIsToSayOfWhatCameToPass(Event):
+    pass
+
+
+class Wordy(Workflow):
+    """Has names that fit nowhere."""
+
+    @step
+    async def retrieve_what_was_asked_for_and_rank_it_by_relevance(
+        self, ev: StartEvent
+    ) -> ANameThatSaysEverythingThatThereIsToSayOfWhatCameToPass:
+        return ANameThatSaysEverythingThatThereIsToSayOfWhatCameToPass()
+
+    @step
+    async def end(self, ev: ANameThatSaysEverythingThatThereIsToSayOfWhatCameToPass) -> StopEvent:
+        return StopEvent()
+
+
+class Query(InputRequiredEvent):
+    prefix: str
+    who: str
+
+
+class Opinion(HumanResponseEvent):
+    response: str
+    who: str
+
+
+class Turn(Event):
+    who: str
+
+
+class Heard(Event):
+    text: str
+
+
+class Experts(Workflow):
+    """Asks two people at once, each in the middle of a step."""
+
+    @step
+    async def begin(self, ctx: Context, ev: StartEvent) -> Turn | None:
+        for who in ("Ada", "Bob"):
+            ctx.send_event(Turn(who=who))
+        return None
+
+    @step
+    async def ask(self, ctx: Context, ev: Turn) -> Heard:
+        found = await ctx.wait_for_event(
+            Opinion,
+            waiter_event=Query(prefix="Well?", who=ev.who),
+            waiter_id=ev.who,
+            requirements={"who": ev.who},
+        )
+        return Heard(text=f"{ev.who} says {found.response}")
+
+    @step
+    async def end(self, ctx: Context, ev: Heard) -> StopEvent | None:
+        ctx.write_event_to_stream(ev)
+        found = ctx.collect_events(ev, [Heard, Heard])
+        return None if found is None else StopEvent(result=[each.text for each in found])
+
+
 class Tick(Event):
     number: int
 
@@ -149,3 +211,5 @@ server.add_workflow("ticks", Ticks(timeout=None))
 server.add_workflow("contract", Contract(timeout=None))
 server.add_workflow("chain", chain(40))
 server.add_workflow("forms", Forms())
+server.add_workflow("wordy", Wordy())
+server.add_workflow("experts", Experts(timeout=None))

@@ -213,7 +213,10 @@ class Beat(Event):
 
 
 class Endures(Workflow):
-    """Works for a while in one step, and in a next one."""
+    """Works for a while.
+
+    In one step, and in a next one.
+    """
 
     @step
     async def labour(self, ctx: Context, ev: StartEvent) -> Beat:

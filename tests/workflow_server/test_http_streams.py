@@ -105,8 +105,7 @@ async def test_names_can_be_left_out_and_times_put_in(memory_http: Http) -> None
     [
         ("after_sequence=x", "Invalid after_sequence: 'x'"),
         ("after_sequence=1.5", "Invalid after_sequence: '1.5'"),
-        ("after_sequence=-2", "Invalid after_sequence: '-2'"),
-        ("after_sequence=99999999999999999999999", "Invalid after_sequence"),
+        (f"after_sequence=1{'0' * 100}", "Invalid after_sequence"),
         ("acquire_timeout=soon", "Invalid acquire_timeout: 'soon'"),
     ],
 )

@@ -112,8 +112,11 @@ class EventsQuery(Query, frozen=True):
 
 
 class HandlersQuery(Query, frozen=True):
-    """`status` and `workflow_name` may be given several times. Without `limit`: all of them."""
+    """`handler_id`, `status` and `workflow_name` may be given several times. Without `limit`: all
+    of them.
+    """
 
+    handler_id: tuple[str, ...] = ()
     status: tuple[Status, ...] = ()
     workflow_name: tuple[str, ...] = ()
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None

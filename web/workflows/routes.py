@@ -196,7 +196,8 @@ async def get_result(request: web.Request) -> web.Response:
 async def list_handlers(request: web.Request) -> web.StreamResponse:
     """Handlers, newest first: all of them, or with `limit` a page and a cursor for the next.
 
-    `include_results=false` leaves the results out.
+    `handler_id`, several times, asks for those alone; `include_results=false` leaves the results
+    out.
     """
     query = request.query
     statuses = tuple(query.getall("status", ()))
@@ -208,6 +209,11 @@ async def list_handlers(request: web.Request) -> web.StreamResponse:
     limit = _read_limit(query.get("limit"))
     before = decode_cursor(query.get("cursor") or None)
     with_results = query.get("include_results", "true").lower() == "true"
+    ids = tuple(text for text in query.getall("handler_id", ()) if text)
+    if ids:
+        rows = await _find_handlers(engine_of(request), ids, wanted, names)
+        found = [await _encode_row(request, row, with_results) for row in rows]
+        return reply_text(b'{"handlers":[%s],"next_cursor":null}' % b",".join(found))
     if wanted and not runs:
         return reply({"handlers": [], "next_cursor": None})
     pages = _pages(engine_of(request), runs, names, before, limit)
@@ -225,6 +231,25 @@ async def list_handlers(request: web.Request) -> web.StreamResponse:
     await response.write(b'],"next_cursor":%s}' % cursor.encode())
     await response.write_eof()
     return response
+
+
+async def _find_handlers(
+    engine: Engine, ids: tuple[str, ...], statuses: list[str], names: tuple[str, ...]
+) -> list[HandlerRow]:
+    """The handlers of these names that there are and that the other filters let through."""
+    if len(ids) > MAX_LIMIT:
+        raise InvalidInput("handler_id", f"more than {MAX_LIMIT} of them at once")
+    rows = []
+    for handler_id in dict.fromkeys(ids):
+        try:
+            row = await engine.workflows.handler(check_text(handler_id, "handler_id"))
+        except NotFound:
+            continue
+        if (not statuses or views.wire_status(row.status) in statuses) and (
+            not names or row.workflow in names
+        ):
+            rows.append(row)
+    return sorted(rows, key=lambda row: (row.created_at, row.id), reverse=True)
 
 
 async def _pages(

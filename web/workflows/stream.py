@@ -78,7 +78,7 @@ def _truth(text: str | None, default: bool) -> bool:
 def _after(text: str | None) -> int | None:
     if text is None or text == "":
         return -1
-    if text == "now":
+    if text.lower() == "now":
         return None
     try:
         return _sequence(text)
@@ -87,12 +87,9 @@ def _after(text: str | None) -> int | None:
 
 
 def _sequence(text: str) -> int:
-    if len(text) > 20:
+    if len(text) > 100:  # before it is worked out
         raise ValueError(text)
-    number = int(text)
-    if not -1 <= number < LARGEST:
-        raise ValueError(text)
-    return number
+    return min(max(int(text), -1), LARGEST)  # what is before the first or behind any event
 
 
 class EventTail(RunTail):

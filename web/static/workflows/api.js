@@ -5,6 +5,17 @@ import { listen } from "./stream.js";
 
 const base = window.location.origin;
 
+/** Whether the server answers: told at each request, and by what loses a stream. */
+export const reach = {
+  isThere: null,
+  listeners: new Set(),
+  note(isThere) {
+    if (this.isThere === isThere) return;
+    this.isThere = isThere;
+    for (const listener of this.listeners) listener(isThere);
+  },
+};
+
 /** A refusal of the server, with the reason it gave. */
 export class Refused extends Error {
   constructor(status, reason) {
@@ -22,8 +33,10 @@ async function request(method, path, body, headers) {
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch {
+    reach.note(false);
     throw new Refused(0, "the server does not answer");
   }
+  reach.note(true);
   const text = await response.text();
   let answer = null;
   try {
@@ -65,7 +78,14 @@ export const schema = (workflow) => ask("GET", `/workflows/${name(workflow)}/sch
 export const graph = async (workflow) => (await ask("GET", `/workflows/${name(workflow)}/representation`)).graph;
 export const eventSchemas = async (workflow) => (await ask("GET", `/workflows/${name(workflow)}/events`)).events;
 export const start = (workflow, event) => ask("POST", `/workflows/${name(workflow)}/run-nowait`, { start_event: event });
-export const handler = (id) => ask("GET", `/handlers/${name(id)}`);
+
+/** A run; by the list, since `/handlers/{id}` answers 500 for one that failed, which browsers call an error. */
+export async function handler(id) {
+  const [found] = (await ask("GET", `/handlers?handler_id=${name(id)}`)).handlers;
+  if (!found) throw new Refused(404, "Handler not found");
+  return found;
+}
+
 export const send = (id, event, step) => ask("POST", `/events/${name(id)}`, step ? { event, step } : { event });
 export const cancel = (id) => ask("POST", `/handlers/${name(id)}/cancel`);
 export const purge = (id) => ask("POST", `/handlers/${name(id)}/cancel?purge=true`);
@@ -91,7 +111,10 @@ export function follow(id, onevent, onstate) {
       onevent(envelope, id === null ? null : Number(id));
       return isStop(envelope);
     },
-    onstate,
+    (state) => {
+      if (state !== "closed") reach.note(state === "open");
+      onstate(state);
+    },
   );
 }
 

@@ -133,6 +133,10 @@ export class App {
       const [schema, graph, events] = await Promise.all([api.schema(workflow), api.graph(workflow), api.eventSchemas(workflow)]);
       const typesOf = new Map(graph.nodes.filter((node) => node.node_type === "event").map((node) => [node.id, node.event_types ?? [node.id]]));
       const answers = graph.nodes.filter((node) => kindOf(node) === "answer").map((node) => node.id);
+      // What a step waits for in its middle need not be declared: the graph knows it, too.
+      const titles = new Set(events.map((event) => event.title));
+      const waited = graph.nodes.filter((node) => kindOf(node) === "answer" && node.event_schema && !titles.has(node.event_schema.title));
+      events.push(...waited.map((node) => node.event_schema));
       const declared = events.map((event) => event.title).filter((title) => /Response/.test(title) && !answers.includes(title));
       this.about.set(workflow, { schema, graph, events, typesOf, answers: [...answers, ...declared] });
     } catch (error) {

@@ -268,5 +268,7 @@ export function makeForm(schema, blank = "") {
     element: h("div", { class: "schema-form" }, body),
     mode,
     read: () => (asJson ? readCode() : readFields()),
+    /** Fill in what is known already. */
+    write: writeFields,
   };
 }

@@ -2,8 +2,12 @@
 
 import { Graph, layout } from "./vendor/dagre.js";
 import { h, replace, svg } from "./dom.js";
+import { fold } from "./fold.js";
 
-const CHARACTER = 7.4;
+/** Room for a name beside the ends of its node; a longer one is cut. */
+const ROOM = 44;
+const NARROWEST = 76;
+const WIDEST = 260;
 const MARGIN = 24;
 const STEP = 14;
 const STORE = "ironflow.workflows.places";
@@ -74,7 +78,7 @@ export class GraphView {
     graph.setGraph({ rankdir: "TB", nodesep: 34, ranksep: 38, marginx: MARGIN, marginy: MARGIN });
     graph.setDefaultEdgeLabel(() => ({}));
     for (const node of this.model.nodes) {
-      const width = Math.max(76, Math.min(260, labelOf(node).length * CHARACTER + 44));
+      const width = Math.max(NARROWEST, Math.min(WIDEST, widthOf(labelOf(node)) + ROOM));
       graph.setNode(node.id, { width, height: node.node_type === "step" ? 46 : 34 });
     }
     const known = new Set(this.model.nodes.map((node) => node.id));
@@ -82,6 +86,7 @@ export class GraphView {
       if (known.has(edge.source) && known.has(edge.target)) graph.setEdge(edge.source, edge.target, {}, `e${index}`);
     });
     layout(graph);
+    fold(graph);
     for (const node of this.model.nodes) {
       const found = graph.node(node.id);
       const place = this.places[node.id];
@@ -259,9 +264,10 @@ export class GraphView {
       const running = step ? step.workers.size : 0;
       const classes = item.element.classList;
       classes.toggle("running", running > 0);
-      classes.toggle("done", Boolean((step?.finished && !running) || (isEvent && this.wasSeen(run, name, count))));
+      const asking = step ? step.asking.size : 0;
+      classes.toggle("done", Boolean((step?.finished > asking && !running) || (isEvent && this.wasSeen(run, name, count))));
       classes.toggle("failed", failed !== undefined && !isEvent && failed === name);
-      classes.toggle("waiting", Boolean(run?.prompts.length && (id === "external_step" || (isEvent && run.prompts.some((prompt) => prompt.type === name)))));
+      classes.toggle("waiting", Boolean(run && !run.isOver && run.prompts.length && ((asking && !running) || id === "external_step" || (isEvent && run.prompts.some((prompt) => prompt.type === name)))));
       item.badge.textContent = step?.started > 1 ? `×${step.started}` : count > 1 ? `×${count}` : "";
       item.label.setAttribute("y", item.node.node_type === "step" ? (step ? -3 : 4) : 4);
       item.note.textContent = step ? noteOf(step, running, failed === name) : "";
@@ -290,9 +296,11 @@ export class GraphView {
 
 function noteOf(step, running, isFailed) {
   const queued = step.queued ? `, ${step.queued} queued` : "";
-  if (running) return `${running} running${queued}`;
+  const asking = step.asking.size;
+  if (running) return `${running} running${asking ? `, ${asking} waiting` : ""}${queued}`;
   if (isFailed) return step.finished > 1 ? `${step.finished - 1} done, 1 failed` : "failed";
-  return `${step.finished} done${queued}`;
+  const done = step.finished - asking;
+  return [done || !asking ? `${done} done` : null, asking ? `${asking} waiting` : null].filter(Boolean).join(", ") + queued;
 }
 
 /** What stands on a node; the world outside is, as far as a workflow knows, a human. */
@@ -300,9 +308,27 @@ function labelOf(node) {
   return node.node_type === "external" ? "human" : node.label;
 }
 
+let pen = null;
+
+/** How wide a name is on a node, in pixels. */
+function widthOf(text) {
+  if (!pen) {
+    pen = document.createElement("canvas").getContext("2d");
+    pen.font = `650 13px ${getComputedStyle(document.body).fontFamily}`;
+  }
+  return pen.measureText(text).width;
+}
+
 function shorten(text, width) {
-  const most = Math.floor((width - 30) / CHARACTER);
-  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
+  const most = width - 28;
+  if (widthOf(text) <= most) return text;
+  let [low, high] = [1, text.length];
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (widthOf(`${text.slice(0, middle)}…`) <= most) low = middle;
+    else high = middle - 1;
+  }
+  return `${text.slice(0, low)}…`;
 }
 
 function straight(from, to) {

@@ -44,17 +44,33 @@ function toggleTheme() {
   }
 }
 
-async function showHealth() {
+/** Milliseconds between two looks at a server that nothing else is asked of. */
+const LOOK = { there: 10_000, away: 2000 };
+let look = null;
+
+function sayHealth(status) {
   const label = find("health");
-  try {
-    const { status } = await api.health();
-    label.textContent = status;
-    label.className = `health ${status === "healthy" ? "good" : "bad"}`;
-  } catch {
-    label.textContent = "no answer";
-    label.className = "health bad";
-  }
+  if (label.textContent === status) return;
+  label.textContent = status;
+  label.className = `health ${status === "healthy" ? "good" : "bad"}`;
 }
+
+async function showHealth() {
+  clearTimeout(look);
+  try {
+    sayHealth((await api.health()).status);
+  } catch (error) {
+    sayHealth(error.status ? error.message : "no answer");
+  }
+  clearTimeout(look);
+  look = setTimeout(() => document.visibilityState === "visible" && showHealth(), api.reach.isThere ? LOOK.there : LOOK.away);
+}
+
+// The first request or stream that is lost says so at once, and the first that is answered, too.
+api.reach.listeners.add((isThere) => {
+  if (!isThere) sayHealth("no answer");
+  showHealth();
+});
 
 bindLock(find("lock"));
 keyring.subscribe((_, isNew) => {

@@ -16,6 +16,21 @@ function questions(run) {
   return run.prompts.length > 1 ? ` (${run.prompts.length} questions)` : "";
 }
 
+/** What a question carries, as pairs of names and values. */
+function contentOf(prompt) {
+  return Object.entries({ ...prompt.value?._data, ...prompt.value, _data: undefined }).filter(([, value]) => value !== undefined);
+}
+
+function textOf(value) {
+  return typeof value === "string" ? value : JSON.stringify(value);
+}
+
+/** The fields of an answer that its question has, too: who is asked, which item is meant. */
+function shared(prompt, schema) {
+  const fields = Object.keys(schema?.properties ?? {});
+  return Object.fromEntries(contentOf(prompt).filter(([name, value]) => fields.includes(name) && value !== null && value !== ""));
+}
+
 export class Panel {
   constructor(app, element) {
     this.app = app;
@@ -23,6 +38,8 @@ export class Panel {
     this.head = h("header", { class: "run-head" });
     this.prompt = h("div", { class: "prompts", "aria-live": "polite" });
     this.prompted = null;
+    /** The sequence of the question that is being answered. */
+    this.chosen = null;
     this.sendKey = null;
     this.send = h("div", { class: "tab-body", role: "tabpanel", id: "pane-send", "aria-labelledby": "tab-send" });
     this.result = h("div", { class: "tab-body", role: "tabpanel", id: "pane-result", "aria-labelledby": "tab-result" });
@@ -128,34 +145,64 @@ export class Panel {
   // -- what the run asks --------------------------------------------------------------------------
 
   showPrompt(run) {
-    const prompt = run.isOver ? null : (run.prompts[0] ?? null);
+    const prompts = run.isOver ? [] : run.prompts;
+    const prompt = prompts.find((other) => other.sequence === this.chosen) ?? prompts[0] ?? null;
+    this.chosen = prompt?.sequence ?? null;
     const key = prompt ? `${run.id} ${prompt.sequence} ${this.app.current !== null}` : null;
-    if (key && this.waiting) this.waiting.textContent = questions(run);
-    if (key === this.prompted) return; // an answer that is being typed stays
+    if (key === this.prompted) {
+      if (key) this.showQuestions(run); // an answer that is being typed stays
+      return;
+    }
     this.prompted = key;
     if (!prompt) {
       replace(this.prompt);
       return;
     }
-    this.waiting = h("span", {}, questions(run));
-    const text = Object.entries({ ...prompt.value?._data, ...prompt.value, _data: undefined }).filter(([, value]) => value !== undefined);
+    this.waiting = h("span", {});
+    this.choice = h("div", { class: "question-choice", role: "group", "aria-label": "which question to answer" });
+    this.choiceKey = null;
+    const text = contentOf(prompt);
     replace(
       this.prompt,
       h(
         "section",
         { class: "prompt", "aria-label": "the run waits for you" },
-        h("h3", {}, icon("human"), "This run waits for you", this.waiting),
-        text.length ? text.map(([name, value]) => h("p", { class: "question" }, text.length > 1 ? h("span", { class: "muted" }, `${name}: `) : null, typeof value === "string" ? value : JSON.stringify(value))) : h("p", { class: "question" }, prompt.type),
-        this.answerForm(run),
+        h("h3", {}, icon("human"), h("span", {}, "This run waits for you", this.waiting)),
+        this.choice,
+        text.length ? text.map(([name, value]) => h("p", { class: "question" }, text.length > 1 ? h("span", { class: "muted" }, `${name}: `) : null, textOf(value))) : h("p", { class: "question" }, prompt.type),
+        this.answerForm(run, prompt),
       ),
     );
+    this.showQuestions(run);
   }
 
-  answerForm(run) {
+  /** How many there are, and with several of them which one is being answered. */
+  showQuestions(run) {
+    this.waiting.textContent = questions(run);
+    const { prompts } = run;
+    const key = `${this.chosen} ${prompts.map((prompt) => prompt.sequence)}`;
+    if (key === this.choiceKey) return;
+    this.choiceKey = key;
+    const held = this.choice.contains(document.activeElement);
+    const choose = (prompt) => {
+      this.chosen = prompt.sequence;
+      this.showPrompt(run);
+      this.choice.querySelector("[aria-pressed=true]")?.focus();
+    };
+    const button = (prompt) => {
+      const text = contentOf(prompt).map(([, value]) => textOf(value)).join(" · ") || prompt.type;
+      const current = prompt.sequence === this.chosen;
+      return h("button", { type: "button", class: "question-tab", "data-sequence": String(prompt.sequence), "aria-pressed": String(current), title: text.slice(0, 400), onclick: () => choose(prompt) }, h("span", { class: "log-sequence" }, `#${prompt.sequence}`), h("span", { class: "question-text" }, text.slice(0, 120)));
+    };
+    replace(this.choice, prompts.length > 1 ? prompts.map(button) : []);
+    if (held) this.choice.querySelector("[aria-pressed=true]")?.focus();
+  }
+
+  answerForm(run, prompt) {
     const answers = this.app.current?.answers ?? [];
     const types = answers.length ? answers : ["HumanResponseEvent"];
     const box = h("div", { class: "answer" });
-    const show = (type) => replace(box, this.eventForm(run, type, { label: "Send answer", blank: "response" }));
+    const show = (type) => replace(box, this.eventForm(run, type, { label: "Send answer", blank: "response", prompt }));
     show(types[0]);
     if (types.length === 1) return box;
     const select = h("select", { "aria-label": "kind of answer", onchange: () => show(select.value) }, types.map((type) => h("option", { value: type }, type)));
@@ -167,7 +214,7 @@ export class Panel {
   }
 
   /** A form that sends one type of event to the run; buttons alone where a click says it all. */
-  eventForm(run, type, { label, blank = "", step = null }) {
+  eventForm(run, type, { label, blank = "", step = null, prompt = null }) {
     const schema = this.schemaOf(type);
     const error = h("p", { class: "error", role: "alert", hidden: true });
     const attempt = async (value, button) => {
@@ -175,8 +222,10 @@ export class Panel {
       error.hidden = true;
       button.disabled = true;
       try {
+        run.noteAnswered(prompt);
         await this.app.send(run, type, value, step?.value);
       } catch (refusal) {
+        run.noteAnswered(prompt, false);
         error.textContent = refusal.message;
         error.hidden = false;
       } finally {
@@ -189,6 +238,8 @@ export class Panel {
       return h("div", {}, h("div", { class: "choices" }, buttons), error);
     }
     const fields = makeForm(schema, blank);
+    const known = prompt ? shared(prompt, schema) : {};
+    if (Object.keys(known).length) fields.write(known);
     const button = h("button", { class: "primary", type: "submit" }, label);
     const submit = (event) => {
       event.preventDefault();

@@ -12,6 +12,17 @@ export const AGAIN = 2000;
 
 export const ENDED = new Set(["completed", "failed", "cancelled"]);
 
+const STORE = "ironflow.workflows.answered.";
+
+/** The questions of a run that were answered here, by their sequences; kept as long as the tab. */
+function answeredIn(id) {
+  try {
+    return new Set(JSON.parse(sessionStorage.getItem(STORE + id) ?? "[]"));
+  } catch {
+    return new Set();
+  }
+}
+
 export class Run {
   constructor(id, responses = new Set()) {
     this.id = id;
@@ -34,6 +45,7 @@ export class Run {
     this.terminal = null;
     this.began = null;
     this.last = null;
+    this.answered = answeredIn(this.id);
   }
 
   get status() {
@@ -142,6 +154,10 @@ export class Run {
     }
     if (change.step_state === "running") {
       step.queued = Math.max(0, step.queued - 1);
+      if (step.asking.delete(job)) {
+        step.started -= 1; // it is the same job that goes on
+        step.finished -= 1;
+      }
       step.started += 1;
       step.workers.set(change.worker_id, { at, input });
       this.edges.add(`${input}→${change.name}`);
@@ -151,31 +167,45 @@ export class Run {
     const worker = step.workers.get(change.worker_id);
     step.workers.delete(change.worker_id);
     step.finished += 1;
+    if (job !== null && this.prompts.some((prompt) => prompt.job === job)) step.asking.add(job);
     if (worker) step.seconds += Math.max(0, (at - worker.at) / 1000);
     if (output && output !== "NoneType") this.edges.add(`${change.name}→${output}`);
   }
 
   step(name) {
     if (!this.steps.has(name)) {
-      this.steps.set(name, { name, started: 0, finished: 0, queued: 0, seconds: 0, workers: new Map() });
+      this.steps.set(name, { name, started: 0, finished: 0, queued: 0, seconds: 0, workers: new Map(), asking: new Set() });
     }
     return this.steps.get(name);
   }
 
   /**
    * A step took something up: perhaps what a human has answered. A job that asked and begins again
-   * has its answer; what was asked by returning it is answered when a step takes an answer, the
-   * oldest question first.
+   * has its answer; what was asked by returning it is answered when a step takes an answer: the
+   * question that was answered here, else the oldest one.
    */
   noteAnswer(input, job) {
     const left = this.prompts.filter((prompt) => prompt.job === undefined || prompt.job !== job);
     const isAnswer = this.responses.has(input);
     if (isAnswer && left.length === this.prompts.length) {
-      const returned = left.findIndex((prompt) => prompt.job === undefined);
-      left.splice(Math.max(returned, 0), 1);
+      const isOpen = (prompt) => prompt.job === undefined;
+      const here = left.findIndex((prompt) => isOpen(prompt) && this.answered.has(prompt.sequence));
+      left.splice(Math.max(here < 0 ? left.findIndex(isOpen) : here, 0), 1);
     }
     this.prompts = left;
     if (isAnswer) this.edges.add(`external_step→${input}`);
+  }
+
+  /** One of its questions has been answered from here, or the answer was refused. */
+  noteAnswered(prompt, isTaken = true) {
+    if (!prompt) return; // an event that was sent by itself
+    if (isTaken) this.answered.add(prompt.sequence);
+    else this.answered.delete(prompt.sequence);
+    try {
+      sessionStorage.setItem(STORE + this.id, JSON.stringify([...this.answered]));
+    } catch {
+      // Without storage the page knows it until it is left.
+    }
   }
 
   tell() {
