@@ -20,7 +20,11 @@ WIDTH, HEIGHT = 168, 40
 """Of a node, in pixels."""
 GAP_X, GAP_Y, MARGIN = 72, 22, 24
 LETTERS = 22
-"""Of a label that fit into a node."""
+"""Of a label, at most."""
+ROOM = WIDTH - 20
+"""For the label of a node, in pixels."""
+_LETTER_WIDTHS = {6.9: "", 4.2: "fijlrtI.,:;'|()[] ", 8.6: "ABCDEGHKNOPQRSUVXYZ", 11.0: "MWmw@%…"}
+_LETTER_WIDTH = {letter: width for width, letters in _LETTER_WIDTHS.items() for letter in letters}
 
 _FILL = {
     "step": "#dbeafe", "event": "#f1f5f9", "start": "#fde68a", "stop": "#bbf7d0",
@@ -96,6 +100,19 @@ def to_mermaid(diagram: Diagram, max_label_length: int | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
+def width_of(label: str) -> float:
+    """About how wide a label is, in pixels: fonts differ, so rather more than less."""
+    return sum(_LETTER_WIDTH.get(sign, 6.9 if sign.isascii() else 12.0) for sign in label)
+
+
+def fit(label: str, length: int | None) -> str:
+    """What of a label stands within a node."""
+    found = short(label, min(length or LETTERS, LETTERS))
+    while len(found) > 1 and width_of(found) > ROOM:
+        found = short(label, len(found) - 1)
+    return found
+
+
 def _quoted(label: str) -> str:
     """A label between quotes: mermaid reads markup in it, and says characters by `#name;`."""
     for sign, name in (("#", "35"), ('"', "quot"), ("<", "lt"), (">", "gt")):
@@ -150,8 +167,10 @@ def place(diagram: Diagram) -> dict[str, tuple[int, int]]:
 def to_svg(diagram: Diagram, max_label_length: int | None = None) -> str:
     """A drawing that stands for itself."""
     places = place(diagram)
+    labels = [short(edge.label, max_label_length or LETTERS) for edge in diagram.edges]
+    gap = max([GAP_X, *(int(width_of(label)) + 20 for label in labels if label)])
     points = {
-        name: (MARGIN + c * (WIDTH + GAP_X), MARGIN + 24 + r * (HEIGHT + GAP_Y))
+        name: (MARGIN + c * (WIDTH + gap), MARGIN + 24 + r * (HEIGHT + GAP_Y))
         for name, (c, r) in places.items()
     }
     width = max((x for x, _ in points.values()), default=0) + WIDTH + MARGIN
@@ -170,12 +189,16 @@ def to_svg(diagram: Diagram, max_label_length: int | None = None) -> str:
             '<path d="M0 0L10 5L0 10z" fill="#64748b"/></marker></defs>'
         ),
     ]
-    parts += [_arrow(edge, points, max_label_length) for edge in diagram.edges]
+    arrows = [_arrow(edge, points) for edge in diagram.edges]
+    parts += [path for path, _ in arrows]
     parts += [_box(node, points[node.id], max_label_length) for node in diagram.nodes]
+    # Last, on a ground of their own: lines that pass do not strike them out.
+    parts += [_text(label, at) for label, (_, at) in zip(labels, arrows, strict=True) if label]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _arrow(edge: Edge, points: dict[str, tuple[int, int]], longest: int | None) -> str:
+def _arrow(edge: Edge, points: dict[str, tuple[int, int]]) -> tuple[str, tuple[int, int]]:
+    """The line of an edge, and its middle."""
     (x1, y1), (x2, y2) = points[edge.source], points[edge.target]
     if x2 > x1:
         start, end = (x1 + WIDTH, y1 + HEIGHT // 2), (x2, y2 + HEIGHT // 2)
@@ -184,25 +207,31 @@ def _arrow(edge: Edge, points: dict[str, tuple[int, int]], longest: int | None) 
             f"M{start[0]} {start[1]}C{start[0] + bend} {start[1]} {end[0] - bend} {end[1]} "
             f"{end[0]} {end[1]}"
         )
+        deep = (start[1] + end[1]) // 2
     else:  # back, or within a column: around below
         start, end = (x1 + WIDTH // 2, y1 + HEIGHT), (x2 + WIDTH // 2, y2 + HEIGHT)
         depth = max(start[1], end[1]) + GAP_Y
         path = f"M{start[0]} {start[1]}C{start[0]} {depth} {end[0]} {depth} {end[0]} {end[1]}"
-    text = ""
-    if edge.label:
-        x, y = (start[0] + end[0]) // 2, (start[1] + end[1]) // 2 - 4
-        label = html.escape(short(edge.label, longest or LETTERS))
-        text = f'<text x="{x}" y="{y}" text-anchor="middle" fill="#475569">{label}</text>'
-    return (
+        deep = (start[1] + end[1] + 6 * depth) // 8
+    line = (
         f'<path d="{path}" fill="none" stroke="#64748b" stroke-width="1.2" '
-        f'marker-end="url(#arrow)"/>{text}'
+        'marker-end="url(#arrow)"/>'
+    )
+    return line, ((start[0] + end[0]) // 2, deep)
+
+
+def _text(label: str, at: tuple[int, int]) -> str:
+    """What an edge says, on its middle."""
+    return (
+        f'<text x="{at[0]}" y="{at[1] - 4}" text-anchor="middle" fill="#475569" stroke="#fff" '
+        f'stroke-width="4" stroke-linejoin="round" paint-order="stroke">{html.escape(label)}</text>'
     )
 
 
 def _box(node: Node, at: tuple[int, int], longest: int | None) -> str:
     x, y = at
     radius = HEIGHT // 2 if node.shape in ("event", "start", "stop") else 6
-    label = html.escape(short(node.label, min(longest or LETTERS, LETTERS)))
+    label = html.escape(fit(node.label, longest))
     note = html.escape(node.note or node.label)
     return (
         f'<g class="node {node.shape}" data-id="{html.escape(node.id)}"><title>{note}</title>'

@@ -14,7 +14,18 @@ from click.testing import CliRunner
 from ironflow.cli.main import program
 from ironflow.core.entries import decode_entry
 from ironflow.workflows import Context, Workflow, step
-from ironflow.workflows.diagrams import place, to_html, to_svg
+from ironflow.workflows.diagrams import (
+    HEIGHT,
+    ROOM,
+    WIDTH,
+    Diagram,
+    Edge,
+    Node,
+    place,
+    to_html,
+    to_svg,
+    width_of,
+)
 from ironflow.workflows.drawing import (
     draw_all_possible_flows,
     draw_all_possible_flows_mermaid,
@@ -225,3 +236,28 @@ async def test_the_guides_first_example_runs(tmp_path: Path, capsys: Any) -> Non
     await asyncio.wait_for(space["main"](), 30)
     await asyncio.wait_for(space["main"](), 30)  # the same key: the same run, with its result
     assert capsys.readouterr().out == "Dear Ada\n" * 2
+
+
+def test_labels_stand_within_their_nodes_and_between_them() -> None:
+    wide, narrow = "W" * 30, "a_name_of_22_characters"[:22]
+    drawn = Diagram(
+        "wide",
+        [Node("a", wide, "step"), Node("b", narrow, "event"), Node("c", "c", "stop")],
+        [Edge("a", "b", "a label longer than gaps"), Edge("b", "c"), Edge("c", "a", "back")],
+    )
+    root = ET.fromstring(to_svg(drawn))
+    tag = "{http://www.w3.org/2000/svg}"
+    labels = [each.findtext(f"{tag}text") or "" for each in root.findall(f"{tag}g")]
+    assert labels[0].endswith("…")
+    assert all(width_of(label) <= ROOM for label in labels)
+    assert labels[1:] == [narrow, "c"]
+    boxes = [each.find(f"{tag}rect") for each in root.findall(f"{tag}g")]
+    lefts = [int(box.get("x", "0")) for box in boxes if box is not None]
+    texts = root.findall(f"{tag}text")  # behind everything else, so that nothing is drawn over them
+    assert list(root)[-2:] == texts
+    assert lefts[1] - lefts[0] - WIDTH >= width_of(texts[0].text or "")
+    # What goes back goes below the nodes, and so does its label.
+    assert (
+        int(texts[1].get("y", "0"))
+        > max(int(box.get("y", "0")) for box in boxes if box is not None) + HEIGHT
+    )
