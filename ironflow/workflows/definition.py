@@ -42,8 +42,9 @@ class Definition:
         skip_checks: frozenset[str] = frozenset(),
         check: bool = True,
         extra_events: Iterable[type] = (),
+        helpers: Iterable[Callable[..., Any]] = (),
     ) -> None:
-        self.name, self.steps = name, dict(steps)
+        self.name, self.steps, self.helpers = name, dict(steps), tuple(helpers)
         self.plain = {n: s for n, s in self.steps.items() if not s.is_handler}
         self.handlers = {n: s for n, s in self.steps.items() if s.is_handler}
         self.extra_events = tuple(extra_events)
@@ -57,7 +58,9 @@ class Definition:
 
     def with_events(self, extra: Iterable[type]) -> Definition:
         """The same steps with further classes that callers may send."""
-        return Definition(self.name, self.steps, check=False, extra_events=extra)
+        return Definition(
+            self.name, self.steps, check=False, extra_events=extra, helpers=self.helpers
+        )
 
     # -- who takes what ---------------------------------------------------------------------------
 
@@ -72,12 +75,14 @@ class Definition:
 
     @functools.cached_property
     def known(self) -> tuple[type, ...]:
-        """`events`, and the classes of events that the code of steps speaks of: what it waits for
-        and sends need not stand in any signature.
+        """`events`, and the classes of events that the code of steps speaks of, or that of what
+        they call: what it waits for and sends need not stand in any signature.
         """
         found = dict.fromkeys(self.events)
-        for spec in self.steps.values():
-            found.update(dict.fromkeys(mentioned(spec.fn)))
+        fns = [*(spec.fn for spec in self.steps.values()), *self.helpers]
+        fns += [each for fn in fns for each in called(fn)]
+        for fn in fns:
+            found.update(dict.fromkeys(mentioned(fn)))
         found.update(dict.fromkeys((OURS.event, OURS.human_response, OURS.input_required)))
         return tuple(found)
 
@@ -348,6 +353,29 @@ def code_names(fn: Callable[..., Any]) -> set[str]:
         names.update(inner.co_names)
         codes.extend(const for const in inner.co_consts if isinstance(const, type(code)))
     return names
+
+
+def helpers_of(kind: type) -> list[Callable[..., Any]]:
+    """The methods of a workflow's class and of those that it derives from, but for the runtime's
+    own: what its steps may call.
+    """
+    own = ("ironflow.workflows.workflow", "workflows.workflow", "builtins", "abc", "typing")
+    found: dict[str, Callable[..., Any]] = {}
+    for base in reversed(kind.__mro__):
+        if base.__module__ not in own:
+            methods = {name: getattr(fn, "__func__", fn) for name, fn in vars(base).items()}
+            found |= {name: fn for name, fn in methods.items() if inspect.isfunction(fn)}
+    return list(found.values())
+
+
+def called(fn: Callable[..., Any]) -> Iterable[Callable[..., Any]]:
+    """The functions of the same module that a function's code names."""
+    target = inspect.unwrap(fn)
+    scope = getattr(target, "__globals__", {})
+    for name in sorted(code_names(fn)):
+        found: Any = scope.get(name)
+        if inspect.isfunction(found) and found.__module__ == target.__module__:
+            yield found
 
 
 def mentioned(fn: Callable[..., Any]) -> Iterable[type]:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from ironflow.core.errors import InvalidInput
-from ironflow.workflows.definition import Definition
+from ironflow.workflows.definition import Definition, helpers_of
 from ironflow.workflows.errors import WorkflowValidationError
 from ironflow.workflows.resource import ResourceManager
 from ironflow.workflows.steps import StepSpec, read_step
@@ -54,7 +54,12 @@ class ForeignWorkflow:
         limit: int | None = getattr(source, "_num_concurrent_runs", None)
         self.gate = None if limit is None else asyncio.Semaphore(limit)
         try:
-            self.graph = Definition(self.workflow_name, dict(_steps(source)), check=False)
+            self.graph = Definition(
+                self.workflow_name,
+                dict(_steps(source)),
+                check=False,
+                helpers=helpers_of(type(source)),
+            )
         except WorkflowValidationError as error:
             raise InvalidInput("workflow", str(error)) from error
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from ironflow.workflows.definition import Definition
+from ironflow.workflows.definition import Definition, helpers_of
 from ironflow.workflows.errors import WorkflowRuntimeError, WorkflowValidationError
 from ironflow.workflows.resource import ResourceManager
 from ironflow.workflows.serializers import BaseSerializer
@@ -108,6 +108,7 @@ class Workflow:
                 self.steps_of_class(),
                 skip_checks=self._checks,
                 check=self._validates,
+                helpers=helpers_of(type(self)),
             )
             self._graph_of = Workflow._changes
         return self._graph

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 from workflow_world import Asks, Long, world
 
@@ -14,7 +15,7 @@ from ironflow.core.explain import explain
 from ironflow.sdk.function import Registry
 from ironflow.web.views import workflow_steps
 from ironflow.workflows import Context, Workflow, step
-from ironflow.workflows.events import StartEvent, StopEvent
+from ironflow.workflows.events import HumanResponseEvent, StartEvent, StopEvent
 from ironflow.workflows.mounting import mount
 from ironflow.workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 
@@ -184,3 +185,53 @@ def test_a_name_is_taken_once() -> None:
         mount(object(), registry=registry)
     with pytest.raises(InvalidInput, match="characters"):
         mount(Face(), "a/b", registry=registry)
+
+
+# -- what callers may send -------------------------------------------------------------------------
+
+
+class Approval(HumanResponseEvent):
+    by: str
+
+
+class Comment(HumanResponseEvent):
+    text: str
+
+
+class Never(HumanResponseEvent):
+    """Named by nothing that the workflow calls."""
+
+
+async def ask_for_a_comment(ctx: Context) -> str:
+    return (await ctx.wait_for_event(Comment, waiter_id="comment")).text
+
+
+class Base(Workflow):
+    async def approved(self, ctx: Context) -> str:
+        return (await ctx.wait_for_event(Approval)).by
+
+
+class Delegating(Base):
+    """Waits in a method of its base, and in a function."""
+
+    @step
+    async def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=[await self.approved(ctx), await ask_for_a_comment(ctx)])
+
+
+def test_an_event_that_a_helper_of_a_step_waits_for_can_be_sent() -> None:
+    async def main(world: testing.World) -> None:
+        doors = world.engine.workflows
+        face = doors.face("Delegating")
+        await doors.start("Delegating", b"{}", run_id="r")
+        for given in ({"type": "Approval", "value": {"by": "ann"}}, {"type": "Comment"}):
+            kind, value = face.read_event({"value": {"text": "fine"}, **given})
+            await doors.send("r", kind, value)
+        with pytest.raises(InvalidInput, match="knows no event 'Never'"):
+            face.read_event({"type": "Never", "value": {}})
+        run = await world.engine.wait("r")
+        assert run is not None
+        assert run.result is not None
+        assert msgspec.json.decode(run.result.raw)["value"] == {"result": ["ann", "fine"]}
+
+    testing.run(main, functions=[mount(Delegating(), registry=Registry())])
