@@ -73,7 +73,8 @@ def _leave_job(state: WorkflowState, op: JobLeft, at: int) -> None:
 
 
 def _begin_wait(state: WorkflowState, op: JobWaits, at: int) -> None:
-    state.jobs[op.job].waits[op.key] = Wait(op.type, op.requirements, op.until)
+    wait = Wait(op.type, op.requirements, op.until, asked=op.asked)
+    state.jobs[op.job].waits[op.key] = wait
 
 
 def _meet_wait(state: WorkflowState, op: WaitMet, at: int) -> None:

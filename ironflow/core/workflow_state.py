@@ -42,6 +42,8 @@ class Wait(msgspec.Struct, omit_defaults=True):
     until: int | None = None
     event: EventData | None = None
     timed_out: bool = False
+    asked: str = ""
+    """The mark of the `waiter_event` that was written to the stream when it began."""
 
 
 class Child(msgspec.Struct, omit_defaults=True):
@@ -219,6 +221,7 @@ class JobWaits(Op, tag="job_waits", frozen=True):
     type: str
     requirements: dict[str, Any] = {}
     until: int | None = None
+    asked: str = ""
 
 
 class JobLeft(Op, tag="job_left", frozen=True):

@@ -169,6 +169,12 @@ class Invocation:
         echoes.clear()  # this time it goes another way: from here on everything is new
         return None
 
+    def _skip(self, kind: str, mark: str) -> None:
+        """An effect of an earlier execution that is not made again, if it comes next."""
+        echoes = self._echoes.get(kind)
+        if echoes and echoes[0].mark == mark:
+            echoes.popleft()
+
     def _same_again(self, text: bytes) -> bytes:
         """The text of an effect as it will be when the step is executed again."""
         keep = self.body.keep
@@ -201,11 +207,11 @@ class Invocation:
             if goes_on:
                 self.body.emit(Sent(self.job.id, mark))
 
-    def write(self, event: Any) -> None:
-        """See `Context.write_event_to_stream`."""
+    def write(self, event: Any) -> str:
+        """See `Context.write_event_to_stream`. Its mark."""
         self._check()
         if event is None:
-            return
+            return ""
         if not is_event(event):
             raise WorkflowRuntimeError(
                 f"write_event_to_stream takes an event, not {type(event).__name__}"
@@ -214,6 +220,7 @@ class Invocation:
         mark = digest(self._same_again(text))
         if self._is_echo("stream", mark) is None:
             self.body.router.stream(text, event, self.job.id, mark)
+        return mark
 
     def collect(self, event: Any, expected: list[type], buffer_id: str | None) -> list[Any] | None:
         """See `Context.collect_events`."""
@@ -257,6 +264,7 @@ class Invocation:
         key = _checked("waiter_id", waiter_id).replace("/", "_")
         wait = self.job.waits.get(key)
         if wait is not None:
+            self._skip("stream", wait.asked)
             if wait.event is not None:
                 return self.body.objects.get(wait.event, kind)
             if wait.timed_out:
@@ -265,9 +273,8 @@ class Invocation:
         until = None
         if timeout is not None and timeout < FOREVER:
             until = self.body.clock.now() + int(timeout * SECOND)
-        if waiter_event is not None:
-            self.write(waiter_event)
-        self.body.emit(JobWaits(self.job.id, key, name, wanted, until))
+        asked = self.write(waiter_event)
+        self.body.emit(JobWaits(self.job.id, key, name, wanted, until, asked))
         self.body.router.begin_wait(self.job.id, name)
         raise Waits
 

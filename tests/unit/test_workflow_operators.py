@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import msgspec
@@ -15,7 +16,13 @@ from ironflow.core.explain import explain
 from ironflow.sdk.function import Registry
 from ironflow.web.views import workflow_steps
 from ironflow.workflows import Context, Workflow, step
-from ironflow.workflows.events import HumanResponseEvent, StartEvent, StopEvent
+from ironflow.workflows.events import (
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StartEvent,
+    StopEvent,
+)
 from ironflow.workflows.mounting import mount
 from ironflow.workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 
@@ -235,3 +242,48 @@ def test_an_event_that_a_helper_of_a_step_waits_for_can_be_sent() -> None:
         assert msgspec.json.decode(run.result.raw)["value"] == {"result": ["ann", "fine"]}
 
     testing.run(main, functions=[mount(Delegating(), registry=Registry())])
+
+
+class Interviewing(Workflow):
+    """Tells something between its questions, which are never the same."""
+
+    @step
+    async def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        answers = []
+        for number in range(3):
+            ctx.write_event_to_stream(Event(told=number))
+            question = InputRequiredEvent(number=number, entry=next(ENTRIES))
+            answer = await ctx.wait_for_event(Comment, question, waiter_id=f"q{number}")
+            answers.append(answer.text)
+        ctx.write_event_to_stream(Event(told=3))
+        await asyncio.sleep(1)
+        return StopEvent(result=answers)
+
+
+ENTRIES = itertools.count()
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_what_a_step_tells_between_its_waits_is_told_once(crashes: bool) -> None:
+    async def main(world: testing.World) -> None:
+        doors = world.engine.workflows
+        await doors.start("Interviewing", b"{}", run_id="r")
+        for number in range(3):
+            await world.advance("100ms")
+            await doors.send("r", *doors.face("Interviewing").read_event(
+                {"type": "Comment", "value": {"text": f"a{number}"}}
+            ))  # fmt: skip
+            await world.advance("100ms")
+            if crashes:
+                await world.crash()
+                doors = world.engine.workflows
+        await world.advance("5s")
+        events, over = await doors.stored("r")
+        assert over
+        told = [msgspec.json.decode(e.envelope.raw) for e in events if not e.internal]
+        values = [e["value"].get("_data") or e["value"] for e in told]
+        assert [v["told"] for v in values if "told" in v] == [0, 1, 2, 3]
+        assert [v["number"] for v in values if "number" in v] == [0, 1, 2]
+        assert values[-1] == {"result": ["a0", "a1", "a2"]}
+
+    testing.run(main, functions=[mount(Interviewing(), registry=Registry())])
