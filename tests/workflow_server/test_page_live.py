@@ -207,6 +207,13 @@ def test_a_failed_run_is_no_error_of_the_page(desk: Desk) -> None:
     assert desk.heard == []
 
 
+def test_a_server_that_is_not_ready_is_called_unhealthy(desk: Desk) -> None:
+    body = '{"status": "unhealthy"}'
+    desk.page.route("**/health", lambda route: route.fulfill(status=503, body=body))
+    page = desk.open("?workflow=brief")
+    expect(page.locator("#health")).to_have_text("unhealthy")
+
+
 def test_long_names_stay_within_their_nodes(desk: Desk) -> None:
     page = desk.open("?workflow=wordy")
     outside = page.locator(".canvas .node").evaluate_all(

@@ -60,7 +60,7 @@ async function showHealth() {
   try {
     sayHealth((await api.health()).status);
   } catch (error) {
-    sayHealth(error.status ? error.message : "no answer");
+    sayHealth(error.status ? "unhealthy" : "no answer"); // 503 while it brings back what was unfinished
   }
   clearTimeout(look);
   look = setTimeout(() => document.visibilityState === "visible" && showHealth(), api.reach.isThere ? LOOK.there : LOOK.away);
