@@ -27,7 +27,7 @@ from ironflow.simulation import laws, programs
 from ironflow.simulation.faults import FAULTS, Chance, Fault
 from ironflow.simulation.process import Process
 from ironflow.simulation.story import Story
-from ironflow.storage.ports import EVENTS, INTAKES
+from ironflow.storage.ports import DELIVERIES, EVENTS, INTAKES, Table
 
 DAY = 86_400.0
 PATIENCE = 40 * DAY
@@ -222,10 +222,14 @@ class _Case:
             over = all(run.is_terminal for run in self.process.watch.runs.values())
             if not over:
                 await self._tick(1)
-            elif not self.tasks and not self.process.store.tables.rows[INTAKES.name]:
+            # A message that is still on its way may create a run.
+            elif not self.tasks and not any(map(self._has_rows, (INTAKES, DELIVERIES))):
                 break
         await self.process.wait_until_up()
         await asyncio.sleep(130)  # for what is on its way, and for actors to be dropped
+
+    def _has_rows(self, table: Table) -> bool:
+        return bool(self.process.store.tables.rows[table.name])
 
     # -- requests ---------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ def test_every_law_holds_in_every_disaster(part: int) -> None:
     assert entries > 20 * SEEDS / PARTS
 
 
-@pytest.mark.parametrize("seed", [1643, 1723, 1890, 1984, 2073, 3848, 11179, 11902])
+@pytest.mark.parametrize("seed", [1643, 1723, 1890, 1984, 2073, 3848, 11179, 11902, 31716])
 def test_what_was_found_once_stays_mended(seed: int) -> None:
     report = play(seed)
     assert report.ok, tell(report)
