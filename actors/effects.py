@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ironflow.actors.kernel import Ref
 from ironflow.core.commands import ExecutionLeft
-from ironflow.core.errors import Gone, NotFound, StorageError, Suspended
+from ironflow.core.errors import Gone, NonRetryable, NotFound, StorageError, Suspended
 from ironflow.core.messages import Message
 from ironflow.core.workflow_stream import StreamedEvent
 
@@ -24,7 +24,9 @@ log = logging.getLogger("ironflow.runs")
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between attempts to report while the journal cannot write."""
 MOST_CRASHES = 10
-"""Crashes of the run's actor over one report after which the body is let go of."""
+"""Crashes of the run's actor over one report after which the run fails: a body that was only let go
+of would come to it again, without end.
+"""
 
 
 class LocalEffects:
@@ -78,7 +80,7 @@ class LocalEffects:
             # A full disk is waited out; an actor that cannot digest this report will not learn to.
             crashes += isinstance(failure, Gone)
             if crashes > MOST_CRASHES:
-                raise failure
+                raise NonRetryable(f"what the run reports cannot be recorded: {failure}")
             log.warning("%s cannot be recorded, trying again: %s", self._ref.address, failure)
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)

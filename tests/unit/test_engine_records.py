@@ -14,6 +14,8 @@ import pytest
 from engine_world import LINGERS, add, play
 
 from ironflow import function, testing
+from ironflow.actors import run_batch
+from ironflow.core.entries import StepCompleted
 
 # -- values ----------------------------------------------------------------------------------------
 
@@ -315,3 +317,34 @@ def test_a_step_needs_a_name(name: str) -> None:
         assert "1 to 200" in error.message
 
     play(main, functions=[nameless])
+
+
+# -- what cannot be recorded -----------------------------------------------------------------------
+
+
+def test_a_run_whose_report_its_actor_cannot_digest_fails_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fault of ours. Were its body only let go of, it would come to the same report for ever."""
+    encode = run_batch.encode_entry
+    calls: list[int] = []
+
+    def stumble(entry: Any) -> bytes:
+        if isinstance(entry, StepCompleted):
+            raise TypeError("no such value")
+        return encode(entry)
+
+    monkeypatch.setattr(run_batch, "encode_entry", stumble)
+
+    @function(id="records-undigested")
+    async def undigested(ctx: Any) -> Any:
+        return await ctx.step.run("one", lambda: calls.append(1))
+
+    async def main(world: testing.World) -> None:
+        run = await world.wait(await world.start(undigested))
+        assert run.status == "failed"
+        assert run.error is not None
+        assert "what the run reports cannot be recorded" in run.error.message
+        assert calls == [1]
+
+    testing.run(main, functions=[undigested])
