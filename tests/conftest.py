@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ import environments
 import loop_guard
 import pytest
 from hypothesis import HealthCheck, settings
+from store_rows import Opener
+
+from ironflow.storage.sqlite import SqliteStore, open_sqlite
 
 # Some machines are told to keep no compiled modules. Tests start hundreds of processes, and each
 # would compile all that it imports.
@@ -116,3 +119,18 @@ def prefect_contract(peer_python: Callable[[str], Path]) -> Any:
     from compat.prefect.servers import openapi_of
 
     return Contract(openapi_of(peer_python("prefect-server")))
+
+
+@pytest.fixture
+async def open_store() -> AsyncIterator[Opener]:
+    """`open_sqlite`, and a close at the end, since threads of a failed test would keep pytest
+    alive."""
+    stores: list[SqliteStore] = []
+
+    async def open_one(*args: Any, **options: Any) -> SqliteStore:
+        stores.append(await open_sqlite(*args, **options))
+        return stores[-1]
+
+    yield open_one
+    for store in stores:
+        await store.close()

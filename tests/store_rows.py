@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ironflow.storage.ports import RUNS, Batch, NewEntry, Store, Table
+from ironflow.storage.sqlite import SqliteStore
 
 Put = tuple[Table, tuple[Any, ...]]
+Opener = Callable[..., Awaitable[SqliteStore]]
+"""The fixture `open_store`."""
 
 
 def new(stream: str, version: int, data: bytes = b"{}") -> NewEntry:
@@ -16,6 +19,10 @@ def new(stream: str, version: int, data: bytes = b"{}") -> NewEntry:
 
 def batch(*entries: NewEntry, puts: Sequence[Put] = (), deletes: Sequence[Put] = ()) -> Batch:
     return Batch(list(entries), list(puts), list(deletes))
+
+
+def entries(stream: str, *versions: int, data: bytes = b"{}") -> Batch:
+    return Batch([NewEntry(stream, version, 1, "k", data) for version in versions], [], [])
 
 
 def run_row(id_: str, **changes: Any) -> tuple[Any, ...]:

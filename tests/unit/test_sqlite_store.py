@@ -8,11 +8,11 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from store_rows import Opener, entries
 
 from ironflow.core.errors import (
     ConfigError,
@@ -22,9 +22,7 @@ from ironflow.core.errors import (
     StreamConflict,
 )
 from ironflow.storage.lock import ProcessLock
-from ironflow.storage.maintenance import check
 from ironflow.storage.page_queries import events_query, runs_query
-from ironflow.storage.plan import MUCH
 from ironflow.storage.ports import (
     META,
     RUNS,
@@ -35,30 +33,8 @@ from ironflow.storage.ports import (
     RetentionRule,
     RunFilter,
 )
-from ironflow.storage.sqlite import SqliteStore, open_sqlite
 from ironflow.storage.sqlite_errors import Broken
 from ironflow.storage.sqlite_writer import MOST_HEADS
-
-Opener = Callable[..., Awaitable[SqliteStore]]
-
-
-@pytest.fixture
-async def open_store() -> AsyncIterator[Opener]:
-    """`open_sqlite`, and a close at the end, since threads of a failed test would keep pytest
-    alive."""
-    stores: list[SqliteStore] = []
-
-    async def open_one(*args: Any, **options: Any) -> SqliteStore:
-        stores.append(await open_sqlite(*args, **options))
-        return stores[-1]
-
-    yield open_one
-    for store in stores:
-        await store.close()
-
-
-def entries(stream: str, *versions: int, data: bytes = b"{}") -> Batch:
-    return Batch([NewEntry(stream, version, 1, "k", data) for version in versions], [], [])
 
 
 @pytest.mark.parametrize("durability", ["full", "process"])
@@ -300,97 +276,6 @@ async def test_a_lock_of_another_program_is_waited_for(open_store: Opener, tmp_p
     await waiting
     assert (await store.reader.load("s")).entries[0].seq == 1
     await store.close()
-
-
-def write(path: Path, statement: str) -> None:
-    """As somebody does who does not care for locks."""
-    with sqlite3.connect(path) as other:
-        other.execute(statement)
-    other.close()
-
-
-async def test_a_foreign_entry_stops_the_server_and_loses_nothing(
-    open_store: Opener, tmp_path: Path
-) -> None:
-    path, fatal = tmp_path / "iron.db", list[StorageError]()
-    store = await open_store(path, on_fatal=fatal.append)
-    await store.journal.commit(entries("s", 1))
-    await store.journal.settle()
-    write(path, "INSERT INTO journal VALUES (2, 's', 2, 1, 'k', x'00')")
-    await store.journal.commit(entries("s", 2))
-    named = (
-        r"another program has written to the journal: the row of seq 2 \(stream 's', version 2, "
-        r"kind 'k'\) .* belongs: seq 2, stream 's', version 2, .*DELETE FROM journal WHERE seq = 2,"
-    )
-    with pytest.raises(Broken, match=named):
-        await store.journal.settle()
-    assert [type(error) for error in fatal] == [Broken]
-    with pytest.raises(Broken):
-        await store.journal.commit(entries("s", 3))
-    assert [e.data for e in (await store.reader.load("s")).entries] == [b"{}", b"\0"]
-    await store.close()
-    with pytest.raises(Broken, match=named):
-        await open_store(path)
-    assert (
-        "the row of seq 2 (stream 's', version 2"
-        in (await asyncio.to_thread(check, path)).findings[0]
-    )
-    write(path, "DELETE FROM journal WHERE seq = 2")
-    assert (await asyncio.to_thread(check, path)).ok
-    store = await open_store(path)
-    assert [e.data for e in (await store.reader.load("s")).entries] == [b"{}", b"{}"]
-
-
-@pytest.mark.parametrize("row", ["9, 's', 3", "3, 't', 1"])
-async def test_a_foreign_entry_is_named_whichever_of_its_numbers_is_taken(
-    open_store: Opener, tmp_path: Path, row: str
-) -> None:
-    path = tmp_path / "iron.db"
-    store = await open_store(path)
-    for version in range(1, 6):
-        await store.journal.commit(entries("s", version))
-    write(path, f"INSERT INTO journal VALUES ({row}, 1, 'k', x'00')")
-    with pytest.raises(Broken, match=f"the row of seq {row[0]} .*: seq 3, stream 's', version 3"):
-        await store.journal.settle()
-    await store.close()
-    write(path, f"DELETE FROM journal WHERE seq = {row[0]}")
-    store = await open_store(path)
-    assert [e.version for e in (await store.reader.load("s")).entries] == [1, 2, 3, 4, 5]
-
-
-async def test_a_large_commit_in_the_place_of_a_foreign_entry_stops_the_server(
-    open_store: Opener, tmp_path: Path
-) -> None:
-    path, fatal = tmp_path / "iron.db", list[StorageError]()
-    store = await open_store(path, on_fatal=fatal.append)
-    await store.journal.commit(entries("s", 1))
-    await store.journal.settle()
-    write(path, "INSERT INTO journal VALUES (2, 't', 1, 1, 'k', x'00')")
-    with pytest.raises(Broken, match=r"the row of seq 2 .stream 't', version 1"):
-        await store.journal.commit(Batch([NewEntry("s", 2, 1, "k", bytes(MUCH + 1))], [], []))
-    assert [type(error) for error in fatal] == [Broken]
-
-
-async def test_of_two_writers_one_stops_at_its_next_commit(
-    open_store: Opener, tmp_path: Path
-) -> None:
-    path, fatal = tmp_path / "iron.db", list[StorageError]()
-    store = await open_store(path, on_fatal=fatal.append)
-    await store.journal.commit(entries("s", 1))
-    await store.journal.commit(entries("s", 2))
-    write(path, "INSERT INTO deferred VALUES (3, 7, x'90')")  # where it would write next
-    with pytest.raises(Broken, match="another program has written to the database"):
-        await store.journal.commit(entries("s", 3))
-    assert [type(error) for error in fatal] == [Broken]
-    await store.close()
-    write(path, "DELETE FROM deferred WHERE slot = 3")
-    store = await open_store(path)
-    assert [entry.version for entry in (await store.reader.load("s")).entries] == [1, 2]
-    await store.journal.commit(entries("s", 3))
-    await store.journal.settle()
-    write(path, "UPDATE deferred SET commit_id = 7 WHERE slot = 1")  # what it would use again
-    with pytest.raises(Broken, match="another program has written to the database"):
-        await store.journal.commit(entries("s", 4))
 
 
 # -- fences ------------------------------------------------------------------------------------
