@@ -37,6 +37,7 @@ def _read_snapshot(run_id: str, data: bytes) -> Run:
 def run_row(run: Run) -> RunRow:
     """The run as lists and filters see it."""
     error = run.error
+    # `_value_` is `value` without the two calls behind that: here, and wherever each run comes by.
     reason = run.reason or (f"{error.kind}: {error.message}"[:500] if error is not None else None)
     return RunRow(
         run.id,

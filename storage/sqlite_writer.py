@@ -293,8 +293,7 @@ class Writer:
     def write_at_once(self, connection: sqlite3.Connection, plan: Plan) -> Written | None:
         """Commit the plan if nothing stands in the way; None: nothing was written, and `write`
         finds out why."""
-        if self._is_patient:
-            self._be_patient(connection, False)
+        self._be_patient(connection, False)
         try:
             _attempt(connection, partial(put_plan, plan=plan), plan.is_plain)
         except Exception:  # noqa: BLE001 - `write` meets it again, and knows what it means

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from ironflow.core.errors import NotSerializable
-from ironflow.core.payloads import INLINE_LIMIT, Payload, pack
+from ironflow.core.payloads import Payload, pack
 from ironflow.core.workflow_stream import envelope
 from ironflow.workflows import events
 from ironflow.workflows.plain import encode_plain, undeclared
@@ -249,8 +249,6 @@ def build_exception(facts: dict[str, str]) -> Exception:
 
 def payload_of(data: bytes, blobs: dict[str, bytes]) -> Payload:
     """JSON text as a payload; what is too large goes into `blobs`."""
-    if len(data) <= INLINE_LIMIT:
-        return Payload(raw=msgspec.Raw(data))
     payload, blob = pack(data)
     if blob is not None:
         blobs[payload.blob or ""] = blob

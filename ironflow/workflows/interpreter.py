@@ -49,7 +49,7 @@ from ironflow.workflows.codec import payload_of
 from ironflow.workflows.objects import Objects
 from ironflow.workflows.routing import Router
 from ironflow.workflows.store import LiveState
-from ironflow.workflows.turns import SOFT, Turn, settled
+from ironflow.workflows.turns import Turn, settled
 from ironflow.workflows.workers import Workers
 
 if TYPE_CHECKING:
@@ -398,7 +398,7 @@ class Interpreter:
         command = c.RecordTurn(
             execution=self.assignment.execution,
             number=self.number_of_turns,
-            ops=tuple(ops) if SOFT.isdisjoint(map(type, ops)) else settled(ops),
+            ops=settled(ops),
             parks=parks,
             awaits=self.definition.answers if parks else (),
             seen=self.arrivals.seen,

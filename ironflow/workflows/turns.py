@@ -19,12 +19,14 @@ class Turn(msgspec.Struct, frozen=True, eq=False):
     commits: list[asyncio.Future[None]]
 
 
-SOFT = frozenset((Stored, Streamed, Collected))
+_SOFT = frozenset((Stored, Streamed, Collected))
 """Operations that hold more while their step may be executed again."""
 
 
 def settled(ops: list[TurnOp]) -> tuple[TurnOp, ...]:
     """The operations without what is needed only while their step may be executed again."""
+    if _SOFT.isdisjoint(map(type, ops)):
+        return tuple(ops)
     over = {op.job for op in ops if type(op) is JobEnded}
     found: list[TurnOp] = []
     for op in ops:
