@@ -311,7 +311,7 @@ async def _serve(settings: Settings, modules: Sequence[str]) -> int:
         address = f"{settings.host} port {server.port}"
         log.warning("anyone who can reach %s can use it: there are no keys", address)
     watcher = asyncio.create_task(_watch(modules, stop)) if settings.dev else None
-    with tuned_process():
+    with tuned_process(keep_awake=settings.low_latency):
         await stop.wait()
         if folder is not None:
             withdraw(folder)

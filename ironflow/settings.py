@@ -100,6 +100,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     linger: Annotated[
         float, Doc(ge=0, description="seconds that a waiting run's body stays in memory")
     ] = 2.0
+    low_latency: Annotated[
+        bool,
+        Doc(
+            description="keep processors awake while the server is busy, where Linux lets it and "
+            "there are at most 8"
+        ),
+    ] = True
     step_threads: Annotated[int, Doc(ge=1, description="threads for sync steps")] = 32
     step_processes: Annotated[
         int, Doc(ge=0, description="processes for steps that ask for one; 0 is one a core")

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from threading import Thread
 
+from ironflow.cpu_latency import low_latency
+
 SWITCH_INTERVAL = 0.0005
 """Seconds until the journal's thread gets the interpreter from a busy loop; 0.005 would stretch
 every commit.
@@ -30,9 +32,10 @@ _COLLAPSE = 25
 
 
 @contextlib.contextmanager
-def tuned_process() -> Iterator[None]:
-    """While a process is there for one server: its threads hand over sooner, its garbage collector
-    looks less often, and never again at what start-up has made, and that lies in huge pages.
+def tuned_process(*, keep_awake: bool = False) -> Iterator[None]:
+    """While a process is there for one server, on the running loop: its threads hand over sooner,
+    its garbage collector looks less often, and never again at what start-up has made, and that lies
+    in huge pages. `keep_awake`: processors do not sleep while it is busy (`ironflow.cpu_latency`).
 
     The engine makes thousands of objects a second and next to no cycles; by default the collector
     walks through all live runs again and again, for 8 % of the CPU of a step at 256 runs at once.
@@ -43,7 +46,8 @@ def tuned_process() -> Iterator[None]:
     gc.set_threshold(*COLLECT_AFTER)
     Thread(target=use_huge_pages, name="ironflow-pages", daemon=True).start()
     try:
-        yield
+        with low_latency() if keep_awake else contextlib.nullcontext():
+            yield
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()

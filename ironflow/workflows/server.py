@@ -169,7 +169,8 @@ class WorkflowServer:
             stop_on_signals(stop)
             names = ", ".join(self.entries) or "no workflows"
             log.info("serving %s on %s", names, self.url)
-            with tuned_process():
+            keep_awake = self._server is not None and self._server.settings.low_latency
+            with tuned_process(keep_awake=keep_awake):
                 await stop.wait()
             if self._server is not None:  # else `stop` has drained it
                 log.info(
