@@ -54,6 +54,7 @@ class CpuLatency:
         """Whether processors are kept awake now."""
         self._sleeps, self._looked = count_sleeps(), clock()
         self._timer: asyncio.TimerHandle | None = None
+        self._was_held = False
 
     def start(self) -> None:
         """Look from now on."""
@@ -82,6 +83,9 @@ class CpuLatency:
                 log.warning("processors sleep as usual: %s: %s", DEVICE, error.strerror)
                 return False
             self.is_held = wanted
+            if wanted and not self._was_held:
+                self._was_held = True
+                log.info("busy: processors are kept awake meanwhile (see --no-low-latency)")
         return True
 
 

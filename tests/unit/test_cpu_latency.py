@@ -56,7 +56,10 @@ class Thread:
 
 
 @in_virtual_time
-async def test_processors_are_awake_while_a_server_is_busy(tmp_path: Path) -> None:
+async def test_processors_are_awake_while_a_server_is_busy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "ironflow")
     thread = Thread(tmp_path / "device")
     latency = thread.watched()
     latency.start()
@@ -70,6 +73,8 @@ async def test_processors_are_awake_while_a_server_is_busy(tmp_path: Path) -> No
     assert await thread.sleep(OFTEN * 0.9) == [AWAKE, ASLEEP]
     assert await thread.sleep(OFTEN * 3) == [AWAKE, ASLEEP, AWAKE]
     latency.stop()
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["busy: processors are kept awake meanwhile (see --no-low-latency)"]  # once
 
 
 @in_virtual_time
