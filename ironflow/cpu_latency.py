@@ -18,6 +18,7 @@ import os
 import struct
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 log = logging.getLogger("ironflow")
@@ -46,26 +47,35 @@ class CpuLatency:
         count_sleeps: Callable[[], int],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`descriptor` is the opened device, `count_sleeps` gives how often the thread fell asleep
-        in its life, `clock` seconds.
+        """`descriptor` is the opened device, closed at the end; `count_sleeps` gives how often the
+        thread fell asleep in its life, `clock` seconds.
         """
-        self._descriptor, self._count_sleeps, self._clock = descriptor, count_sleeps, clock
+        self._descriptor: int | None = descriptor
+        self._count_sleeps, self._clock = count_sleeps, clock
         self.is_held = False
         """Whether processors are kept awake now."""
         self._sleeps, self._looked = count_sleeps(), clock()
         self._timer: asyncio.TimerHandle | None = None
         self._was_held = False
+        _OPEN.add(self)
 
     def start(self) -> None:
         """Look from now on."""
         self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
 
     def stop(self) -> None:
-        """Look no more, and let processors sleep."""
+        """Look no more, let processors sleep, and close the device."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._ask(False)
+        self.close()
+
+    def close(self) -> None:
+        """Close the device: the kernel takes back what was asked for through it."""
+        descriptor, self._descriptor, self.is_held = self._descriptor, None, False
+        if descriptor is not None:
+            os.close(descriptor)
 
     def _look(self) -> None:
         sleeps, now = self._count_sleeps(), self._clock()
@@ -76,17 +86,35 @@ class CpuLatency:
 
     def _ask(self, wanted: bool) -> bool:
         """Have processors stay awake, or not; whether the kernel took it."""
+        if self._descriptor is None:
+            return False
         if wanted is not self.is_held:
             try:
                 os.write(self._descriptor, NEVER_ASLEEP if wanted else AS_USUAL)
             except OSError as error:
                 log.warning("processors sleep as usual: %s: %s", DEVICE, error.strerror)
+                self.close()
                 return False
             self.is_held = wanted
             if wanted and not self._was_held:
                 self._was_held = True
                 log.info("busy: processors are kept awake meanwhile (see --no-low-latency)")
         return True
+
+
+_OPEN: weakref.WeakSet[CpuLatency] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    """A request ends when the last process closes the device: a child that was forked, and outlives
+    a server that was killed, would keep processors awake for nobody.
+    """
+    for latency in list(_OPEN):
+        latency.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 @contextlib.contextmanager
@@ -106,11 +134,13 @@ def low_latency(device: str = DEVICE) -> Iterator[CpuLatency | None]:
         yield latency
     finally:
         latency.stop()
-        os.close(descriptor)
 
 
 def _open(device: str) -> int | None:
-    if sys.platform != "linux" or (os.cpu_count() or MOST_PROCESSORS + 1) > MOST_PROCESSORS:
+    if sys.platform != "linux":
+        return None
+    # Not `os.cpu_count`, which says what PYTHON_CPU_COUNT does: it concerns all there are.
+    if not 0 < os.sysconf("SC_NPROCESSORS_ONLN") <= MOST_PROCESSORS:
         return None
     try:
         return os.open(device, os.O_WRONLY | os.O_CLOEXEC)

@@ -33,25 +33,49 @@ _COLLAPSE = 25
 
 @contextlib.contextmanager
 def tuned_process(*, keep_awake: bool = False) -> Iterator[None]:
-    """While a process is there for one server, on the running loop: its threads hand over sooner,
-    its garbage collector looks less often, and never again at what start-up has made, and that lies
-    in huge pages. `keep_awake`: processors do not sleep while it is busy (`ironflow.cpu_latency`).
+    """While a process is there for servers, on the running loop: its threads hand over sooner, its
+    garbage collector looks less often, and never again at what start-up has made, and that lies in
+    huge pages. `keep_awake`: processors do not sleep while it is busy (`ironflow.cpu_latency`).
 
     The engine makes thousands of objects a second and next to no cycles; by default the collector
     walks through all live runs again and again, for 8 % of the CPU of a step at 256 runs at once.
     """
-    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    gc.freeze()  # and no look at it now: that would be 20 ms in which the first request waits
-    gc.set_threshold(*COLLECT_AFTER)
-    Thread(target=use_huge_pages, name="ironflow-pages", daemon=True).start()
+    _TUNING.begin()
     try:
         with low_latency() if keep_awake else contextlib.nullcontext():
             yield
     finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
-        sys.setswitchinterval(interval)
+        _TUNING.end()
+
+
+class _Tuning:
+    """What the servers of a process share: the first one sets it, the last one takes it back."""
+
+    def __init__(self) -> None:
+        self._servers = 0
+
+    def begin(self) -> None:
+        self._servers += 1
+        if self._servers > 1:
+            return
+        self._interval, self._thresholds = sys.getswitchinterval(), gc.get_threshold()
+        self._was_frozen = gc.get_freeze_count() > 0
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        gc.freeze()  # and no look at it now: that would be 20 ms in which the first request waits
+        gc.set_threshold(*COLLECT_AFTER)
+        Thread(target=use_huge_pages, name="ironflow-pages", daemon=True).start()
+
+    def end(self) -> None:
+        self._servers -= 1
+        if self._servers:
+            return
+        gc.set_threshold(*self._thresholds)
+        if not self._was_frozen:  # else there is no telling whose it is
+            gc.unfreeze()
+        sys.setswitchinterval(self._interval)
+
+
+_TUNING = _Tuning()
 
 
 def use_huge_pages() -> int:

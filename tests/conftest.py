@@ -5,6 +5,7 @@ looks for new ones; what it finds becomes an `@example`.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -54,6 +55,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return DEAR.index(folder) if folder in DEAR else len(DEAR)
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays to the end: thousands of tests, and modules. The garbage collector
+    would look through it again and again, for a fifth of the time that all tests take.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

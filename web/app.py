@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cache
 
 import msgspec
-from aiohttp import web
+from aiohttp import web, web_app
 
 from ironflow.actors.engine import Engine
 from ironflow.web import (
@@ -172,7 +172,15 @@ def make_app(
     app[FAST_PATH] = FastPath(Gate(engine, environments), body_limit, metrics.count_request)
     app.router.add_post(f"{PLACE}/api/v1/executions/commands", environments.serve_place)
     _fill(app, state, metrics, origins, page_at_root=page_at_root, dev=dev)
+    app.on_cleanup.append(_let_go)
     return app
+
+
+async def _let_go(app: web.Application) -> None:
+    """aiohttp remembers the last thousand handlers for good, and with each its application: a
+    process that starts one server after the other, as tests do, would keep hundreds of engines.
+    """
+    web_app._cached_build_middleware.cache_clear()
 
 
 def _fill(

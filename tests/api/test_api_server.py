@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from ironflow.storage.memory import MemoryStore
 from ironflow.web.app import ROUTES
 from ironflow.web.prefect.routing import is_ours
 
@@ -23,6 +26,17 @@ async def test_index_links_lead_somewhere(memory_api: Any) -> None:
     for name, link in index["links"].items():
         if name != "stream":
             assert (await memory_api.get(link)).status == 200
+
+
+async def test_of_a_server_that_was_stopped_nothing_is_kept(serve: Any) -> None:
+    async def live() -> weakref.ref[Any]:
+        async with serve(MemoryStore()) as api:
+            await api.get("/api/v1/runs")
+            return weakref.ref(api.engine)
+
+    engine = await live()
+    gc.collect()
+    assert engine() is None
 
 
 async def test_health_and_readiness(api: Any) -> None:

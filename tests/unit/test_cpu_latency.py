@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,13 @@ from ironflow.cpu_latency import (
 )
 from ironflow.tuning import tuned_process
 
+try:
+    import uvloop
+except ImportError:  # Windows
+    uvloop = None
+
 AWAKE, ASLEEP = 0, 2_000_000_000
+LOOPS = [asyncio.new_event_loop, *([uvloop.new_event_loop] if uvloop else [])]
 
 
 class Thread:
@@ -105,6 +112,70 @@ async def test_a_kernel_that_refuses_is_asked_once(
     latency.stop()
 
 
+@in_virtual_time
+async def test_a_kernel_that_takes_nothing_back_is_left(tmp_path: Path) -> None:
+    thread = Thread(tmp_path / "device")
+    read, write = os.pipe()  # a device that vanishes
+    latency = CpuLatency(write, thread.count_sleeps, asyncio.get_running_loop().time)
+    latency.start()
+    await thread.sleep(OFTEN * 3)
+    assert (latency.is_held, os.read(read, 9)) == (True, struct.pack("i", AWAKE))
+    os.close(read)
+    await thread.sleep(0)
+    assert not latency.is_held
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(write)  # the kernel takes it back for one that closes the device
+    latency.stop()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+async def test_a_child_that_was_forked_holds_nothing(tmp_path: Path) -> None:
+    thread = Thread(tmp_path / "device")
+    descriptor = os.open(thread.device, os.O_WRONLY)
+    latency = CpuLatency(descriptor, int)
+    child = os.fork()
+    if not child:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            latency.stop()  # as a child that leaves its blocks does: the number may be another's
+            os._exit(7)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)  # noqa: ASYNC222 - it ends at once
+    assert os.waitstatus_to_exitcode(status) == 7
+    os.fstat(descriptor)
+    latency.stop()
+
+
+@pytest.mark.parametrize("make_loop", LOOPS)
+def test_a_loop_that_is_closed_too_early_lets_them_sleep(
+    make_loop: Callable[[], asyncio.AbstractEventLoop],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda name: 1)
+    device = tmp_path / "device"
+    device.touch()
+
+    async def serve() -> None:
+        with low_latency(str(device)) as latency:
+            assert latency is not None
+            latency._ask(True)
+            asyncio.get_running_loop().stop()
+            await asyncio.Event().wait()
+
+    loop = make_loop()
+    serving = serve()
+    task = loop.create_task(serving)
+    loop.run_forever()
+    loop.close()
+    assert device.read_bytes() == struct.pack("i", AWAKE)
+    serving.close()
+    assert device.read_bytes() == struct.pack("ii", AWAKE, ASLEEP)
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 async def test_where_there_is_no_device_nothing_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,10 +183,11 @@ async def test_where_there_is_no_device_nothing_is_done(
         assert latency is None
     device = tmp_path / "device"
     device.touch()
-    monkeypatch.setattr(os, "cpu_count", lambda: MOST_PROCESSORS + 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # what PYTHON_CPU_COUNT says
+    monkeypatch.setattr(os, "sysconf", lambda name: MOST_PROCESSORS + 1)
     with low_latency(str(device)) as latency:
         assert latency is None  # a large machine
-    monkeypatch.setattr(os, "cpu_count", lambda: MOST_PROCESSORS)
+    monkeypatch.setattr(os, "sysconf", lambda name: MOST_PROCESSORS)
     with low_latency(str(device)) as latency:
         assert latency is not None
         assert not latency.is_held
@@ -127,7 +199,8 @@ async def test_this_kernel_takes_the_request(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(cpu_latency, "_count_sleeps", lambda: next(slept))
     with low_latency() as latency:
         if latency is None:  # not Linux, not ours to open, or a large machine
-            assert not os.access(DEVICE, os.W_OK) or (os.cpu_count() or 0) > MOST_PROCESSORS
+            count = os.sysconf("SC_NPROCESSORS_ONLN")
+            assert not os.access(DEVICE, os.W_OK) or count > MOST_PROCESSORS
             return
         while not latency.is_held:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)

@@ -34,12 +34,42 @@ def test_elsewhere_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert use_huge_pages() == 0
 
 
-async def test_a_process_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def state() -> tuple[float, tuple[int, int, int]]:
+    return sys.getswitchinterval(), gc.get_threshold()
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often huge pages were asked for."""
     asked: list[int] = []
     monkeypatch.setattr(tuning, "use_huge_pages", lambda: asked.append(1))
-    before = sys.getswitchinterval(), gc.get_threshold(), gc.get_freeze_count()
+    return asked
+
+
+async def test_a_process_is_left_as_it_was(pages: list[int]) -> None:
+    gc.unfreeze()
+    before = state()
     with tuned_process():
         assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL)
         assert gc.get_threshold() == COLLECT_AFTER
         assert gc.get_freeze_count() > 0
-    assert (sys.getswitchinterval(), gc.get_threshold(), gc.get_freeze_count()) == before
+    assert (state(), gc.get_freeze_count()) == (before, 0)
+
+
+async def test_what_a_program_has_frozen_stays_so(pages: list[int]) -> None:
+    gc.freeze()
+    with tuned_process():
+        pass
+    assert gc.get_freeze_count() > 0
+
+
+async def test_the_last_server_of_a_program_leaves_the_process_as_it_was(pages: list[int]) -> None:
+    before = state()
+    one, other = tuned_process(), tuned_process()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert gc.get_threshold() == COLLECT_AFTER
+    other.__exit__(None, None, None)
+    assert state() == before
+    assert len(pages) <= 1
