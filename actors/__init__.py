@@ -1,27 +1,21 @@
-"""The kernel, the actors and what they stand on, by what they are about.
+"""The engine: actors, what they stand on, and the doors that faces use. A room for each thing.
 
-kernel        `kernel` (actors, ask and tell), `cell` (one live actor), `system` (names, turns,
-              services), `stream` (actors whose state is the fold of a stream), `timers`, `outbox`
-              (durable messages), `virtual_time` (a loop whose time jumps)
-engine        `engine` (puts all of it together), `environment` (what actors share), `recovery` (a
-              start), `janitor` (retention), `audit` (what must hold between streams and rows)
-a run         `run` (its actor), `run_batch` and `run_rows` (its commits and rows), `admission`
-              (before it exists), `endings` (who waits for its end), `effects` (reports of a body
-              in this process)
-events        `emissions`, `router`, `waiters` (who waits for which), `schedule` (cron)
-before a run  `intake` (what its actors share), `pending` (debounce and batch), `singleton`,
-              `intakes` (their doors), `intake_audit`
-whose turn    `hosts` (where a body executes, and its slot), `pool` (slots of this process),
-              `waiting_rows` and `lines` (who waits, in which order), `lanes` and `windows` (flow
-              control)
-elsewhere     `elsewhere` (what workers and endpoints have in common), `jobs` (leases and
-              reports), `run_record`
-- workers     `fleet`, `worker` (its actor), `worker_queue`, `affinity` (actor keys), `exchange`
-              (jobs that come with answers)
-- endpoints   `endpoints`, `call_slots`, `breakers`, `introspection` (what one says it serves)
-doors         `catalog` (functions), `keyring` (keys), `registrar` (projects, environments),
-              `unbroken` (changes that outlive their request), `workflows`, `handlers` and
-              `streams` (event-driven workflows)
-
-`ironflow.actors.prefect` has the actors behind the Prefect API.
+`kernel`       actors and what makes them durable; knows nothing of workflows
+`engine`       puts all of it together
+`environment`  what the actors of one engine share
+`stream`       actors whose state is the fold of a stream
+`runs`         a run: its actor, its commits, its end
+`events`       events on their way to whoever wants them, and schedules
+`intake`       before a run: debounce, batch, singleton
+`slots`        whose turn it is: slots, lanes, lines
+`hosts`        where a body executes: here, with a worker, behind an endpoint
+`elsewhere`    what workers and endpoints have in common
+`workers`      processes that ask for work
+`endpoints`    what the server calls
+`directory`    functions, keys, projects and environments
+`workflows`    event-driven workflows
+`prefect`      what stands behind the Prefect API
+`recovery`     what a start brings back
+`janitor`      retention
+`audit`        what must hold between streams and rows
 """

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from ironflow.actors.intake_audit import ACTORS as INTAKE_ACTORS
-from ironflow.actors.intake_audit import check_intake, fold_intake
+from ironflow.actors.intake.audit import ACTORS as INTAKE_ACTORS
+from ironflow.actors.intake.audit import check_intake, fold_intake
 from ironflow.actors.prefect.audit import check_flow_run
-from ironflow.actors.run_rows import fold, run_row
+from ironflow.actors.runs.rows import fold, run_row
 from ironflow.core.decisions import watch_for_cancel
 from ironflow.core.effects import CANCEL_STEP, STEP_TIMER, TIMEOUT_TIMER
 from ironflow.core.entries import KINDS

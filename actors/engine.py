@@ -11,36 +11,36 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ironflow.actors.breakers import IDLE_AFTER, BreakerActor
-from ironflow.actors.catalog import Catalog
-from ironflow.actors.emissions import check_key, digest, emit
-from ironflow.actors.endings import Endings
-from ironflow.actors.endpoints import Endpoints
+from ironflow.actors.directory.catalog import Catalog
+from ironflow.actors.directory.keyring import Keyring
+from ironflow.actors.directory.registrar import Registrar
+from ironflow.actors.endpoints.breakers import IDLE_AFTER, BreakerActor
+from ironflow.actors.endpoints.endpoints import Endpoints
 from ironflow.actors.environment import Environment
-from ironflow.actors.fleet import Fleet
-from ironflow.actors.handlers import HandlerActor
+from ironflow.actors.events.emissions import check_key, digest, emit
+from ironflow.actors.events.router import Router
+from ironflow.actors.events.schedule import ScheduleActor
 from ironflow.actors.hosts import Hosts, Slots
-from ironflow.actors.intakes import ACTORS, Intakes, not_waitable
+from ironflow.actors.intake.doors import ACTORS, Intakes, not_waitable
 from ironflow.actors.janitor import Janitor
-from ironflow.actors.kernel import Behavior, Ref
-from ironflow.actors.keyring import Keyring
-from ironflow.actors.outbox import Outbox
-from ironflow.actors.pool import Pool
+from ironflow.actors.kernel.actor import Behavior, Ref
+from ironflow.actors.kernel.outbox import Outbox
+from ironflow.actors.kernel.system import System
+from ironflow.actors.kernel.timers import Timers
 from ironflow.actors.prefect.doors import Prefect
 from ironflow.actors.prefect.feeds import KEEP, Feeds
 from ironflow.actors.prefect.flow_events import FlowEvents
 from ironflow.actors.prefect.history import fold as fold_flow_run
 from ironflow.actors.recovery import recover
-from ironflow.actors.registrar import Registrar
-from ironflow.actors.router import Router
-from ironflow.actors.run import RunActor
-from ironflow.actors.run_rows import fold
-from ironflow.actors.schedule import ScheduleActor
-from ironflow.actors.system import System
-from ironflow.actors.timers import Timers
-from ironflow.actors.worker import WorkerActor
-from ironflow.actors.worker_queue import LEASE
-from ironflow.actors.workflows import Workflows
+from ironflow.actors.runs.endings import Endings
+from ironflow.actors.runs.rows import fold
+from ironflow.actors.runs.run import RunActor
+from ironflow.actors.slots.pool import Pool
+from ironflow.actors.workers.fleet import Fleet
+from ironflow.actors.workers.queue import LEASE
+from ironflow.actors.workers.worker import WorkerActor
+from ironflow.actors.workflows.doors import Workflows
+from ironflow.actors.workflows.handlers import HandlerActor
 from ironflow.core import commands as c
 from ironflow.core.blockages import Blockages
 from ironflow.core.clock import Clock, Ids

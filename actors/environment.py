@@ -7,18 +7,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ironflow.actors.endings import Endings
-from ironflow.actors.outbox import Outbox
-from ironflow.actors.streams import Streams
-from ironflow.actors.timers import Timers
-from ironflow.actors.waiters import WaiterIndex
+from ironflow.actors.events.waiters import WaiterIndex
+from ironflow.actors.kernel.outbox import Outbox
+from ironflow.actors.kernel.timers import Timers
+from ironflow.actors.runs.endings import Endings
+from ironflow.actors.workflows.streams import Streams
 from ironflow.core.clock import Clock, Ids, derive_id
 from ironflow.core.effects import MAX_CRASHES
 from ironflow.storage.ports import Store
 
 if TYPE_CHECKING:
     from ironflow.actors.hosts import Hosts, Slots
-    from ironflow.actors.system import System
+    from ironflow.actors.kernel.system import System
 
 
 @dataclass(slots=True)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
 
-from ironflow.actors.affinity import Actor
-from ironflow.actors.endpoints import Endpoints
-from ironflow.actors.fleet import Fleet
-from ironflow.actors.lanes import NO_LIMIT, Lanes, LaneState
-from ironflow.actors.lines import Row, Ticket
-from ironflow.actors.pool import Pool
-from ironflow.actors.windows import Later, Windows
+from ironflow.actors.endpoints.endpoints import Endpoints
+from ironflow.actors.slots.lanes import NO_LIMIT, Lanes, LaneState
+from ironflow.actors.slots.lines import Row, Ticket
+from ironflow.actors.slots.pool import Pool
+from ironflow.actors.slots.windows import Later, Windows
+from ironflow.actors.workers.affinity import Actor
+from ironflow.actors.workers.fleet import Fleet
 from ironflow.core.clock import SECOND, Clock, to_rfc3339
 from ironflow.core.durations import format_duration
 from ironflow.core.execution import Assignment, Host, RunningStep

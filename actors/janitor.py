@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ironflow.actors.environment import Environment
-from ironflow.actors.kernel import Actor, Envelope
+from ironflow.actors.kernel.actor import Actor, Envelope
 from ironflow.core.clock import SECOND
 from ironflow.core.errors import StorageError
 from ironflow.core.messages import Message

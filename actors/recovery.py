@@ -6,9 +6,9 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from ironflow.actors.lines import Ticket
-from ironflow.actors.outbox import decode_row
-from ironflow.actors.windows import Start
+from ironflow.actors.kernel.outbox import decode_row
+from ironflow.actors.slots.lines import Ticket
+from ironflow.actors.slots.windows import Start
 from ironflow.core.crash_points import reach
 from ironflow.core.errors import Damaged
 from ironflow.core.lanes import lanes_of

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ironflow.actors.environment import Environment
-from ironflow.actors.kernel import Actor, Envelope
+from ironflow.actors.kernel.actor import Actor, Envelope
 from ironflow.core.crash_points import reach
 from ironflow.core.messages import Message
 from ironflow.storage.ports import SNAPSHOTS, TIMERS, Batch

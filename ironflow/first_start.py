@@ -7,8 +7,8 @@ import logging
 import os
 import sys
 
-from ironflow.actors.keyring import Keyring
-from ironflow.actors.registrar import Registrar
+from ironflow.actors.directory.keyring import Keyring
+from ironflow.actors.directory.registrar import Registrar
 from ironflow.core.access import ADMIN
 from ironflow.core.directory import DirectoryFounded
 from ironflow.core.errors import ConfigError

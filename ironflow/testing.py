@@ -21,7 +21,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from ironflow.actors.virtual_time import VirtualTimeLoop, run_virtual
+from ironflow.actors.kernel.virtual_time import VirtualTimeLoop, run_virtual
 from ironflow.core.errors import Gone, StorageError
 from ironflow.sdk.function import Function, Registry, registry
 from ironflow.simulation.user import SimulationFailed, simulate

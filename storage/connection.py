@@ -59,7 +59,9 @@ class Connection(aiosqlite.Connection):
 
 
 def _hold_time(loop: Any, function: Callable[[], None]) -> None:
-    """In the thread: `function`, then virtual time (`ironflow.actors.virtual_time`) may go on."""
+    """In the thread: `function`, then virtual time (`ironflow.actors.kernel.virtual_time`) may go
+    on.
+    """
     try:
         function()
     finally:

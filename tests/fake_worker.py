@@ -9,8 +9,8 @@ import msgspec
 from engine_world import play
 
 from ironflow import testing
-from ironflow.actors import jobs as reports
-from ironflow.actors.worker import PollDropped, PollJobs, RegisterWorker
+from ironflow.actors.elsewhere import jobs as reports
+from ironflow.actors.workers.worker import PollDropped, PollJobs, RegisterWorker
 from ironflow.core import pull
 from ironflow.core.entries import RunOptions
 from ironflow.core.functions import Definition

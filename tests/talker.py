@@ -7,9 +7,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ironflow.actors.kernel import LATER, Actor, Behavior, Ensure, Envelope
-from ironflow.actors.system import System
-from ironflow.actors.virtual_time import virtual_clock
+from ironflow.actors.kernel.actor import LATER, Actor, Behavior, Ensure, Envelope
+from ironflow.actors.kernel.system import System
+from ironflow.actors.kernel.virtual_time import virtual_clock
 from ironflow.core.clock import Ids
 from ironflow.core.messages import Message
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ironflow.actors.breakers import Speak
-from ironflow.actors.jobs import Lease, take_reports
+from ironflow.actors.elsewhere.jobs import Lease, take_reports
+from ironflow.actors.endpoints.breakers import Speak
 from ironflow.core.breaker import Breaker, Word
 from ironflow.core.errors import NotFound
 from ironflow.core.remote import Report

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ironflow.actors.endpoints import breaker_key
+from ironflow.actors.endpoints.endpoints import breaker_key
+from ironflow.actors.endpoints.introspection import Survey, register_found, survey
 from ironflow.actors.engine import Engine
-from ironflow.actors.introspection import Survey, register_found, survey
 from ironflow.core.breaker import BreakerStatus
 from ironflow.core.functions import Definition
 from ironflow.storage.ports import FunctionRow

@@ -16,10 +16,10 @@ from typing import Protocol
 
 from aiohttp import web
 
+from ironflow.actors.directory.keyring import Keyring
+from ironflow.actors.directory.registrar import Registrar
+from ironflow.actors.directory.unbroken import unbroken
 from ironflow.actors.engine import Engine
-from ironflow.actors.keyring import Keyring
-from ironflow.actors.registrar import Registrar
-from ironflow.actors.unbroken import unbroken
 from ironflow.core.directory import DEFAULT_ENVIRONMENT, Directory, EnvironmentPut, Named
 from ironflow.core.errors import Conflict, Gone, InvalidInput, IronflowError
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol, cast
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 
-from ironflow.actors.endings import Ending
+from ironflow.actors.runs.endings import Ending
 from ironflow.core.actions import Requirement, requirement_of
 from ironflow.core.directory import DEFAULT_ENVIRONMENT
 from ironflow.web.access import HEADER, NAME_HEADER, Gate, secret_of

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from ironflow.actors.hosts import Slots, describe
-from ironflow.actors.lanes import LaneState
+from ironflow.actors.slots.lanes import LaneState
 from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.errors import NotFound
 from ironflow.core.lanes import RATE, THROTTLE, parse_lane

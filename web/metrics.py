@@ -28,7 +28,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from ironflow.actors.engine import Engine
-from ironflow.actors.run import RunActor
+from ironflow.actors.runs.run import RunActor
 from ironflow.core.clock import SECOND
 from ironflow.core.runs import Run
 from ironflow.storage.ports import Entry

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 
 from ironflow.actors.engine import Engine
-from ironflow.actors.router import EventEmitted
+from ironflow.actors.events.router import EventEmitted
 from ironflow.core.clock import to_rfc3339
 from ironflow.core.commands import Outcome
 from ironflow.storage.ports import IntakeRow, RunRow

@@ -14,9 +14,9 @@ import msgspec
 import orjson
 
 from ironflow.actors.engine import Engine
-from ironflow.actors.router import EventEmitted
-from ironflow.actors.run_rows import run_row
-from ironflow.actors.system import ActorStatistics
+from ironflow.actors.events.router import EventEmitted
+from ironflow.actors.kernel.system import ActorStatistics
+from ironflow.actors.runs.rows import run_row
 from ironflow.core.blockages import Blockage
 from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.commands import Outcome

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ironflow.actors import jobs as reports
-from ironflow.actors.exchange import exchange
-from ironflow.actors.kernel import Ref
-from ironflow.actors.worker import Heartbeat, Leave, PollDropped, PollJobs, RegisterWorker
+from ironflow.actors.elsewhere import jobs as reports
+from ironflow.actors.kernel.actor import Ref
+from ironflow.actors.workers.exchange import exchange
+from ironflow.actors.workers.worker import Heartbeat, Leave, PollDropped, PollJobs, RegisterWorker
 from ironflow.core import pull
 from ironflow.core.clock import to_rfc3339
 from ironflow.core.errors import InvalidInput, NotFound

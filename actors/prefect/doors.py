@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from msgspec import structs
 
-from ironflow.actors.kernel import Behavior, Ref
+from ironflow.actors.kernel.actor import Behavior, Ref
 from ironflow.actors.prefect.flow import ChangeFlow, CreateFlow, DeleteFlow, FlowActor, ReadFlow
 from ironflow.actors.prefect.flow_run import FlowRunActor
 from ironflow.actors.prefect.recorder import Recorder

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from ironflow.actors.environment import Environment
-from ironflow.actors.kernel import LATER, Actor, Envelope
+from ironflow.actors.kernel.actor import LATER, Actor, Envelope
 from ironflow.actors.prefect.live import Live, Published
 from ironflow.core.clock import SECOND
 from ironflow.core.errors import StorageError

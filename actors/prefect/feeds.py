@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from ironflow.actors.environment import Environment
-from ironflow.actors.kernel import Behavior, Ensure
+from ironflow.actors.kernel.actor import Behavior, Ensure
 from ironflow.actors.prefect.events import EventBook, EventKeeper, StoreEvents
 from ironflow.actors.prefect.live import Live
 from ironflow.actors.prefect.logs import LogKeeper, StoreLogs

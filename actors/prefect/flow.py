@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from ironflow.actors.environment import Environment
-from ironflow.actors.kernel import LATER, Envelope
+from ironflow.actors.kernel.actor import LATER, Envelope
 from ironflow.actors.prefect.sinks import FlowChange, MoveSink
 from ironflow.actors.stream import Renew, StreamActor
 from ironflow.core.clock import to_rfc3339

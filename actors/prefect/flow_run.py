@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ironflow.actors.kernel import Ensure, Envelope
+from ironflow.actors.kernel.actor import Ensure, Envelope
 from ironflow.actors.prefect.task_runs import TaskRunKeeper
 from ironflow.actors.stream import Renew
 from ironflow.core import commands as native

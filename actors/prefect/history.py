@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from ironflow.actors.environment import Environment
-from ironflow.actors.kernel import LATER, Envelope
-from ironflow.actors.outbox import encode_row, with_delivery
+from ironflow.actors.kernel.actor import LATER, Envelope
+from ironflow.actors.kernel.outbox import encode_row, with_delivery
 from ironflow.actors.prefect.rows import flow_run_row, row_facts, run_row, task_run_row
 from ironflow.actors.prefect.sinks import MoveSink
 from ironflow.actors.stream import StreamActor

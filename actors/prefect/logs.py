@@ -12,7 +12,7 @@ from itertools import takewhile
 from typing import Any
 
 from ironflow.actors.environment import Environment
-from ironflow.actors.kernel import LATER, Actor, Envelope
+from ironflow.actors.kernel.actor import LATER, Actor, Envelope
 from ironflow.actors.prefect.live import Live
 from ironflow.core.clock import SECOND
 from ironflow.core.errors import StorageError

@@ -37,7 +37,7 @@ from ironflow.core.prefect.states import (
 )
 
 if TYPE_CHECKING:
-    from ironflow.actors.system import System
+    from ironflow.actors.kernel.system import System
 
 log = logging.getLogger("ironflow.prefect.recorder")
 

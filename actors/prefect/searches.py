@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ironflow.actors.environment import Environment
-from ironflow.actors.kernel import Actor, Envelope
+from ironflow.actors.kernel.actor import Actor, Envelope
 from ironflow.core.errors import NotFound
 from ironflow.core.messages import Message
 from ironflow.storage.ports import Batch

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ironflow.actors.kernel import Envelope
+from ironflow.actors.kernel.actor import Envelope
 from ironflow.actors.prefect.history import HistoryActor
 from ironflow.core.errors import Conflict
 from ironflow.core.prefect import bodies

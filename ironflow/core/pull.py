@@ -1,5 +1,5 @@
 """The pull protocol as data: what a worker is handed, what it reports, and what a report asks of
-the run. Pure: `ironflow.actors.fleet` moves it, `ironflow.web` carries it.
+the run. Pure: `ironflow.actors.workers.fleet` moves it, `ironflow.web` carries it.
 
 A body behind this protocol makes its own step ids (`<run id>:<name>:<n>`, opaque to us but unique
 in the run). It is run again from the top for every execution, answers finished steps from what it

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from ironflow.actors.audit import Finding
-from ironflow.actors.virtual_time import Deadlock, VirtualTimeLoop, run_virtual
+from ironflow.actors.kernel.virtual_time import Deadlock, VirtualTimeLoop, run_virtual
 from ironflow.core.clock import SECOND
 from ironflow.core.errors import Conflict, Gone, IdempotencyConflict, NotFound, StorageError
 from ironflow.core.explain import explain

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from ironflow.actors.outbox import Outbox
-from ironflow.actors.system import System
+from ironflow.actors.kernel.outbox import Outbox
+from ironflow.actors.kernel.system import System
 from ironflow.core.errors import Gone, InvalidInput
 from ironflow.core.messages import Message
 

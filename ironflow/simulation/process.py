@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from ironflow.actors.engine import Engine
-from ironflow.actors.system import System
-from ironflow.actors.virtual_time import VirtualTimeLoop
+from ironflow.actors.kernel.system import System
+from ironflow.actors.kernel.virtual_time import VirtualTimeLoop
 from ironflow.core.commands import TimerFired
 from ironflow.core.errors import Gone, StorageError
 from ironflow.core.execution import Assignment

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ironflow.actors.audit import Finding
-from ironflow.actors.virtual_time import Deadlock, VirtualTimeLoop, run_virtual
+from ironflow.actors.kernel.virtual_time import Deadlock, VirtualTimeLoop, run_virtual
 from ironflow.core.durations import parse_duration
 from ironflow.core.errors import Gone, IronflowError, StorageError
 from ironflow.core.values import encode_plain

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import msgspec
 
 from ironflow.actors.audit import Finding, check_run
-from ironflow.actors.intake_audit import ACTORS, check_intake, fold_intake
+from ironflow.actors.intake.audit import ACTORS, check_intake, fold_intake
 from ironflow.core.entries import RunStarted, decode_entry
 from ironflow.core.fold import apply
 from ironflow.core.lanes import is_throttle, parse_lane

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from ironflow.actors.engine import Engine
-from ironflow.actors.virtual_time import VirtualClock, VirtualTimeLoop
+from ironflow.actors.kernel.virtual_time import VirtualClock, VirtualTimeLoop
 from ironflow.core import commands as c
 from ironflow.core.clock import Ids, to_datetime
 from ironflow.core.durations import parse_duration

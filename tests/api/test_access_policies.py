@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from api.served import Served, serving
 
-from ironflow.actors.keyring import Keyring
+from ironflow.actors.directory.keyring import Keyring
 from ironflow.core.access import Unauthenticated
 from ironflow.core.actions import ACTIONS, requirement_of
 from ironflow.core.clock import SECOND, Ids

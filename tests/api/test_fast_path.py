@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from api.fast_site import HEAD, Line, Site, encode, make_key
 
-from ironflow.actors.kernel import Actor, Behavior
+from ironflow.actors.kernel.actor import Actor, Behavior
 from ironflow.actors.prefect.doors import Ask
 from ironflow.storage.memory import MemoryStore
 from ironflow.web import fast_path, patience

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from api.stream_reader import RUN, Stalled, World, seqs
 
-from ironflow.actors.virtual_time import in_virtual_time, virtual_clock
+from ironflow.actors.kernel.virtual_time import in_virtual_time, virtual_clock
 from ironflow.core.clock import SystemClock
 from ironflow.storage.memory import MemoryStore
 from ironflow.storage.ports import Batch, Entry, Store

@@ -22,7 +22,7 @@ import msgspec
 from golden_stories import STORIES, Flaky, Mended, Story
 
 from ironflow import testing
-from ironflow.actors.run_rows import fold
+from ironflow.actors.runs.rows import fold
 from ironflow.storage import schema
 from ironflow.storage.memory import MemoryJournal
 from ironflow.storage.ports import Batch, Loaded

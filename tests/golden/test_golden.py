@@ -18,8 +18,8 @@ from golden_stories import STORIES, Flaky, Mended, Story
 
 from ironflow import embedded
 from ironflow.actors.audit import check_store
-from ironflow.actors.run_rows import fold
-from ironflow.actors.virtual_time import VirtualTimeLoop, run_virtual
+from ironflow.actors.kernel.virtual_time import VirtualTimeLoop, run_virtual
+from ironflow.actors.runs.rows import fold
 from ironflow.core.entries import KINDS
 from ironflow.core.errors import Conflict
 from ironflow.core.runs import Run, StepStatus

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import Any
 
-from ironflow.actors.kernel import LATER, Actor, Envelope
+from ironflow.actors.kernel.actor import LATER, Actor, Envelope
 from ironflow.core.errors import Conflict, StorageError
 from ironflow.core.messages import Message
 

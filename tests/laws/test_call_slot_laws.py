@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ironflow.actors.call_slots import CallSlots
+from ironflow.actors.endpoints.call_slots import CallSlots
 
 FUNCTIONS = st.sampled_from("abc")
 URLS = st.sampled_from(["http://x", "http://x", "http://x", "http://y"])

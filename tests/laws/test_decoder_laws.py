@@ -15,8 +15,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ironflow.actors.outbox import decode_row
-from ironflow.actors.run_rows import fold
+from ironflow.actors.kernel.outbox import decode_row
+from ironflow.actors.runs.rows import fold
 from ironflow.core.commands import DELIVERABLE
 from ironflow.core.durations import MAX_SECONDS, parse_duration
 from ironflow.core.entries import KINDS, decode_entry, encode_entry

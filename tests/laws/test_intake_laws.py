@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from ironflow import function, testing
 from ironflow.actors.audit import check_store
-from ironflow.actors.router import EventEmitted
+from ironflow.actors.events.router import EventEmitted
 from ironflow.core import commands as c
 from ironflow.core import intake as i
 from ironflow.core.entries import EventRef

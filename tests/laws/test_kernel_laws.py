@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from laws.kernel_probe import ADDRESSES, WAYS, Asked, Do, Probe, World
 
-from ironflow.actors.kernel import Actor, Behavior, Ensure, Envelope, Restart
-from ironflow.actors.system import System
-from ironflow.actors.virtual_time import VirtualTimeLoop
+from ironflow.actors.kernel.actor import Actor, Behavior, Ensure, Envelope, Restart
+from ironflow.actors.kernel.system import System
+from ironflow.actors.kernel.virtual_time import VirtualTimeLoop
 from ironflow.core.clock import Ids
 from ironflow.core.errors import Conflict, Gone, Overloaded, StorageError
 from ironflow.core.messages import Message

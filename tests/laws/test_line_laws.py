@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ironflow.actors.lanes import Lanes
-from ironflow.actors.lines import Row, Ticket
-from ironflow.actors.waiting_rows import WaitingRows
-from ironflow.actors.windows import Start, Windows
+from ironflow.actors.slots.lanes import Lanes
+from ironflow.actors.slots.lines import Row, Ticket
+from ironflow.actors.slots.waiting_rows import WaitingRows
+from ironflow.actors.slots.windows import Start, Windows
 
 PERIOD = 1000
 WEIGHTS = {"a": 1.0, "b": 2.0, "c": 0.5}

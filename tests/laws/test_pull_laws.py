@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from unit.test_pull_window import Crew, done, end, opened
 
 from ironflow import testing
-from ironflow.actors.worker import Heartbeat
+from ironflow.actors.workers.worker import Heartbeat
 from ironflow.core import commands as c
 from ironflow.core.entries import RunOptions
 from ironflow.core.errors import Conflict

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ironflow.actors.windows import Windows
+from ironflow.actors.slots.windows import Windows
 from ironflow.simulation.laws import Began, throttles_are_kept
 
 LANE, PERIOD = "f/throttle", 1000

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ironflow.actors import waiting_rows
-from ironflow.actors.waiting_rows import WaitingRows
+from ironflow.actors.slots import waiting_rows
+from ironflow.actors.slots.waiting_rows import WaitingRows
 
 RUNS = st.sampled_from([f"run{number}" for number in range(40)])
 ROWS = st.sampled_from("abc")

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from ironflow.actors import run as run_module
-from ironflow.actors.lanes import Lanes
-from ironflow.actors.pool import Pool
+from ironflow.actors.kernel.timers import Timers
+from ironflow.actors.runs import run as run_module
+from ironflow.actors.slots.lanes import Lanes
+from ironflow.actors.slots.pool import Pool
+from ironflow.actors.slots.windows import Windows
 from ironflow.actors.stream import StreamActor
-from ironflow.actors.timers import Timers
-from ironflow.actors.windows import Windows
 from ironflow.core import decisions, reports
 from ironflow.core import effects as fx
 from ironflow.core.lanes import is_throttle

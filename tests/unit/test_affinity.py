@@ -10,10 +10,10 @@ from engine_world import is_clean
 from fake_worker import FakeWorker, definition, remote
 
 from ironflow import testing
-from ironflow.actors.affinity import Actor, Bindings
-from ironflow.actors.virtual_time import in_virtual_time
-from ironflow.actors.worker import Heartbeat, Leave, PollDropped, PollJobs
-from ironflow.actors.worker_queue import Worker, WorkerQueue
+from ironflow.actors.kernel.virtual_time import in_virtual_time
+from ironflow.actors.workers.affinity import Actor, Bindings
+from ironflow.actors.workers.queue import Worker, WorkerQueue
+from ironflow.actors.workers.worker import Heartbeat, Leave, PollDropped, PollJobs
 from ironflow.core import pull
 from ironflow.core.affinity import actor_of
 from ironflow.core.errors import InvalidInput, NotFound

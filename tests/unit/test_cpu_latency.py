@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ironflow import cpu_latency
-from ironflow.actors.virtual_time import in_virtual_time
+from ironflow.actors.kernel.virtual_time import in_virtual_time
 from ironflow.cpu_latency import (
     DEVICE,
     LOOK,

@@ -10,7 +10,7 @@ import msgspec
 from engine_world import play
 
 from ironflow import function, testing
-from ironflow.actors.run_record import record
+from ironflow.actors.runs.record import record
 from ironflow.core.errors import Conflict, NotFound
 
 

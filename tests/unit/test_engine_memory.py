@@ -9,7 +9,7 @@ from typing import Any
 from engine_world import is_clean, play
 
 from ironflow import EventWait, TimerWait, function, testing
-from ironflow.actors.run import RunActor
+from ironflow.actors.runs.run import RunActor
 from ironflow.sdk.execution import Execution
 
 KINDS = (Execution, RunActor)

@@ -14,7 +14,7 @@ import pytest
 from engine_world import LINGERS, add, play
 
 from ironflow import function, testing
-from ironflow.actors import run_batch
+from ironflow.actors.runs import batch as run_batch
 from ironflow.core.entries import StepCompleted
 
 # -- values ----------------------------------------------------------------------------------------

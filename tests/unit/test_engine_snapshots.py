@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ironflow import Context, function, testing
-from ironflow.actors.run_rows import fold
+from ironflow.actors.runs.rows import fold
 from ironflow.storage.ports import Loaded
 
 STEPS = 2000

@@ -11,8 +11,8 @@ import warnings
 import pytest
 from talker import Call, Crash, CrashWith, Later, Say, Talker, build, now, settle
 
-from ironflow.actors.kernel import Actor, Behavior, Restart
-from ironflow.actors.virtual_time import in_virtual_time
+from ironflow.actors.kernel.actor import Actor, Behavior, Restart
+from ironflow.actors.kernel.virtual_time import in_virtual_time
 from ironflow.core.errors import Conflict, Gone, StorageError, StorageFull
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from talker import Call, Later, Say, build, now, settle
 
-from ironflow.actors.kernel import Actor, Behavior, Ensure, Restart
-from ironflow.actors.system import SWEEP_SECONDS
-from ironflow.actors.virtual_time import in_virtual_time
+from ironflow.actors.kernel.actor import Actor, Behavior, Ensure, Restart
+from ironflow.actors.kernel.system import SWEEP_SECONDS
+from ironflow.actors.kernel.virtual_time import in_virtual_time
 from ironflow.core.errors import Gone
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from talker import Call, Crash, Later, Say, Talker, Wait, build, now, settle
 
-from ironflow.actors.kernel import LATER, Actor, Behavior, Ensure, Envelope
-from ironflow.actors.system import CELLS_AT_ONCE
-from ironflow.actors.virtual_time import in_virtual_time
+from ironflow.actors.kernel.actor import LATER, Actor, Behavior, Ensure, Envelope
+from ironflow.actors.kernel.system import CELLS_AT_ONCE
+from ironflow.actors.kernel.virtual_time import in_virtual_time
 from ironflow.core.errors import Conflict, Gone, NotFound, Overloaded
 from ironflow.core.messages import Message
 

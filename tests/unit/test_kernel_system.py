@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from talker import Call, Crash, Later, Say, Talker, Wait, build, now
 
-from ironflow.actors.kernel import Actor, Behavior, Ensure, Ref, Restart
-from ironflow.actors.virtual_time import in_virtual_time
+from ironflow.actors.kernel.actor import Actor, Behavior, Ensure, Ref, Restart
+from ironflow.actors.kernel.virtual_time import in_virtual_time
 from ironflow.core.errors import Gone, StorageError
 
 

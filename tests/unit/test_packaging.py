@@ -58,12 +58,16 @@ def locked() -> dict[str, str]:
     return {canonicalize_name(pin.name): str(pin.specifier)[2:] for pin in taken}
 
 
-def test_the_map_of_the_actors_names_every_module_once() -> None:
-    text = ast.get_docstring(ast.parse((ROOT / "actors" / "__init__.py").read_text()))
+ROOMS = [path.parent for path in (ROOT / "actors").rglob("__init__.py")]
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda path: path.name)
+def test_a_room_of_the_actors_names_each_thing_in_it_once(room: Path) -> None:
+    text = ast.get_docstring(ast.parse((room / "__init__.py").read_text()))
     assert text is not None
-    named = Counter(re.findall(r"`([a-z_]+)`", text))
-    modules = {path.stem for path in (ROOT / "actors").glob("*.py")} - {"__init__"}
-    assert set(named) == modules
+    named = Counter(re.findall(r"^`([a-z_]+)`", text, re.MULTILINE))
+    modules = {path.stem for path in room.glob("*.py")} - {"__init__"}
+    assert set(named) == modules | {path.name for path in ROOMS if path.parent == room}
     assert set(named.values()) == {1}
 
 

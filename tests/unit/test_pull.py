@@ -12,8 +12,8 @@ from engine_world import is_clean
 from fake_worker import QUICK, FakeWorker, definition, ready, remote, step
 
 from ironflow import function, testing
-from ironflow.actors import jobs as reports
-from ironflow.actors.worker import Heartbeat, WorkerActor
+from ironflow.actors.elsewhere import jobs as reports
+from ironflow.actors.workers.worker import Heartbeat, WorkerActor
 from ironflow.core import pull
 from ironflow.core.commands import ExecutionLeft
 from ironflow.core.entries import CancelOn, RunOptions

@@ -14,8 +14,8 @@ from engine_world import is_clean
 from fake_worker import FakeWorker, definition, remote
 
 from ironflow import testing
-from ironflow.actors.exchange import News, exchange
-from ironflow.actors.worker import PollJobs, RegisterWorker
+from ironflow.actors.workers.exchange import News, exchange
+from ironflow.actors.workers.worker import PollJobs, RegisterWorker
 from ironflow.core import commands as c
 from ironflow.core.entries import Failure, Payload, RunOptions
 from ironflow.core.remote import Answer, RecordedJob, Report, encode_report

@@ -15,8 +15,8 @@ from engine_world import is_clean
 from push_network import KEY, URL, Network, definition, own, pushed
 
 from ironflow import Endpoint, testing
-from ironflow.actors.breakers import Speak
-from ironflow.actors.endpoints import breaker_key
+from ironflow.actors.endpoints.breakers import Speak
+from ironflow.actors.endpoints.endpoints import breaker_key
 from ironflow.core import functions as fn
 from ironflow.core.breaker import BreakerPolicy
 from ironflow.core.entries import RunOptions

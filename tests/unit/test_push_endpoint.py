@@ -10,7 +10,7 @@ import pytest
 from push_network import KEY, URL, Network, own, pushed
 
 from ironflow import Endpoint, testing
-from ironflow.actors.introspection import register_found, survey
+from ironflow.actors.endpoints.introspection import register_found, survey
 from ironflow.core import functions as fn
 from ironflow.core.errors import ConfigError, Conflict, EndpointFailed, InvalidInput
 from ironflow.core.push import CallFailure, Reply

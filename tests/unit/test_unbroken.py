@@ -13,9 +13,9 @@ from engine_world import play
 from fake_worker import definition
 
 from ironflow import testing
-from ironflow.actors.keyring import Keyring
-from ironflow.actors.registrar import Registrar
-from ironflow.actors.virtual_time import in_virtual_time, virtual_clock
+from ironflow.actors.directory.keyring import Keyring
+from ironflow.actors.directory.registrar import Registrar
+from ironflow.actors.kernel.virtual_time import in_virtual_time, virtual_clock
 from ironflow.core.access import ADMIN, Unauthenticated
 from ironflow.core.clock import Ids
 from ironflow.core.directory import Directory, ProjectPut

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ironflow.actors.virtual_time import (
+from ironflow.actors.kernel.virtual_time import (
     START,
     Deadlock,
     VirtualTimeLoop,

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from workflow_server.http_client import Http, serving
 
-from ironflow.actors.endings import Ending, Endings
+from ironflow.actors.runs.endings import Ending, Endings
 from ironflow.core.errors import StorageError, StorageFull
 from ironflow.core.runs import Run
 from ironflow.web.fast_path import FAST_PATH, FastPath, Plain

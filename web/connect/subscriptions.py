@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ironflow.actors.router import EventEmitted
+from ironflow.actors.events.router import EventEmitted
 from ironflow.core import entries as e
 from ironflow.core.entries import decode_entry
 from ironflow.core.errors import Draining, InvalidInput

@@ -8,8 +8,8 @@ from typing import Any
 from aiohttp import web
 
 from ironflow.actors.engine import Engine
-from ironflow.actors.handlers import HandlerRow
-from ironflow.actors.workflows import RUNNING
+from ironflow.actors.workflows.doors import RUNNING
+from ironflow.actors.workflows.handlers import HandlerRow
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
 from ironflow.core.workflow_face import WorkflowFace
 from ironflow.core.workflow_state import WorkflowState

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from ironflow.actors.handlers import HandlerRow
-from ironflow.actors.workflows import HandlerView
+from ironflow.actors.workflows.doors import HandlerView
+from ironflow.actors.workflows.handlers import HandlerRow
 from ironflow.core.clock import to_iso
 from ironflow.core.runs import TERMINAL, Run
 
