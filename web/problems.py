@@ -24,6 +24,7 @@ from ironflow.web.wire import Problem
 log = logging.getLogger("ironflow.web")
 
 CONTENT_TYPE = "application/problem+json"
+LATE = "the answer did not come in time; what was asked for may still happen"
 
 _PATH = re.compile(r" - at `(key in )?(\$.*)`$", re.DOTALL)
 _MISSING = re.compile(r"Object (?:missing required|contains unknown) field `(.+)`$", re.DOTALL)
@@ -177,8 +178,7 @@ def _translate_ours(error: Exception) -> Problem | None:
         case IronflowError() if error.code != IronflowError.code:
             return describe(error)
         case TimeoutError():
-            text = "the answer did not come in time; what was asked for may still happen"
-            return describe(Gone(text))
+            return describe(Gone(LATE))
         case _:
             return None
 

@@ -32,6 +32,8 @@ ALPHABET = string.ascii_letters + string.digits
 ID_LENGTH = 10
 _PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 LONGEST_ID = 200
+CREATION_SECONDS = 30.0
+"""For which somebody waits that a run is stored; for its end, however long that takes."""
 RUNNING = ("queued", "running", "waiting", "paused")
 """The statuses of runs that have not ended, which are one status to callers of workflows."""
 
@@ -61,8 +63,8 @@ class Workflows:
     # -- what is served ---------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """The workflows that this process serves."""
-        return sorted(spec.id for spec in self.engine.host.specs() if spec.workflow is not None)
+        """The workflows that this process serves, in the order in which they were added."""
+        return [spec.id for spec in self.engine.host.specs() if spec.workflow is not None]
 
     def face(self, name: str) -> WorkflowFace:
         """What can be asked of a workflow. Raises `NotFound`."""
@@ -164,8 +166,10 @@ class Workflows:
         is told to the `future`.
         """
         fresh, run_id = self.engine.environment.fresh, started.run_id
+        alarm = future.get_loop().call_later(CREATION_SECONDS, _give_up, future, run_id)
 
         def hear(_: c.Created | None, error: Exception | None) -> None:
+            alarm.cancel()
             fresh.discard(run_id)
             if error is not None and not future.done():
                 future.set_exception(error)
@@ -174,17 +178,28 @@ class Workflows:
             ref = self.engine.system.ref("run", run_id)
             ref.send(command, hear, trusted=False, at_once=True)
         except IronflowError:
+            alarm.cancel()
             fresh.discard(run_id)
             raise
 
     # -- a run ------------------------------------------------------------------------------------
 
-    async def send(self, run_id: str, type: str, value: bytes, step: str | None = None) -> int:
+    async def send(
+        self,
+        run_id: str,
+        type: str,
+        value: bytes,
+        step: str | None = None,
+        *,
+        answers: int | None = None,
+    ) -> int:
         """Hand a run an event from outside (what `face.read_event` returned); its number. Durable
-        when it returns. Raises `NotFound`, `Conflict` when the run has ended.
+        when it returns. `answers`: the sequence of the streamed question that it answers. Raises
+        `NotFound`, `Conflict` when the run has ended.
         """
         payload, blob = pack(value)
-        signal = c.SendSignal(event=EventData(type, payload), step=step, blob=blob)
+        event = EventData(type, payload)
+        signal = c.SendSignal(event=event, step=step, answers=answers, blob=blob)
         return await self.engine.system.ref("run", run_id).ask(signal)
 
     def follow(self, run_id: str, after: int = -1) -> AsyncIterator[StreamedEvent]:
@@ -268,6 +283,11 @@ class Workflows:
             await self.engine.cancel(row.run_id, "purged")
         await self.engine.wait(row.run_id, 30.0)
         return await self.engine.store.forget([row.run_id])
+
+
+def _give_up(future: Ending, run_id: str) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError(f"run {run_id} was not stored in time"))
 
 
 def _make_id() -> str:

@@ -227,12 +227,13 @@ class RecordTurn(Message[Directive], frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class SendSignal(Message[int], frozen=True, kw_only=True, omit_defaults=True):
-    """Hand a workflow an event from outside, for the step `step` or for whoever takes it. Answers
-    its number.
+    """Hand a workflow an event from outside, for the step `step` or for whoever takes it; `answers`
+    is the sequence of the question that it answers. Answers its number.
     """
 
     event: EventData
     step: str | None = None
+    answers: int | None = None
     delivery: str | None = None
     blob: bytes | None = None
 

@@ -328,11 +328,14 @@ class TurnRecorded(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SignalReceived(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An event was sent to a workflow from outside; it is routed by its next turn."""
+    """An event was sent to a workflow from outside; it is routed by its next turn. `answers`: the
+    sequence of the streamed question that the sender meant.
+    """
 
     id: int
     event: EventData
     step: str | None = None
+    answers: int | None = None
 
 
 class JobDue(msgspec.Struct, frozen=True, omit_defaults=True):

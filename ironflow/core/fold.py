@@ -308,7 +308,7 @@ def _record_turn(run: Run, entry: e.TurnRecorded, at: int) -> None:
 
 def _receive_signal(run: Run, entry: e.SignalReceived, at: int) -> None:
     state = workflow_of(run)
-    state.inbox[entry.id] = Signal(entry.event, entry.step)
+    state.inbox[entry.id] = Signal(entry.event, entry.step, entry.answers)
     state.next_signal = entry.id + 1
     state.outside += 1
 

@@ -122,7 +122,8 @@ def send_signal(run: Run, command: c.SendSignal, s: Situation) -> Decision:
         what = "is no workflow" if run.workflow is None else f"has ended already: {run.status}"
         raise Conflict(f"run {run.id} {what}")
     number = run.workflow.next_signal
-    entries: list[RunEntry] = [e.SignalReceived(number, command.event, command.step)]
+    told = e.SignalReceived(number, command.event, command.step, command.answers)
+    entries: list[RunEntry] = [told]
     return wake(run, signal_key(number), entries, done, s, number)
 
 

@@ -121,6 +121,7 @@ class Signal(msgspec.Struct, frozen=True, omit_defaults=True):
 
     event: EventData
     step: str | None = None
+    answers: int | None = None
 
 
 def signal_key(number: int) -> str:

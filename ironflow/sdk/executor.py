@@ -119,8 +119,8 @@ class Executor:
         return function.spec if function is not None else None
 
     def specs(self) -> Iterable[FunctionSpec]:
-        """Every function served here."""
-        return [function.spec for function in self.registry.all()]
+        """Every function served here, in the order in which they were added."""
+        return [function.spec for function in self.registry]
 
     def start(self, assignment: Assignment) -> None:
         """Begin an execution. The engine starts none before the last one of the run has left."""

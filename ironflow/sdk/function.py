@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import textwrap
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import CodeType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -97,6 +97,10 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._functions)
+
+    def __iter__(self) -> Iterator[Served]:
+        """Every function, in the order in which they were added."""
+        return iter(list(self._functions.values()))
 
     def add(self, function: Served) -> None:
         """Add or, when it was defined by the same code line (a module imported again), replace."""

@@ -57,7 +57,9 @@ class EventEnvelope(msgspec.Struct):
 
 
 class Handler(msgspec.Struct, kw_only=True):
-    """A run under the name that callers know. Moments are ISO 8601 text."""
+    """A run under the name that callers know. Moments are ISO 8601 text. `run_status` tells a run
+    that waits from one that works (None: another server's, which does not say).
+    """
 
     handler_id: str
     workflow_name: str
@@ -65,6 +67,7 @@ class Handler(msgspec.Struct, kw_only=True):
     run_id: str | None = None
     error: str | None = None
     result: EventEnvelope | None = None
+    run_status: str | None = None
     started_at: str | None = None
     updated_at: str | None = None
     completed_at: str | None = None

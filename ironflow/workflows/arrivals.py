@@ -8,7 +8,19 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from ironflow.core.payloads import Payload
-from ironflow.core.workflow_state import EventData, Job, SignalTaken, signal_key
+from ironflow.core.workflow_state import (
+    Collected,
+    FanFed,
+    Job,
+    JobAdded,
+    Signal,
+    SignalTaken,
+    Streamed,
+    TurnOp,
+    WaitMet,
+    signal_key,
+)
+from ironflow.core.workflow_stream import INTERNAL, built_in
 from ironflow.workflows.routing import Delivery
 
 if TYPE_CHECKING:
@@ -43,7 +55,7 @@ class Arrivals:
                     self._fetch(signal.event.value)
                     seen = self.seen  # as above: it comes once its text is here
                     break
-                self._take_signal(self.next_signal, signal.event, signal.step)
+                self._take_signal(self.next_signal, signal)
             self.next_signal += 1
         self.seen = seen
         for job in list(self.body.state.jobs.values()):
@@ -67,14 +79,28 @@ class Arrivals:
         else:
             self.body.leave(error)
 
-    def _take_signal(self, number: int, data: EventData, step: str | None) -> None:
+    def _take_signal(self, number: int, signal: Signal) -> None:
+        data = signal.event
         self.body.emit(SignalTaken(number))
         kind = self.body.function.class_of(data.type)
         if kind is None:
             log.warning("run %s: nobody knows events of class %s", self.body.run_id, data.type)
             return
         event = self.body.objects.get(data, kind)
-        self.body.router.deliver(Delivery(event, data), step)
+        decided = len(self.body.ops)
+        self.body.router.deliver(Delivery(event, data), signal.step)
+        if signal.answers is not None:
+            self._tell_answer(signal.answers, kind, self.body.ops[decided:])
+
+    def _tell_answer(self, question: int, kind: type, ops: list[TurnOp]) -> None:
+        """Tell readers which question an event has answered, and which jobs have the answer; an
+        event that nobody takes has answered none.
+        """
+        if any(isinstance(op, JobAdded | WaitMet | Collected | FanFed) for op in ops):
+            jobs = [op.job for op in ops if isinstance(op, JobAdded | WaitMet)]
+            value = {"question": question, "event_type": kind.__name__, "jobs": jobs}
+            told = built_in("QuestionAnswered", value, INTERNAL)
+            self.body.emit(Streamed(told, internal=True))
 
     def _follow(self, job: Job, known: Job) -> None:
         """What happened to a job beside its step."""

@@ -279,16 +279,19 @@ class WorkflowClient:
         return EventStream(self, handler_id, query, after_sequence, max_reconnect_attempts)
 
     async def send_event(
-        self, handler_id: str, event: Any, step: str | None = None
+        self, handler_id: str, event: Any, step: str | None = None, *, answers: int | None = None
     ) -> Acknowledged:
         """Send an event to a run, to one step or to whoever takes it; stored when this returns.
 
-        `event` is an event or an envelope (`{"type": ..., "value": {...}}`). Raises
-        `RequestRefused`.
+        `event` is an event or an envelope (`{"type": ..., "value": {...}}`). `answers` is the
+        sequence of the question that it answers (a stream's `last_sequence`): whoever watches the
+        run sees which one that was. Raises `RequestRefused`.
         """
         body: dict[str, Any] = {"event": _envelope(event)}
         if step is not None:
             body["step"] = step
+        if answers is not None:
+            body["answers"] = answers
         path = f"/events/{quote(handler_id, safe='')}"
         return await self._ask(Acknowledged, "POST", path, body=body)
 

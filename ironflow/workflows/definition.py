@@ -27,6 +27,8 @@ from ironflow.workflows.vocabulary import (
 
 DEPTH = 8
 """How deep fan-outs may nest."""
+VERBS = frozenset({"wait_for_event", "send_event"})
+"""By which a step takes and gives events that its signature does not name."""
 
 
 class Definition:
@@ -79,9 +81,7 @@ class Definition:
         they call: what it waits for and sends need not stand in any signature.
         """
         found = dict.fromkeys(self.events)
-        fns = [*(spec.fn for spec in self.steps.values()), *self.helpers]
-        fns += [each for fn in fns for each in called(fn)]
-        for fn in fns:
+        for fn in self._calls([*(spec.fn for spec in self.steps.values()), *self.helpers]):
             found.update(dict.fromkeys(mentioned(fn)))
         found.update(dict.fromkeys((OURS.event, OURS.human_response, OURS.input_required)))
         return tuple(found)
@@ -153,6 +153,32 @@ class Definition:
             for handler in self.handlers.values():
                 todo += [(given, depth) for given in handler.returns]
         return tuple(found)
+
+    def named_by(self, step: str, verb: str) -> tuple[type, ...]:
+        """The classes of events that the code of a step names on its way to a call of `verb`, such
+        as `wait_for_event`: in itself, or in functions and methods that it calls.
+        """
+        calls = self._calls([self.steps[step].fn])
+        leading = {fn for fn in calls if verb in code_names(fn)}
+        grew = bool(leading)
+        while grew:
+            more = {fn for fn, others in calls.items() if leading & others} - leading
+            leading |= more
+            grew = bool(more)
+        return tuple(dict.fromkeys(k for fn in calls if fn in leading for k in mentioned(fn)))
+
+    def _calls(self, fns: Iterable[Callable[..., Any]]) -> dict[Callable[..., Any], set[Any]]:
+        """These functions and those that they call, with which each of them calls itself."""
+        methods = {fn.__name__: inspect.unwrap(fn) for fn in self.helpers}
+        found: dict[Callable[..., Any], set[Any]] = {}
+        todo = [inspect.unwrap(fn) for fn in fns]
+        while todo:
+            fn = todo.pop(0)
+            if fn not in found:
+                own = code_names(fn) - self.steps.keys()
+                found[fn] = {*called(fn), *(methods[name] for name in own if name in methods)}
+                todo += sorted(found[fn], key=lambda each: each.__qualname__)
+        return found
 
     @functools.cached_property
     def code(self) -> str:
@@ -369,13 +395,17 @@ def helpers_of(kind: type) -> list[Callable[..., Any]]:
 
 
 def called(fn: Callable[..., Any]) -> Iterable[Callable[..., Any]]:
-    """The functions of the same module that a function's code names."""
+    """The functions that a function's code names: of its own module, and others that deal with
+    contexts.
+    """
     target = inspect.unwrap(fn)
     scope = getattr(target, "__globals__", {})
     for name in sorted(code_names(fn)):
         found: Any = scope.get(name)
-        if inspect.isfunction(found) and found.__module__ == target.__module__:
-            yield found
+        if not inspect.isfunction(found):
+            continue
+        if found.__module__ == target.__module__ or not VERBS.isdisjoint(code_names(found)):
+            yield inspect.unwrap(found)
 
 
 def mentioned(fn: Callable[..., Any]) -> Iterable[type]:

@@ -33,6 +33,7 @@ __all__ = [
     "HumanResponseEvent",
     "InputRequiredEvent",
     "InternalDispatchEvent",
+    "QuestionAnswered",
     "StartEvent",
     "StepFailedEvent",
     "StepState",
@@ -301,6 +302,16 @@ class UnhandledEvent(InternalDispatchEvent):
     qualified_name: str
     step_name: str | None = None
     idle: bool
+
+
+class QuestionAnswered(InternalDispatchEvent):
+    """An event from outside answered a question of the stream, as its sender said: `question` is
+    the sequence of that, `jobs` are the jobs of steps that have the answer.
+    """
+
+    question: int
+    event_type: str
+    jobs: list[int]
 
 
 class WorkflowFailedEvent(StopEvent):

@@ -12,7 +12,7 @@ import hashlib
 import inspect
 from typing import Any
 
-from ironflow.workflows.definition import Definition, code_names, mentioned
+from ironflow.workflows.definition import Definition
 from ironflow.workflows.resource import find_resources
 from ironflow.workflows.steps import StepSpec
 from ironflow.workflows.vocabulary import (
@@ -86,7 +86,8 @@ class _Builder:
             self.nodes[OUTSIDE] = _node(OUTSIDE, "external", label="External Step")
         for spec in steps:
             self._connect(spec)
-        self._add_waits()
+        for spec in steps:
+            self._add_sends(spec, self._add_waits(spec))
         for kind in self.graph.events:
             if OUTSIDE not in self.nodes:
                 break
@@ -95,25 +96,31 @@ class _Builder:
             if is_human_response(kind):
                 self._edge(OUTSIDE, self._id(kind))
 
-    def _add_waits(self) -> None:
-        """What steps wait for in their code, which no signature says: answers from outside, and the
-        questions that are asked for them.
+    def _add_waits(self, spec: StepSpec) -> list[type]:
+        """What a step waits for in its code and what that calls, which no signature says: answers
+        from outside, and the questions that are asked for them.
         """
-        for spec in self.graph.steps.values():
-            if "wait_for_event" not in code_names(spec.fn):
-                continue
-            kinds = [kind for kind in mentioned(spec.fn) if kind not in spec.gives]
-            answers = [kind for kind in kinds if is_human_response(kind)]
-            for kind in answers:
+        named = self.graph.named_by(spec.name, "wait_for_event")
+        kinds = [kind for kind in named if kind not in spec.gives]
+        answers = [kind for kind in kinds if is_human_response(kind)]
+        for kind in answers:
+            self._add_event(kind)
+            self.nodes.setdefault(OUTSIDE, _node(OUTSIDE, "external", label="External Step"))
+            self._edge(OUTSIDE, self._id(kind))
+            self._edge(self._id(kind), spec.name, "waits for")
+        for kind in kinds if answers else ():
+            if is_input_required(kind):
                 self._add_event(kind)
-                self.nodes.setdefault(OUTSIDE, _node(OUTSIDE, "external", label="External Step"))
-                self._edge(OUTSIDE, self._id(kind))
-                self._edge(self._id(kind), spec.name, "waits for")
-            for kind in kinds if answers else ():
-                if is_input_required(kind):
-                    self._add_event(kind)
-                    self._edge(spec.name, self._id(kind), "asks")
-                    self._edge(self._id(kind), OUTSIDE)
+                self._edge(spec.name, self._id(kind), "asks")
+                self._edge(self._id(kind), OUTSIDE)
+        return answers
+
+    def _add_sends(self, spec: StepSpec, waits: list[type]) -> None:
+        """What a step sends to others without saying so in its signature."""
+        for kind in self.graph.named_by(spec.name, "send_event"):
+            if kind not in (*spec.gives, *spec.takes, *waits) and self.graph.takers(kind):
+                self._edge(spec.name, self._id(kind), "sends")
+                self.nodes[self._id(kind)]["produced_by"].append(spec.name)
 
     def _edge(self, source: str, target: str, label: str | None = None) -> None:
         self.edges[source, target, label] = None

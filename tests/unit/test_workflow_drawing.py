@@ -128,6 +128,65 @@ def test_a_step_and_an_event_of_one_name_are_two_nodes() -> None:
     assert drawn.count('"work"') == 2
 
 
+class Name(HumanResponseEvent):
+    response: str
+
+
+class WhatName(InputRequiredEvent):
+    prefix: str
+
+
+class Urgent(Event):
+    pass
+
+
+class Elsewhere(HumanResponseEvent):
+    pass
+
+
+async def ask(ctx: Context, question: str) -> str:
+    found = await ctx.wait_for_event(Name, waiter_event=WhatName(prefix=question))
+    return str(found.response)
+
+
+def tell(ev: Event) -> str:
+    return "elsewhere" if isinstance(ev, Elsewhere) else "here"
+
+
+class Helped(Workflow):
+    """What its steps wait for and send stands in what they call."""
+
+    async def ask_twice(self, ctx: Context) -> str:
+        return await ask(ctx, "your name?") + await ask(ctx, "again?")
+
+    @staticmethod
+    def hurry(ctx: Context) -> None:
+        ctx.send_event(Urgent())
+
+    @step
+    async def greet(self, ctx: Context, ev: StartEvent) -> Done:
+        self.hurry(ctx)
+        tell(ev)
+        return Done(n=len(await self.ask_twice(ctx)))
+
+    @step
+    async def run(self, ev: Done | Urgent | Elsewhere) -> StopEvent | None:
+        return StopEvent() if isinstance(ev, Done) else None
+
+
+def test_what_helpers_wait_for_and_send_is_drawn() -> None:
+    graph = get_workflow_representation(Helped(disable_validation=True))
+    edges = {(e["source"], e["target"]): e["label"] for e in graph["edges"]}
+    assert edges["Name", "greet"] == "waits for"
+    assert edges["external_step", "Name"] is None
+    assert edges["greet", "WhatName"] == "asks"
+    assert edges["greet", "Urgent"] == "sends"
+    assert {n["id"]: n.get("produced_by") for n in graph["nodes"]}["Urgent"] == ["greet"]
+    assert ("Elsewhere", "greet") not in edges  # which is looked at on no way to a wait
+    assert {source for source, _ in edges if source == "run"} == {"run"}
+    assert [target for source, target in edges if source == "run"] == ["StopEvent"]
+
+
 async def test_what_a_run_did(tmp_path: Path) -> None:
     handler = Mapped().run()
     assert await handler == 3

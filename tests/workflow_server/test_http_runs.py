@@ -17,7 +17,7 @@ async def test_run_answers_with_the_handler(http: Http) -> None:
     assert status == 200
     assert set(handler) == {
         "handler_id", "workflow_name", "run_id", "error", "result", "result_unreadable", "status",
-        "started_at", "updated_at", "completed_at",
+        "run_status", "started_at", "updated_at", "completed_at",
     }  # fmt: skip
     assert handler["workflow_name"] == "greet"
     assert handler["status"] == "completed"
@@ -166,6 +166,28 @@ async def test_handlers_are_listed_filtered_and_paged(http: Http) -> None:
         assert (await http.get(f"/handlers?{bad}"))[0] == 400
 
 
+async def test_a_run_that_waits_is_told_from_one_that_works(http: Http) -> None:
+    waiting, working = await http.start("approve"), await http.start("endures", seconds=3600)
+    for handler_id, parked in ((waiting, "WorkflowIdleEvent"), (working, "StepStateChanged")):
+        response = await http.stream(handler_id, "?include_internal=true")
+        while parked not in (await response.content.readuntil(b"\n\n")).decode():
+            pass
+
+    async def listed(query: str) -> list[tuple[str, str, str]]:
+        _, page = await http.get(f"/handlers?{query}")
+        rows = page["handlers"]
+        return [(row["handler_id"], row["status"], row["run_status"]) for row in rows]
+
+    both = [(working, "running", "running"), (waiting, "running", "waiting")]
+    assert await listed("") == await listed("status=running") == both
+    assert await listed("run_status=waiting") == await listed("run_status=waiting&status=running")
+    assert await listed("run_status=waiting") == [(waiting, "running", "waiting")]
+    assert await listed(f"run_status=waiting&handler_id={working}") == []
+    assert await listed("run_status=waiting&status=failed") == await listed("run_status=x") == []
+    assert (await http.get(f"/handlers/{waiting}"))[1]["run_status"] == "waiting"
+    await http.post(f"/handlers/{working}/cancel?purge=true")
+
+
 # -- send and cancel -------------------------------------------------------------------------------
 
 
@@ -206,6 +228,10 @@ async def test_refused_events_change_nothing(http: Http) -> None:
         ({"event": go, "step": "nothing"}, "nothing"),
         ({"event": go, "step": "tick"}, "tick"),
         ({"event": go, "step": 7}, "step"),
+        ({"event": go, "answers": "1"}, "answers"),
+        ({"event": go, "answers": True}, "answers"),
+        ({"event": go, "answers": -1}, "answers"),
+        ({"event": go, "answers": 2**70}, "answers"),
     ]:
         status, refusal = await http.post(path, body)
         assert (status, word in refusal["detail"]) == (400, True), (body, refusal)

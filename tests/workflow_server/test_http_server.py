@@ -15,7 +15,7 @@ from ironflow.workflows.server import WorkflowServer
 
 async def test_what_is_served_is_described(memory_http: Http) -> None:
     _, found = await memory_http.get("/workflows")
-    assert set(found["workflows"]) == set(served_app.server.entries)
+    assert found["workflows"] == list(served_app.server.entries)  # in the order of their adding
     _, schema = await memory_http.get("/workflows/checkout/schema")
     assert schema["start"]["required"] == ["customer"]
     assert schema["start"]["properties"]["amount"]["maximum"] == 1000

@@ -91,6 +91,36 @@ async def test_now_begins_with_what_comes(http: Http) -> None:
     assert rest[1]["value"] == {"result": "a"}
 
 
+async def test_readers_are_told_which_question_was_answered(http: Http) -> None:
+    handler_id = await http.start("approve")
+    response = await http.stream(handler_id)
+    question, _ = parse((await response.content.readuntil(b"\n\n")).decode().strip())
+    answer = {"type": "Decision", "value": {"response": "yes"}}
+    sent = await http.post(f"/events/{handler_id}", {"event": answer, "answers": question})
+    assert sent == (200, {"status": "sent"})
+    events = await http.events(handler_id, "?include_internal=true&include_time=true")
+    kinds = [envelope["type"] for _, envelope in events]
+    at = kinds.index("QuestionAnswered")
+    told, begun = events[at][1], events[at + 1][1]
+    assert told["value"] == {"question": question, "event_type": "Decision", "jobs": [1]}
+    assert told["types"] == ["InternalDispatchEvent"]
+    assert (begun["value"]["name"], begun["job"]) == ("act", 1)
+    numbers = [number for number, _ in events]
+    assert numbers == list(range(len(numbers)))
+    assert "QuestionAnswered" not in {e["type"] for _, e in await http.events(handler_id)}
+
+
+async def test_an_event_that_nobody_takes_answers_no_question(memory_http: Http) -> None:
+    handler_id = await memory_http.start("gate", ticks=1)
+    nothing = {"event": {"type": "Progress", "value": {"done": 1, "total": 1}}, "answers": 1}
+    assert (await memory_http.post(f"/events/{handler_id}", nothing))[0] == 200
+    await memory_http.post(f"/events/{handler_id}", {"event": {"type": "Go", "value": {}}})
+    events = await memory_http.events(handler_id, "?include_internal=true")
+    kinds = [envelope["type"] for _, envelope in events]
+    assert "UnhandledEvent" in kinds
+    assert "QuestionAnswered" not in kinds
+
+
 async def test_names_can_be_left_out_and_times_put_in(memory_http: Http) -> None:
     handler_id = await memory_http.start("greet")
     query = "?include_qualified_name=false&include_time=true&include_internal=true"

@@ -178,8 +178,15 @@ def test_the_log_filters_and_opens_events(desk: Desk) -> None:
 
 
 def test_the_human_answers(desk: Desk) -> None:
-    desk.start("approve")
-    page = desk.page
+    run = desk.start("approve")
+    page = desk.open("?workflow=approve")
+    row = page.locator(f".run-row[data-run='{run}']")
+    expect(row.locator(".pill")).to_have_text("waiting")  # though nobody has opened it
+    page.click(".chip[data-status=running]")
+    expect(row).to_have_count(0)
+    page.click(".chip[data-status=running]")
+    page.click(".chip[data-status=waiting]")
+    row.locator(".run-open").click()
     expect(page.locator(".prompt")).to_contain_text("May this go on?")
     expect(status(page)).to_have_text("waiting")
     expect(node(page, "external_step")).to_have_class(re.compile("waiting"))
@@ -241,7 +248,7 @@ def test_runs_side_by_side(desk: Desk) -> None:
     expect(events).to_contain_text("+3")
     expect(events).to_have_class("differs")
     status_row = page.locator(".compare-table tr", has_text="status")
-    expect(status_row.locator(".pill").first).to_have_text("running")
+    expect(status_row.locator(".pill").first).to_have_text("waiting")
     # They are live: one of them ends while all are watched.
     page.locator(f".run-row[data-run='{ids[1]}'] .run-open").click()
     page.keyboard.press("s")
@@ -260,7 +267,7 @@ def test_cancel_and_delete_ask_once_more(desk: Desk) -> None:
     button = page.locator(".run-tools .danger")
     button.click()
     expect(button).to_have_text("Cancel for good?")
-    expect(status(page)).to_have_text("running")
+    expect(status(page)).to_have_text("waiting")
     button.click()
     expect(status(page)).to_have_text("cancelled")
     expect(page.locator(".log-item", has_text="WorkflowCancelledEvent")).to_be_visible()

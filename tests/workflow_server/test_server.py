@@ -254,7 +254,7 @@ def test_ironflow_serve_finds_servers_and_workflows(tmp_path: Path) -> None:
         process.terminate()
         process.wait(30)
         process.stderr.close()
-    assert (names, ended, page) == (["alone", "named"], {"completed"}, 200)
+    assert (names, ended, page) == (["named", "alone"], {"completed"}, 200)
 
 
 # -- as an ASGI application -----------------------------------------------------------------------
@@ -296,7 +296,7 @@ async def test_it_can_be_mounted_in_an_asgi_program() -> None:
     server = make_server()
     asgi = Asgi(server.app)
     status, headers, body = await asgi.ask("GET", "/workflows", root="/wf")
-    assert (status, msgspec.json.decode(body)) == (200, {"workflows": ["gate", "greet"]})
+    assert (status, msgspec.json.decode(body)) == (200, {"workflows": ["greet", "gate"]})
     assert headers["content-type"].startswith("application/json")
     start = b'{"start_event": {"name": "Ada"}}'
     status, _, body = await asgi.ask("POST", "/workflows/greet/run", start)

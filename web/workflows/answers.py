@@ -17,7 +17,7 @@ from ironflow.core.errors import InvalidInput, IronflowError
 from ironflow.core.json_text import is_too_deep
 from ironflow.core.values import TEXT_DEPTH
 from ironflow.web import whole
-from ironflow.web.problems import clean
+from ironflow.web.problems import LATE, clean
 
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -81,6 +81,8 @@ def refusal_of(error: Exception) -> web.Response | None:
             if again is not None:
                 response.headers["Retry-After"] = str(max(1, math.ceil(again)))
             return response
+        case TimeoutError():
+            return refuse(503, LATE)
         case _:
             return None
 

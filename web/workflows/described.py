@@ -13,6 +13,7 @@ from ironflow.web.routing import Route
 from ironflow.web.wire import View
 
 Status = Literal["running", "completed", "failed", "cancelled"]
+RunStatus = Literal["queued", "running", "waiting", "paused", "completed", "failed", "cancelled"]
 
 
 class WorkflowNames(View, frozen=True):
@@ -51,7 +52,8 @@ class Envelope(View, frozen=True):
 
 class HandlerBody(View, frozen=True):
     """A run of a workflow under the name that its caller knows. Moments are ISO 8601. `result` is
-    the stop event; at `/results` it is what that holds.
+    the stop event; at `/results` it is what that holds. `run_status` tells a run that waits, for a
+    human or a timer, from one that works.
     """
 
     handler_id: str
@@ -61,6 +63,7 @@ class HandlerBody(View, frozen=True):
     result: Any
     result_unreadable: bool
     status: Status
+    run_status: RunStatus
     started_at: str
     updated_at: str | None
     completed_at: str | None
@@ -91,10 +94,13 @@ class RunBody(View, frozen=True):
 
 
 class SendBody(View, frozen=True):
-    """An event (an envelope or its JSON text), for one step or for whoever takes it."""
+    """An event (an envelope or its JSON text), for one step or for whoever takes it. `answers`: the
+    sequence of the question in the run's stream that it answers, which other readers are told.
+    """
 
     event: Any
     step: str | None = None
+    answers: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class EventsQuery(Query, frozen=True):
@@ -112,12 +118,13 @@ class EventsQuery(Query, frozen=True):
 
 
 class HandlersQuery(Query, frozen=True):
-    """`handler_id`, `status` and `workflow_name` may be given several times. Without `limit`: all
-    of them.
+    """`handler_id`, `status`, `run_status` and `workflow_name` may be given several times. Without
+    `limit`: all of them.
     """
 
     handler_id: tuple[str, ...] = ()
     status: tuple[Status, ...] = ()
+    run_status: tuple[RunStatus, ...] = ()
     workflow_name: tuple[str, ...] = ()
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None
     cursor: str | None = None

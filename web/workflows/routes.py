@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -21,6 +21,7 @@ from ironflow.web.workflows.answers import Refusal, decode_body, read_body, repl
 
 STATUSES = {"running": RUNNING, "completed": ("completed",), "failed": ("failed",)}
 STATUSES["cancelled"] = ("cancelled",)
+RUN_STATUSES = frozenset(status for statuses in STATUSES.values() for status in statuses)
 PAGE = 500
 """Handlers that are read from the database at once."""
 MAX_LIMIT = 1000
@@ -196,13 +197,12 @@ async def get_result(request: web.Request) -> web.Response:
 async def list_handlers(request: web.Request) -> web.StreamResponse:
     """Handlers, newest first: all of them, or with `limit` a page and a cursor for the next.
 
-    `handler_id`, several times, asks for those alone; `include_results=false` leaves the results
+    `handler_id`, several times, asks for those alone; `status` is what the clients of old know,
+    `run_status` tells waiting runs from running ones; `include_results=false` leaves the results
     out.
     """
     query = request.query
-    statuses = tuple(query.getall("status", ()))
-    wanted = [text for text in statuses if text]
-    runs = tuple(status for text in wanted for status in STATUSES.get(text, ()))
+    runs = _read_statuses(query.getall("status", ()), query.getall("run_status", ()))
     names = tuple(name for name in query.getall("workflow_name", ()) if name)
     for name in names:
         check_text(name, "workflow_name")
@@ -211,12 +211,12 @@ async def list_handlers(request: web.Request) -> web.StreamResponse:
     with_results = query.get("include_results", "true").lower() == "true"
     ids = tuple(text for text in query.getall("handler_id", ()) if text)
     if ids:
-        rows = await _find_handlers(engine_of(request), ids, wanted, names)
+        rows = await _find_handlers(engine_of(request), ids, runs, names)
         found = [await _encode_row(request, row, with_results) for row in rows]
         return reply_text(b'{"handlers":[%s],"next_cursor":null}' % b",".join(found))
-    if wanted and not runs:
+    if runs is not None and not runs:
         return reply({"handlers": [], "next_cursor": None})
-    pages = _pages(engine_of(request), runs, names, before, limit)
+    pages = _pages(engine_of(request), runs or (), names, before, limit)
     response = web.StreamResponse()
     response.content_type = "application/json"
     first, cursor = True, "null"
@@ -233,8 +233,22 @@ async def list_handlers(request: web.Request) -> web.StreamResponse:
     return response
 
 
+def _read_statuses(statuses: Sequence[str], runs: Sequence[str]) -> tuple[str, ...] | None:
+    """The statuses of runs that are asked for, None: any. Blank values are dropped, and unknown
+    ones match nothing.
+    """
+    given = [text for text in statuses if text], [text for text in runs if text]
+    if not any(given):
+        return None
+    wanted = [status for text in given[0] for status in STATUSES.get(text, ())]
+    known = [text for text in given[1] if text in RUN_STATUSES]
+    if not given[0]:
+        return tuple(known)
+    return tuple(status for status in wanted if status in known or not given[1])
+
+
 async def _find_handlers(
-    engine: Engine, ids: tuple[str, ...], statuses: list[str], names: tuple[str, ...]
+    engine: Engine, ids: tuple[str, ...], statuses: tuple[str, ...] | None, names: tuple[str, ...]
 ) -> list[HandlerRow]:
     """The handlers of these names that there are and that the other filters let through."""
     if len(ids) > MAX_LIMIT:
@@ -245,9 +259,7 @@ async def _find_handlers(
             row = await engine.workflows.handler(check_text(handler_id, "handler_id"))
         except NotFound:
             continue
-        if (not statuses or views.wire_status(row.status) in statuses) and (
-            not names or row.workflow in names
-        ):
+        if (statuses is None or row.status in statuses) and (not names or row.workflow in names):
             rows.append(row)
     return sorted(rows, key=lambda row: (row.created_at, row.id), reverse=True)
 
@@ -305,6 +317,7 @@ async def send_event(request: web.Request) -> web.Response:
     step = body.get("step")
     if step is not None and not isinstance(step, str):
         raise InvalidInput("step", "must be text")
+    answers = _read_question(body.get("answers"))
     workflows = engine_of(request).workflows
     if row.is_terminal:
         raise Refusal(409, "Workflow already completed")
@@ -316,10 +329,18 @@ async def send_event(request: web.Request) -> web.Response:
     if step:
         face.check_step(step, event.type)
     try:
-        await workflows.send(row.run_id, event.type, event.value, step or None)
+        await workflows.send(row.run_id, event.type, event.value, step or None, answers=answers)
     except Conflict as error:
         raise Refusal(409, "Workflow already completed") from error
     return reply({"status": "sent"})
+
+
+def _read_question(given: object) -> int | None:
+    if given is None:
+        return None
+    if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given < 2**53:
+        raise InvalidInput("answers", "must be the sequence of a question in the run's stream")
+    return given
 
 
 async def cancel(request: web.Request) -> web.Response:

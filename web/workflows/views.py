@@ -16,8 +16,8 @@ CODES = {"running": 202, "completed": 200, "failed": 500, "cancelled": 500}
 _encode = msgspec.json.Encoder().encode
 _TEXT = (
     b'{"handler_id":%s,"workflow_name":%s,"run_id":"%s","error":%s,"result":%s,'
-    b'"result_unreadable":false,"status":"%s","started_at":"%s","updated_at":"%s",'
-    b'"completed_at":%s}'
+    b'"result_unreadable":false,"status":"%s","run_status":"%s","started_at":"%s",'
+    b'"updated_at":"%s","completed_at":%s}'
 )
 
 
@@ -32,7 +32,9 @@ def wire_status(status: str) -> str:
 
 
 def encode_handler(row: HandlerRow, result: bytes | None = None, error: str | None = None) -> bytes:
-    """A handler as JSON; `result` is put in as it is."""
+    """A handler as JSON; `result` is put in as it is. `run_status` says more than `status`, whose
+    values the clients of old know: whether the run waits, is queued or is paused.
+    """
     ended = None if row.ended_at is None else b'"%s"' % to_iso(row.ended_at).encode()
     return _TEXT % (
         _encode(row.id),
@@ -41,6 +43,7 @@ def encode_handler(row: HandlerRow, result: bytes | None = None, error: str | No
         _encode(error if error is not None else (row.error if row.is_terminal else None)),
         result or b"null",
         wire_status(row.status).encode(),
+        row.status.encode(),
         to_iso(row.created_at).encode(),
         to_iso(row.updated_at).encode(),
         ended or b"null",

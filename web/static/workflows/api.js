@@ -86,14 +86,15 @@ export async function handler(id) {
   return found;
 }
 
-export const send = (id, event, step) => ask("POST", `/events/${name(id)}`, step ? { event, step } : { event });
+/** `answers`: the sequence of the question that the event answers, so that all who look at the run know. */
+export const send = (id, event, step, answers) => ask("POST", `/events/${name(id)}`, { event, step, answers });
 export const cancel = (id) => ask("POST", `/handlers/${name(id)}/cancel`);
 export const purge = (id) => ask("POST", `/handlers/${name(id)}/cancel?purge=true`);
 
 /** A page of runs, newest first: `{handlers, next_cursor}`. */
 export function handlers(workflow, statuses, cursor, limit) {
   const query = new URLSearchParams({ workflow_name: workflow, limit: String(limit) });
-  for (const status of statuses) query.append("status", status);
+  for (const status of statuses) query.append("run_status", status);
   if (cursor) query.set("cursor", cursor);
   return ask("GET", `/handlers?${query}`);
 }

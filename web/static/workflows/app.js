@@ -207,8 +207,8 @@ export class App {
     await this.refresh();
   }
 
-  async send(run, type, value, step) {
-    await api.send(run.id, { type, value }, step || undefined);
+  async send(run, type, value, step, answers) {
+    await api.send(run.id, { type, value }, step || undefined, answers);
     this.toast(`${type} was sent and is stored.`);
     this.tell();
   }
@@ -289,7 +289,7 @@ export class App {
       if (run.isOver && !was) {
         was = true;
         this.noteEnd(run);
-      }
+      } else if (!run.isOver && run.handler) this.noteStatus(run);
       this.tell();
     });
     run.open();
@@ -302,6 +302,12 @@ export class App {
     this.emptyList();
     this.state.workflow = workflow;
     this.enter();
+  }
+
+  /** The list goes on saying it when another run is looked at. */
+  noteStatus(run) {
+    const known = this.list.handlers.find((handler) => handler.handler_id === run.id);
+    if (known && known.run_id === run.handler.run_id) known.run_status = run.status;
   }
 
   noteEnd(run) {

@@ -222,10 +222,8 @@ export class Panel {
       error.hidden = true;
       button.disabled = true;
       try {
-        run.noteAnswered(prompt);
-        await this.app.send(run, type, value, step?.value);
+        await this.app.send(run, type, value, step?.value, prompt?.sequence);
       } catch (refusal) {
-        run.noteAnswered(prompt, false);
         error.textContent = refusal.message;
         error.hidden = false;
       } finally {

@@ -12,17 +12,6 @@ export const AGAIN = 2000;
 
 export const ENDED = new Set(["completed", "failed", "cancelled"]);
 
-const STORE = "ironflow.workflows.answered.";
-
-/** The questions of a run that were answered here, by their sequences; kept as long as the tab. */
-function answeredIn(id) {
-  try {
-    return new Set(JSON.parse(sessionStorage.getItem(STORE + id) ?? "[]"));
-  } catch {
-    return new Set();
-  }
-}
-
 export class Run {
   constructor(id, responses = new Set()) {
     this.id = id;
@@ -45,7 +34,9 @@ export class Run {
     this.terminal = null;
     this.began = null;
     this.last = null;
-    this.answered = answeredIn(this.id);
+    /** The jobs of steps that have an answer whose question is known. */
+    this.answering = new Set();
+    this.isIdle = false;
   }
 
   get status() {
@@ -55,7 +46,7 @@ export class Run {
       const ends = { WorkflowFailedEvent: "failed", WorkflowTimedOutEvent: "failed", WorkflowCancelledEvent: "cancelled" };
       return ends[this.terminal.type] ?? "completed";
     }
-    if (this.prompts.length) return "waiting";
+    if (this.prompts.length || this.isIdle) return "waiting";
     return this.handler?.status ?? "opening";
   }
 
@@ -126,7 +117,9 @@ export class Run {
     const event = { ...envelope, sequence: this.last, at, offset: Math.max(0, (at - this.began) / 1000) };
     event.internal = api.isA(envelope, "InternalDispatchEvent");
     this.events.push(event);
+    this.isIdle = envelope.type === "WorkflowIdleEvent";
     if (envelope.type === "StepStateChanged") this.noteStep(envelope.value, at, envelope.job ?? null);
+    else if (envelope.type === "QuestionAnswered") this.noteAnswered(envelope.value);
     else if (!event.internal) this.noteEvent(event);
     this.tell();
   }
@@ -182,30 +175,23 @@ export class Run {
   /**
    * A step took something up: perhaps what a human has answered. A job that asked and begins again
    * has its answer; what was asked by returning it is answered when a step takes an answer: the
-   * question that was answered here, else the oldest one.
+   * oldest question, of an answer whose sender did not say which one.
    */
   noteAnswer(input, job) {
     const left = this.prompts.filter((prompt) => prompt.job === undefined || prompt.job !== job);
     const isAnswer = this.responses.has(input);
-    if (isAnswer && left.length === this.prompts.length) {
-      const isOpen = (prompt) => prompt.job === undefined;
-      const here = left.findIndex((prompt) => isOpen(prompt) && this.answered.has(prompt.sequence));
-      left.splice(Math.max(here < 0 ? left.findIndex(isOpen) : here, 0), 1);
+    if (isAnswer && !this.answering.has(job) && left.length === this.prompts.length) {
+      left.splice(Math.max(left.findIndex((prompt) => prompt.job === undefined), 0), 1);
     }
     this.prompts = left;
     if (isAnswer) this.edges.add(`external_step→${input}`);
   }
 
-  /** One of its questions has been answered from here, or the answer was refused. */
-  noteAnswered(prompt, isTaken = true) {
-    if (!prompt) return; // an event that was sent by itself
-    if (isTaken) this.answered.add(prompt.sequence);
-    else this.answered.delete(prompt.sequence);
-    try {
-      sessionStorage.setItem(STORE + this.id, JSON.stringify([...this.answered]));
-    } catch {
-      // Without storage the page knows it until it is left.
-    }
+  /** An answer has come, from whoever looks at this run, that says which question it is for. */
+  noteAnswered({ question, event_type: type, jobs }) {
+    this.prompts = this.prompts.filter((prompt) => prompt.sequence !== question);
+    for (const job of jobs) this.answering.add(job);
+    this.edges.add(`external_step→${type}`);
   }
 
   tell() {

@@ -4,7 +4,8 @@ import { h, icon, moment, reconcile, replace, seconds } from "./dom.js";
 import { pill } from "./compare.js";
 import { makeForm } from "./forms.js";
 
-const STATUSES = ["running", "completed", "failed", "cancelled"];
+/** What a chip asks for, by what stands on it. */
+const CHIPS = { running: ["running", "queued", "paused"], waiting: ["waiting"], completed: ["completed"], failed: ["failed"], cancelled: ["cancelled"] };
 
 export class Side {
   constructor(app, element) {
@@ -17,10 +18,9 @@ export class Side {
     this.list = h("ul", { class: "runs", "aria-label": "runs" });
     this.more = h("button", { type: "button", class: "quiet small wide", hidden: true, onclick: () => app.loadMore() }, "Older runs");
     this.empty = h("p", { class: "empty" });
-    this.filters = STATUSES.map((status) => {
-      const button = h("button", { type: "button", class: "chip", "data-status": status, "aria-pressed": "false", onclick: () => this.toggle(status) }, status);
-      return button;
-    });
+    this.filters = Object.keys(CHIPS).map((status) =>
+      h("button", { type: "button", class: "chip", "data-status": status, "aria-pressed": "false", onclick: () => this.toggle(CHIPS[status]) }, status),
+    );
     const refresh = h("button", { type: "button", class: "quiet square small", "aria-label": "look again", title: "Look again", onclick: () => app.refresh() }, icon("refresh"));
     element.append(
       h("section", { class: "card" }, h("label", { for: "workflow", class: "heading" }, "Workflow"), this.picker, this.about),
@@ -29,9 +29,9 @@ export class Side {
     );
   }
 
-  toggle(status) {
+  toggle(chosen) {
     const { statuses } = this.app.list;
-    this.app.filter(statuses.includes(status) ? statuses.filter((other) => other !== status) : [...statuses, status]);
+    this.app.filter(statuses.includes(chosen[0]) ? statuses.filter((other) => !chosen.includes(other)) : [...statuses, ...chosen]);
   }
 
   async submit(event) {
@@ -108,7 +108,7 @@ export class Side {
     const { app } = this;
     const id = handler.handler_id;
     const run = app.runs.get(id);
-    const status = run && run.status !== "opening" ? run.status : handler.status;
+    const status = run && run.status !== "opening" ? run.status : handler.run_status;
     const took = handler.completed_at ? seconds((new Date(handler.completed_at) - new Date(handler.started_at)) / 1000) : "";
     const marked = state.compare.includes(id);
     const current = state.run === id;
