@@ -54,6 +54,8 @@ def _add_job(state: WorkflowState, op: JobAdded, at: int) -> None:
     recoveries = dict(op.recoveries) if op.recoveries else {}
     state.jobs[op.job] = Job(op.job, op.step, op.events, at, op.fans, recoveries)
     state.next_job = op.job + 1
+    if op.queued:
+        state.next_event += 1
 
 
 def _fail_job(state: WorkflowState, op: JobFailed, at: int) -> None:

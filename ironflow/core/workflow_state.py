@@ -164,7 +164,9 @@ class Started(Op, tag="started", frozen=True):
 
 
 class JobAdded(Op, tag="job_added", frozen=True):
-    """An event is delivered to a step. `by` is the job that sent it."""
+    """An event is delivered to a step. `by` is the job that sent it; `queued`: it waits for one of
+    the step's workers, which is told to readers.
+    """
 
     job: int
     step: str
@@ -172,6 +174,7 @@ class JobAdded(Op, tag="job_added", frozen=True):
     fans: tuple[int, ...] = ()
     recoveries: dict[str, int] = {}
     by: int | None = None
+    queued: bool = False
 
 
 class Sent(Op, tag="sent", frozen=True):

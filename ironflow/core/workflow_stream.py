@@ -16,6 +16,7 @@ from ironflow.core import entries as e
 from ironflow.core.entries import RunEntry
 from ironflow.core.payloads import Failure, Payload
 from ironflow.core.workflow_state import (
+    JobAdded,
     JobBegan,
     JobEnded,
     JobFailed,
@@ -27,6 +28,8 @@ from ironflow.core.workflow_state import (
 BUILT_IN = "workflows.events"
 """The module that built-in events are named after on the wire, whatever module they live in."""
 INTERNAL = "InternalDispatchEvent"
+ENQUEUED = "<enqueued>"
+"""Stands for the number of a worker while there is none."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -59,8 +62,10 @@ def built_in(type: str, value: dict[str, Any], parent: str | None) -> Payload:
     return Payload(raw=msgspec.Raw(text))
 
 
-def step_state(step: str, state: str, worker: int, taken: str, given: str | None = None) -> Payload:
-    """A step was taken up by a worker, or let go of."""
+def step_state(
+    step: str, state: str, worker: int | str, taken: str, given: str | None = None
+) -> Payload:
+    """A step was taken up by a worker, or let go of, or waits for one."""
     value = {
         "name": step,
         "step_state": state,
@@ -99,6 +104,11 @@ def _event_of(op: TurnOp) -> tuple[Payload, bool, int | None] | None:
     match op:
         case Streamed():
             return op.event, op.internal, op.job
+        case JobAdded():
+            if not op.queued:
+                return None
+            taken = op.events[0].type.rpartition(".")[2] if op.events else ""
+            return step_state(op.step, "preparing", ENQUEUED, taken), True, op.job
         case JobBegan():
             return step_state(op.step, "running", op.worker, op.input), True, op.job
         case JobEnded():

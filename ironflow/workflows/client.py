@@ -164,7 +164,8 @@ async def _parse(lines: AsyncIterator[bytes]) -> AsyncIterator[tuple[int | None,
 
 class WorkflowClient:
     """A client of one server. With `async with` all calls share connections; without, each opens
-    its own.
+    its own. Calls raise `RequestRefused`, and `OSError` when the server cannot be reached for as
+    long as the client is patient, or is lost before it has answered what must not be asked twice.
     """
 
     def __init__(
@@ -322,8 +323,17 @@ class WorkflowClient:
             query.append(("cursor", cursor))
         return await self._ask(Handlers, "GET", "/handlers", query=query)
 
-    async def wait_for_handler(self, handler_id: str, *, timeout: float | None = None) -> Handler:
-        """The run once it has ended: told by its stream, without asking again and again. Raises
+    async def wait_for_handler(
+        self,
+        handler_id: str,
+        *,
+        timeout: float | None = None,
+        poll_interval: float | None = None,
+        max_poll_interval: float | None = None,
+        backoff: str | None = None,
+    ) -> Handler:
+        """The run once it has ended: told by its stream, without asking again and again, so that
+        `poll_interval`, `max_poll_interval` and `backoff` of the original have no effect. Raises
         `TimeoutError` after `timeout` seconds.
         """
         async with asyncio.timeout(timeout):
@@ -366,7 +376,9 @@ class WorkflowClient:
                 # What may have arrived is not sent twice, unless that makes no difference.
                 is_safe = method == "GET" or isinstance(error, aiohttp.ClientConnectorError)
                 if not is_safe or loop.time() >= until:
-                    raise
+                    if isinstance(error, OSError):
+                        raise
+                    raise ConnectionError(f"{method} {path}: {error}") from error
             else:
                 is_answer = kind is Handler and b'"handler_id"' in answer
                 if status < 400 or is_answer:

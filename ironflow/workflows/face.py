@@ -98,7 +98,9 @@ class Face:
                 raise InvalidInput(field, f"its class must be named by text, not {_name(name)}")
         kind = graph.by_bare_name.get(bare) if bare else None
         if kind is None and full:
-            kind = graph.by_wire_name.get(full) or graph.by_bare_name.get(full)
+            # Of a class in the caller's own module the last name is what both sides know.
+            known = full if bare else full.rpartition(".")[2]
+            kind = graph.by_wire_name.get(full) or graph.by_bare_name.get(known)
         if kind is None and (bare or full):
             raise InvalidInput(field, f"the workflow knows no event {bare or full!r}")
         if kind is not None and is_internal(kind):

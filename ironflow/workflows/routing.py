@@ -57,6 +57,8 @@ class Router:
         """Jobs that wait for a worker, by step; none is empty."""
         self.members: dict[int, int] = {}
         """By fan-out how many jobs belong to it."""
+        self.coming: dict[str, set[int]] = {}
+        """By step the jobs that were added here and that no worker has taken up yet."""
         self.waiting: dict[str, dict[int, None]] = {}
         """By full name of an event's class the jobs that wait for one."""
 
@@ -166,7 +168,12 @@ class Router:
         body = self.body
         job_id = body.state.next_job
         fans = delivery.fans
-        body.emit(JobAdded(job_id, step, data, fans, delivery.recoveries, delivery.by))
+        coming = self.coming.get(step)
+        if coming is None:
+            coming = self.coming[step] = set()
+        queued = body.workers.are_taken(step, len(coming))
+        coming.add(job_id)
+        body.emit(JobAdded(job_id, step, data, fans, delivery.recoveries, delivery.by, queued))
         if fans:
             self._count(fans, 1)
         body.fresh.append(job_id)

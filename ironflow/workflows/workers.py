@@ -64,8 +64,17 @@ class Workers:
             if not queue:
                 del queues[step]
 
+    def are_taken(self, step: str, coming: int) -> bool:
+        """Whether all workers of a step are, or will be by the `coming` jobs."""
+        spec = self.body.definition.steps.get(step)
+        taken = self._taken.get(step)
+        return spec is not None and coming + (len(taken) if taken else 0) >= spec.num_workers
+
     def _begin(self, job: Job, spec: StepSpec, worker: int) -> None:
         body = self.body
+        coming = body.router.coming.get(spec.name)
+        if coming:
+            coming.discard(job.id)
         invocation = self.active[job.id] = Invocation(body, job, spec, worker)
         began = JobBegan(job.id, spec.name, invocation.taken, worker)
         body.emit(began, invocation.started_at)

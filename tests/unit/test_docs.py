@@ -416,23 +416,23 @@ def _(source: str, names: Names) -> None:
         begun.append((host, port))
 
     names["patch"].setattr(WorkflowServer, "serve", serve)
-    known = letter()
-    execute(source, {}, asyncio=asyncio, Greet=known["Letter"], Feedback=known["Draft"])
+    execute(source, {"__name__": "__main__"})
     assert begun == [("127.0.0.1", 8080)]
 
 
 @block("docs/workflow-server.md", 1)
 def _(source: str, names: Names) -> None:
     said: list[Any] = []
-    known = letter()
+    page = next(text for page, _, text in PYTHON if page == "docs/workflow-server.md")
+    workflow, _ = execute(page, {"__name__": "my_server"})["server"].entries["approve"]
 
     async def main() -> None:
         server = WorkflowServer(db="memory")
-        server.add_workflow("approve", known["Letter"](timeout=None))
+        server.add_workflow("approve", workflow)
         async with server.contextmanager():
             text = source.replace("http://127.0.0.1:8080", server.url)
-            scope = {"print": said.append, "Decision": known["HumanResponseEvent"]}
+            scope = {"print": said.append}
             await eval(compile(text, "<docs>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), scope)
 
     asyncio.run(main())
-    assert "Dear Ada" in str(said)
+    assert "'result': 'done'" in str(said)

@@ -31,6 +31,7 @@ from ironflow.workflows.drawing import (
     draw_all_possible_flows_mermaid,
     draw_most_recent_execution,
     draw_most_recent_execution_mermaid,
+    draw_most_recent_execution_svg,
     execution_diagram,
     workflow_diagram,
 )
@@ -207,6 +208,9 @@ async def test_what_a_run_did(tmp_path: Path) -> None:
     page = draw_most_recent_execution(handler, str(tmp_path / "run.html"))
     assert "work (x2)" in page
     assert "work (x2)" in draw_most_recent_execution_mermaid(handler, None)
+    drawn = draw_most_recent_execution_svg(handler, str(tmp_path / "run.svg"))
+    assert sorted(boxes(drawn)) == sorted(node.id for node in diagram.nodes)
+    assert (tmp_path / "run.svg").read_text() == drawn
 
 
 async def test_a_run_that_failed() -> None:

@@ -66,9 +66,12 @@ async def test_forms_of_a_start_event(memory_http: Http, body: dict[str, Any]) -
 
 
 async def test_a_missing_start_event_has_no_fields(memory_http: Http) -> None:
-    for body in ({}, {"start_event": None}, {"start_event": ""}, {"handler_id": ""}):
+    ids = set()
+    for body in ({}, {"start_event": None}, {"handler_id": None}, {"handler_id": ""}):
         _, handler = await memory_http.post("/workflows/greet/run", body)
         assert handler["result"]["value"] == {"result": "HELLO WORLD"}
+        ids.add(handler["handler_id"])
+    assert [(len(each), each.isalnum()) for each in ids] == [(10, True)] * 4
 
 
 async def test_run_nowait_and_results(http: Http) -> None:
@@ -118,6 +121,35 @@ async def test_a_handler_goes_on_with_its_state(http: Http) -> None:
     assert results == [1, 2, 3]
     _, page = await http.get("/handlers")
     assert [found["handler_id"] for found in page["handlers"]] == ["my-own-name"]
+
+
+async def test_a_handler_goes_on_however_its_run_ended(memory_http: Http) -> None:
+    for workflow, status in (("fails", "failed"), ("gate", "cancelled")):
+        body = {"handler_id": workflow}
+        await memory_http.post(f"/workflows/{workflow}/run-nowait", body)
+        await memory_http.post(f"/handlers/{workflow}/cancel")  # refused of the one that has ended
+        before = (await memory_http.get(f"/handlers/{workflow}"))[1]
+        assert before["status"] == status
+        code, after = await memory_http.post("/workflows/greet/run", body)
+        assert (code, after["workflow_name"], after["status"]) == (200, "greet", "completed")
+        assert after["run_id"] != before["run_id"]
+
+
+async def test_a_context_in_the_middle_goes_on_there(memory_http: Http) -> None:
+    handler = served_app.Approve(timeout=None).run(name="this")
+    async for event in handler.stream_events():
+        if isinstance(event, served_app.Approval):
+            break
+    context = handler.ctx.to_dict()
+    await handler.cancel_run()
+    assert context["is_running"]
+    body = {"context": context, "handler_id": "moved"}
+    assert (await memory_http.post("/workflows/approve/run-nowait", body))[0] == 200
+    answer = {"event": {"type": "Decision", "value": {"response": "go"}}}
+    assert (await memory_http.post("/events/moved", answer))[0] == 200
+    events = await memory_http.events("moved", "?include_internal=true")
+    assert events[-1][1]["value"] == {"result": "they said go"}
+    assert {e["value"]["name"] for _, e in events if "name" in e["value"]} == {"act"}  # not `ask`
 
 
 async def test_a_running_handler_is_409(http: Http) -> None:
@@ -198,7 +230,10 @@ async def test_events_in_every_form(memory_http: Http) -> None:
         {"qualified_name": f"{served_app.Go.__module__}.Go", "value": {"word": "w"}},
         {"__is_pydantic": True, "type": "Go", "value": {"word": "w"}, "qualified_name": "x.Y"},
         {"type": "Go", "data": {"word": "w"}},
-    ]
+        {"type": "Nothing", "qualified_name": f"{served_app.Go.__module__}.Go",
+         "value": {"word": "w"}},
+        {"qualified_name": "__main__.Go", "value": {"word": "w"}},  # as the caller's module has it
+    ]  # fmt: skip
     for form in forms:
         handler_id = await memory_http.start("gate")
         assert await memory_http.post(
@@ -223,6 +258,7 @@ async def test_refused_events_change_nothing(http: Http) -> None:
         ({"event": {"type": "Nothing", "value": {}}}, "Nothing"),
         ({"event": {"value": {}}}, "event"),
         ({"event": {"qualified_name": "os.system", "value": {}}}, "os.system"),
+        ({"event": {"type": "Nothing", "qualified_name": "x.Go", "value": {}}}, "Nothing"),
         ({"event": {"type": "Go", "value": []}}, "event"),
         ({"event": {"type": "Go", "value": {"word": {"not": "text"}}}}, "word"),
         ({"event": go, "step": "nothing"}, "nothing"),

@@ -67,6 +67,10 @@ async def test_streams_begin_where_they_are_asked_to(http: Http) -> None:
     assert await numbers("?after_sequence=-1", headers=header) == [6]
     assert await numbers("?after_sequence=4", headers={"Last-Event-ID": "what"}) == [6]
     assert await numbers("?acquire_timeout=2.5") == [1, 4, 6]
+    # Only `true` is true; what an event does not declare stands apart from its fields.
+    assert await numbers("?include_internal=1") == [1, 4, 6]
+    response = await http.stream(handler_id, "?sse=yes&after_sequence=4")
+    assert response.content_type == "application/x-ndjson"
 
 
 async def test_nothing_left_is_an_empty_204(http: Http) -> None:
@@ -119,6 +123,22 @@ async def test_an_event_that_nobody_takes_answers_no_question(memory_http: Http)
     kinds = [envelope["type"] for _, envelope in events]
     assert "UnhandledEvent" in kinds
     assert "QuestionAnswered" not in kinds
+
+
+async def test_jobs_that_find_no_worker_are_told(http: Http) -> None:
+    handler_id = await http.start("fan", count=6)
+    events = await http.events(handler_id, "?include_internal=true&include_time=true")
+    assert [number for number, _ in events] == list(range(len(events)))
+    told: dict[str, list[int]] = {"preparing": [], "running": []}
+    for _, envelope in events:
+        value = envelope["value"]
+        if value.get("name") == "work" and value["step_state"] in told:
+            told[value["step_state"]].append(envelope["job"])
+            is_worker = value["worker_id"] in ("0", "1", "2")
+            assert is_worker == (value["step_state"] == "running")
+            assert value["input_event_name"] == "Item"
+    assert len(told["running"]) == 6
+    assert told["preparing"] == told["running"][3:]  # three workers, and who comes first is served
 
 
 async def test_names_can_be_left_out_and_times_put_in(memory_http: Http) -> None:

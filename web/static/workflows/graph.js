@@ -265,7 +265,8 @@ export class GraphView {
       const classes = item.element.classList;
       classes.toggle("running", running > 0);
       const asking = step ? step.asking.size : 0;
-      classes.toggle("done", Boolean((step?.finished > asking && !running) || (isEvent && this.wasSeen(run, name, count))));
+      const hasAnswered = id === "external_step" && run && !run.prompts.length && [...run.edges].some((edge) => edge.startsWith(`${id}→`));
+      classes.toggle("done", Boolean((step?.finished > asking && !running) || hasAnswered || (isEvent && this.wasSeen(run, name, count))));
       classes.toggle("failed", failed !== undefined && !isEvent && failed === name);
       classes.toggle("waiting", Boolean(run && !run.isOver && run.prompts.length && ((asking && !running) || id === "external_step" || (isEvent && run.prompts.some((prompt) => prompt.type === name)))));
       item.badge.textContent = step?.started > 1 ? `×${step.started}` : count > 1 ? `×${count}` : "";
@@ -295,7 +296,7 @@ export class GraphView {
 }
 
 function noteOf(step, running, isFailed) {
-  const queued = step.queued ? `, ${step.queued} queued` : "";
+  const queued = step.queued.size ? `, ${step.queued.size} queued` : "";
   const asking = step.asking.size;
   if (running) return `${running} running${asking ? `, ${asking} waiting` : ""}${queued}`;
   if (isFailed) return step.finished > 1 ? `${step.finished - 1} done, 1 failed` : "failed";

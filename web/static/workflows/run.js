@@ -133,7 +133,10 @@ export class Run {
     if (api.isStop(event)) {
       this.terminal = event;
       this.prompts = [];
-      for (const step of this.steps.values()) step.workers.clear();
+      for (const step of this.steps.values()) {
+        step.workers.clear();
+        step.queued.clear();
+      }
     }
   }
 
@@ -142,11 +145,11 @@ export class Run {
     const input = bare(change.input_event_name);
     const output = bare(change.output_event_name);
     if (change.step_state === "preparing") {
-      step.queued += 1;
+      step.queued.add(job);
       return;
     }
     if (change.step_state === "running") {
-      step.queued = Math.max(0, step.queued - 1);
+      step.queued.delete(job);
       if (step.asking.delete(job)) {
         step.started -= 1; // it is the same job that goes on
         step.finished -= 1;
@@ -167,7 +170,7 @@ export class Run {
 
   step(name) {
     if (!this.steps.has(name)) {
-      this.steps.set(name, { name, started: 0, finished: 0, queued: 0, seconds: 0, workers: new Map(), asking: new Set() });
+      this.steps.set(name, { name, started: 0, finished: 0, queued: new Set(), seconds: 0, workers: new Map(), asking: new Set() });
     }
     return this.steps.get(name);
   }
