@@ -105,6 +105,19 @@ class Heard(Event):
     text: str
 
 
+class Line(Workflow):
+    """One clerk, and three who stand in line."""
+
+    @step
+    async def open(self, ev: StartEvent) -> list[Turn]:
+        return [Turn(who=who) for who in ("Ada", "Bob", "Cyd")]
+
+    @step(num_workers=1)
+    async def serve(self, ev: Turn) -> StopEvent:
+        await asyncio.sleep(3600)
+        return StopEvent()
+
+
 class Experts(Workflow):
     """Asks two people at once, each in the middle of a step."""
 
@@ -212,4 +225,5 @@ server.add_workflow("contract", Contract(timeout=None))
 server.add_workflow("chain", chain(40))
 server.add_workflow("forms", Forms())
 server.add_workflow("wordy", Wordy())
+server.add_workflow("line", Line(timeout=None))
 server.add_workflow("experts", Experts(timeout=None))

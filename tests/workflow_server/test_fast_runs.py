@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from workflow_server.http_client import Http, serving
 
-from ironflow.actors.kernel import Ref
+from ironflow.actors.kernel.actor import Ref
 from ironflow.actors.runs.endings import Ending, Endings
-from ironflow.actors.workflows import doors as workflows
+from ironflow.actors.workflows import doors
 from ironflow.core.errors import StorageError, StorageFull
 from ironflow.core.runs import Run
 from ironflow.web.fast_path import FAST_PATH, FastPath, Plain
@@ -98,7 +98,7 @@ async def test_the_answer_is_the_one_that_aiohttp_gives(line: Line, case: str) -
 async def test_a_caller_who_hangs_up_ends_the_wait_and_not_the_run(line: Line) -> None:
     await line.ask("gate/run-nowait", {"handler_id": "here"})  # its head comes again
     line.send("gate/run", {"handler_id": "wait"})
-    waiting, doors = line.engine.endings._waiting, line.engine.workflows
+    waiting, workflows = line.engine.endings._waiting, line.engine.workflows
     async with asyncio.timeout(20):
         while not waiting:  # noqa: ASYNC110 - nobody is told of it
             await asyncio.sleep(0.001)
@@ -106,7 +106,7 @@ async def test_a_caller_who_hangs_up_ends_the_wait_and_not_the_run(line: Line) -
         while waiting:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     assert line.taken
-    assert (await doors.handler("wait")).status in ("running", "waiting")
+    assert (await workflows.handler("wait")).status in ("running", "waiting")
 
 
 async def test_where_keys_are_asked_for_a_run_that_is_waited_for_is_counted_elsewhere(
@@ -151,7 +151,7 @@ async def test_a_run_that_is_not_stored_in_time_is_refused(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await line.ask("greet/run", {})  # its head comes again
-    monkeypatch.setattr(workflows, "CREATION_SECONDS", 0.01)
+    monkeypatch.setattr(doors, "CREATION_SECONDS", 0.01)
     monkeypatch.setattr(Ref, "send", lambda *_, **__: None)  # whoever creates it never answers
     for _ in range(2):
         first, _, answer = await line.ask("greet/run", {})

@@ -59,6 +59,12 @@ async def test_health_satisfies_every_generation(memory_http: Http) -> None:
     assert (status, health["status"]) == (200, "healthy")
     for count in ("loaded_workflows", "active_workflows", "idle_workflows"):
         assert isinstance(health[count], int)
+    assert health["loaded_workflows"] == len(served_app.server.entries)
+    server: Any = memory_http.server._server
+    server.engine.started = False  # as while it brings back what was unfinished
+    url = f"{memory_http.server.url}/health"
+    async with memory_http.session.get(url) as response:
+        assert (response.status, (await response.json())["status"]) == (503, "unhealthy")
 
 
 async def test_runs_stand_in_the_native_lists(memory_http: Http) -> None:

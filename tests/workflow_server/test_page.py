@@ -397,6 +397,9 @@ def test_light_and_dark(browser: Any, served: Served, theme: str) -> None:
 
 
 def test_an_unknown_workflow_and_run_are_said(desk: Desk) -> None:
-    page = desk.open("?workflow=nothing&run=nowhere")
+    page = desk.open("?workflow=nothing&run=nowhere&tab=none&compare=a,b,c,d,e,a&view=compare")
+    expect(page.locator(".column .pill.unknown")).to_have_count(4)
+    expect(page.locator("#tab-compare")).to_have_text("Compare (4)")
+    expect(page.locator("#tab-events")).to_have_attribute("aria-selected", "true")
     expect(page.locator(".toast", has_text="nothing")).to_be_visible()
     expect(page.locator(".run-head .failure")).to_contain_text("Handler not found")

@@ -222,6 +222,12 @@ def test_a_server_that_is_not_ready_is_called_unhealthy(desk: Desk) -> None:
     expect(page.locator("#health")).to_have_text("unhealthy")
 
 
+def test_who_stands_in_line_is_counted(desk: Desk) -> None:
+    page = desk.open("?workflow=line")
+    page.click("#start button[type=submit]")
+    expect(node(page, "serve").locator(".note")).to_have_text("1 running, 2 queued")
+
+
 def test_long_names_stay_within_their_nodes(desk: Desk) -> None:
     page = desk.open("?workflow=wordy")
     outside = page.locator(".canvas .node").evaluate_all(

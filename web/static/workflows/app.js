@@ -117,7 +117,7 @@ export class App {
   async enter() {
     location.write(this.state);
     await this.learn(this.state.workflow);
-    for (const id of this.state.compare.slice(0, MOST)) this.open(id);
+    for (const id of this.state.compare) this.open(id);
     if (this.state.run) this.open(this.state.run);
     this.tidyRuns();
     this.tell();

@@ -1,16 +1,20 @@
 // What is shown stands in the address, so that a link shows the same to a colleague.
 
+import { MOST } from "./compare.js";
+
 const KEYS = ["workflow", "run", "compare", "view", "tab"];
+const TABS = ["events", "send", "result"];
 
 /** What the address asks for. */
 export function read() {
   const query = new URLSearchParams(window.location.search);
+  const tab = query.get("tab");
   return {
     workflow: query.get("workflow"),
     run: query.get("run"),
-    compare: (query.get("compare") ?? "").split(",").filter(Boolean),
+    compare: [...new Set((query.get("compare") ?? "").split(",").filter(Boolean))].slice(0, MOST),
     view: query.get("view") === "compare" ? "compare" : "graph",
-    tab: query.get("tab") ?? "events",
+    tab: TABS.includes(tab) ? tab : "events",
   };
 }
 
