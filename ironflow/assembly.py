@@ -19,10 +19,10 @@ from ironflow.core.errors import Conflict, Draining, StorageError
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry
 from ironflow.settings import Settings
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 from ironflow.storage.ports import RetentionRule, Store
 from ironflow.storage.secret_files import SecretFolder
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 from ironflow.web.caller import HttpCaller
 from ironflow.web.environments import PLACE, Opened
 

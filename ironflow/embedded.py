@@ -20,9 +20,9 @@ from ironflow.core.runs import Run, RunStatus
 from ironflow.core.values import convert_input, encode_plain
 from ironflow.sdk.executor import LINGER, Executor
 from ironflow.sdk.function import Function, Registry, registry
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 from ironflow.storage.ports import Store
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 
 DRAIN_SECONDS = 20.0
 

@@ -271,7 +271,7 @@ class Reader(Protocol):
     async def select(
         self, query: str, values: Sequence[Any] | dict[str, Any] = (), *, quick: bool = False
     ) -> list[tuple[Any, ...]]:
-        """The rows of a query over the relational tables (`ironflow.storage.relational`).
+        """The rows of a query over the relational tables (`ironflow.storage.relational.tables`).
 
         `quick`: it looks up a few rows by key, and need not queue behind long lists.
         """

@@ -41,9 +41,9 @@ class Table(NamedTuple):
     stands in: `narrowed` gives a table that says more of them are as they were.
 
     Rows of a `deferred` table may be written some time after their commit, which keeps them
-    elsewhere until then (`storage.deferral`). Beside the primary key it has no unique one that a
-    caller could violate, because such a row could not be refused any more; and columns are only
-    ever appended.
+    elsewhere until then (`storage.sqlite.deferral`). Beside the primary key it has no unique one
+    that a caller could violate, because such a row could not be refused any more; and columns are
+    only ever appended.
     """
 
     name: str

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from store_rows import Opener
 
-from ironflow.storage.sqlite import SqliteStore, open_sqlite
+from ironflow.storage.sqlite.store import SqliteStore, open_sqlite
 
 # Some machines are told to keep no compiled modules. Tests start hundreds of processes, and each
 # would compile all that it imports.

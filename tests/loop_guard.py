@@ -22,7 +22,7 @@ ALLOWED = (
     # A definition reads its own source, once, when its module is loaded.
     (("os.stat", "io.TextIOWrapper.read"), "sdk/function.py", "hash_code"),
     # Files of our own package and of the time zone database: small, and read once.
-    (("io.TextIOWrapper.read",), "storage/sql.py", "load"),
+    (("io.TextIOWrapper.read",), "storage/sqlite/sql.py", "load"),
     (("os.stat", "io.BufferedReader.read"), "core/schedules.py", "_load_zone"),
     # /proc is memory.
     (
@@ -33,9 +33,9 @@ ALLOWED = (
     # hypothesis traces what it explains.
     (("os.path.abspath", "os.stat", "os.readlink"), "hypothesis/internal/escalation.py", "accept"),
     # Opening a database is the first thing of all; nobody is served before.
-    (("os.path.abspath", "os.path.islink"), "storage/sqlite.py", "open_sqlite"),
-    # A commit that is quicker than the way to the thread and back (see `storage/pace.py`).
-    (("sqlite3.Connection.execute",), "storage/sqlite_writer.py", "write_at_once"),
+    (("os.path.abspath", "os.path.islink"), "storage/sqlite/store.py", "open_sqlite"),
+    # A commit that is quicker than the way to the thread and back (see `storage/sqlite/pace.py`).
+    (("sqlite3.Connection.execute",), "storage/sqlite/writer.py", "write_at_once"),
     # Log lines go to stderr by the standard library's handlers: a queue would lose the last ones
     # before a crash, which are those that matter.
     (("io.TextIOWrapper.write", "io.BufferedWriter.write"), "logging/__init__.py", "emit"),
@@ -54,7 +54,7 @@ def make_guard() -> library.BlockBuster:
         # Heavy modules are loaded when they are first needed, which is once.
         call.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")
         # The store in memory keeps its relational tables in a SQLite that is in memory, too.
-        call.can_block_in("storage/relational.py", RELATIONAL)
+        call.can_block_in("storage/relational/tables.py", RELATIONAL)
     for calls, file, function in ALLOWED:
         for call in calls:
             guard.functions[call].can_block_in(file, function)

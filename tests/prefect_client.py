@@ -14,7 +14,7 @@ from ironflow.core.prefect.commands import Reply
 from ironflow.core.prefect.events import Event
 from ironflow.core.prefect.runs import FlowRunInfo, FlowRunPolicy, TaskRunInfo
 from ironflow.core.prefect.states import StateCreate, StateDetails
-from ironflow.storage.relational import NAMES
+from ironflow.storage.relational.tables import NAMES
 
 DAY = 86_400
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ironflow.storage.ports import RUNS, Batch, NewEntry, Store, Table
-from ironflow.storage.sqlite import SqliteStore
+from ironflow.storage.sqlite.store import SqliteStore
 
 Put = tuple[Table, tuple[Any, ...]]
 Opener = Callable[..., Awaitable[SqliteStore]]

@@ -13,7 +13,7 @@ from ironflow.core.prefect import bodies
 from ironflow.core.prefect import runs as r
 from ironflow.core.prefect.timers import wanted_timers
 from ironflow.storage.ports import RUNS, SNAPSHOTS, TIMERS, Entry, Loaded, RunRow, Snapshot, Table
-from ironflow.storage.prefect_runs import FLOW_RUNS, RUN_INPUTS, RUN_STATES, TASK_RUNS
+from ironflow.storage.relational.prefect_runs import FLOW_RUNS, RUN_INPUTS, RUN_STATES, TASK_RUNS
 
 
 class Picture(Protocol):

@@ -21,7 +21,7 @@ from ironflow.core.errors import StorageError
 from ironflow.core.messages import Message
 from ironflow.core.prefect.events import Event
 from ironflow.storage.ports import Batch, Done
-from ironflow.storage.prefect_events import (
+from ironflow.storage.relational.prefect_events import (
     LAST_EVENTS,
     LOOSE_EVENTS,
     OLDEST_EVENTS,

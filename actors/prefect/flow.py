@@ -18,7 +18,7 @@ from ironflow.core.prefect.bodies import Flow
 from ironflow.core.prefect.commands import Reply
 from ironflow.core.prefect.runs import Labels
 from ironflow.storage.ports import Batch, NewEntry
-from ironflow.storage.prefect_runs import FLOWS
+from ironflow.storage.relational.prefect_runs import FLOWS
 
 _encode = msgspec.json.Encoder().encode
 

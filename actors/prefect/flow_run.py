@@ -30,7 +30,7 @@ from ironflow.core.prefect.states import (
 )
 from ironflow.core.prefect.timers import CLEAN_UP_TIMER, LATE_TIMER, left_behind
 from ironflow.storage.ports import TIMERS, Batch
-from ironflow.storage.prefect_runs import RUN_INPUTS
+from ironflow.storage.relational.prefect_runs import RUN_INPUTS
 
 _encode = msgspec.json.Encoder().encode
 _parse = msgspec.json.Decoder().decode

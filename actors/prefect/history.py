@@ -29,7 +29,7 @@ from ironflow.core.prefect.rules import Situation
 from ironflow.core.prefect.states import State
 from ironflow.core.prefect.timers import wanted_timers
 from ironflow.storage.ports import DELIVERIES, RUNS, TIMERS, Batch, Loaded, NewEntry, Table
-from ironflow.storage.prefect_runs import (
+from ironflow.storage.relational.prefect_runs import (
     FLOW_RUN_MOVES,
     FLOW_RUNS,
     RUN_STATES,

@@ -19,7 +19,13 @@ from ironflow.core.errors import StorageError
 from ironflow.core.messages import Message
 from ironflow.core.prefect.logs import LogLine
 from ironflow.storage.ports import META, Batch
-from ironflow.storage.prefect_events import LAST_LOG, LOGS, SWEEP_LOGS, SWEPT_LOGS, put_log
+from ironflow.storage.relational.prefect_events import (
+    LAST_LOG,
+    LOGS,
+    SWEEP_LOGS,
+    SWEPT_LOGS,
+    put_log,
+)
 
 log = logging.getLogger("ironflow.prefect.logs")
 

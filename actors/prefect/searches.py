@@ -9,7 +9,7 @@ from ironflow.actors.kernel.actor import Actor, Envelope
 from ironflow.core.errors import NotFound
 from ironflow.core.messages import Message
 from ironflow.storage.ports import Batch
-from ironflow.storage.prefect_events import SAVED_SEARCHES
+from ironflow.storage.relational.prefect_events import SAVED_SEARCHES
 
 _BY_NAME = "SELECT id FROM saved_searches WHERE name = ?"
 _BY_ID = "SELECT 1 FROM saved_searches WHERE id = ?"

@@ -22,7 +22,7 @@ from ironflow.core.prefect.states import (
 from ironflow.core.prefect.task_rules import decide_task_state
 from ironflow.core.prefect.timers import TIMER_NAMES
 from ironflow.storage.ports import Batch
-from ironflow.storage.prefect_runs import TASK_CACHES, TASK_RUNS
+from ironflow.storage.relational.prefect_runs import TASK_CACHES, TASK_RUNS
 
 _encode = msgspec.json.Encoder().encode
 

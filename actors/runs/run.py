@@ -37,8 +37,8 @@ from ironflow.core.lanes import is_throttle, lanes_of
 from ironflow.core.messages import Message
 from ironflow.core.runs import Run, RunStatus, StepStatus
 from ironflow.core.turns import job_timers
-from ironflow.storage.handlers import HANDLERS
 from ironflow.storage.ports import RUNS, Batch
+from ironflow.storage.relational.handlers import HANDLERS
 
 log = logging.getLogger("ironflow.runs")
 

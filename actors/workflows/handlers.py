@@ -19,7 +19,7 @@ from ironflow.core.errors import Conflict
 from ironflow.core.messages import Message
 from ironflow.core.runs import TERMINAL
 from ironflow.core.workflow_state import WorkflowState
-from ironflow.storage.handlers import HANDLERS
+from ironflow.storage.relational.handlers import HANDLERS
 
 COLUMNS = ", ".join(HANDLERS.columns)
 

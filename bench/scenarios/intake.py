@@ -15,7 +15,7 @@ from harness.scenario import Case, Column, Figures, Role, Scenario, Setting, Sid
 from peers import dbos, restate
 from servers import Served, bare_answer, ironflow
 
-from ironflow.storage.maintenance import opened
+from ironflow.storage.maintenance.files import opened
 
 WARM_SECONDS = 0.3
 

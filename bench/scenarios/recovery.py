@@ -14,7 +14,7 @@ from harness.processes import Meter, Process, free_port, running
 from harness.scenario import Column, Figures, Scenario, Setting, Side
 from servers import READY, ironflow_process
 
-from ironflow.storage.maintenance import opened
+from ironflow.storage.maintenance.files import opened
 
 LENGTH = 10
 CALLERS = 64

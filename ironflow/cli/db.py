@@ -87,7 +87,7 @@ def info(*, db: str | None, config: str | None, as_json: bool) -> None:
     Example:
       ironflow db info --json
     """
-    from ironflow.storage.maintenance import database_info
+    from ironflow.storage.maintenance.files import database_info
 
     _print_info(database_info(_path(db, config)), as_json)
 
@@ -119,7 +119,7 @@ def backup(*, target: str, db: str | None, config: str | None, as_json: bool) ->
     Example:
       ironflow db backup /backups/ironflow-monday.db
     """
-    from ironflow.storage import maintenance
+    from ironflow.storage.maintenance import files as maintenance
 
     with progress("backing up") as report:
         copy = maintenance.backup(_path(db, config), target, report)
@@ -142,7 +142,7 @@ def restore(*, source: str, db: str | None, config: str | None, as_json: bool) -
     Example:
       ironflow db restore /backups/ironflow-monday.db
     """
-    from ironflow.storage import restore as restoring
+    from ironflow.storage.maintenance import restore as restoring
 
     with progress("restoring") as report:
         info, before = restoring.restore(_path(db, config), source, report)
@@ -168,8 +168,8 @@ def check(*, db: str | None, config: str | None, as_json: bool) -> None:
       ironflow db check
     """
     from ironflow.actors.audit import check_store
-    from ironflow.storage import maintenance
-    from ironflow.storage.picture import picture_of
+    from ironflow.storage.maintenance import files as maintenance
+    from ironflow.storage.maintenance.picture import picture_of
 
     path = _path(db, config)
     with progress("checking") as report:
@@ -204,7 +204,7 @@ def export(*, output: str | None, db: str | None, config: str | None) -> None:
       ironflow db export -o all.ndjson
       ironflow db export | gzip > all.ndjson.gz
     """
-    from ironflow.storage.ndjson import export_ndjson
+    from ironflow.storage.maintenance.ndjson import export_ndjson
 
     path = _path(db, config)
     if output is None:
@@ -218,7 +218,7 @@ def export(*, output: str | None, db: str | None, config: str | None) -> None:
 
 
 def _export_file(path: str, output: str) -> int:
-    from ironflow.storage.ndjson import export_ndjson
+    from ironflow.storage.maintenance.ndjson import export_ndjson
 
     part = f"{output}.part"
     try:
@@ -245,7 +245,7 @@ def import_(*, source: str, db: str | None, config: str | None) -> None:
     Example:
       ironflow db import all.ndjson --db fresh.db
     """
-    from ironflow.storage.ndjson import import_ndjson
+    from ironflow.storage.maintenance.ndjson import import_ndjson
 
     path = _path(db, config)
     if source == "-":
@@ -301,7 +301,7 @@ def vacuum(
       ironflow db vacuum --keep-runs 10000 --yes
     """  # fmt: skip
     path = _path(db, config)
-    from ironflow.storage import maintenance
+    from ironflow.storage.maintenance import files as maintenance
 
     if dry_run:
         maintenance.require_newest(path)  # to open it would migrate it
@@ -347,7 +347,7 @@ def _rules(
 
 async def _retire(path: str, rules: list[RetentionRule], *, dry_run: bool) -> Retired:
     from ironflow.core.clock import SystemClock
-    from ironflow.storage.sqlite import open_sqlite
+    from ironflow.storage.sqlite.store import open_sqlite
 
     store = await open_sqlite(path)
     try:

@@ -160,7 +160,7 @@ def _version(package: str) -> str:
 
 
 def _sqlite() -> Iterator[Finding]:
-    from ironflow.storage.schema import OLDEST_SQLITE
+    from ironflow.storage.sqlite.schema import OLDEST_SQLITE
 
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         oldest = ".".join(map(str, OLDEST_SQLITE))
@@ -368,7 +368,7 @@ def _folder(folder: Path) -> Iterator[Finding]:
 
 def _owner(path: Path) -> Finding | None:
     """Who has the database, None when there is no lock file to ask."""
-    from ironflow.storage.lock import ProcessLock
+    from ironflow.storage.sqlite.lock import ProcessLock
 
     if not Path(os.path.realpath(path) + ".lock").exists():
         return None
@@ -382,7 +382,7 @@ def _owner(path: Path) -> Finding | None:
 
 
 def _content(path: Path) -> Iterator[Finding]:
-    from ironflow.storage.maintenance import database_info
+    from ironflow.storage.maintenance.files import database_info
 
     steps: list[tuple[str, Callable[[Path], Finding]]] = [
         ("database", lambda p: _facts(database_info(p))),
@@ -399,7 +399,7 @@ def _content(path: Path) -> Iterator[Finding]:
 
 def _remedy(path: Path, error: Exception) -> str:
     """What to do about a database that cannot be read."""
-    from ironflow.storage.sqlite_errors import Broken
+    from ironflow.storage.sqlite.errors import Broken
 
     if isinstance(error, SchemaTooNew):
         return "use that newer ironflow, or the backup that it made before it migrated"
@@ -411,7 +411,7 @@ def _remedy(path: Path, error: Exception) -> str:
 
 
 def _facts(info: Any) -> Finding:
-    from ironflow.storage.schema import migrations
+    from ironflow.storage.sqlite.schema import migrations
 
     text = (
         f"{info.url}: {format_size(info.size)}, schema {info.schema_version}, "
@@ -424,8 +424,8 @@ def _facts(info: Any) -> Finding:
 
 
 def _integrity(path: Path) -> Finding:
-    from ironflow.storage.deferral import find_foreign
-    from ironflow.storage.maintenance import opened
+    from ironflow.storage.maintenance.files import opened
+    from ironflow.storage.sqlite.deferral import find_foreign
 
     with opened(path) as (connection, name):
         found = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]

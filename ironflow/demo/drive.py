@@ -23,7 +23,7 @@ from ironflow.demo.evidence import Recorded, Verdict, judge, read_journal
 from ironflow.demo.executions import LOG, Notebook
 from ironflow.demo.process import DemoError, Server, pick_port
 from ironflow.demo.screen import Row, Screen
-from ironflow.storage.lock import ProcessLock
+from ironflow.storage.sqlite.lock import ProcessLock
 
 MODULE, FUNCTION = "ironflow.demo.pipeline", "stdlib-survey"
 DATABASE, REPORT = "demo.db", "report.html"

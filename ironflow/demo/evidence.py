@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ironflow.demo.executions import Execution
-from ironflow.storage.maintenance import opened
+from ironflow.storage.maintenance.files import opened
 
 
 class Recorded(msgspec.Struct, frozen=True):

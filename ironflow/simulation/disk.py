@@ -16,10 +16,10 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from ironflow.core.errors import StorageError, StorageFull
-from ironflow.storage.memory import MemoryJournal, MemoryReader, MemoryStore
-from ironflow.storage.memory_tables import Tables
+from ironflow.storage.memory.store import MemoryJournal, MemoryReader, MemoryStore
+from ironflow.storage.memory.tables import Tables
 from ironflow.storage.ports import TABLES, Batch, Entry, Loaded, NewEntry, RunRow
-from ironflow.storage.relational import RELATIONAL
+from ironflow.storage.relational.tables import RELATIONAL
 
 Point = Literal["queued", "written", "synced", "answered"]
 SECTOR = 512

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ironflow.core.execution import Effects, LocalEffects
     from ironflow.simulation.process import Process
     from ironflow.simulation.story import Story
-    from ironflow.storage.memory_tables import Tables
+    from ironflow.storage.memory.tables import Tables
 
 R = TypeVar("R")
 _encode = msgspec.json.Encoder().encode

@@ -28,7 +28,7 @@ from ironflow.core.values import convert_input, encode_plain
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Function, Registry
 from ironflow.sdk.waits import Duration
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 
 Mock = Callable[..., Any]
 

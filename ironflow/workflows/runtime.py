@@ -30,9 +30,9 @@ from ironflow.core.workflow_state import EventData
 from ironflow.core.workflow_stream import StreamedEvent
 from ironflow.sdk.executor import LINGER, Executor
 from ironflow.sdk.function import Registry
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 from ironflow.storage.ports import Entry, Store
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 from ironflow.workflows.codec import Keeper, encode_fields
 from ironflow.workflows.context import Context
 from ironflow.workflows.errors import WorkflowDone, WorkflowRuntimeError

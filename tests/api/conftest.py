@@ -25,9 +25,9 @@ from ironflow.core.errors import NonRetryable
 from ironflow.core.push import Caller
 from ironflow.core.runs import Run
 from ironflow.sdk.executor import Executor
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 from ironflow.storage.ports import Store
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 from ironflow.web.app import make_app
 from ironflow.web.fast_path import FastRunner
 

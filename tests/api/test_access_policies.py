@@ -17,7 +17,7 @@ from ironflow.core.access import Unauthenticated
 from ironflow.core.actions import ACTIONS, requirement_of
 from ironflow.core.clock import SECOND, Ids
 from ironflow.core.irn import TYPES
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 
 FUNCTIONS = "irn:ironflow:*:*:function:*:"
 EVENTS = "irn:ironflow:*:*:event:*:"

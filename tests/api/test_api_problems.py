@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ironflow.core.errors import Overloaded, StorageError, StorageFull
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 from ironflow.storage.ports import Batch
 
 INVOKE = "/api/v1/functions/echo/invoke"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 from ironflow.web.app import ROUTES
 from ironflow.web.prefect.routing import is_ours
 

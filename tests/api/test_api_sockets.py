@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 
 HEAD = b"POST /api/v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 EVENT = b'{"name":"socket.event","data":1}'

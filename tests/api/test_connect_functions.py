@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from connect_client import CODECS, Caller
 
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 
 WHOLE = {
     "id": "f",

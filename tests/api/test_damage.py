@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 
 ROT = [b"\xff\xfe", b'{"key":' + b"[" * 100_000, b'{"nothing":1}', b"", b"[]"]
 

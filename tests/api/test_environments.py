@@ -13,7 +13,7 @@ from api.served import Served, serving
 
 import ironflow.sdk.function as sdk
 from ironflow.core.errors import ConfigError
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 from ironflow.web.routing import STATE
 
 MARK = "xyzzy"

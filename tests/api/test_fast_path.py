@@ -11,7 +11,7 @@ from api.fast_site import HEAD, Line, Site, encode, make_key
 
 from ironflow.actors.kernel.actor import Actor, Behavior
 from ironflow.actors.prefect.doors import Ask
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 from ironflow.web import fast_path, patience
 
 NOWHERE = "00000000-0000-4000-8000-000000000000"

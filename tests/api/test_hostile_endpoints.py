@@ -20,7 +20,7 @@ from ironflow.core.clock import SystemClock
 from ironflow.core.entries import RunOptions
 from ironflow.core.retry import RetryPolicy
 from ironflow.core.signatures import Key
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 from ironflow.web.caller import Allowance, HttpCaller
 
 KEY = "the-key"

@@ -10,7 +10,7 @@ import pytest
 from ironflow.actors.directory.keyring import Keyring
 from ironflow.core.actions import ACTIONS, BUILT_IN, requirement_of
 from ironflow.core.clock import Ids, SystemClock
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 
 
 def bearer(secret: str) -> dict[str, str]:

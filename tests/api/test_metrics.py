@@ -28,7 +28,7 @@ from ironflow.core.payloads import Failure, Payload
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry, function
 from ironflow.storage.ports import Entry
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 from ironflow.web.metrics import MAX_FUNCTIONS, STEP_OUTCOMES, FunctionCounts, Histogram, Metrics
 from ironflow.web.problems import make_middleware
 from ironflow.web.stream import add_stream_routes

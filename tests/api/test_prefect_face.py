@@ -13,7 +13,7 @@ from ironflow.actors.prefect.events import DELETED_AT_ONCE, DeleteOld
 from ironflow.actors.prefect.logs import DeleteOldLogs
 from ironflow.core.clock import SECOND, derive_id
 from ironflow.core.errors import StorageFull
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 
 NOWHERE = "11111111-1111-4111-8111-111111111111"
 VERSION = "X-PREFECT-API-VERSION"

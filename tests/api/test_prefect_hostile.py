@@ -18,10 +18,10 @@ from ironflow.actors.audit import check_store
 from ironflow.core.clock import derive_id
 from ironflow.core.prefect import bodies
 from ironflow.core.prefect.states import STATE_TYPES
-from ironflow.storage.picture import picture_of
+from ironflow.storage.maintenance.picture import picture_of
 from ironflow.storage.ports import RUNS, TIMERS, Batch
-from ironflow.storage.prefect_runs import FLOW_RUNS, RUN_STATES
-from ironflow.storage.sqlite import SqliteStore
+from ironflow.storage.relational.prefect_runs import FLOW_RUNS, RUN_STATES
+from ironflow.storage.sqlite.store import SqliteStore
 
 MOMENTS = [
     "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2026-11-25T00:00:00+23:59",

@@ -19,8 +19,8 @@ from api.conftest import Api, Serve
 from ironflow.core.clock import derive_id
 from ironflow.core.errors import StorageFull
 from ironflow.core.prefect.packets import make_packet
-from ironflow.storage.memory import MemoryStore
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.memory.store import MemoryStore
+from ironflow.storage.sqlite.store import open_sqlite
 
 AUTH = {"type": "auth", "token": None}
 DAY = timedelta(days=1)

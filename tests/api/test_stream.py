@@ -15,9 +15,9 @@ from api.stream_reader import RUN, Stalled, World, seqs
 
 from ironflow.actors.kernel.virtual_time import in_virtual_time, virtual_clock
 from ironflow.core.clock import SystemClock
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 from ironflow.storage.ports import Batch, Entry, Store
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 from ironflow.web.feed import Selection, encode_frame
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 from ironflow.storage.ports import Store
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 
 
 @pytest.fixture(params=["memory", "full", "process"])

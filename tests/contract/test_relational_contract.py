@@ -9,10 +9,16 @@ from typing import Any
 import pytest
 
 from ironflow.core.errors import StreamConflict
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 from ironflow.storage.ports import RUNS, SNAPSHOTS, TIMERS, Batch, NewEntry, Store, Table
-from ironflow.storage.prefect_runs import FLOW_RUNS, FLOWS, RUN_INPUTS, RUN_STATES, TASK_RUNS
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.relational.prefect_runs import (
+    FLOW_RUNS,
+    FLOWS,
+    RUN_INPUTS,
+    RUN_STATES,
+    TASK_RUNS,
+)
+from ironflow.storage.sqlite.store import open_sqlite
 
 Row = tuple[Any, ...]
 

@@ -13,8 +13,8 @@ import time
 from ironflow import Context, TimerWait, embedded, function
 from ironflow.core import crash_points
 from ironflow.core.errors import IronflowError
-from ironflow.storage import sqlite_retention
 from ironflow.storage.ports import RetentionRule, RunFilter
+from ironflow.storage.sqlite import retention as sqlite_retention
 
 CLIENTS, RUNS_OF_A_CLIENT = 4, 2
 sqlite_retention.CHUNK_STREAMS = 3  # several chunks in a small database

@@ -8,7 +8,7 @@ import os
 import sys
 
 from ironflow import Context, embedded, function
-from ironflow.storage import connection
+from ironflow.storage.sqlite import connection
 
 FOLDER, DURABILITY, CLIENTS = sys.argv[1], sys.argv[2], 12
 # Small, so that the log is folded into the database again and again while the power may go.

@@ -21,8 +21,8 @@ import pytest
 
 from ironflow.actors.audit import check_store
 from ironflow.core.crash_points import POINTS
-from ironflow.storage import maintenance
-from ironflow.storage.picture import picture_of
+from ironflow.storage.maintenance import files as maintenance
+from ironflow.storage.maintenance.picture import picture_of
 
 ROUNDS = int(os.environ.get("IRONFLOW_TEST_CRASH_ROUNDS", "1"))
 """How often each series is repeated, with other counts."""

@@ -23,8 +23,8 @@ import pytest
 from ironflow import Context, embedded, function
 from ironflow.actors.audit import check_store
 from ironflow.core.errors import IronflowError
-from ironflow.storage.maintenance import opened
-from ironflow.storage.picture import picture_of
+from ironflow.storage.maintenance.files import opened
+from ironflow.storage.maintenance.picture import picture_of
 from ironflow.storage.ports import RunFilter
 
 INSTANTS = int(os.environ.get("IRONFLOW_TEST_POWER_LOSSES", "60"))

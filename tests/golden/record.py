@@ -23,9 +23,9 @@ from golden_stories import STORIES, Flaky, Mended, Story
 
 from ironflow import testing
 from ironflow.actors.runs.rows import fold
-from ironflow.storage import schema
-from ironflow.storage.memory import MemoryJournal
+from ironflow.storage.memory.store import MemoryJournal
 from ironflow.storage.ports import Batch, Loaded
+from ironflow.storage.sqlite import schema
 
 HERE = Path(__file__).parent
 

@@ -27,10 +27,10 @@ from ironflow.sdk.function import Registry
 from ironflow.simulation.faults import Chance
 from ironflow.simulation.process import Process
 from ironflow.simulation.story import Story as Told
-from ironflow.storage import maintenance
-from ironflow.storage.picture import picture_of
+from ironflow.storage.maintenance import files as maintenance
+from ironflow.storage.maintenance.picture import picture_of
 from ironflow.storage.ports import TABLES, Batch, Entry, Loaded, NewEntry, RunFilter
-from ironflow.storage.relational import RELATIONAL
+from ironflow.storage.relational.tables import RELATIONAL
 
 HERE = Path(__file__).parent
 BY_NAME = {story.name: story for story in STORIES}

@@ -26,10 +26,10 @@ from ironflow.core.expressions import compile_expression, compile_path
 from ironflow.core.fold import CHANGES
 from ironflow.core.runs import Run
 from ironflow.settings import NAMES, load_settings
-from ironflow.storage.maintenance import check
-from ironflow.storage.ndjson import export_ndjson, import_ndjson
+from ironflow.storage.maintenance.files import check
+from ironflow.storage.maintenance.ndjson import export_ndjson, import_ndjson
 from ironflow.storage.ports import Delivery, Entry, Loaded, Snapshot
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 from ironflow.web.queries import decode_cursor, encode_cursor
 
 pytestmark = pytest.mark.blocks_the_loop  # tools of the command line, beside a store

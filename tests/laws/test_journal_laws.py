@@ -20,9 +20,9 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ironflow.core.errors import StorageFull, StreamConflict
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 from ironflow.storage.ports import META, Batch, Entry, NewEntry
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 
 STREAMS = ["run/a", "run/b", "run/c", "event/d"]
 # Mostly the version after what is queued; else the one after what is settled (right when what is

@@ -22,7 +22,7 @@ from ironflow.core.prefect.logs import LogLine, is_wanted
 from ironflow.core.prefect.resources import LOGS
 from ironflow.core.prefect.texts import parse_text_query
 from ironflow.storage.ports import Batch
-from ironflow.storage.prefect_events import (
+from ironflow.storage.relational.prefect_events import (
     LOG_COLUMNS,
     count_events,
     enter_resources,
@@ -31,8 +31,8 @@ from ironflow.storage.prefect_events import (
     select_accepted,
     select_events,
 )
-from ironflow.storage.prefect_filters import select_rows
-from ironflow.storage.relational import Relations
+from ironflow.storage.relational.prefect_filters import select_rows
+from ironflow.storage.relational.tables import Relations
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 IDS = [f"{n:08x}-0000-4000-8000-000000000000" for n in range(5)]

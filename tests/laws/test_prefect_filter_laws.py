@@ -30,12 +30,12 @@ from ironflow.core.prefect.faults import InvalidRequest, Refusal
 from ironflow.core.prefect.filters import BodyShape, parse_selection
 from ironflow.core.prefect.resources import FLOW_RUNS, FLOWS, STATE_TYPES, TASK_RUNS
 from ironflow.core.prefect.states import TERMINAL
-from ironflow.storage import prefect_filters
-from ironflow.storage.prefect_filters import LATENESS, RUN_TIME, count_rows, select_rows
-from ironflow.storage.prefect_runs import FLOW_RUNS as FLOW_RUN_TABLE
-from ironflow.storage.prefect_runs import FLOWS as FLOW_TABLE
-from ironflow.storage.prefect_runs import TASK_RUNS as TASK_RUN_TABLE
-from ironflow.storage.relational import Relations
+from ironflow.storage.relational import prefect_filters
+from ironflow.storage.relational.prefect_filters import LATENESS, RUN_TIME, count_rows, select_rows
+from ironflow.storage.relational.prefect_runs import FLOW_RUNS as FLOW_RUN_TABLE
+from ironflow.storage.relational.prefect_runs import FLOWS as FLOW_TABLE
+from ironflow.storage.relational.prefect_runs import TASK_RUNS as TASK_RUN_TABLE
+from ironflow.storage.relational.tables import Relations
 
 EVERYTHING = ("flows", "flow_runs", "task_runs", "deployments", "work_pools", "work_pool_queues")
 TYPES = ["RUNNING", "COMPLETED", "FAILED"]

@@ -19,7 +19,7 @@ from server_process import ServerProcess
 
 from ironflow.core.clock import SECOND, SystemClock
 from ironflow.core.commands import TimerFired
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 
 APP = str(Path(__file__).parent / "surface_app.py")
 PATIENCE = 60.0

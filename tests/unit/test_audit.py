@@ -15,7 +15,7 @@ import pytest
 from ironflow import EventWait, RunWait, TimerWait, embedded, function
 from ironflow.actors.audit import check_store
 from ironflow.cli import main as cli
-from ironflow.storage.picture import picture_of
+from ironflow.storage.maintenance.picture import picture_of
 from ironflow.storage.ports import Entry
 
 LEFT_TIMER = """INSERT INTO timers SELECT 'run/' || id, 'left', 1, 1 FROM runs

@@ -1,4 +1,6 @@
-"""Rows that commits put off (`storage.deferral`): whoever looks sees them, whatever happens."""
+"""Rows that commits put off (`storage.sqlite.deferral`): whoever looks sees them, whatever
+happens.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironflow.core.errors import StorageError, StorageFull, StreamConflict
-from ironflow.storage import sqlite_writer
-from ironflow.storage.deferral import MOST_ROWS, NEWER, overlay, settle
-from ironflow.storage.maintenance import backup, opened
-from ironflow.storage.picture import picture_of
-from ironflow.storage.plan import MANY, MUCH
+from ironflow.storage.maintenance.files import backup, opened
+from ironflow.storage.maintenance.picture import picture_of
 from ironflow.storage.ports import META, RUNS, TIMERS, Batch, NewEntry, RunFilter
-from ironflow.storage.prefect_runs import FLOW_RUN_MOVES, FLOW_RUNS
-from ironflow.storage.sqlite import SqliteStore, open_sqlite
+from ironflow.storage.relational.prefect_runs import FLOW_RUN_MOVES, FLOW_RUNS
+from ironflow.storage.sqlite import writer as sqlite_writer
+from ironflow.storage.sqlite.deferral import MOST_ROWS, NEWER, overlay, settle
+from ironflow.storage.sqlite.plan import MANY, MUCH
+from ironflow.storage.sqlite.store import SqliteStore, open_sqlite
 
 Row = tuple[Any, ...]
 

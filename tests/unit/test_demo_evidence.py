@@ -18,7 +18,7 @@ from ironflow.demo.evidence import Recorded, Verdict, judge
 from ironflow.demo.executions import Execution, Notebook
 from ironflow.demo.process import HOST, DemoError, Server, pick_port
 from ironflow.demo.screen import PlainScreen, open_screen
-from ironflow.storage.lock import ProcessLock
+from ironflow.storage.sqlite.lock import ProcessLock
 
 FIRST, SECOND = 11, 12
 LAUNCH = [sys.executable, "-m", "ironflow"]

@@ -14,7 +14,7 @@ from engine_world import is_clean, play, runs_of
 
 from ironflow import embedded, function, testing
 from ironflow.actors.audit import check_store
-from ironflow.storage.picture import picture_of
+from ironflow.storage.maintenance.picture import picture_of
 from ironflow.storage.ports import RetentionRule
 
 DAY = 86_400

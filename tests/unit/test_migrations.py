@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ironflow.core.errors import SchemaTooNew, StorageError
-from ironflow.storage.schema import (
+from ironflow.storage.sqlite.schema import (
     APPLICATION_ID,
     Migration,
     migrate,
@@ -18,7 +18,7 @@ from ironflow.storage.schema import (
     schema_version,
     statements,
 )
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 
 LAST = len(migrations())
 NEXT = Migration(LAST + 1, "add_color", "ALTER TABLE runs ADD COLUMN color TEXT;\n")

@@ -58,11 +58,13 @@ def locked() -> dict[str, str]:
     return {canonicalize_name(pin.name): str(pin.specifier)[2:] for pin in taken}
 
 
-ROOMS = [path.parent for path in (ROOT / "actors").rglob("__init__.py")]
+ROOMS = [
+    path.parent for part in ("actors", "storage") for path in (ROOT / part).rglob("__init__.py")
+]
 
 
-@pytest.mark.parametrize("room", ROOMS, ids=lambda path: path.name)
-def test_a_room_of_the_actors_names_each_thing_in_it_once(room: Path) -> None:
+@pytest.mark.parametrize("room", ROOMS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_room_names_each_thing_in_it_once(room: Path) -> None:
     text = ast.get_docstring(ast.parse((room / "__init__.py").read_text()))
     assert text is not None
     named = Counter(re.findall(r"^`([a-z_]+)`", text, re.MULTILINE))

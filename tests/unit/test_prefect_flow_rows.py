@@ -16,7 +16,7 @@ from ironflow.core.prefect.event_filters import parse_event_filter
 from ironflow.core.prefect.faults import Fault
 from ironflow.core.prefect.states import StateCreate
 from ironflow.storage.ports import RetentionRule
-from ironflow.storage.prefect_events import select_events
+from ironflow.storage.relational.prefect_events import select_events
 
 
 def test_the_verbs_of_all_runs() -> None:

@@ -11,10 +11,10 @@ import pytest
 from store_rows import Opener, entries
 
 from ironflow.core.errors import StorageError
-from ironflow.storage.maintenance import check
-from ironflow.storage.plan import MUCH
+from ironflow.storage.maintenance.files import check
 from ironflow.storage.ports import Batch, NewEntry
-from ironflow.storage.sqlite_errors import Broken
+from ironflow.storage.sqlite.errors import Broken
+from ironflow.storage.sqlite.plan import MUCH
 
 
 def write(path: Path, statement: str) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ironflow.storage.maintenance import check
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.maintenance.files import check
+from ironflow.storage.sqlite.store import open_sqlite
 
 WRITERS = """
 import asyncio, os, sys
 from ironflow.storage.ports import BLOB_REFS, BLOBS, META, Batch, NewEntry
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 
 async def main():
     store = await open_sqlite(sys.argv[1], durability=sys.argv[2])

@@ -19,8 +19,8 @@ from ironflow.core.errors import (
     SchemaTooNew,
     StorageError,
 )
-from ironflow.storage.maintenance import backup, check, database_info, outdated, vacuum
-from ironflow.storage.ndjson import export_ndjson, import_ndjson
+from ironflow.storage.maintenance.files import backup, check, database_info, outdated, vacuum
+from ironflow.storage.maintenance.ndjson import export_ndjson, import_ndjson
 from ironflow.storage.ports import (
     BLOB_REFS,
     BLOBS,
@@ -32,8 +32,8 @@ from ironflow.storage.ports import (
     Batch,
     NewEntry,
 )
-from ironflow.storage.schema import migrations
-from ironflow.storage.sqlite import SqliteStore, open_sqlite
+from ironflow.storage.sqlite.schema import migrations
+from ironflow.storage.sqlite.store import SqliteStore, open_sqlite
 
 pytestmark = pytest.mark.blocks_the_loop  # tools of the command line, called beside a store
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -1,5 +1,5 @@
-"""Where a commit is made, and what is done for the log between commits: `storage.pace` and
-`storage.wal`."""
+"""Where a commit is made, and what is done for the log between commits: `storage.sqlite.pace` and
+`storage.sqlite.wal`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 
 from ironflow.core.errors import StorageFull, StreamConflict
-from ironflow.storage import connection as settings
-from ironflow.storage import wal
-from ironflow.storage.maintenance import opened
-from ironflow.storage.pace import EACH, QUICK, SEVERAL, Pace
+from ironflow.storage.maintenance.files import opened
 from ironflow.storage.ports import TIMERS, Batch, NewEntry
-from ironflow.storage.sqlite import SqliteStore, open_sqlite
-from ironflow.storage.wal import FRAME, STEP
+from ironflow.storage.sqlite import connection as settings
+from ironflow.storage.sqlite import wal
+from ironflow.storage.sqlite.pace import EACH, QUICK, SEVERAL, Pace
+from ironflow.storage.sqlite.store import SqliteStore, open_sqlite
+from ironflow.storage.sqlite.wal import FRAME, STEP
 
 
 def entry(stream: str, version: int, data: bytes = b"{}") -> Batch:

@@ -12,12 +12,12 @@ from itertools import product
 import pytest
 
 from ironflow.core.errors import StorageError, StorageFull
-from ironflow.storage import sql, statements
-from ironflow.storage.changes import Changes, collect, put_changes
-from ironflow.storage.connection import connect
 from ironflow.storage.ports import BLOB_REFS, RUNS, TABLES, TIMERS, Batch, Table
-from ironflow.storage.schema import migrate
-from ironflow.storage.sqlite_errors import Broken, Meaning, is_out_of_space, meaning, translate
+from ironflow.storage.sqlite import sql, statements
+from ironflow.storage.sqlite.changes import Changes, collect, put_changes
+from ironflow.storage.sqlite.connection import connect
+from ironflow.storage.sqlite.errors import Broken, Meaning, is_out_of_space, meaning, translate
+from ironflow.storage.sqlite.schema import migrate
 
 
 def test_queries_are_cut_at_their_headers() -> None:
@@ -43,7 +43,7 @@ def test_every_query_is_valid_against_the_schema() -> None:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     migrate(connection, ":memory:", 0)
     count = 0
-    for file in files("ironflow.storage").joinpath("queries").iterdir():
+    for file in files("ironflow.storage.sqlite").joinpath("queries").iterdir():
         for query in sql.load(file.name.removesuffix(".sql")).values():
             text = query.replace("{columns}", "id").replace("{where}", "true")
             text = text.replace("{status}", "'queued'")

@@ -21,8 +21,6 @@ from ironflow.core.errors import (
     StorageFull,
     StreamConflict,
 )
-from ironflow.storage.lock import ProcessLock
-from ironflow.storage.page_queries import events_query, runs_query
 from ironflow.storage.ports import (
     META,
     RUNS,
@@ -33,8 +31,10 @@ from ironflow.storage.ports import (
     RetentionRule,
     RunFilter,
 )
-from ironflow.storage.sqlite_errors import Broken
-from ironflow.storage.sqlite_writer import MOST_HEADS
+from ironflow.storage.sqlite.errors import Broken
+from ironflow.storage.sqlite.lock import ProcessLock
+from ironflow.storage.sqlite.page_queries import events_query, runs_query
+from ironflow.storage.sqlite.writer import MOST_HEADS
 
 
 @pytest.mark.parametrize("durability", ["full", "process"])
@@ -85,7 +85,7 @@ async def test_a_second_opener_is_refused_in_one_line_that_names_the_owner(
         await open_store(tmp_path / "link.db")
     code = (
         "import asyncio, sys\n"
-        "from ironflow.storage.sqlite import open_sqlite\n"
+        "from ironflow.storage.sqlite.store import open_sqlite\n"
         "from ironflow.core.errors import DatabaseInUse\n"
         "try: asyncio.run(open_sqlite(sys.argv[1]))\n"
         "except DatabaseInUse as error: print(error)\n"
@@ -105,7 +105,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     path = str(tmp_path / "iron.db")
     code = (
         "import sys, time\n"
-        "from ironflow.storage.lock import ProcessLock\n"
+        "from ironflow.storage.sqlite.lock import ProcessLock\n"
         "lock = ProcessLock(sys.argv[1], 0); print('locked', flush=True); time.sleep(600)\n"
     )
     with subprocess.Popen(
@@ -216,7 +216,7 @@ FULL_DISK = """
 import asyncio, glob, os, resource, sys
 from ironflow.core.errors import StorageFull
 from ironflow.storage.ports import Batch, NewEntry
-from ironflow.storage.sqlite import open_sqlite
+from ironflow.storage.sqlite.store import open_sqlite
 
 def next_entry(version):
     return Batch([NewEntry("s", version + 1, 1, "k", b"x" * 5000)], [], [])

@@ -20,7 +20,7 @@ from ironflow.core.access import ADMIN, Unauthenticated
 from ironflow.core.clock import Ids
 from ironflow.core.directory import Directory, ProjectPut
 from ironflow.core.errors import Conflict
-from ironflow.storage.memory import MemoryStore
+from ironflow.storage.memory.store import MemoryStore
 
 
 async def hang_up(change: Awaitable[Any]) -> None:

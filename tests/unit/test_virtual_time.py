@@ -25,7 +25,7 @@ from ironflow.actors.kernel.virtual_time import (
     run_virtual,
     virtual_clock,
 )
-from ironflow.storage.connection import connect, open_connection
+from ironflow.storage.sqlite.connection import connect, open_connection
 
 
 def now() -> float:

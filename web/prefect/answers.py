@@ -15,7 +15,7 @@ from ironflow.core.prefect import bodies
 from ironflow.core.prefect.faults import Fault, Refusal
 from ironflow.core.prefect.filters import BodyShape, Selection, parse_selection
 from ironflow.core.prefect.states import micros
-from ironflow.storage.prefect_filters import (
+from ironflow.storage.relational.prefect_filters import (
     LATENESS,
     RUN_TIME,
     count_rows,

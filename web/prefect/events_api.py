@@ -26,7 +26,7 @@ from ironflow.core.prefect.event_filters import (
 from ironflow.core.prefect.events import Event, decode_event, decode_events
 from ironflow.core.prefect.faults import Fault, InvalidRequest, Refusal
 from ironflow.core.prefect.scalars import parse_integer
-from ironflow.storage.prefect_events import (
+from ironflow.storage.relational.prefect_events import (
     count_events,
     count_events_by,
     count_events_in_time,

@@ -18,8 +18,8 @@ from ironflow.core.prefect.faults import Fault
 from ironflow.core.prefect.filters import BodyShape, Selection, parse_filter, parse_selection
 from ironflow.core.prefect.logs import LogLine, decode_logs, is_wanted
 from ironflow.core.prefect.resources import LOGS
-from ironflow.storage.prefect_events import LOG_COLUMNS
-from ironflow.storage.prefect_filters import select_rows
+from ironflow.storage.relational.prefect_events import LOG_COLUMNS
+from ironflow.storage.relational.prefect_filters import select_rows
 from ironflow.web.prefect import sockets
 from ironflow.web.prefect.routing import Answer, Call, Route
 

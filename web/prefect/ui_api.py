@@ -14,7 +14,7 @@ from ironflow.core.prefect.filters import BodyShape, parse_selection
 from ironflow.core.prefect.resources import FLOW_RUNS, STATE_TYPES, TASK_RUNS
 from ironflow.core.prefect.scalars import parse_moment, parse_uuid
 from ironflow.core.prefect.schemas import Mismatch, find_mismatches
-from ironflow.storage.prefect_filters import select_rows, where_rows
+from ironflow.storage.relational.prefect_filters import select_rows, where_rows
 from ironflow.web.prefect.answers import query_route
 from ironflow.web.prefect.routing import Answer, Call, Route
 

@@ -2,8 +2,8 @@
 
 Two connections: one for what actors wait for (loads and single rows), one for pages and counts, so
 that a long list does not hold up a wake-up. In WAL mode a query sees everything that was committed
-when it began; rows that commits have put off (`storage.deferral`) are written first, or, while the
-disk is full, laid over the tables for people who look.
+when it began; rows that commits have put off (`storage.sqlite.deferral`) are written first, or,
+while the disk is full, laid over the tables for people who look.
 """
 
 from __future__ import annotations
@@ -18,11 +18,6 @@ import msgspec
 
 from ironflow.core.commands import Outcome
 from ironflow.core.errors import StorageError, StorageFull
-from ironflow.storage import sql
-from ironflow.storage.backlog import SEQ, VERSION, merge
-from ironflow.storage.connection import Connection, open_connection, set_up_reader
-from ironflow.storage.deferral import overlay
-from ironflow.storage.page_queries import RUN_COLUMNS, events_query, runs_query
 from ironflow.storage.ports import (
     DELIVERIES,
     EVENTS,
@@ -51,9 +46,14 @@ from ironflow.storage.ports import (
     TimerRow,
     WaiterRow,
 )
-from ironflow.storage.relational import RELATIONAL
-from ironflow.storage.sqlite_errors import Broken, translate
-from ironflow.storage.sqlite_writer import SqliteJournal
+from ironflow.storage.relational.tables import RELATIONAL
+from ironflow.storage.sqlite import sql
+from ironflow.storage.sqlite.backlog import SEQ, VERSION, merge
+from ironflow.storage.sqlite.connection import Connection, open_connection, set_up_reader
+from ironflow.storage.sqlite.deferral import overlay
+from ironflow.storage.sqlite.errors import Broken, translate
+from ironflow.storage.sqlite.page_queries import RUN_COLUMNS, events_query, runs_query
+from ironflow.storage.sqlite.writer import SqliteJournal
 
 LOADS_AT_ONCE = 64
 _TABLES = "SELECT name FROM main.sqlite_master WHERE type = 'table'"

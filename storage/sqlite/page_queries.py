@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ironflow.storage import sql
 from ironflow.storage.ports import RUNS, EventFilter, RunFilter
+from ironflow.storage.sqlite import sql
 
 RUN_COLUMNS = ", ".join(RUNS.columns)
 # The first of these that is given selects few enough runs; the status is then only a condition.

@@ -24,14 +24,22 @@ from typing import Any
 import msgspec
 
 from ironflow.core.errors import StorageError
-from ironflow.storage import statements
-from ironflow.storage.backlog import Piece, Place, Taken
-from ironflow.storage.changes import Change, Changes, Row, Said, collect, put_changes, put_rows
-from ironflow.storage.foreign import foreign_entries, intrusion
 from ironflow.storage.ports import TABLES, Batch, Table
-from ironflow.storage.relational import RELATIONAL
-from ironflow.storage.sqlite_errors import Broken
-from ironflow.storage.statements import JOURNAL, put_entries
+from ironflow.storage.relational.tables import RELATIONAL
+from ironflow.storage.sqlite import statements
+from ironflow.storage.sqlite.backlog import Piece, Place, Taken
+from ironflow.storage.sqlite.changes import (
+    Change,
+    Changes,
+    Row,
+    Said,
+    collect,
+    put_changes,
+    put_rows,
+)
+from ironflow.storage.sqlite.errors import Broken
+from ironflow.storage.sqlite.foreign import foreign_entries, intrusion
+from ironflow.storage.sqlite.statements import JOURNAL, put_entries
 
 log = logging.getLogger("ironflow.storage")
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from ironflow.core.clock import Clock, SystemClock
 from ironflow.core.errors import ConfigError, StorageError
 from ironflow.storage import retention
-from ironflow.storage.connection import (
+from ironflow.storage.journal import GROUP_LIMIT
+from ironflow.storage.ports import RetentionRule, Retired
+from ironflow.storage.sqlite.connection import (
     SYNCHRONOUS,
     Connection,
     connect,
@@ -23,16 +25,14 @@ from ironflow.storage.connection import (
     set_up_reader,
     set_up_writer,
 )
-from ironflow.storage.deferral import settle
-from ironflow.storage.journal import GROUP_LIMIT
-from ironflow.storage.lock import ProcessLock
-from ironflow.storage.ports import RetentionRule, Retired
-from ironflow.storage.schema import migrate, recognize
-from ironflow.storage.sqlite_errors import translate
-from ironflow.storage.sqlite_reader import SqliteReader
-from ironflow.storage.sqlite_retention import SqliteRetention
-from ironflow.storage.sqlite_writer import SqliteJournal, read_last_seq
-from ironflow.storage.wal import WriteAheadLog
+from ironflow.storage.sqlite.deferral import settle
+from ironflow.storage.sqlite.errors import translate
+from ironflow.storage.sqlite.lock import ProcessLock
+from ironflow.storage.sqlite.reader import SqliteReader
+from ironflow.storage.sqlite.retention import SqliteRetention
+from ironflow.storage.sqlite.schema import migrate, recognize
+from ironflow.storage.sqlite.wal import WriteAheadLog
+from ironflow.storage.sqlite.writer import SqliteJournal, read_last_seq
 
 
 class SqliteStore:

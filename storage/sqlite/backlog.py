@@ -1,4 +1,4 @@
-"""What commits have put off, as it waits in memory: see `storage.deferral`."""
+"""What commits have put off, as it waits in memory: see `storage.sqlite.deferral`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ironflow.storage.changes import Change, Changes, Row, Said, collect
 from ironflow.storage.ports import Entry, Table
+from ironflow.storage.sqlite.changes import Change, Changes, Row, Said, collect
 
 SEQ, STREAM, VERSION = 0, 1, 2
 """Columns in a row of the journal."""

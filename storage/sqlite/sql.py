@@ -1,4 +1,5 @@
-"""Named SQL from `storage/queries/*.sql`, so that Python holds no statement longer than a line.
+"""Named SQL from `storage/sqlite/queries/*.sql`, so that Python holds no statement longer than a
+line.
 
 A query starts with a `-- name: xyz` line and a comment that says what it is for, and ends where the
 next one starts. Files are found through `importlib.resources`, so that they are found wherever the
@@ -34,6 +35,6 @@ def _without_comments(text: str) -> str:
 
 @cache
 def load(file: str) -> dict[str, str]:
-    """The queries of `storage/queries/<file>.sql`."""
-    source = files("ironflow.storage").joinpath("queries", f"{file}.sql")
+    """The queries of `storage/sqlite/queries/<file>.sql`."""
+    source = files("ironflow.storage.sqlite").joinpath("queries", f"{file}.sql")
     return parse(source.read_text(encoding="utf-8"))

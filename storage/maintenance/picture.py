@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ironflow.storage.maintenance import opened
+from ironflow.storage.maintenance.files import opened
 from ironflow.storage.ports import Entry, Table
 
 _ENTRIES = (

@@ -19,14 +19,14 @@ import msgspec
 
 from ironflow.core.clock import Clock, SystemClock
 from ironflow.core.errors import InvalidInput, StorageError
-from ironflow.storage import statements
-from ironflow.storage.connection import open_connection, set_up_writer
-from ironflow.storage.lock import ProcessLock
-from ironflow.storage.maintenance import Progress, opened, remove_database, require_newest
+from ironflow.storage.maintenance.files import Progress, opened, remove_database, require_newest
 from ironflow.storage.ports import TABLES, Table
-from ironflow.storage.relational import RELATIONAL
-from ironflow.storage.schema import migrate, migrations, sync_file
-from ironflow.storage.sqlite_errors import translate
+from ironflow.storage.relational.tables import RELATIONAL
+from ironflow.storage.sqlite import statements
+from ironflow.storage.sqlite.connection import open_connection, set_up_writer
+from ironflow.storage.sqlite.errors import translate
+from ironflow.storage.sqlite.lock import ProcessLock
+from ironflow.storage.sqlite.schema import migrate, migrations, sync_file
 
 EXPORTED = (statements.JOURNAL, *TABLES, *RELATIONAL)
 _BY_NAME = {table.name: table for table in EXPORTED}

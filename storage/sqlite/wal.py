@@ -15,8 +15,8 @@ import os
 import sqlite3
 from collections.abc import Callable
 
-from ironflow.storage import connection as settings
 from ironflow.storage.ports import Table
+from ironflow.storage.sqlite import connection as settings
 
 log = logging.getLogger("ironflow.storage")
 

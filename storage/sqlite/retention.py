@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from ironflow.core.crash_points import reach
-from ironflow.storage import sql
 from ironflow.storage.ports import Retired
-from ironflow.storage.relational import deletions
+from ironflow.storage.relational.tables import deletions
 from ironflow.storage.retention import EVENTS, INTAKES, Limit
+from ironflow.storage.sqlite import sql
 
 if TYPE_CHECKING:
-    from ironflow.storage.sqlite_reader import SqliteReader
-    from ironflow.storage.sqlite_writer import SqliteJournal
+    from ironflow.storage.sqlite.reader import SqliteReader
+    from ironflow.storage.sqlite.writer import SqliteJournal
 
 CHUNK_STREAMS = 64
 CHUNK_ENTRIES = 2000

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
-from ironflow.storage import statements
 from ironflow.storage.ports import Table
+from ironflow.storage.sqlite import statements
 
 Row = tuple[Any, ...]
 Said = Sequence[tuple[Table, Row]]

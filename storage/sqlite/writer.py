@@ -1,5 +1,5 @@
 """The journal on SQLite: what is planned on the loop, and written by one function in the
-connection's thread, or on the spot when that is quicker (`storage.pace`).
+connection's thread, or on the spot when that is quicker (`storage.sqlite.pace`).
 
 Rows are prepared on the loop, where it costs the same Python as anywhere, so that the thread has to
 ask for the interpreter lock only between statements. The plan is optimistic: if a statement or a
@@ -20,17 +20,25 @@ from typing import Any, TypeVar
 
 from ironflow.core.crash_points import reach
 from ironflow.core.errors import StorageError, StorageFull, StreamConflict
-from ironflow.storage import sql
-from ironflow.storage.backlog import Backlog, Taken
-from ironflow.storage.changes import Row
-from ironflow.storage.connection import SYNCHRONOUS, Connection
-from ironflow.storage.deferral import LINGER, MOST_ROWS, put_all, put_singly
 from ironflow.storage.journal import GROUP_LIMIT, Fence, GroupJournal, Written
-from ironflow.storage.pace import Pace
-from ironflow.storage.plan import FAULTS, MANY, BatchFault, Plan, put_batch, put_plan, sizes_of
 from ironflow.storage.ports import Batch
-from ironflow.storage.sqlite_errors import Broken, Meaning, meaning, translate
-from ironflow.storage.wal import Chore, WriteAheadLog, pages_of
+from ironflow.storage.sqlite import sql
+from ironflow.storage.sqlite.backlog import Backlog, Taken
+from ironflow.storage.sqlite.changes import Row
+from ironflow.storage.sqlite.connection import SYNCHRONOUS, Connection
+from ironflow.storage.sqlite.deferral import LINGER, MOST_ROWS, put_all, put_singly
+from ironflow.storage.sqlite.errors import Broken, Meaning, meaning, translate
+from ironflow.storage.sqlite.pace import Pace
+from ironflow.storage.sqlite.plan import (
+    FAULTS,
+    MANY,
+    BatchFault,
+    Plan,
+    put_batch,
+    put_plan,
+    sizes_of,
+)
+from ironflow.storage.sqlite.wal import Chore, WriteAheadLog, pages_of
 
 log = logging.getLogger("ironflow.storage")
 

@@ -11,10 +11,11 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ironflow.storage import handlers, prefect_events, prefect_runs, statements
 from ironflow.storage.ports import Table
-from ironflow.storage.schema import migrations
-from ironflow.storage.schema import statements as split
+from ironflow.storage.relational import handlers, prefect_events, prefect_runs
+from ironflow.storage.sqlite import statements
+from ironflow.storage.sqlite.schema import migrations
+from ironflow.storage.sqlite.schema import statements as split
 
 Row = tuple[Any, ...]
 Values = Sequence[Any] | dict[str, Any]

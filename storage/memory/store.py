@@ -20,7 +20,7 @@ from ironflow.core.commands import Outcome
 from ironflow.core.errors import StorageError, StreamConflict
 from ironflow.storage import retention
 from ironflow.storage.journal import GROUP_LIMIT, Fence, GroupJournal, Row, Written
-from ironflow.storage.memory_tables import Key, Tables, remove_streams, retire
+from ironflow.storage.memory.tables import Key, Tables, remove_streams, retire
 from ironflow.storage.ports import (
     BLOBS,
     DELIVERIES,

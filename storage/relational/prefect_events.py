@@ -14,7 +14,7 @@ from ironflow.core.prefect.events import RESOURCE_ID, RESOURCE_ROLE, Event
 from ironflow.core.prefect.logs import LogLine
 from ironflow.core.prefect.texts import TextQuery
 from ironflow.storage.ports import Batch, Table
-from ironflow.storage.prefect_filters import MOST_MARKS, Query
+from ironflow.storage.relational.prefect_filters import MOST_MARKS, Query
 
 PREFECT_EVENTS = Table(
     "prefect_events",

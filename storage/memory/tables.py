@@ -22,8 +22,8 @@ from ironflow.storage.ports import (
     RunRow,
     Table,
 )
-from ironflow.storage.relational import NAMES as RELATIONAL_NAMES
-from ironflow.storage.relational import Relations
+from ironflow.storage.relational.tables import NAMES as RELATIONAL_NAMES
+from ironflow.storage.relational.tables import Relations
 
 Key = tuple[Any, ...]
 _AT = 2

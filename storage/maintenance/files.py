@@ -3,7 +3,8 @@ an event loop.
 
 Reading a database that a server has open is fine: `database_info`, `backup` and `check` see one
 consistent moment and hold nobody up; so is one of an older schema, or in a folder that cannot be
-written. `vacuum` needs the database for itself. Export and import are in `storage.ndjson`.
+written. `vacuum` needs the database for itself. Export and import are in
+`storage.maintenance.ndjson`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import msgspec
 from ironflow.core.clock import Clock, SystemClock
 from ironflow.core.crash_points import reach
 from ironflow.core.errors import InvalidInput, NotFound, StorageError
-from ironflow.storage import sql
-from ironflow.storage.connection import open_connection, set_up_reader
-from ironflow.storage.deferral import find_foreign, overlay, settle
-from ironflow.storage.lock import ProcessLock
 from ironflow.storage.ports import StoreInfo
-from ironflow.storage.schema import migrations, recognize, sync_file
-from ironflow.storage.sqlite_errors import Broken, translate
-from ironflow.storage.sqlite_reader import read_info
+from ironflow.storage.sqlite import sql
+from ironflow.storage.sqlite.connection import open_connection, set_up_reader
+from ironflow.storage.sqlite.deferral import find_foreign, overlay, settle
+from ironflow.storage.sqlite.errors import Broken, translate
+from ironflow.storage.sqlite.lock import ProcessLock
+from ironflow.storage.sqlite.reader import read_info
+from ironflow.storage.sqlite.schema import migrations, recognize, sync_file
 
 Progress = Callable[[int, int], None]
 """Called with how much is done and the total, in pages, rows or checks."""

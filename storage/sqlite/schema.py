@@ -19,7 +19,7 @@ from typing import NamedTuple
 from ironflow.core.clock import to_datetime
 from ironflow.core.crash_points import reach
 from ironflow.core.errors import SchemaTooNew, StorageError
-from ironflow.storage.sqlite_errors import translate
+from ironflow.storage.sqlite.errors import translate
 
 APPLICATION_ID = 0x49464C57  # "IFLW"
 OLDEST_SQLITE = (3, 32, 0)  # row values, upserts, and statements with more than 999 parameters
@@ -47,7 +47,7 @@ class Migration(NamedTuple):
 def migrations() -> tuple[Migration, ...]:
     """All migrations of this version, in order. Raises ValueError when a number is missing or
     double."""
-    folder = files("ironflow.storage").joinpath("migrations", "sqlite")
+    folder = files("ironflow.storage.sqlite").joinpath("migrations")
     found = []
     for file in folder.iterdir():
         stem, _, suffix = file.name.rpartition(".")

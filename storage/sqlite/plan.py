@@ -6,14 +6,14 @@ import sqlite3
 from collections.abc import Iterable
 
 from ironflow.core.errors import StreamConflict
-from ironflow.storage import statements
-from ironflow.storage.backlog import Piece, Place, Taken
-from ironflow.storage.changes import Change, Changes, Row, collect, put_changes
-from ironflow.storage.deferral import encode, put_all, split, write
-from ironflow.storage.foreign import foreign_entries, intrusion
 from ironflow.storage.ports import Batch, Table
-from ironflow.storage.statements import put_entries
-from ironflow.storage.wal import pages_of
+from ironflow.storage.sqlite import statements
+from ironflow.storage.sqlite.backlog import Piece, Place, Taken
+from ironflow.storage.sqlite.changes import Change, Changes, Row, collect, put_changes
+from ironflow.storage.sqlite.deferral import encode, put_all, split, write
+from ironflow.storage.sqlite.foreign import foreign_entries, intrusion
+from ironflow.storage.sqlite.statements import put_entries
+from ironflow.storage.sqlite.wal import pages_of
 
 FAULTS = (OverflowError, UnicodeError, ValueError)
 """Errors of binding or encoding a value; those of SQLite itself are `sqlite3.Error`."""

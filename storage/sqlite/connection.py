@@ -13,7 +13,7 @@ from urllib.parse import quote
 import aiosqlite
 
 from ironflow.core.errors import StorageError
-from ironflow.storage.schema import OLDEST_SQLITE
+from ironflow.storage.sqlite.schema import OLDEST_SQLITE
 
 T = TypeVar("T")
 
@@ -21,7 +21,9 @@ SYNCHRONOUS = {"full": "FULL", "process": "NORMAL"}
 """`full` survives a power loss, `process` the death of the process (or kill -9) only."""
 
 CHECKPOINT_PAGES = 4000
-"""Some 16 MiB of log (see `storage.wal`). Larger checkpoints are fewer, and each takes longer."""
+"""Some 16 MiB of log (see `storage.sqlite.wal`). Larger checkpoints are fewer, and each takes
+longer.
+"""
 
 
 class Connection(aiosqlite.Connection):

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ironflow.storage.sqlite_errors import Broken
+from ironflow.storage.sqlite.errors import Broken
 
 Row = tuple[Any, ...]
 

@@ -14,11 +14,17 @@ from typing import NamedTuple
 from ironflow.core.clock import Clock, SystemClock, to_datetime
 from ironflow.core.crash_points import reach
 from ironflow.core.errors import InvalidInput, StorageError
-from ironflow.storage.lock import ProcessLock
-from ironflow.storage.maintenance import Progress, backup, database_info, opened, remove_database
+from ironflow.storage.maintenance.files import (
+    Progress,
+    backup,
+    database_info,
+    opened,
+    remove_database,
+)
 from ironflow.storage.ports import StoreInfo
-from ironflow.storage.schema import sync_file
-from ironflow.storage.sqlite_errors import Broken
+from ironflow.storage.sqlite.errors import Broken
+from ironflow.storage.sqlite.lock import ProcessLock
+from ironflow.storage.sqlite.schema import sync_file
 
 
 class Restored(NamedTuple):
