@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 import msgspec
@@ -14,7 +15,6 @@ from ironflow.cli.output import print_body
 from ironflow.core.errors import ConfigError, InvalidInput, NotFound
 from ironflow.modules import load_module
 
-MOST_ENTRIES = 100_000
 MOST_ENTRIES = 100_000
 DRAWN = ("turn.recorded", "run.failed", "run.cancelled")
 FORMATS = ("svg", "html", "mermaid")
@@ -51,7 +51,8 @@ def draw(
 ) -> None:
     """Draw all ways through the workflow NAME of MODULE, or (--run) what a run did.
 
-    NAME is a workflow class or instance of the module; it may be left out if there is only one.
+    NAME is a workflow class or instance of the module, or what its server calls one; it may be left
+    out if there is only one. RUN is the id of a run, or of its handler.
 
     Example:
       ironflow workflows draw my_workflows.py Greet --format mermaid
@@ -99,6 +100,8 @@ def _find(module: str, name: str | None) -> Any:
         elif isinstance(value, Workflow) or is_foreign(value):
             found[key] = value
             found.setdefault(given_name(value) or type(value).__name__, value)
+        elif type(value).__module__ == "ironflow.workflows.server" and hasattr(value, "entries"):
+            found |= {served: workflow for served, (workflow, _) in value.entries.items()}
     made = {id(value): value for value in found.values() if not isinstance(value, type)}
     classes = {type(value) for value in made.values()}
     # A class and the instance of it that is served are one workflow.
@@ -120,6 +123,9 @@ def _entries(server: str, run_id: str) -> list[Any]:
     from ironflow.core.payloads import NULL
 
     client, after = connect(server), 0
+    status, answer = client.probe(f"/handlers?handler_id={quote(run_id, safe='')}")
+    if status == 200 and (handlers := msgspec.json.decode(answer)["handlers"]):
+        run_id = handlers[0]["run_id"]
     entries: list[Any] = []
     while len(entries) < MOST_ENTRIES:
         query: dict[str, str | int | None] = {"after": after, "limit": 1000}

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ironflow.core.entries import (
     RunCancelled,
     RunCompleted,
@@ -28,6 +30,7 @@ from ironflow.core.workflow_state import (
     JobEnded,
     JobFailed,
     JobWaits,
+    Streamed,
     WaitMet,
 )
 from ironflow.workflows.definition import Definition
@@ -107,6 +110,11 @@ def execution_diagram(title: str, entries: Iterable[RunEntry]) -> Diagram:
     return picture.diagram(title)
 
 
+class _Envelope(msgspec.Struct):
+    type: str
+    types: list[str] | None = None
+
+
 class _Execution:
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {"start": Node("start", "StartEvent", "start")}
@@ -119,6 +127,8 @@ class _Execution:
         self.fed: dict[tuple[int, str], list[int]] = {}
         self.entered: list[JobAdded] = []
         """Joins that were entered and whose fan-out has not been said yet."""
+        self.asked: list[tuple[int | None, str]] = []
+        """Questions in the stream whose job has not been said yet: it, if it goes on; the class."""
 
     def add(self, op: object) -> None:
         match op:
@@ -126,6 +136,8 @@ class _Execution:
                 self.feeding.append((op.fan, op.step))
             case FanFired() | FanClosed():
                 self._connect_joins(op.fan)
+            case Streamed():
+                self._note_question(op)
             case JobAdded():
                 self._add_job(op)
             case JobBegan():
@@ -137,6 +149,7 @@ class _Execution:
                     self.fed.setdefault(key, []).append(op.job)
                 self.feeding = []
                 self._change(op.job, None, "step")
+                self._ask(op.job, op.output)
                 if op.output is not None:
                     self.last = f"job{op.job}"
             case JobFailed():
@@ -145,8 +158,10 @@ class _Execution:
                 self.last = f"job{op.job}"
             case JobWaits():
                 self._change(op.job, None, "waiting")
+                self._ask(op.job, None)
             case WaitMet():
                 self._change(op.job, None, "step")
+                self._connect(self._outside(), f"job{op.job}", op.event.type.rpartition(".")[2])
             case ChildStarted():
                 node = f"child{op.run_id}"
                 self.nodes[node] = Node(node, op.workflow, "outside", f"run {op.run_id}")
@@ -170,10 +185,31 @@ class _Execution:
             self.entered.append(op)
             return
         else:
-            source = "outside"
-            self.nodes.setdefault(source, Node(source, source, "outside"))
-        if source in self.nodes:
-            self.edges.append(Edge(source, node, label))
+            source = self._outside()
+        self._connect(source, node, label)
+
+    def _outside(self) -> str:
+        """The node of whoever answers."""
+        return self.nodes.setdefault("outside", Node("outside", "outside", "outside")).id
+
+    def _connect(self, source: str, target: str, label: str) -> None:
+        if source in self.nodes and target in self.nodes:
+            self.edges.append(Edge(source, target, label))
+
+    def _note_question(self, op: Streamed) -> None:
+        text = op.event.json
+        if text is not None and not op.internal:
+            event = msgspec.json.decode(text, type=_Envelope)
+            if "InputRequiredEvent" in (event.type, *(event.types or ())):
+                self.asked.append((op.job, event.type))
+
+    def _ask(self, job: int, output: str | None) -> None:
+        """A job has left its worker: what it asked goes outside."""
+        for asked in list(self.asked):
+            by, kind = asked
+            if by == job or (by is None and kind == output):
+                self.asked.remove(asked)
+                self._connect(f"job{job}", self._outside(), kind)
 
     def _connect_joins(self, fan: int) -> None:
         for op in self.entered:

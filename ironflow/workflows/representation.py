@@ -166,7 +166,8 @@ class _Builder:
 
     def _add_resource(self, kind: Any, resource: Any) -> str:
         text = f"{getattr(kind, '__name__', kind)}/{resource.name}"
-        node_id = f"resource_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        kind_of_node = "resource" if hasattr(resource, "factory") else "resource_config"
+        node_id = f"{kind_of_node}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         if node_id in self.nodes:
             return node_id
         type_name = getattr(kind, "__name__", str(kind))

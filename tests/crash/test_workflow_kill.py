@@ -73,6 +73,6 @@ def test_every_run_goes_on_where_it_stood(make_server: Callable[..., Any], seed:
         }
         assert [e["type"] for e in events].count("InputRequiredEvent") == 1
         assert events[-1]["type"] == "StopEvent"
-    drawn = server.cli("workflows", "draw", "--run", found["run_id"], "--server", server.url)
+    drawn = server.cli("workflows", "draw", "--run", name, "--server", server.url)
     assert drawn.count('["work') == 4
     assert server.kills >= RUNS // 2 + 2

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
+from pydantic import BaseModel
 
 from ironflow.cli.main import program
 from ironflow.core.entries import decode_entry
@@ -43,6 +44,7 @@ from ironflow.workflows.events import (
     StopEvent,
 )
 from ironflow.workflows.representation import get_workflow_representation
+from ironflow.workflows.resource import Resource, ResourceConfig
 from ironflow.workflows.retry_policy import retry_policy, stop_after_attempt, wait_none
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -129,6 +131,46 @@ def test_a_step_and_an_event_of_one_name_are_two_nodes() -> None:
     assert drawn.count('"work"') == 2
 
 
+class Place(BaseModel):
+    host: str
+
+
+def make_client(place: Annotated[Place, ResourceConfig("place.json", label="Where")]) -> str:
+    """Makes one."""
+    return place.host
+
+
+class Resourceful(Workflow):
+    @step
+    async def one(self, ev: StartEvent, client: Annotated[str, Resource(make_client)]) -> StopEvent:
+        return StopEvent(result=client)
+
+
+def test_resources_and_what_they_are_made_of_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "place.json").write_text('{"host": "here"}')
+    graph = get_workflow_representation(Resourceful())
+    nodes = {node["node_type"]: node for node in graph["nodes"]}
+    resource, config = nodes["resource"], nodes["resource_config"]
+    assert re.fullmatch("resource_[0-9a-f]{12}", resource["id"])
+    assert (resource["type_name"], resource["getter_name"]) == ("str", "make_client")
+    assert (resource["description"], resource["source_file"]) == ("Makes one.", __file__)
+    assert resource["source_line"] > 1
+    assert re.fullmatch("resource_config_[0-9a-f]{12}", config["id"])
+    assert (config["label"], config["type_name"], config["path_selector"]) == (
+        "Where",
+        "Place",
+        None,
+    )
+    assert (config["config_file"], config["config_value"]) == ("place.json", {"host": "here"})
+    assert config["config_schema"]["properties"]["host"]["type"] == "string"
+    edges = {(edge["source"], edge["target"]): edge["label"] for edge in graph["edges"]}
+    assert edges["one", resource["id"]] == "client"
+    assert edges[resource["id"], config["id"]] == "place"
+
+
 class Name(HumanResponseEvent):
     response: str
 
@@ -213,6 +255,35 @@ async def test_what_a_run_did(tmp_path: Path) -> None:
     assert (tmp_path / "run.svg").read_text() == drawn
 
 
+class Asks(Workflow):
+    @step
+    async def ask(self, ev: StartEvent) -> WhatName:
+        return WhatName(prefix="your name?")
+
+    @step
+    async def more(self, ctx: Context, ev: Name) -> StopEvent:
+        found = await ctx.wait_for_event(HumanResponseEvent, InputRequiredEvent(prefix="sure?"))
+        return StopEvent(result=f"{ev.response} {found.response}")
+
+
+async def test_what_a_run_asked_and_was_answered() -> None:
+    handler = Asks(timeout=None).run()
+    async for event in handler.stream_events():
+        if isinstance(event, WhatName):
+            await handler.send_event(Name(response="Ada"))
+        elif isinstance(event, InputRequiredEvent):
+            await handler.send_event(HumanResponseEvent(response="yes"))
+    assert await handler == "Ada yes"
+    entries = [decode_entry(e.kind, e.data) for e in handler.history() or []]
+    diagram = execution_diagram("Run", entries)
+    names = {node.id: node.label.partition(" ")[0] for node in diagram.nodes}
+    assert [(names[e.source], e.label, names[e.target]) for e in diagram.edges] == [
+        ("StartEvent", "StartEvent", "ask"), ("ask", "WhatName", "outside"),
+        ("outside", "Name", "more"), ("more", "InputRequiredEvent", "outside"),
+        ("outside", "HumanResponseEvent", "more"), ("more", "", "StopEvent"),
+    ]  # fmt: skip
+
+
 async def test_a_run_that_failed() -> None:
     class Bad(Workflow):
         @step
@@ -259,6 +330,12 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot be written" in str(run("drawn_module.py", "-o", "no/where.svg").exception)
     assert "not pdf: name the file .html" in str(run("drawn_module.py", "-o", "x.pdf").exception)
     assert not (tmp_path / "x.pdf").exists()
+    # What a server of the module calls it by is a name, too.
+    server = "\nfrom ironflow.workflows.server import WorkflowServer\nserver = WorkflowServer()\n"
+    server += "server.add_workflow('hello-there', Greet())\n"
+    (tmp_path / "server_module.py").write_text(MODULE + server)
+    for line in (["server_module.py", "hello-there"], ["server_module.py"]):
+        assert run(*line).output.startswith("flowchart LR"), line
     # A class and its instance are one workflow: which one need not be said.
     (tmp_path / "served_module.py").write_text(MODULE + "\ngreet = Greet()\n")
     assert run("served_module.py").output.startswith("flowchart LR")

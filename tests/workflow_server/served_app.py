@@ -254,6 +254,38 @@ class Toils(Workflow):
         return StopEvent(result=f"beat {ev.number}")
 
 
+class Word(HumanResponseEvent):
+    pass
+
+
+class Heard(Event):
+    by: str
+
+
+class Choir(Workflow):
+    """Three who listen: two steps, and one that waits in its middle."""
+
+    @step
+    async def begin(self, ctx: Context, ev: StartEvent) -> Heard:
+        ctx.write_event_to_stream(Heard(by="nobody"))
+        await ctx.wait_for_event(Word)
+        return Heard(by="begin")
+
+    @step
+    async def first(self, ev: Word) -> Heard:
+        return Heard(by="first")
+
+    @step
+    async def second(self, ev: Word) -> Heard:
+        return Heard(by="second")
+
+    @step
+    async def end(self, ctx: Context, ev: Heard) -> StopEvent | None:
+        ctx.write_event_to_stream(ev)
+        found = ctx.collect_events(ev, [Heard] * 3)
+        return None if found is None else StopEvent(result=sorted(each.by for each in found))
+
+
 class Tally(Workflow):
     """Counts its runs: one handler id keeps its state from run to run."""
 
@@ -275,5 +307,6 @@ server.add_workflow("fails", Fails())
 server.add_workflow("dozes", Dozes(timeout=0.5))
 server.add_workflow("gate", Gate(timeout=None))
 server.add_workflow("endures", Endures())
+server.add_workflow("choir", Choir(timeout=None))
 server.add_workflow("tally", Tally())
 server.add_workflow("toils", Toils())

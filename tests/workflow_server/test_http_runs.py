@@ -245,6 +245,23 @@ async def test_events_in_every_form(memory_http: Http) -> None:
         assert (await memory_http.events(handler_id))[-1][1]["value"] == {"result": "w"}
 
 
+async def test_an_event_reaches_all_who_take_or_wait_for_it_or_one_step(memory_http: Http) -> None:
+    http, word = memory_http, {"type": "Word", "value": {}}
+    for_all, for_one = await http.start("choir"), await http.start("choir")
+    streams = [await http.stream(run, "?include_internal=true") for run in (for_all, for_one)]
+    for stream in streams:
+        while b"WorkflowIdleEvent" not in await stream.content.readuntil(b"\n\n"):
+            pass
+    await http.post(f"/events/{for_all}", {"event": word})
+    assert (await http.events(for_all))[-1][1]["value"] == {"result": ["begin", "first", "second"]}
+    await http.post(f"/events/{for_one}", {"event": word, "step": "first"})
+    while b'"by":"first"' not in await streams[1].content.readuntil(b"\n\n"):
+        pass
+    await http.post(f"/handlers/{for_one}/cancel")
+    heard = [envelope["value"].get("by") for _, envelope in await http.events(for_one)]
+    assert heard == ["nobody", "first", None]
+
+
 async def test_refused_events_change_nothing(http: Http) -> None:
     handler_id = await http.start("gate", ticks=0)
     go = {"type": "Go", "value": {}}
