@@ -10,7 +10,9 @@ many, or after a moment. That is a transaction which need not wait for the disk:
 costs a commit half of what a new one does.
 
 A database whose process died has rows in `deferred`: they are written before anything else is done
-with it (`settle`). Who only looks at a database sees its tables as if they were (`overlay`).
+with it (`settle`). Who only looks at a database sees its tables as if they were (`overlay`), and so
+do we ourselves while there is no space to write them (`tentatively`, for queries that name indexes
+or row ids).
 """
 
 from __future__ import annotations
@@ -214,6 +216,27 @@ def overlay(connection: sqlite3.Connection, path: str) -> None:
             f"CREATE TEMP VIEW {table.name} AS SELECT {columns} FROM {base} WHERE ({keys}) NOT IN"
             f" (SELECT {keys} FROM temp.{table.name}_said) UNION ALL SELECT {columns} FROM {name}"
         )
+
+
+@contextmanager
+def tentatively(connection: sqlite3.Connection, path: str) -> Iterator[None]:
+    """Have a connection that may write see every table as if what is deferred were written, until
+    the end of the block. Raises `StorageError`.
+
+    It is written indeed, with all indexes, in a transaction that is taken back: its pages stay in
+    memory, so it needs no space. Nobody else can commit meanwhile.
+    """
+    for setting in ("temp_store = MEMORY", "cache_spill = OFF"):
+        connection.execute(f"PRAGMA {setting}")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        changes, _ = _read(connection, path)
+        entries = _entries(changes.pop(JOURNAL.name, None))
+        put_singly(connection, Taken(entries, list(changes.values()), 0))
+        yield
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _has_deferred(connection: sqlite3.Connection) -> bool:

@@ -3,7 +3,7 @@
 Two connections: one for what actors wait for (loads and single rows), one for pages and counts, so
 that a long list does not hold up a wake-up. In WAL mode a query sees everything that was committed
 when it began; rows that commits have put off (`storage.sqlite.deferral`) are written first, or,
-while the disk is full, laid over the tables for people who look.
+while the disk is full, shown to people who look as if they were.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from ironflow.storage.relational.tables import RELATIONAL
 from ironflow.storage.sqlite import sql
 from ironflow.storage.sqlite.backlog import SEQ, VERSION, merge
 from ironflow.storage.sqlite.connection import Connection, open_connection, set_up_reader
-from ironflow.storage.sqlite.deferral import overlay
+from ironflow.storage.sqlite.deferral import overlay, tentatively
 from ironflow.storage.sqlite.errors import Broken, translate
 from ironflow.storage.sqlite.page_queries import RUN_COLUMNS, events_query, runs_query
 from ironflow.storage.sqlite.writer import SqliteJournal
@@ -80,6 +80,7 @@ class SqliteReader:
         self._loop = asyncio.get_running_loop()
         self._asked: dict[str, list[asyncio.Future[Loaded]]] = {}
         self._loading = False
+        self._trying = asyncio.Lock()
         self._journal, self._reads = sql.load("journal"), sql.load("reads")
 
     # -- streams ----------------------------------------------------------------------------------
@@ -316,7 +317,11 @@ class SqliteReader:
     ) -> list[Row]:
         """See `ports.Reader`."""
         if self._backlog.concerns(query):
-            await self._writer.settle()
+            try:
+                await self._writer.settle()
+            except StorageFull:
+                async with self._trying:  # each keeps everybody else from writing
+                    return await asyncio.to_thread(self._read_tentatively, query, values)
         return await self._fetch(self._lookups if quick else self._scans, query, values)
 
     async def info(self) -> StoreInfo:
@@ -371,6 +376,17 @@ class SqliteReader:
             overlay(connection, self._path)
             set_up_reader(connection)
             return function(connection, *args)
+        except Exception as error:
+            raise self._translated(error) from error
+        finally:
+            connection.close()
+
+    def _read_tentatively(self, query: str, values: Sequence[Any] | dict[str, Any]) -> list[Row]:
+        """In any thread: as `_read_apart`, for queries that name indexes or row ids."""
+        connection = open_connection(self._path, mode="rw")
+        try:
+            with tentatively(connection, self._path):
+                return _fetch(connection, query, values)
         except Exception as error:
             raise self._translated(error) from error
         finally:

@@ -10,15 +10,13 @@ needed. What is behind the end of the log means nothing to SQLite, whatever it i
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ironflow.storage.ports import Table
 from ironflow.storage.sqlite import connection as settings
-
-log = logging.getLogger("ironflow.storage")
 
 PAGE = 4096
 FRAME = PAGE + 24
@@ -28,7 +26,9 @@ HEAD = 32
 _MAGIC = b"\x37\x7f\x06"
 """How a log begins."""
 STEP = 256
-"""Pages by which the file is lengthened at a time: a mebibyte, which takes a disk some 2 ms."""
+"""Pages by which the file is lengthened at a time: a mebibyte, which takes a disk some 2 ms. After
+as many its length is looked up, which is an estimate in between.
+"""
 EARLY = 48
 """Pages before the end of the room at which more is made, and that must be written before any
 is.
@@ -61,31 +61,48 @@ class WriteAheadLog:
         self._most_room = settings.CHECKPOINT_PAGES * 9 // 8  # a checkpoint may be a little late
         self._room = 0 if synced else self._most_room
         self._in_use = self.pages + EARLY
+        self.is_put_off = False
+        """The last checkpoint failed."""
         self.limit = 0
         """The length from which on there is a chore."""
         self._set_limit()
 
     def _set_limit(self) -> None:
-        self.limit = self._due
+        wanted = self.pages + STEP
         if self._room < self._most_room:
-            self.limit = min(self._due, max(self._in_use, self._room - EARLY))
+            wanted = max(self._in_use, self._room - EARLY)
+        self.limit = min(self._due, wanted)
 
     def chore(self) -> Chore | None:
         """What is to be done before the next commit."""
-        if self.pages >= self.limit:
-            return self._checkpoint if self.pages >= self._due else self._make_room
-        return None
+        if self.pages < self.limit:
+            return None
+        if self.pages >= self._due:
+            return self._checkpoint
+        return self._make_room if self._room < self._most_room else self._look
 
     def put_off(self) -> None:
         """A chore failed: some commits are made before the next one. They are what tells of a disk
         that is full."""
+        self.is_put_off = True
         self._due = self.pages + settings.CHECKPOINT_PAGES // 4
+        self._set_limit()
+
+    def doubt(self) -> None:
+        """Something was written of whose pages nobody knows: its length is looked up."""
+        self.limit = min(self.limit, self.pages)
+
+    def try_again(self) -> None:
+        """What was put off is due now."""
+        self._due = min(self._due, self.pages)
         self._set_limit()
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Fold the log into the database as far as its readers allow."""
         _, length, folded = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        # Folded as a whole, the log begins anew. Otherwise a reader holds it: a little later again.
+        # Folded as a whole, the log begins anew, unless a reader uses it just then: `_look` finds
+        # out. Otherwise a reader holds it: a little later again.
+        self.is_put_off = False
         self.pages = 0 if folded >= length else length
         self._due = max(settings.CHECKPOINT_PAGES, self.pages + settings.CHECKPOINT_PAGES // 4)
         self._set_limit()
@@ -93,13 +110,16 @@ class WriteAheadLog:
     def _make_room(self, _: sqlite3.Connection) -> None:
         """Lengthen the file, and wait for the disk."""
         try:
-            descriptor = os.open(self.path, os.O_RDWR)
-            try:
+            with _opened(self.path, os.O_RDWR) as descriptor:
                 self._lengthen(descriptor)
-            finally:
-                os.close(descriptor)
         except OSError:
             self._room = self._most_room  # there is none to be made
+        self._set_limit()
+
+    def _look(self, _: sqlite3.Connection) -> None:
+        """Find out how long it is: what commits are thought to write may be far from it."""
+        with contextlib.suppress(OSError), _opened(self.path, os.O_RDONLY) as descriptor:
+            self.pages = _count(descriptor, os.fstat(descriptor).st_size // FRAME)
         self._set_limit()
 
     def _lengthen(self, descriptor: int) -> None:
@@ -110,6 +130,15 @@ class WriteAheadLog:
         missing = self._room * FRAME - length
         if missing > 0:
             _fill(descriptor, length, missing)
+
+
+@contextlib.contextmanager
+def _opened(path: str, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _size(path: str) -> int:

@@ -48,7 +48,8 @@ MOST_HEADS = 16384
 BUSY_TRIES = 6
 
 PATIENCE = 5.0
-"""Seconds until rows that were put off, and could not be written, are tried again unasked."""
+"""Seconds until what could not be done, rows that were put off or a checkpoint, is tried again
+unasked."""
 
 _UNSYNCED = SYNCHRONOUS["process"]
 
@@ -83,6 +84,7 @@ class SqliteJournal(GroupJournal):
         self.backlog = Backlog()
         self._settling: asyncio.Future[None] | None = None
         self._lingering: asyncio.TimerHandle | None = None
+        self._tending: asyncio.TimerHandle | None = None
 
     async def settle(self) -> None:
         """Write what was put off to its tables, all that is acknowledged by now. Raises
@@ -97,8 +99,9 @@ class SqliteJournal(GroupJournal):
     async def finish(self) -> None:
         """`settle` for the last time, before the database is closed; what cannot be written now,
         who opens it next will."""
-        if self._lingering is not None:
-            self._lingering.cancel()
+        for timer in (self._lingering, self._tending):
+            if timer is not None:
+                timer.cancel()
         if self.backlog.holds():
             try:
                 await self._queue(_nothing)
@@ -139,12 +142,29 @@ class SqliteJournal(GroupJournal):
 
     def _tend(self, chore: Chore) -> None:
         """In the thread: something for the log. What keeps it from that, commits will tell."""
+        failure = None
         try:
             chore(self._connection.raw)
         except (sqlite3.Error, OSError, StorageError) as error:
+            failure = error
+        self._loop.call_soon_threadsafe(self._tended, failure)
+
+    def _tended(self, error: Exception | None) -> None:
+        if error is not None:
+            if not self._log.is_put_off:
+                log.warning("the log of %s: %s", self._writer.path, error)
             self._log.put_off()
-            log.warning("the log of %s: %s", self._writer.path, error)
-        self._loop.call_soon_threadsafe(self._next)
+            if self._tending is None:
+                self._tending = self._loop.call_later(PATIENCE, self._tend_again)
+        self._next()
+
+    def _tend_again(self) -> None:
+        """There may be space by now, and nobody who writes."""
+        self._tending = None
+        if self._log.is_put_off and self._refusal is None:
+            self._log.try_again()
+            if not self._busy:
+                self._next()
 
     def _holds_up(self, batches: int) -> bool:
         return self.pace.is_quick and batches < MANY and not self._was_kept
@@ -266,6 +286,8 @@ class SqliteJournal(GroupJournal):
                 changed = connection.total_changes
                 result = self._writer.transaction(connection, job)
                 changed = connection.total_changes - changed
+                if changed:
+                    self._log.doubt()
         except Exception as error:  # noqa: BLE001 - handed to whoever awaits the job
             failure, changed = error, 0
             if isinstance(error, BatchFault):
@@ -281,10 +303,10 @@ class SqliteJournal(GroupJournal):
             self.backlog.written()
         else:
             self._give_back()
+        self._log.pages += changed
         if job is not _nothing:
             # It may have removed streams.
             self._heads.clear()
-        self._log.pages += changed
         if isinstance(error, Broken):
             self.refuse(error)
         self._performed(result, error)

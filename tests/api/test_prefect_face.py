@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from ironflow.actors.prefect.logs import DeleteOldLogs
 from ironflow.core.clock import SECOND, derive_id
 from ironflow.core.errors import StorageFull
 from ironflow.storage.memory.store import MemoryStore
+from ironflow.storage.sqlite import writer as sqlite_writer
+from ironflow.storage.sqlite.store import open_sqlite
 
 NOWHERE = "11111111-1111-4111-8111-111111111111"
 VERSION = "X-PREFECT-API-VERSION"
@@ -205,6 +209,54 @@ async def test_what_may_go_well_later_is_a_503(serve: Serve) -> None:
             assert answer["detail"]
             assert int(headers["Retry-After"]) >= 1
         assert (await ask(api, "POST", "/logs/filter"))[:2] == (200, [])
+
+
+async def test_lists_are_read_while_the_disk_is_full(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_writer, "LINGER", 1000.0)
+    store = await open_sqlite(tmp_path / "iron.db")
+    async with serve(store) as api:
+        _, flow, _ = await ask(api, "POST", "/flows/", {"name": "f"})
+        made = []
+        for number in range(30):
+            run = {"flow_id": flow["id"], "name": f"name {number} {'x' * 300}", "tags": ["t"]}
+            status, body, _ = await ask(api, "POST", "/flow_runs/", run)
+            assert status == 201
+            made.append(body["id"])
+        assert store.journal.backlog.rows
+        pages = "PRAGMA max_page_count"
+        store._writer.raw.execute(f"{pages} = 1")  # as many as there are
+        with pytest.raises(StorageFull):
+            await store.journal.settle()
+        questions: dict[str, dict[str, Any]] = {
+            "all": {"limit": 50},
+            "by name": {"flow_runs": {"name": {"like_": "name 2"}}, "sort": "NAME_ASC"},
+            "by parts": {"flow_runs": {"name": {"any_": [f"name 7 {'x' * 300}"]}}},
+            "a page": {"offset": 10, "limit": 5, "sort": "EXPECTED_START_TIME_DESC"},
+        }
+
+        async def answers() -> dict[str, set[str]]:
+            found = {}
+            for name, question in questions.items():
+                status, rows, _ = await ask(api, "POST", "/flow_runs/filter", question)
+                assert status == 200, rows
+                found[name] = {row["id"] for row in rows}
+            status, count, _ = await ask(api, "POST", "/flow_runs/count", {})
+            assert (status, count) == (200, 30)
+            return found
+
+        without = await answers()
+        assert without["all"] == set(made)
+        assert {name: len(ids) for name, ids in without.items()} == {
+            "all": 30, "by name": 11, "by parts": 1, "a page": 5,
+        }  # fmt: skip
+        gathered = await asyncio.gather(*[answers() for _ in range(5)])
+        assert all(each == without for each in gathered)
+        assert store.journal.backlog.rows  # nothing was written
+        store._writer.raw.execute(f"{pages} = 100000")
+        assert await answers() == without
+        assert not store.journal.backlog.rows
 
 
 async def test_pages_of_another_site_may_not_write(memory_api: Api) -> None:

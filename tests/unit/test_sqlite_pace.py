@@ -22,7 +22,8 @@ from ironflow.core.errors import StorageFull, StreamConflict
 from ironflow.storage.maintenance.files import opened
 from ironflow.storage.ports import TIMERS, Batch, NewEntry
 from ironflow.storage.sqlite import connection as settings
-from ironflow.storage.sqlite import wal
+from ironflow.storage.sqlite import plan, wal
+from ironflow.storage.sqlite import writer as sqlite_writer
 from ironflow.storage.sqlite.pace import EACH, QUICK, SEVERAL, Pace
 from ironflow.storage.sqlite.store import SqliteStore, open_sqlite
 from ironflow.storage.sqlite.wal import FRAME, STEP
@@ -267,6 +268,64 @@ async def test_a_reader_that_holds_the_log_delays_its_folding_only(
     assert os.path.getsize(f"{path}-wal") <= held + 60 * FRAME  # noqa: ASYNC240
     assert len((await store.reader.load("s")).entries) == 399
     await store.close()
+
+
+async def test_a_checkpoint_that_found_no_space_is_made_when_there_is_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(settings, "CHECKPOINT_PAGES", 100)
+    monkeypatch.setattr(sqlite_writer, "PATIENCE", 0.01)
+    monkeypatch.setattr(sqlite_writer, "LINGER", 1000.0)
+    path = tmp_path / "iron.db"
+    store = await open_sqlite(path)
+    journal, log = store.journal, store.journal._log
+    with monkeypatch.context() as full:
+        tries = 0
+
+        def refuse(connection: sqlite3.Connection) -> None:
+            nonlocal tries
+            tries += 1
+            raise StorageFull("the disk is full")
+
+        full.setattr(log, "_checkpoint", refuse)
+        version = 0
+        while not log.is_put_off:
+            await journal.commit(entry("s", version := version + 1, b"x" * 20_000))
+        async with asyncio.timeout(60):
+            while tries < 4:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.001)  # nobody writes
+    before = path.stat().st_size
+    async with asyncio.timeout(60):
+        while log.is_put_off:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+    assert path.stat().st_size > before
+    assert caplog.text.count("the disk is full") == 1
+    assert len((await store.reader.load("s")).entries) == version
+    await store.close()
+
+
+@pytest.mark.parametrize("by_job", [False, True])
+async def test_the_log_is_as_long_as_it_is_whatever_commits_are_thought_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_job: bool
+) -> None:
+    monkeypatch.setattr(plan, "pages_of", lambda rows, size, changes: 1)
+    monkeypatch.setattr(settings, "CHECKPOINT_PAGES", 400)
+    monkeypatch.setattr(wal, "STEP", 32)
+    path = tmp_path / "iron.db"
+    store = await open_sqlite(path, durability="process")
+    for version in range(1, 200):
+        if by_job:
+            await store.journal.exclusive(insert_large_row)
+        else:
+            await store.journal.commit(entry("s", version, b"x" * 17_000))  # five pages
+    longest = 400 + 32 * 5 + 20
+    assert os.path.getsize(f"{path}-wal") < longest * FRAME  # noqa: ASYNC240
+    await store.close()
+
+
+def insert_large_row(connection: sqlite3.Connection) -> None:
+    connection.execute("CREATE TABLE IF NOT EXISTS large (data)")
+    connection.execute("INSERT INTO large VALUES (zeroblob(100000))")
 
 
 async def test_a_checkpoint_that_finds_no_space_holds_no_commit_up(
