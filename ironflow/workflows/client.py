@@ -309,13 +309,15 @@ class WorkflowClient:
         status: Iterable[str] | None = None,
         workflow_name: Iterable[str] | None = None,
         *,
+        run_status: Iterable[str] | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Handlers:
         """Runs with one of these statuses and of one of these workflows, newest first; with `limit`
-        a page of them.
+        a page of them. `run_status` tells more than `status`: `waiting`, `queued`, `paused`.
         """
         query = [("status", text) for text in status or ()]
+        query += [("run_status", text) for text in run_status or ()]
         query += [("workflow_name", text) for text in workflow_name or ()]
         if limit is not None:
             query.append(("limit", str(limit)))

@@ -168,7 +168,7 @@ class WorkflowServer:
         async with self.contextmanager(host, port):
             stop_on_signals(stop)
             names = ", ".join(self.entries) or "no workflows"
-            log.info("serving %s on %s", names, self.url)
+            log.info("serving %s on %s (in a browser: the debugger)", names, self.url)
             keep_awake = self._server is not None and self._server.settings.low_latency
             with tuned_process(keep_awake=keep_awake):
                 await stop.wait()

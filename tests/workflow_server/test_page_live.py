@@ -158,7 +158,16 @@ def test_each_of_several_questions_can_be_answered(desk: Desk) -> None:
     page = desk.open("?workflow=asks")
     page.click("#start button[type=submit]")
     expect(page.locator("p.question")).to_contain_text("number 0")
+    first = page.locator(".run-name").inner_text()
+    page.click("#start button[type=submit]")
+    expect(page.locator(".run-name")).not_to_have_text(first)
+    expect(status(page)).to_have_text("waiting")
     run = page.locator(".run-name").inner_text()
+    page.click(f".run-row[data-run='{first}'] .run-open")
+    # The list goes on saying of the other one what was seen of it.
+    expect(page.locator(f".run-row[data-run='{run}'] .pill")).to_have_text("waiting")
+    assert page.request.post(f"{desk.url}/handlers/{first}/cancel").ok
+    page.click(f".run-row[data-run='{run}'] .run-open")
     more = {"event": {"type": "More", "value": {}}}
     assert page.request.post(f"{desk.url}/events/{run}", data=more).ok
     choice = page.locator(".question-choice button")

@@ -126,8 +126,9 @@ async def test_our_client_says_what_is_refused() -> None:
         handler = await client.run_workflow_nowait("gate")
         with pytest.raises(TimeoutError):
             await client.wait_for_handler(handler.handler_id, timeout=0.05)
-        page = await client.get_handlers(limit=1)
-        assert len(page.handlers) == 1
+        page = await client.get_handlers(limit=1, run_status=["waiting", "running"])
+        assert [found.run_status in ("waiting", "running") for found in page.handlers] == [True]
+        assert (await client.get_handlers(run_status=["paused"])).handlers == []
         stream = client.get_workflow_events(handler.handler_id)
         iter_once = stream.__aiter__()
         with pytest.raises(RuntimeError, match="iterated over once"):
