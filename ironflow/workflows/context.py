@@ -129,10 +129,10 @@ class Context(Generic[S]):
 
     @staticmethod
     def get_step_context() -> Context[Any]:
-        """The context of the step that is executing. Raises `ContextStateError` outside."""
+        """The context of the step that is executing. Raises `WorkflowRuntimeError` outside."""
         invocation = current_invocation.get()
         if invocation is None:
-            raise ContextStateError("no step is executing here")
+            raise WorkflowRuntimeError("no step is executing here")
         return Context.inside(invocation)
 
     @property

@@ -11,16 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ironflow.sdk.function import hash_code
+from ironflow.workflows.checks import check_graph, check_handlers, check_lists, names_of
 from ironflow.workflows.errors import WorkflowConfigurationError, WorkflowValidationError
-from ironflow.workflows.resource import ResourceConfig
 from ironflow.workflows.steps import StepSpec
 from ironflow.workflows.vocabulary import (
     OURS,
     is_event_class,
     is_human_response,
-    is_input_required,
     is_start,
-    is_step_failed,
     is_stop,
     wire_name,
 )
@@ -52,10 +50,10 @@ class Definition:
         self.extra_events = tuple(extra_events)
         self.start = self._start_class()
         self.stop = self._stop_class()
-        self._check_handlers()
-        self._check_lists()
+        check_handlers(self)
+        check_lists(self)
         if check:
-            self._check_graph(skip_checks)
+            check_graph(self, skip_checks)
         self.state_type = self._state_type()
 
     def with_events(self, extra: Iterable[type]) -> Definition:
@@ -130,12 +128,16 @@ class Definition:
                 return spec
         return None
 
-    @functools.cache  # noqa: B019 - as long as the workflow itself
     def joins(self, step: str) -> tuple[str, ...]:
         """The steps that join what the fan-outs of `step` lead to."""
+        return tuple(self.feeds(step))
+
+    @functools.cache  # noqa: B019 - as long as the workflow itself
+    def feeds(self, step: str) -> dict[str, set[type]]:
+        """By step that joins a fan-out of `step` the classes of events that come to it so."""
         seen: set[tuple[type, int]] = set()
         todo = [(kind, 0) for kind in self.steps[step].fans_out]
-        found: dict[str, None] = {}
+        found: dict[str, set[type]] = {}
         while todo:
             kind, depth = todo.pop(0)
             if (kind, depth) in seen or depth > DEPTH:
@@ -146,13 +148,13 @@ class Definition:
                     todo += [(given, depth) for given in taker.returns]
                     todo += [(given, depth + 1) for given in taker.fans_out]
                 elif depth == 0:
-                    found[taker.name] = None
+                    found.setdefault(taker.name, set()).add(kind)
                 else:
                     todo += [(given, depth - 1) for given in taker.returns]
                     todo += [(given, depth) for given in taker.fans_out]
             for handler in self.handlers.values():
                 todo += [(given, depth) for given in handler.returns]
-        return tuple(found)
+        return found
 
     def named_by(self, step: str, verb: str) -> tuple[type, ...]:
         """The classes of events that the code of a step names on its way to a call of `verb`, such
@@ -197,7 +199,7 @@ class Definition:
         if len(found) > 1:
             raise WorkflowConfigurationError(
                 f"workflow {self.name!r}: one class of StartEvent must begin a run, "
-                f"steps take {_names(found)}"
+                f"steps take {names_of(found)}"
             )
         return found.pop()
 
@@ -210,7 +212,7 @@ class Definition:
         if len(found) > 1:
             raise WorkflowConfigurationError(
                 f"workflow {self.name!r}: one class of StopEvent must end a run, "
-                f"steps return {_names(found)}"
+                f"steps return {names_of(found)}"
             )
         return found.pop()
 
@@ -222,7 +224,7 @@ class Definition:
         if found and kind is None:
             raise WorkflowValidationError(
                 f"workflow {self.name!r}: steps name several types of state, of which none derives "
-                f"from the others: {_names(found)}"
+                f"from the others: {names_of(found)}"
             )
         fields = getattr(kind, "model_fields", {})
         required = [name for name, field in fields.items() if field.is_required()]
@@ -232,140 +234,6 @@ class Definition:
                 f"{', '.join(required)}"
             )
         return kind
-
-    def _check_handlers(self) -> None:
-        general = [name for name, spec in self.handlers.items() if not spec.handles]
-        if len(general) > 1:
-            raise WorkflowValidationError(
-                f"workflow {self.name!r}: only one error handler can be for all steps, "
-                f"there are {', '.join(general)}"
-            )
-        covered: dict[str, str] = {}
-        for name, spec in self.handlers.items():
-            for step in spec.handles or ():
-                if step in self.handlers:
-                    raise WorkflowValidationError(
-                        f"error handler {name!r} cannot be for the error handler {step!r}"
-                    )
-                if step not in self.steps:
-                    raise WorkflowValidationError(
-                        f"error handler {name!r} is for {step!r}, which is no step"
-                    )
-                if step in covered:
-                    raise WorkflowValidationError(
-                        f"step {step!r} has two error handlers, {covered[step]!r} and {name!r}"
-                    )
-                covered[step] = name
-
-    def _check_lists(self) -> None:
-        joined = {name for step in self.steps for name in self.joins(step)}
-        for name, spec in self.plain.items():
-            if spec.join is not None and name not in joined:
-                kinds = _names(spec.join.types)
-                raise WorkflowValidationError(
-                    f"step {name!r} joins list[{kinds}], but no step that returns a list leads to "
-                    "such events; use ctx.collect_events for events that are sent one by one"
-                )
-
-    def _check_graph(self, skip: frozenset[str]) -> None:
-        produced = {kind for spec in self.steps.values() for kind in spec.gives} | {self.start}
-        consumed = {kind for spec in self.plain.values() for kind in spec.takes}
-        for name, spec in self.plain.items():
-            stops = [kind for kind in spec.takes if is_stop(kind)]
-            if stops:
-                raise WorkflowValidationError(
-                    f"step {name!r} takes {_names(stops)}: a run is over then"
-                )
-        subclassed = {k for s in self.plain.values() if s.accept_subclasses for k in s.takes}
-        orphans = {
-            kind
-            for kind in consumed - produced
-            if not (is_human_response(kind) or is_step_failed(kind))
-            and not any(issubclass(given, kind) for given in produced if kind in subclassed)
-        }
-        if orphans:
-            raise WorkflowValidationError(
-                f"workflow {self.name!r}: these events are taken but never produced: "
-                f"{_names(orphans)}"
-            )
-        waste = {
-            kind
-            for kind in produced - consumed
-            if not (is_input_required(kind) or is_stop(kind) or is_human_response(kind))
-            and not any(issubclass(kind, base) for base in subclassed)
-        }
-        if waste:
-            raise WorkflowValidationError(
-                f"workflow {self.name!r}: these events are produced but never taken: "
-                f"{_names(waste)}"
-            )
-        if "reachability" not in skip:
-            self._check_reachable(skip)
-        if not {"terminal_event", "dead_end"} <= skip:
-            self._check_ends(skip)
-        self._check_configs()
-
-    def _check_reachable(self, skip: frozenset[str]) -> None:
-        known: set[type] = {self.start}
-        known |= {k for s in self.plain.values() for k in s.takes if is_human_response(k)}
-        reached: set[str] = set(self.handlers)
-        known |= {kind for spec in self.handlers.values() for kind in spec.gives}
-        grew = True
-        while grew:
-            grew = False
-            for name, spec in self.plain.items():
-                if name not in reached and any(spec.accepts(kind) for kind in known):
-                    reached.add(name)
-                    known.update(spec.gives)
-                    grew = True
-        lost = [
-            name
-            for name, spec in self.plain.items()
-            if name not in reached and "reachability" not in spec.skip_checks
-        ]
-        if lost:
-            raise WorkflowValidationError(
-                f"workflow {self.name!r}: nothing leads to {', '.join(map(repr, lost))}; "
-                "skip_graph_checks={'reachability'} if that is meant"
-            )
-
-    def _check_ends(self, skip: frozenset[str]) -> None:
-        """Every step that returns events leads to an end: a stop event, or a question outside."""
-        good = {
-            name
-            for name, spec in self.steps.items()
-            if any(is_stop(k) or is_input_required(k) for k in spec.gives) or not spec.gives
-        }
-        grew = True
-        while grew:
-            grew = False
-            for name, spec in self.steps.items():
-                if name in good:
-                    continue
-                takers = {t.name for kind in spec.gives for t in self.takers(kind)}
-                if takers & good:
-                    good.add(name)
-                    grew = True
-        lost = [
-            name
-            for name, spec in self.steps.items()
-            if name not in good and not {"dead_end", "terminal_event"} & spec.skip_checks
-        ]
-        if lost:
-            raise WorkflowValidationError(
-                f"workflow {self.name!r}: from {', '.join(map(repr, lost))} no way leads to an "
-                "end; skip_graph_checks={'dead_end', 'terminal_event'} if that is meant"
-            )
-
-    def _check_configs(self) -> None:
-        for spec in self.steps.values():
-            for kind, resource in spec.resources.values():
-                if isinstance(resource, ResourceConfig):
-                    resource.load(kind)
-
-
-def _names(kinds: Iterable[type]) -> str:
-    return ", ".join(sorted(kind.__name__ for kind in kinds))
 
 
 def code_names(fn: Callable[..., Any]) -> set[str]:

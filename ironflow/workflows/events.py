@@ -224,6 +224,10 @@ class StopEvent(Event):
     @property
     def result(self) -> Any:
         """What the run returns; a subclass may declare it as a field."""
+        return self._get_result()
+
+    def _get_result(self) -> Any:
+        """For subclasses that work their `result` out."""
         return self.__dict__.get("result", self._result)
 
     @model_serializer(mode="wrap")

@@ -8,7 +8,6 @@ looking up LlamaIndex's own current context.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import types
 import typing
@@ -51,8 +50,7 @@ class ForeignWorkflow:
         self.verbose = bool(getattr(source, "_verbose", False))
         self.workflow_name = given_name(source) or type(source).__name__
         self.resources = ResourceManager()
-        limit: int | None = getattr(source, "_num_concurrent_runs", None)
-        self.gate = None if limit is None else asyncio.Semaphore(limit)
+        self.num_concurrent_runs: int | None = getattr(source, "_num_concurrent_runs", None)
         try:
             self.graph = Definition(
                 self.workflow_name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Generator
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -27,7 +28,7 @@ from ironflow.workflows.errors import (
     WorkflowTimeoutError,
 )
 from ironflow.workflows.store import LiveState
-from ironflow.workflows.vocabulary import OURS, wire_name
+from ironflow.workflows.vocabulary import OURS, is_event, wire_name
 
 if TYPE_CHECKING:
     from ironflow.workflows.codec import Keeper
@@ -60,6 +61,8 @@ class WorkflowHandler:
         self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.get_running_loop().create_task(self._run())
         self._task.add_done_callback(_seen)
+        mounted.callers[run_id] = copy_context()
+        self._task.add_done_callback(lambda _: mounted.callers.pop(run_id, None))
         ctx.attach(self)
 
     def __repr__(self) -> str:
@@ -173,6 +176,8 @@ class WorkflowHandler:
         """Send the run an event; await it to know that it is stored. Raises `WorkflowDone` then
         when the run has ended, `WorkflowRuntimeError` when `step` does not take it.
         """
+        if not is_event(event):
+            raise WorkflowRuntimeError(f"send_event takes an event, not {type(event).__name__}")
         if step is not None:
             spec = self._mounted.graph.plain.get(step)
             if spec is None or not spec.accepts(type(event)):

@@ -44,6 +44,7 @@ from ironflow.core.workflow_state import (
     WorkflowState,
 )
 from ironflow.core.workflow_stream import StreamedEvent
+from ironflow.sdk.context import current_run_id
 from ironflow.workflows.arrivals import Arrivals
 from ironflow.workflows.codec import payload_of
 from ironflow.workflows.objects import Objects
@@ -99,7 +100,7 @@ class Interpreter:
         self.workers = Workers(self)
         self.end: c.TurnEnd | None = None
         self.context: Context
-        """What the steps inherit."""
+        """The context variables that steps inherit: those of the caller, where it is known."""
         self._over: asyncio.Future[Turn | None] | None = None
         """Ends the body; with a turn that the journal would not take, it is for another try."""
         self._recording: Turn | None = None
@@ -172,9 +173,6 @@ class Interpreter:
         """The body up to its end. Raises `Suspended` when it is to be replayed later, and what
         reports raise.
         """
-        gate = self.workflow.gate
-        if gate is not None:
-            await gate.acquire()
         try:
             if self.assignment.unwinding is not None:
                 raise Unwound
@@ -186,8 +184,6 @@ class Interpreter:
                 raise Suspended from None
             await self.effects.ask(c.EndExecution(execution=self.number, outcome="unwound"))
         finally:
-            if gate is not None:
-                gate.release()
             if self._patience is not None:
                 self._patience.cancel()
             self._over = None
@@ -211,7 +207,9 @@ class Interpreter:
 
     async def _live(self) -> None:
         """From the first job to the end. Raises `Unwound`, `Suspended`, and what reports raise."""
-        self.context = copy_context()
+        caller = self.function.callers.get(self.run_id)
+        self.context = copy_context() if caller is None else caller.copy()
+        self.context.run(current_run_id.set, self.run_id)
         self._over = self.loop.create_future()
         self._advance()
         while (turn := await self._over) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterable
+from contextvars import Context
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from ironflow.core.clock import FOREVER
 from ironflow.core.entries import RunOptions
 from ironflow.core.errors import InvalidInput
 from ironflow.core.execution import Assignment, Effects
+from ironflow.core.flow_control import concurrency_of
 from ironflow.core.functions import Definition as FunctionDefinition
-from ironflow.core.functions import FunctionSpec
+from ironflow.core.functions import compile_spec
 from ironflow.core.payloads import Payload
 from ironflow.core.retry import RetryPolicy
 from ironflow.sdk.function import Registry, registry
@@ -62,9 +64,8 @@ class MountedWorkflow:
                 raise InvalidInput("additional_events", f"{kind!r} is no class of events")
         known = workflow.graph
         self.graph: Definition = known if not self.extra else known.with_events(self.extra)
-        self.spec = FunctionSpec(
-            definition=self._define(), check_input=self.check_input, workflow=Face(self)
-        )
+        self.spec = compile_spec(self._define(), self.check_input)
+        self.spec.workflow = Face(self)
         self.in_process = False
         """Whether runs are awaited in this process, which then holds their outcomes as objects."""
         self.in_memory = False
@@ -72,6 +73,8 @@ class MountedWorkflow:
         self._keepers: weakref.WeakValueDictionary[str, Keeper] = weakref.WeakValueDictionary()
         self.errors: dict[str, BaseException] = {}
         self.results: dict[str, Any] = {}
+        self.callers: dict[str, Context] = {}
+        """By run the context variables of whoever has begun it in this process and awaits it."""
 
     def __repr__(self) -> str:
         return f"<workflow {self.id!r}>"
@@ -99,6 +102,7 @@ class MountedWorkflow:
             options=RunOptions(
                 retry=RetryPolicy(max_attempts=1), timeout=timeout, compensate_on=()
             ),
+            concurrency=concurrency_of(self.workflow.num_concurrent_runs),
             input_schema=schema,
             kind="workflow",
         )

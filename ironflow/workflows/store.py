@@ -82,9 +82,26 @@ class LiveState:
         if self.kind is None:
             return DictState(**fields)
         made = self.kind()
+        if _is_closed(self.kind):
+            # As it was stored: neither validated again, nor kept from it by a model that is frozen.
+            # What the model has no field for any more is left behind.
+            known = self.kind.model_fields  # type: ignore[attr-defined]
+            return made.model_copy(update={k: v for k, v in fields.items() if k in known})
         for name, each in fields.items():
             setattr(made, name, each)
         return made
+
+    def fitted(self, key: str, value: Any) -> Any:
+        """A top-level value as the state takes it. Raises `ValueError` for what it does not take:
+        a key that its model does not have, or a value that it validates and refuses.
+        """
+        if not _is_closed(self.kind):
+            return value
+        if key not in self.kind.model_fields:  # type: ignore[union-attr]
+            raise ValueError(f"the state {self.kind.__name__} has no field {key!r}")  # type: ignore[union-attr]
+        probe = self.value.model_copy()
+        setattr(probe, key, value)
+        return getattr(probe, key)
 
     def items(self, value: Any) -> dict[str, Any]:
         """The top-level keys of a state, with their values."""
@@ -200,6 +217,7 @@ class StateStore(Generic[S]):
                 held = _child(self._seen(), top)
                 changed = {} if held is MISSING else live.copied(held)
                 _assign(changed, keys[1:], value, path)
+            changed = live.fitted(top, changed)
             if self._is_done(top, changed):
                 return
             changes, undo = live.replace_key(top, changed)
@@ -233,15 +251,19 @@ class StateStore(Generic[S]):
         return cast(S, self._live.copied(self._seen()))
 
     async def set_state(self, state: S) -> None:
-        """Make `state` the whole state. Raises `ValueError` for one of another type."""
+        """Make `state` the whole state; one of a base of the state's class is its part of it.
+        Raises `ValueError` for one of another type.
+        """
         live = self._live
         kind = live.kind or DictState
-        if not isinstance(state, kind) and not (
+        is_whole = isinstance(state, kind) or (
             live.kind is None and isinstance(getattr(state, "_data", None), dict)
-        ):
+        )
+        if not is_whole and not _is_base(type(state), kind):
             raise ValueError(f"the state must be a {kind.__name__}, not {type(state).__name__}")
         async with live.lock:
-            self._commit(live.copied(state))
+            new = live.copied(state)
+            self._commit(new if is_whole else live.value.model_copy(update=live.items(new)))
 
     async def clear(self) -> None:
         """Begin anew."""
@@ -322,6 +344,21 @@ class StateStore(Generic[S]):
 
 def _is_component(value: Any) -> bool:
     return makes_components(type(value))
+
+
+def _is_base(kind: type, of: type) -> bool:
+    """Whether a state's class derives from this model."""
+    return kind is not BaseModel and issubclass(kind, BaseModel) and issubclass(of, kind)
+
+
+def _is_closed(kind: type | None) -> bool:
+    """Whether a state is a model that takes nothing but its own fields."""
+    return (
+        kind is not None
+        and issubclass(kind, BaseModel)
+        and kind.model_config.get("extra") != "allow"
+        and "_data" not in kind.__private_attributes__
+    )
 
 
 def _find(value: Any, path: str) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import types
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,7 +14,7 @@ from ironflow.workflows.errors import WorkflowRuntimeError, WorkflowValidationEr
 from ironflow.workflows.resource import ResourceManager
 from ironflow.workflows.serializers import BaseSerializer
 from ironflow.workflows.steps import GraphCheck, StepSpec, check_names, spec_of
-from ironflow.workflows.vocabulary import is_human_response, is_start
+from ironflow.workflows.vocabulary import is_human_response, is_input_required, is_start
 
 if TYPE_CHECKING:
     from ironflow.workflows.context import Context
@@ -27,7 +25,7 @@ class Workflow:
     """Derive from it, and mark methods with `@step`.
 
     `timeout`: seconds of wall time that a run may take, None for any. `num_concurrent_runs`: of
-    this instance that execute at once in this process. `workflow_name`: by default that of the
+    this instance that execute at once, others are queued. `workflow_name`: by default that of the
     class; runs that are under way find their code by it. `skip_graph_checks`: of `reachability`,
     `terminal_event`, `dead_end`. `verbose`: say on stdout what each step does. `db`: a database
     file in which the runs of `run()` are kept. Raises `WorkflowConfigurationError` or
@@ -91,8 +89,8 @@ class Workflow:
                 spec = spec_of(value)
                 if spec is not None:
                     found[name] = spec
-                elif name in found and callable(value):
-                    del found[name]  # overridden by something that is no step
+                else:
+                    found.pop(name, None)  # overridden by something that is no step
             for name, fn in base.__dict__.get("_free_steps", {}).items():
                 spec = spec_of(fn)
                 if spec is not None:
@@ -118,11 +116,11 @@ class Workflow:
         return types.MethodType(spec.fn, self) if spec.is_method else spec.fn
 
     def validate(self) -> bool:
-        """Check the graph. True when answers from outside have a part in it; raises
-        `WorkflowConfigurationError` or `WorkflowValidationError`.
+        """Check the graph. True when questions outside or answers from there have a part in it;
+        raises `WorkflowConfigurationError` or `WorkflowValidationError`.
         """
         graph = Definition(self.workflow_name, self.steps_of_class(), skip_checks=self._checks)
-        return any(is_human_response(kind) for kind in graph.events)
+        return any(is_human_response(kind) or is_input_required(kind) for kind in graph.events)
 
     @property
     def start_event_class(self) -> type:
@@ -177,12 +175,6 @@ class Workflow:
         from ironflow.workflows.runtime import begin
 
         return begin(self, ctx, start_event, kwargs)
-
-    @functools.cached_property
-    def gate(self) -> Any:
-        """Lets `num_concurrent_runs` runs of this instance execute at once in this process."""
-        limit = self.num_concurrent_runs
-        return None if limit is None else asyncio.Semaphore(limit)
 
 
 def _check_limits(timeout: object, num_concurrent_runs: object) -> None:

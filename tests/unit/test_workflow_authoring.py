@@ -65,6 +65,13 @@ def test_stop_events_have_a_result_or_are_one() -> None:
         class Declared(StopEvent):
             result: str = "as declared"
 
+    class Worked(StopEvent):
+        n: int
+
+        def _get_result(self) -> Any:
+            return self.n * 2
+
+    assert Worked(n=2).result == 4
     assert Declared().result == "as declared"
     assert Declared(result="said").result == "said"
     assert Declared.model_validate(Declared(result="said").model_dump()).result == "said"
@@ -237,19 +244,57 @@ class _Lost(Workflow):
         return A()
 
 
+class _Sink(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> StopEvent:
+        return StopEvent()
+
+    @step
+    async def two(self, ev: StartEvent) -> A:
+        return A()
+
+    @step
+    async def three(self, ev: A) -> None:
+        return None
+
+
+class _Answers(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> StopEvent | HumanResponseEvent:
+        return StopEvent()
+
+
+class _TakesQuestions(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> StopEvent:
+        return StopEvent()
+
+    @step
+    async def two(self, ev: InputRequiredEvent) -> StopEvent:
+        return StopEvent()
+
+
 def test_events_that_nobody_makes_or_takes() -> None:
     for kind, word in (
         (_Orphan, "never produced: A"),
         (_Waste, "never taken: A"),
         (_TakesStop, "a run is over then"),
-        (_Circle, "no way leads to an end"),
+        (_Circle, "from 'two', 'three' no way leads to an end"),
+        (_Sink, "from 'two' no way leads to an end"),
         (_Lost, "nothing leads to"),
+        (_TakesQuestions, "nothing leads to 'two'"),
+        (_Answers, "never taken: HumanResponseEvent"),
     ):
         with pytest.raises(WorkflowValidationError, match=word):
             kind()
         kind(disable_validation=True)
-    _Circle(skip_graph_checks=["dead_end", "terminal_event"])
+    _Circle(skip_graph_checks=["dead_end"])
+    _Sink(skip_graph_checks=["dead_end"])
     _Lost(skip_graph_checks=["reachability"])
+    _TakesQuestions(skip_graph_checks=["reachability"])
+    _Answers(skip_graph_checks=["terminal_event"])
+    with pytest.raises(WorkflowValidationError, match="no way leads"):
+        _Sink(skip_graph_checks=["reachability", "terminal_event"])
 
 
 def test_questions_and_answers_need_no_partner() -> None:
@@ -278,12 +323,64 @@ def test_lists_need_a_fan_out() -> None:
 
     with pytest.raises(WorkflowValidationError, match="collect_events"):
         _Alone()
+
+    class _HalfFed(Workflow):
+        @step
+        async def one(self, ev: StartEvent) -> list[A]:
+            return []
+
+        @step
+        async def two(self, ev: StartEvent) -> B:
+            return B()
+
+        @step
+        async def three(self, evs: list[A | B]) -> StopEvent:
+            return StopEvent()
+
+    with pytest.raises(WorkflowValidationError, match=r"joins list\[B\]"):
+        _HalfFed()
     with pytest.raises(WorkflowValidationError, match="can join one list"):
 
         class _Two(Workflow):
             @step
             async def one(self, a: list[A], b: list[B]) -> StopEvent:
                 return StopEvent()
+
+
+class _Apart(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> list[A]:
+        return []
+
+    @step
+    async def two(self, ev: StartEvent) -> B:
+        return B()
+
+    @step
+    async def join(self, a: A, b: B) -> StopEvent:
+        return StopEvent()
+
+
+class _Together(_Apart):
+    @step
+    async def two(self, ev: A) -> B:
+        return B()
+
+
+class _Sending(_Apart):
+    """An event that is sent is outside of the fan-outs of whoever sends it."""
+
+    @step
+    async def three(self, ctx: Context, ev: A) -> A:
+        return A()
+
+
+def test_events_that_are_taken_together_meet_in_one_fan_out() -> None:
+    told = "'a' comes out of the list that 'one' returns; 'b' comes outside of any list"
+    with pytest.raises(WorkflowValidationError, match=told):
+        _Apart()
+    _Together()
+    _Sending()
 
 
 def test_error_handlers_are_checked() -> None:
@@ -350,7 +447,11 @@ def test_steps_are_inherited_and_overridden() -> None:
         async def two(self, ev: A) -> StopEvent:
             return StopEvent(result=2)
 
+    class Less(More):
+        two = None
+
     assert set(More.steps_of_class()) == {"one", "two"}
+    assert set(Less.steps_of_class()) == {"one"}
     assert set(Fine.steps_of_class()) == {"one"}
 
     class Freely(Workflow):

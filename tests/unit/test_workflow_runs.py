@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import pytest
-from workflow_parts import Counting, Done, Failing, Mapped, Note, Odd, Part
+from workflow_parts import Counting, Done, Failing, Mapped, Note, Odd, Part, Slow
+from workflow_world import Asks, world
 
+from ironflow import testing
 from ironflow.workflows import Context, Resource, Workflow, step
 from ironflow.workflows.errors import WorkflowRuntimeError
 from ironflow.workflows.events import StartEvent, StopEvent
@@ -266,6 +269,68 @@ async def test_runs_of_one_instance_at_once() -> None:
     workflow = Gate(num_concurrent_runs=3)
     await asyncio.gather(*[workflow.run() for _ in range(10)])
     assert Gate.most == 3
+
+
+def test_a_limited_instance_runs_in_one_loop_after_another() -> None:
+    workflow = Gate(num_concurrent_runs=2)
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*[workflow.run() for _ in range(4)])
+
+    for _ in range(2):
+        assert asyncio.run(main()) == [None] * 4
+
+
+def test_runs_beyond_the_limit_are_queued_and_can_be_cancelled_at_once() -> None:
+    async def main(world: testing.World) -> None:
+        for name in "abc":
+            await world.engine.workflows.start("Asks", b"{}", run_id=name)
+        await world.advance("1s")
+        # Who waits for somebody executes nothing, and holds up nobody.
+        assert [(await world.state(name)).status for name in "abc"] == ["waiting"] * 3
+        for name in "de":
+            await world.engine.workflows.start("Slow", b"{}", run_id=name)
+        await world.advance("1s")
+        assert [(await world.state(name)).status for name in "de"] == ["running", "queued"]
+        await world.crash()
+        assert (await world.state("e")).status == "queued"
+        await world.engine.cancel("e")
+        assert (await world.wait("e")).status == "cancelled"
+        assert (await world.state("d")).status == "running"
+
+    world(main, Asks(timeout=None, num_concurrent_runs=1), Slow(num_concurrent_runs=1))
+
+
+caller: ContextVar[str] = ContextVar("caller", default="nobody")
+
+
+class Named(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> Note:
+        found = caller.get()
+        caller.set("a step")
+        return Note(text=found)
+
+    @step
+    def two(self, ev: Note) -> StopEvent:
+        return StopEvent(result=[ev.text, caller.get()])
+
+
+class NamedWithin(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> StopEvent:
+        caller.set("the parent's step")
+        return StopEvent(result=await Named().run())
+
+
+async def test_steps_see_the_context_variables_of_whoever_began_their_run() -> None:
+    workflow = Named()
+    for name in ("ann", "bob"):
+        caller.set(name)
+        handler = workflow.run()
+        caller.set("somebody else")
+        assert await handler == [name, name]
+    assert await NamedWithin().run() == ["the parent's step"] * 2
 
 
 async def test_fifty_runs_at_once() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from workflow_parts import Asking, Counting, Note, Slow
 
 from ironflow.core.errors import NotSerializable
@@ -56,6 +57,76 @@ async def test_a_typed_store() -> None:
     state = await handler.ctx.store.get_state()
     assert isinstance(state, Shape)
     assert state.inner.items == [1, 2, 3]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(validate_assignment=True)
+    n: int = 0
+
+
+class Stricter(Strict):
+    more: str = "as it was"
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+    n: int = 0
+
+
+class Setting(Workflow):
+    """Sets what the model of the state does not take."""
+
+    @step
+    async def one(self, ctx: Context[Strict], ev: StartEvent) -> Note:
+        await ctx.store.set("n", "5")
+        for path, value in (("nothing", 1), ("n", "no number")):
+            with pytest.raises(ValueError, match=r"nothing|valid integer"):
+                await ctx.store.set(path, value)
+        return Note(text=str(await ctx.store.get("n") + 1))
+
+    @step
+    async def two(self, ctx: Context[Stricter], ev: Note) -> StopEvent:
+        await ctx.store.set_state(Strict(n=7))  # what a base of the state has of it
+        with pytest.raises(ValueError, match="must be a Stricter, not Shape"):
+            await ctx.store.set_state(Shape())
+        return StopEvent(result=[ev.text, (await ctx.store.get_state()).model_dump()])
+
+
+class Freezing(Workflow):
+    @step
+    async def one(self, ctx: Context[Frozen], ev: StartEvent) -> Note:
+        with pytest.raises(ValueError, match="frozen"):
+            await ctx.store.set("n", 1)
+        await ctx.store.set_state(Frozen(n=2))
+        return Note(text="")
+
+    @step
+    async def two(self, ctx: Context[Frozen], ev: Note) -> StopEvent:
+        return StopEvent(result=await ctx.store.get("n"))
+
+
+async def test_a_typed_store_takes_what_its_model_takes(tmp_path: Path) -> None:
+    for db in (None, tmp_path / "a.db"):
+        assert await Setting().run(db=db) == ["6", {"n": 7, "more": "as it was"}]
+        assert await Freezing().run(db=db) == 2
+
+
+async def test_a_state_is_read_by_a_model_that_has_changed_since() -> None:
+    class Shrunk(Workflow):
+        @step
+        async def one(self, ctx: Context[Strict], ev: StartEvent) -> StopEvent:
+            return StopEvent(result=await ctx.store.get("n"))
+
+    class Before(Workflow):
+        @step
+        async def one(self, ctx: Context[Stricter], ev: StartEvent) -> StopEvent:
+            await ctx.store.set_state(Stricter(n=3, more="gone"))
+            return StopEvent()
+
+    handler = Before().run()
+    await handler
+    later = Shrunk()
+    assert await later.run(ctx=Context.from_dict(later, handler.ctx.to_dict())) == 3
 
 
 async def test_a_context_goes_on_with_its_store() -> None:
