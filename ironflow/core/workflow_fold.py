@@ -35,6 +35,7 @@ from ironflow.core.workflow_state import (
     Wait,
     WaitMet,
     WorkflowState,
+    sent_to,
 )
 
 
@@ -66,8 +67,12 @@ def _fail_job(state: WorkflowState, op: JobFailed, at: int) -> None:
     job = state.jobs[op.job]
     job.failures += 1
     job.failed_at, job.error, job.retry_at = at, op.error, op.retry_at
-    # The next attempt says everything anew; but it need not send and collect twice.
-    job.echoes = [echo for echo in job.echoes if echo.kind in ("send", "collect")]
+    # The next attempt says everything anew; but it need not send and collect twice, nor start
+    # children again, but for those that have failed themselves.
+    job.echoes = [echo for echo in job.echoes if echo.kind not in ("stream", "store")]
+    job.children = {
+        key: child for key, child in job.children.items() if child.outcome in (None, "completed")
+    }
 
 
 def _leave_job(state: WorkflowState, op: JobLeft, at: int) -> None:
@@ -103,7 +108,7 @@ def _collect(state: WorkflowState, op: Collected, at: int) -> None:
 
 
 def _send(state: WorkflowState, op: Sent, at: int) -> None:
-    _echo(state, op.job, Echo("send", op.mark))
+    _echo(state, op.job, Echo(sent_to(op.to), op.mark))
 
 
 def _take_signal(state: WorkflowState, op: SignalTaken, at: int) -> None:

@@ -60,8 +60,8 @@ class Echo(msgspec.Struct, frozen=True, omit_defaults=True):
     """Something that a step did and that is recorded although the step has not ended.
 
     When the step is executed again for the same job (after a crash, or after a wait), doing the
-    same again has no second effect. `kind`: `send`, `stream`, `store` or `collect`; `mark` is a
-    digest of what was done; `changes` and `undo` are those of the store.
+    same again has no second effect. `kind`: `send` (`send <run>` to a child), `stream`, `store` or
+    `collect`; `mark` is a digest of what was done; `changes` and `undo` are those of the store.
     """
 
     kind: str
@@ -178,10 +178,18 @@ class JobAdded(Op, tag="job_added", frozen=True):
 
 
 class Sent(Op, tag="sent", frozen=True):
-    """A step that has not ended yet sent an event; `mark` is its digest."""
+    """A step that has not ended yet sent an event; `mark` is its digest. `to`: the run of a child
+    that it was for.
+    """
 
     job: int
     mark: str
+    to: str = ""
+
+
+def sent_to(run_id: str) -> str:
+    """The kind of echo of what was sent to a child; of an empty id, to the steps of the run."""
+    return f"send {run_id}" if run_id else "send"
 
 
 class JobBegan(Op, tag="job_began", frozen=True):

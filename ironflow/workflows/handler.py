@@ -23,7 +23,6 @@ from ironflow.workflows.context import Context
 from ironflow.workflows.errors import (
     ContextStateError,
     WorkflowCancelledByUser,
-    WorkflowDone,
     WorkflowRuntimeError,
     WorkflowTimeoutError,
 )
@@ -154,7 +153,7 @@ class WorkflowHandler:
         self, expose_internal: bool = False, *, after_sequence: int = -1
     ) -> AsyncIterator[tuple[int, Any]]:
         """As `stream_events`, each with its sequence: with that a reader goes on later."""
-        await asyncio.shield(self._begun)
+        await self.begun()
         async with self._runs.held():
             async for told in self._runs.follow(self.run_id, after_sequence):
                 if told.internal and not expose_internal:
@@ -183,25 +182,22 @@ class WorkflowHandler:
             if spec is None or not spec.accepts(type(event)):
                 raise WorkflowRuntimeError(f"step {step!r} does not take {type(event).__name__}")
         data = encode_fields(event, self.keeper)
-        task = asyncio.get_running_loop().create_task(
-            self._send(wire_name(type(event)), data, step)
-        )
+        sending = self._runs.send(self, wire_name(type(event)), data, step)
+        task = asyncio.get_running_loop().create_task(sending)
         self._sends.add(task)
         task.add_done_callback(self._sends.discard)
         task.add_done_callback(_seen)
         return task
 
-    async def _send(self, kind: str, data: bytes, step: str | None) -> None:
+    async def begun(self) -> None:
+        """Return when the run has been made; raises why it could not be."""
         await asyncio.shield(self._begun)
-        if self._task.done():
-            raise WorkflowDone("the run has ended")
-        await self._runs.send(self.run_id, kind, data, step)
 
     async def cancel_run(self) -> None:
         """Cancel the run; awaiting it raises `WorkflowCancelledByUser` then. Does nothing when it
         has ended.
         """
-        await asyncio.shield(self._begun)
+        await self.begun()
         if not self._task.done():
             await self._runs.cancel(self.run_id)
             await asyncio.wait([self._task])

@@ -372,12 +372,12 @@ class Interpreter:
         if self.ops:
             self.ring()
 
-    async def commit_now(self) -> None:
-        """Return when everything up to now is recorded."""
+    def commit_now(self) -> asyncio.Future[None]:
+        """When what was emitted just now, and all before it, is recorded."""
         future: asyncio.Future[None] = self.loop.create_future()
         self._commits.append(future)
         self.ring()
-        await future
+        return future
 
     def _record(self, parks: bool = False) -> None:
         """Hand the journal a turn."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from pydantic_core import to_jsonable_python
 
+from ironflow.core import commands as c
 from ironflow.core.clock import FOREVER, SECOND, to_datetime
 from ironflow.core.effects import job_timer
 from ironflow.core.entries import ParentRef
@@ -32,6 +33,7 @@ from ironflow.core.workflow_state import (
     JobWaits,
     Remembered,
     Sent,
+    sent_to,
 )
 from ironflow.workflows.codec import (
     build_exception,
@@ -329,6 +331,24 @@ class Invocation:
         body.creates.append(make(run_id, parent))
         body.ring()
         return key, run_id
+
+    def send_to_child(
+        self, key: str, run_id: str, signal: c.SendSignal, data: bytes
+    ) -> asyncio.Future[None] | None:
+        """Send a child an event, unless the step did when it was executed before: when that is
+        recorded. None when the child has ended.
+        """
+        self._check()
+        mark = digest(signal.event.type, self._same_again(data), signal.step or "")
+        if self._is_echo(sent_to(run_id), mark) is None:
+            if self.job.children[key].outcome is not None:
+                return None
+            self.body.creates.append(c.Send(f"run/{run_id}", signal))
+            self.body.emit(Sent(self.job.id, mark, run_id))
+            return self.body.commit_now()
+        recorded = self.body.loop.create_future()
+        recorded.set_result(None)
+        return recorded
 
     def child_end(self, key: str) -> Awaitable[None]:
         """When a child that this step started has ended."""

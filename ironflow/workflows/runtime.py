@@ -11,7 +11,7 @@ import asyncio
 import os
 import warnings
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 DRAIN_SECONDS = 20.0
 MOST_ENTRIES = 5000
 """Of a run's journal that are held for a drawing."""
+MAX_CRASHES = 2**31
+"""A run is never paused for having taken the process down: the program that began it wants it to go
+on, and there is nobody else who could tell it to.
+"""
 STAY = 3600.0
 """Seconds that waiting bodies stay in memory where nothing is stored on disk."""
 
@@ -107,7 +111,9 @@ class Runtime:
         if self.db is not None:
             self.store = await open_sqlite(self.db, clock=self.clock, on_fatal=fail)
         self.executor = Executor(self.registry, self.clock, self.ids, linger=self._linger)
-        self.engine = Engine(self.store, self.executor, self.clock, self.ids)
+        self.engine = Engine(
+            self.store, self.executor, self.clock, self.ids, max_crashes=MAX_CRASHES
+        )
         self._open = True
         await self.engine.start()
 
@@ -233,10 +239,15 @@ class Runs:
         """The events of the run's stream."""
         return self._runtime.engine.workflows.follow(run_id, after)
 
-    async def send(self, run_id: str, kind: str, data: bytes, step: str | None) -> None:
+    async def send(
+        self, handler: WorkflowHandler, kind: str, data: bytes, step: str | None
+    ) -> None:
         """Hand the run an event. Raises `WorkflowDone` when it has ended."""
+        await handler.begun()
+        if handler.is_done():
+            raise WorkflowDone("the run has ended")
         try:
-            await self._runtime.engine.workflows.send(run_id, kind, data, step)
+            await self._runtime.engine.workflows.send(handler.run_id, kind, data, step)
         except Conflict as error:
             raise WorkflowDone("the run has ended") from error
 
@@ -304,12 +315,15 @@ class ChildRuns(Runs):
         """The events of the child's stream."""
         return self._invocation.body.follow_child(run_id, after)
 
-    async def send(self, run_id: str, kind: str, data: bytes, step: str | None) -> None:
-        """Hand the child an event, in the turn of the step."""
+    def send(
+        self, handler: WorkflowHandler, kind: str, data: bytes, step: str | None
+    ) -> Coroutine[Any, Any, None]:
+        """Hand the child an event, in the turn of the step: once, however often that is executed.
+        Raises `WorkflowDone`, when it is awaited, if the child has ended.
+        """
         payload, blob = pack(data)
         signal = c.SendSignal(event=EventData(kind, payload), step=step, blob=blob)
-        self._invocation.body.creates.append(c.Send(f"run/{run_id}", signal))
-        await self._invocation.body.commit_now()
+        return _until(self._invocation.send_to_child(self._key, handler.run_id, signal, data))
 
     async def cancel(self, run_id: str) -> None:
         """Cancel the child, in the turn of the step."""
@@ -329,6 +343,13 @@ class ChildRuns(Runs):
         """The execution of the child, if it is in memory."""
         found: Any = self._invocation.body.executor.body(run_id)
         return found if isinstance(found, Interpreter) else None
+
+
+async def _until(recorded: asyncio.Future[None] | None) -> None:
+    """The end of a send to a child that has not ended (None: it has)."""
+    if recorded is None:
+        raise WorkflowDone("the run has ended")
+    await recorded
 
 
 def begin(

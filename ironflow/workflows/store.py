@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any, Generic, TypeVar, cast
@@ -133,38 +133,41 @@ class LiveState:
         except Exception:  # noqa: BLE001 - an object inside of a model, say
             return value
 
+    def encoded(self, value: Any) -> dict[str, Any]:
+        """A state as JSON tree. Raises `NotSerializable`."""
+        return {key: self.encode(key, each) for key, each in self.items(value).items()}
+
     def replace(self, value: Any) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
         """Make `value` the state; what changed, and what leads back. Raises `NotSerializable`, and
         then nothing has changed.
         """
-        tree = {key: self.encode(key, each) for key, each in self.items(value).items()}
-        changes, undo = diff(self.tree, tree, [])
+        changes, undo = diff(self.tree, self.encoded(value), [])
         self.value = value
         self._apply(changes)
         return tuple(changes), tuple(undo)
 
     def replace_key(self, key: str, value: Any) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
         """Note that one top-level value is (or may be) another."""
-        new = self.encode(key, value)
-        if key in self.tree:
-            changes, undo = diff(self.tree[key], new, [key])
-        else:
-            changes, undo = [["=", [key], new]], [["-", [key]]]
+        changes, undo = diff_key(self.tree, key, self.encode(key, value))
         self._apply(changes)
         return tuple(changes), tuple(undo)
 
     def _apply(self, changes: list[Change]) -> None:
         change_store(self.tree, tuple(changes))
 
-    def before(self, undo: tuple[Change, ...]) -> Any:
-        """A copy of the state with some changes taken back, as far as they still can be."""
+    def tree_before(self, undo: tuple[Change, ...]) -> dict[str, Any]:
+        """A copy of the tree with some changes taken back, as far as they still can be."""
         tree = copy.deepcopy(self.tree)
         for change in undo:
             try:
                 change_store(tree, (change,))
             except (LookupError, TypeError, ValueError):
                 continue  # another step has changed the place since
-        return self._restore(tree)
+        return tree
+
+    def before(self, undo: tuple[Change, ...]) -> Any:
+        """A copy of the state with some changes taken back."""
+        return self._restore(self.tree_before(undo))
 
 
 class StateStore(Generic[S]):
@@ -209,17 +212,10 @@ class StateStore(Generic[S]):
             raise ValueError("the path must not be empty")
         live = self._live
         async with live.lock:
-            keys = path.split(".")
-            top = keys[0]
-            if len(keys) == 1:
-                changed: Any = value
-            else:
-                held = _child(self._seen(), top)
-                changed = {} if held is MISSING else live.copied(held)
-                _assign(changed, keys[1:], value, path)
-            changed = live.fitted(top, changed)
-            if self._is_done(top, changed):
+            top = path.partition(".")[0]
+            if self._claims.next() is not None and self._is_done(path, value):
                 return
+            changed = self._changed(live.value, path, value)
             changes, undo = live.replace_key(top, changed)
             if _is_component(changed):
                 self._lent.add(top)
@@ -229,22 +225,38 @@ class StateStore(Generic[S]):
             if changes:
                 self._record(changes, undo)
 
-    def _is_done(self, top: str, changed: Any) -> bool:
-        """Whether setting a top-level key repeats a change that is recorded already."""
-        echo = self._claims.next()
-        if echo is None:
-            return False
+    def _changed(self, state: Any, path: str, value: Any) -> Any:
+        """What a state's top-level value is once the value at a path is another."""
         live = self._live
-        shown = live.items(self._seen())
-        new = live.encode(top, changed)
-        if top in shown:
-            changes, _ = diff(live.encode(top, shown[top]), new, [top])
-        else:
-            changes = [["=", [top], new]]
-        if not _same(changes, list(echo.changes)):
-            return False
-        self._claims.drop()
-        return True
+        top, *keys = path.split(".")
+        changed: Any = value
+        if keys:
+            held = _child(state, top)
+            changed = {} if held is MISSING else live.copied(held)
+            _assign(changed, keys, value, path)
+        return live.fitted(top, changed)
+
+    def _is_done(self, path: str, value: Any) -> bool:
+        """Whether setting the value at a path repeats what is recorded already, or what changed
+        nothing and so was not recorded.
+        """
+        live, top = self._live, path.partition(".")[0]
+        new = live.encode(top, self._changed(self._seen(), path, value))
+        return self._repeats(lambda tree: diff_key(tree, top, new)[0], top)
+
+    def _repeats(self, make: Callable[[dict[str, Any]], list[Change]], top: str | None) -> bool:
+        """Whether the changes that are made of the tree as it was before are those that come next
+        in the record. Others take their place: of one top-level key, or (None) of any.
+        """
+        echo = self._claims.next()
+        assert echo is not None
+        changes = make(self._live.tree_before(self._claims.undo()))
+        if not changes:
+            return True
+        same = _in_order(changes) == _in_order(echo.changes)
+        if same or top is None or any(path[:1] == [top] for _, path, *_ in echo.changes):
+            self._claims.drop()
+        return same
 
     async def get_state(self) -> S:
         """A copy of the whole state."""
@@ -272,9 +284,14 @@ class StateStore(Generic[S]):
             self._commit((live.kind or DictState)())
 
     def _commit(self, value: Any) -> None:
-        changes, undo = self._live.replace(value)
-        if changes:
-            self._record(changes, undo)
+        live = self._live
+        if self._claims.next() is not None:
+            new = live.encoded(value)
+            if self._repeats(lambda tree: diff(tree, new, [])[0], None):
+                return
+        made, undo = live.replace(value)
+        if made:
+            self._record(made, undo)
 
     @asynccontextmanager
     async def edit_state(self) -> AsyncIterator[S]:
@@ -287,21 +304,18 @@ class StateStore(Generic[S]):
         async with live.lock:
             live.editing = task
             try:
-                echo = self._claims.next()
-                if echo is None:
+                if self._claims.next() is None:
                     state = live.copied(live.value)
                     yield cast(S, state)
                     self._commit(state)
                     return
                 # Done before, and recorded: the block sees what it saw, and has no second effect.
                 state = live.before(self._claims.undo())
-                shown = {key: live.encode(key, v) for key, v in live.items(state).items()}
+                shown = live.encoded(state)  # with the defaults of a model, which no tree has
                 yield cast(S, state)
-                after = {key: live.encode(key, v) for key, v in live.items(state).items()}
-                changes, _ = diff(shown, after, [])
-                self._claims.drop()
-                if not _same(changes, list(echo.changes)):
-                    self._redo(changes)
+                after = live.encoded(state)
+                if not self._repeats(lambda tree: diff(tree, after, [])[0], None):
+                    self._redo(diff(shown, after, [])[0])
             finally:
                 live.editing = None
 
@@ -418,6 +432,13 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other) and msgspec.json.encode(one) == msgspec.json.encode(other)
 
 
+def _in_order(changes: Iterable[Change]) -> list[bytes]:
+    """Changes in an order that does not depend on the order of keys: that is another one after a
+    key was taken away and put back.
+    """
+    return sorted(msgspec.json.encode(change, order="deterministic") for change in changes)
+
+
 def diff(old: Any, new: Any, path: list[Any]) -> tuple[list[Change], list[Change]]:
     """What leads from one JSON tree to another, and back; each to be applied in order."""
     changes: list[Change] = []
@@ -425,6 +446,13 @@ def diff(old: Any, new: Any, path: list[Any]) -> tuple[list[Change], list[Change
     _compare(old, new, path, changes, undo)
     undo.reverse()
     return changes, undo
+
+
+def diff_key(tree: dict[str, Any], key: str, new: Any) -> tuple[list[Change], list[Change]]:
+    """What makes a top-level value of a tree another, and what leads back."""
+    if key in tree:
+        return diff(tree[key], new, [key])
+    return [["=", [key], new]], [["-", [key]]]
 
 
 def _compare(

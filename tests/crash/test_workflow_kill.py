@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,3 +79,37 @@ def test_every_run_goes_on_where_it_stood(make_server: Callable[..., Any], seed:
     drawn = server.cli("workflows", "draw", "--run", name, "--server", server.url)
     assert drawn.count('["work') == 4
     assert server.kills >= RUNS // 2 + 2
+
+
+DYING = """
+import asyncio, os, signal, sys
+from ironflow.workflows import Workflow, step
+from ironflow.workflows.events import StartEvent, StopEvent
+
+class Dying(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> StopEvent:
+        if life < 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return StopEvent(result=life)
+
+async def main():
+    return await Dying().run(db=sys.argv[1], key="k")
+
+for life in range(9):
+    child = os.fork()
+    if not child:
+        assert asyncio.run(main()) == 8
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == (-9 if life < 8 else 0), (life, status)
+"""
+
+
+def test_a_program_without_a_server_that_dies_again_and_again_is_never_paused(
+    tmp_path: Path,
+) -> None:
+    """There is nobody else who could tell its run to go on."""
+    line = [sys.executable, "-c", DYING, str(tmp_path / "a.db")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

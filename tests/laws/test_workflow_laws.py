@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 
 from ironflow import testing
 from ironflow.core.explain import wake_sources
@@ -347,3 +348,86 @@ def test_a_workflow_that_waits_names_what_wakes_it(program: list[Stage]) -> None
                 run = await world.state("r1")
 
     testing.run(main, functions=[mounted])  # type: ignore[list-item]
+
+
+# -- the store -------------------------------------------------------------------------------------
+
+
+class Kept(BaseModel):
+    n: int = 0
+    by: dict[str, Any] = Field(default_factory=dict)
+    rows: list[int] = Field(default_factory=list)
+
+
+PATHS = ("n", "by.a", "by.b.c", "by.b.d")
+actions = st.one_of(
+    st.tuples(st.just("set"), st.sampled_from(PATHS), st.integers(0, 3)),
+    st.tuples(st.just("edit"), st.sampled_from(["n", "rows", "nothing"]), st.integers(1, 3)),
+    st.tuples(st.sampled_from(["clear", "replace", "get", "pause"]), st.just(""), st.just(0)),
+)
+
+
+def storing(kind: Any, todo: list[tuple[str, str, int]]) -> type[Workflow]:
+    """A step that does all that to the store, and says what it saw on the way."""
+
+    async def step_(self: Any, ctx: Any, ev: Any) -> Any:
+        store, seen = ctx.store, []
+        for what, where, number in todo:
+            if what == "set":
+                await store.set(where, number)
+            elif what == "edit":
+                async with store.edit_state() as state:
+                    if where == "n":
+                        state.n = getattr(state, "n", 0) + number
+                    elif where == "rows":
+                        state.rows = [*getattr(state, "rows", []), number]
+            elif what == "clear":
+                await store.clear()
+            elif what == "replace":
+                new = await store.get_state()
+                new.by = {"new": number}
+                await store.set_state(new)
+            elif what == "get":
+                seen.append([await store.get(path, None) for path in (*PATHS, "rows")])
+            else:
+                await asyncio.sleep(0.1)
+        return StopEvent(result=seen)
+
+    step_.__name__, step_.__qualname__ = "only", "Storing.only"
+    step_.__annotations__ = {"ctx": kind, "ev": StartEvent, "return": StopEvent}
+    return type("Program", (Workflow,), {"__module__": __name__, "only": step(step_)})
+
+
+def store_life(mounted: MountedWorkflow, crash_at: int | None) -> tuple[Any, int]:
+    async def main(world: testing.World) -> tuple[Any, int]:
+        commits = 0
+
+        def count(*_: object) -> None:
+            nonlocal commits
+            commits += 1
+
+        await world.engine.workflows.start("Program", b"{}", run_id="r1")
+        world.store.journal.on_commit(count)
+        if crash_at is not None:
+            world.crash_at_commit(crash_at)
+        ended = await world.wait("r1")
+        assert ended.status == "completed", ended.error
+        run = await world.state("r1")
+        assert run.workflow is not None
+        return (ended.result["value"], run.workflow.store), commits
+
+    return testing.run(main, functions=[mounted])  # type: ignore[list-item]
+
+
+@settings(max_examples=25, deadline=None)
+@given(todo=st.lists(actions, max_size=8), typed=st.booleans())
+def test_what_a_step_does_to_the_store_is_done_once(
+    todo: list[tuple[str, str, int]], typed: bool
+) -> None:
+    # With pauses in between, so that each of it is recorded before the step has ended.
+    spread = [each for action in todo for each in (action, ("pause", "", 0))]
+    kind = storing(Context[Kept] if typed else Context, spread)
+    mounted = MountedWorkflow(kind(timeout=None), "Program")
+    calm, commits = store_life(mounted, None)
+    for point in range(1, commits + 1):
+        assert store_life(mounted, point)[0] == calm, f"crashed at commit {point} of {commits}"

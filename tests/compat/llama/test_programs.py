@@ -80,11 +80,11 @@ def test_an_instance_is_served_as_it_is(
     peer_python: Callable[[str], Path], tmp_path: Path, peer: str
 ) -> None:
     folder = folder_of(peer_python(peer), tmp_path)
-    status, result, told, drawn, begun = output_of(
+    status, result, told, drawn, statuses = output_of(
         sys.executable, HERE / "mounted.py", folder, cwd=tmp_path
     )
     assert status == "completed"
     assert result == {"text": "x [0, 1, 2] 3 ok"}
     assert told == ["Part", "InputRequiredEvent", "Result"]
     assert drawn
-    assert begun == [True, False]  # of two runs that may not execute at once
+    assert statuses == ["running", "queued"]  # of two runs that may not execute at once
