@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ironflow.workflows.errors import WorkflowValidationError
-from ironflow.workflows.resource import ResourceConfig
+from ironflow.workflows.errors import WorkflowConfigurationError, WorkflowValidationError
+from ironflow.workflows.resource import ResourceConfig, check_circle
 from ironflow.workflows.steps import StepSpec
 from ironflow.workflows.vocabulary import (
     is_human_response,
@@ -92,7 +92,7 @@ def check_graph(graph: Definition, skip: frozenset[str]) -> None:
     if "dead_end" not in skip:
         _check_ends(graph)
     _check_levels(graph)
-    _check_configs(graph)
+    _check_resources(graph)
 
 
 def _check_partners(graph: Definition) -> None:
@@ -265,8 +265,22 @@ def _levels(graph: Definition) -> dict[type, set[Level]]:
     return found
 
 
-def _check_configs(graph: Definition) -> None:
+def _check_resources(graph: Definition) -> None:
+    """Configuration files can be read, also those of what resources need, and no resource needs
+    itself.
+    """
     for spec in graph.steps.values():
         for kind, resource in spec.resources.values():
-            if isinstance(resource, ResourceConfig):
-                resource.load(kind)
+            try:
+                _check_resource(kind, resource, ())
+            except WorkflowConfigurationError as error:
+                raise WorkflowValidationError(f"step {spec.name!r}: {error}") from error
+
+
+def _check_resource(kind: Any, resource: Any, path: tuple[Any, ...]) -> None:
+    if isinstance(resource, ResourceConfig):
+        resource.load(kind)
+        return
+    check_circle(resource, path)
+    for inner, needed in resource.needs.values():
+        _check_resource(inner, needed, (*path, resource))

@@ -19,6 +19,7 @@ from ironflow.core.workflow_state import EventData, Job, WorkflowState
 from ironflow.workflows.codec import MODEL, OPAQUE, Keeper, encode_fields
 from ironflow.workflows.errors import ContextSerdeError
 from ironflow.workflows.objects import events_of, payloads_of
+from ironflow.workflows.serializers import JsonSerializer
 from ironflow.workflows.store import DictState, LiveState
 from ironflow.workflows.stored import names_classes
 from ironflow.workflows.vocabulary import is_event, wire_name
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from ironflow.workflows.serializers import BaseSerializer
 
 OWN = "ironflow"
+WRITTEN = "$written"
+"""Stands for an event that the serializer has written, as it has no stored form."""
 VERSION = 2
 _NO_TEXTS: Mapping[str, bytes] = MappingProxyType({})
 
@@ -65,7 +68,7 @@ def write(
         for name in graph.steps
     }
     for job in state.jobs.values() if running else ():
-        texts = [_event_text(event, large) for event in job.events]
+        texts = [_event_text(event, large, live.keeper, serializer) for event in job.events]
         if job.step in workers:
             workers[job.step]["queue"].extend({"event": text, "attempts": 0} for text in texts)
     return {
@@ -79,7 +82,7 @@ def write(
         "deliveries": [],
         "streams": {},
         "collection_release_states": {},
-        OWN: _plain(_filled(_tree(state), large)) if running else None,
+        OWN: _plain(_filled(_tree(state), large), live.keeper, serializer) if running else None,
     }
 
 
@@ -100,22 +103,42 @@ def _filled(tree: Any, large: Mapping[str, bytes]) -> Any:
     return {key: _filled(each, large) for key, each in tree.items()}
 
 
-def _plain(tree: Any) -> Any:
-    """What is under way, with the stored form of events that a run in memory holds as objects.
-    Raises `ContextSerdeError` for one that has none.
+def _plain(tree: Any, keeper: Keeper | None, serializer: BaseSerializer) -> Any:
+    """What is under way, with the stored form of events that a run in memory holds as objects: as
+    the serializer writes them, if they have none of their own. Raises `ContextSerdeError` where it
+    cannot either.
     """
     if isinstance(tree, list):
-        return [_plain(each) for each in tree]
+        return [_plain(each, keeper, serializer) for each in tree]
     if not isinstance(tree, dict):
         return tree
     if OPAQUE not in tree:
-        return {key: _plain(each) for key, each in tree.items()}
+        return {key: _plain(each, keeper, serializer) for key, each in tree.items()}
     try:
         return json.loads(tree[OPAQUE])
     except ValueError:
+        pass
+    try:
+        return {WRITTEN: serializer.serialize(keeper.find(tree) if keeper is not None else None)}
+    except Exception as error:
         raise ContextSerdeError(
             f"an event that is under way cannot be written: {tree[OPAQUE]}"
-        ) from None
+        ) from error
+
+
+def _kept(tree: Any, keeper: Keeper, serializer: BaseSerializer) -> Any:
+    """What is under way, with the events that a serializer has written held as objects. Raises
+    `ContextSerdeError` where only JSON is read.
+    """
+    if isinstance(tree, list):
+        return [_kept(each, keeper, serializer) for each in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if tree.keys() == {WRITTEN}:
+        if type(serializer) is JsonSerializer:
+            raise ContextSerdeError("an event that is under way was written by another serializer")
+        return keeper.keep(_value("an event", tree[WRITTEN], serializer))
+    return {key: _kept(each, keeper, serializer) for key, each in tree.items()}
 
 
 def _text(key: str, value: Any, serializer: BaseSerializer) -> str:
@@ -127,9 +150,13 @@ def _text(key: str, value: Any, serializer: BaseSerializer) -> str:
         ) from error
 
 
-def _event_text(event: EventData, large: Mapping[str, bytes]) -> str:
+def _event_text(
+    event: EventData, large: Mapping[str, bytes], keeper: Keeper | None, serializer: BaseSerializer
+) -> str:
     raw = event.value.json or large.get(event.value.blob or "", b"null")
-    value = _plain(json.loads(raw))
+    value = _plain(json.loads(raw), keeper, serializer)
+    if isinstance(value, dict) and value.keys() == {WRITTEN}:
+        return str(value[WRITTEN])
     return json.dumps({MODEL: True, "value": value, "qualified_name": event.type})
 
 
@@ -146,6 +173,8 @@ def read(
     live = _read_store({} if given is None else given, graph, serializer)
     own = data.get(OWN)
     if own is not None:
+        assert live.keeper is not None
+        own = _kept(own, live.keeper, serializer)
         try:
             state = msgspec.json.decode(msgspec.json.encode(own), type=WorkflowState)
         except (msgspec.ValidationError, TypeError) as error:

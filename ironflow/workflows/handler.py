@@ -193,14 +193,14 @@ class WorkflowHandler:
         """Return when the run has been made; raises why it could not be."""
         await asyncio.shield(self._begun)
 
-    async def cancel_run(self) -> None:
-        """Cancel the run; awaiting it raises `WorkflowCancelledByUser` then. Does nothing when it
-        has ended.
+    async def cancel_run(self, timeout: float | None = None) -> None:
+        """Cancel the run; awaiting it raises `WorkflowCancelledByUser` then. Returns when it has
+        ended, or after `timeout` seconds; does nothing when it has ended before.
         """
         await self.begun()
         if not self._task.done():
             await self._runs.cancel(self.run_id)
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._task], timeout=timeout)
 
     def cancel(self) -> bool:
         """Begin to cancel the run."""

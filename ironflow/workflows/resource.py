@@ -128,6 +128,15 @@ def resource_of(hint: Any) -> Resource | ResourceConfig | None:
     return None
 
 
+def check_circle(resource: Any, path: tuple[Any, ...]) -> None:
+    """Raise `WorkflowConfigurationError` when a resource is needed on the way to itself. Each
+    annotation is an object of its own: it is the factory that is the same.
+    """
+    if any(each.factory is resource.factory for each in path):
+        names = " -> ".join(each.name for each in (*path, resource))
+        raise WorkflowConfigurationError(f"resources need one another in a circle: {names}")
+
+
 class ResourceManager:
     """The resources of one workflow instance."""
 
@@ -139,9 +148,7 @@ class ResourceManager:
         """The resource, made if need be. Raises `WorkflowConfigurationError` for a cycle."""
         if not hasattr(resource, "factory"):
             return resource.load(kind)
-        if resource in path:
-            names = " -> ".join(each.name for each in (*path, resource))
-            raise WorkflowConfigurationError(f"resources need one another in a circle: {names}")
+        check_circle(resource, path)
         if not resource.cache:
             return await self._make(resource, path)
         key = id(resource.factory)

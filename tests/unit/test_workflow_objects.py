@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,15 @@ async def test_a_context_in_the_middle_is_written_with_models_and_refused_with_c
             break
     with pytest.raises(ContextSerdeError, match="under way cannot be written"):
         handler.ctx.to_dict()
+    pickle = PickleSerializer()
+    pickled = json.loads(json.dumps(handler.ctx.to_dict(serializer=pickle)))
     await handler.cancel_run()
+    other = workflow.run(ctx=Context.from_dict(workflow, pickled, serializer=pickle))
+    await other.send_event(HumanResponseEvent(response="later"))
+    assert await other == ("Client", "later")
+    # Text that a stranger may have written is never taken for a pickle.
+    with pytest.raises(ContextSerdeError, match="by another serializer"):
+        Context.from_dict(workflow, pickled)
 
 
 @pytest.mark.parametrize(

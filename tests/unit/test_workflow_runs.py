@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections import Counter
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from pydantic import BaseModel
 from workflow_parts import Counting, Done, Failing, Mapped, Note, Odd, Part, Slow
 from workflow_world import Asks, world
 
 from ironflow import testing
 from ironflow.workflows import Context, Resource, Workflow, step
-from ironflow.workflows.errors import WorkflowRuntimeError
+from ironflow.workflows.errors import (
+    WorkflowConfigurationError,
+    WorkflowRuntimeError,
+    WorkflowValidationError,
+)
 from ironflow.workflows.events import StartEvent, StopEvent
-from ironflow.workflows.resource import ResourceManager
+from ironflow.workflows.resource import ResourceConfig, ResourceManager
 from ironflow.workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 from ironflow.workflows.testing import WorkflowTestRunner
 
@@ -229,6 +236,73 @@ async def test_resources_are_made_once_for_an_instance() -> None:
     replaced = ResourceManager()
     replaced.set(Resource(make_name), "mock")
     assert await Resourceful(resource_manager=replaced).run() == [{"client": "mock"}, "mock"]
+
+
+class Place(BaseModel):
+    city: str
+    street: str = "unknown"
+
+
+def make_sign(place: Annotated[Place, ResourceConfig("places.json", "first.place")]) -> str:
+    made.append("sign")
+    return f"to {place.city}"
+
+
+class Configured(Workflow):
+    @step
+    async def one(
+        self,
+        ev: StartEvent,
+        place: Annotated[Place, ResourceConfig("places.json", "first.place")],
+        raw: Annotated[dict[str, Any], ResourceConfig("places.json")],
+        sign: Annotated[str, Resource(make_sign, cache=False)],
+    ) -> StopEvent:
+        return StopEvent(result=[place.city, place.street, list(raw), sign])
+
+
+async def test_configuration_is_read_from_files_and_checked_when_the_workflow_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WorkflowValidationError, match=r"'one': .*places.json cannot be read"):
+        Configured()
+    file = tmp_path / "places.json"
+    for content, word in (
+        ({"first": {}}, "there is no 'first.place'"),
+        ({"first": {"place": {}}}, "does not fit Place"),
+    ):
+        file.write_text(json.dumps(content))
+        with pytest.raises(WorkflowValidationError, match=word):
+            Configured()
+    file.write_text(json.dumps({"first": {"place": {"city": "Ulm"}}}))
+    made.clear()
+    workflow = Configured()
+    for _ in range(2):
+        assert await workflow.run() == ["Ulm", "unknown", ["first"], "to Ulm"]
+    assert made == ["sign", "sign"]  # not cached
+
+
+def make_hen(egg: Any) -> str:
+    return f"out of {egg}"
+
+
+def make_egg(hen: Annotated[str, Resource(make_hen)]) -> str:
+    return f"of {hen}"
+
+
+make_hen.__annotations__["egg"] = Annotated[str, Resource(make_egg)]
+
+
+async def test_resources_that_need_themselves_are_refused() -> None:
+    class Circular(Workflow):
+        @step
+        async def one(self, ev: StartEvent, hen: Annotated[str, Resource(make_hen)]) -> StopEvent:
+            return StopEvent()
+
+    with pytest.raises(WorkflowValidationError, match="make_hen -> make_egg -> make_hen"):
+        Circular()
+    with pytest.raises(WorkflowConfigurationError, match="in a circle"):
+        await Circular(disable_validation=True).run()
 
 
 calls: list[str] = []
