@@ -94,14 +94,24 @@ async def test_typed_results_are_whole(memory_http: Http) -> None:
     assert handler["result"]["types"] == ["StopEvent"]
     _, bare = await memory_http.get(f"/results/{handler['handler_id']}")
     assert bare["result"] == {"customer": "Ada", "total": 19.0}
+    # What descends from StopEvent ends the stream.
+    (last,) = await memory_http.events(handler["handler_id"])
+    assert (last[1]["type"], last[1]["types"]) == ("Receipt", ["StopEvent"])
+
+
+FAILED = {"step_name", "exception", "attempts", "elapsed_seconds"}
+TIMED_OUT = "Workflow timed out after 0.5s"
 
 
 @pytest.mark.parametrize(
-    ("workflow", "error"),
-    [("fails", "it cannot work"), ("dozes", "Workflow timed out after 0.5s")],
+    ("workflow", "error", "event", "fields"),
+    [
+        ("fails", "it cannot work", "WorkflowFailedEvent", FAILED),
+        ("dozes", TIMED_OUT, "WorkflowTimedOutEvent", {"timeout", "active_steps"}),
+    ],
 )
 async def test_bad_ends_answer_500_with_the_handler(
-    memory_http: Http, workflow: str, error: str
+    memory_http: Http, workflow: str, error: str, event: str, fields: set[str]
 ) -> None:
     status, handler = await memory_http.post(f"/workflows/{workflow}/run", {})
     assert (status, handler["status"], handler["error"]) == (500, "failed", error)
@@ -109,6 +119,10 @@ async def test_bad_ends_answer_500_with_the_handler(
     for path in ("results", "handlers"):
         again = await memory_http.get(f"/{path}/{handler['handler_id']}")
         assert (again[0], again[1]["error"]) == (500, error)
+    last = (await memory_http.events(handler["handler_id"]))[-1][1]
+    assert (last["type"], last["types"]) == (event, ["StopEvent"])
+    assert set(last["value"]) == fields
+    assert last["qualified_name"] == f"workflows.events.{event}"
 
 
 async def test_a_handler_goes_on_with_its_state(http: Http) -> None:

@@ -66,6 +66,8 @@ async def test_streams_begin_where_they_are_asked_to(http: Http) -> None:
     assert await numbers("", headers=header) == [6]
     assert await numbers("?after_sequence=-1", headers=header) == [6]
     assert await numbers("?after_sequence=4", headers={"Last-Event-ID": "what"}) == [6]
+    response = await http.stream(handler_id, "?sse=false", headers=header)
+    assert len((await response.text()).splitlines()) == 3  # which is for server-sent events alone
     assert await numbers("?acquire_timeout=2.5") == [1, 4, 6]
     # Only `true` is true; what an event does not declare stands apart from its fields.
     assert await numbers("?include_internal=1") == [1, 4, 6]
@@ -120,9 +122,12 @@ async def test_an_event_that_nobody_takes_answers_no_question(memory_http: Http)
     assert (await memory_http.post(f"/events/{handler_id}", nothing))[0] == 200
     await memory_http.post(f"/events/{handler_id}", {"event": {"type": "Go", "value": {}}})
     events = await memory_http.events(handler_id, "?include_internal=true")
-    kinds = [envelope["type"] for _, envelope in events]
-    assert "UnhandledEvent" in kinds
-    assert "QuestionAnswered" not in kinds
+    assert "QuestionAnswered" not in [envelope["type"] for _, envelope in events]
+    (unhandled,) = [envelope for _, envelope in events if envelope["type"] == "UnhandledEvent"]
+    assert unhandled["types"] == ["InternalDispatchEvent"]
+    name = unhandled["value"].pop("qualified_name")
+    assert name.endswith("served_app.Progress")
+    assert unhandled["value"] == {"event_type": "Progress", "step_name": None, "idle": True}
 
 
 async def test_jobs_that_find_no_worker_are_told(http: Http) -> None:
