@@ -81,6 +81,11 @@ class Lanes:
         self._hold(run_id, lanes)
         return True
 
+    def hold(self, run_id: str, lanes: tuple[str, ...]) -> None:
+        """The run has its places, however full the lanes are: it had them before the start."""
+        if lanes and run_id not in self._held:
+            self._hold(run_id, lanes)
+
     def enqueue(self, ticket: Ticket) -> None:
         """Wait for places, or go on if there are. Waiting twice is waiting once."""
         run_id, lanes = ticket.run_id, ticket.lanes

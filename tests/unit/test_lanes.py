@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from engine_world import LINGERS, is_clean, play
 
 from ironflow import function, testing
+from ironflow.core.entries import decode_entry
 from ironflow.core.errors import Gone, InvalidInput, StorageError
 from ironflow.core.flow_control import Concurrency, concurrency_of
+from ironflow.core.fold import apply
 from ironflow.core.functions import Definition, compile_spec
 from ironflow.core.lanes import parse_lane
+from ironflow.core.runs import Run, RunStatus
+from ironflow.storage.memory.store import MemoryReader
+from ironflow.storage.ports import Entry
 
 
 class Gauge:
@@ -110,6 +117,55 @@ def test_who_was_executing_before_a_crash_comes_before_an_older_run() -> None:
             assert (await world.wait(run_id)).status == "completed"
 
     play(main, functions=[recovered])
+
+
+def most_running(log: Iterable[Entry], function_id: str) -> int:
+    """How many runs of a function were ever `running` at once, by the journal."""
+    runs: dict[str, Run] = {}
+    most = 0
+    for entry in log:
+        if entry.stream.startswith("run/"):
+            run = runs.setdefault(entry.stream, Run(entry.stream))
+            apply(run, decode_entry(entry.kind, entry.data), entry.at)
+            mine = [run for run in runs.values() if run.function_id == function_id]
+            most = max(most, sum(run.status is RunStatus.RUNNING for run in mine))
+    return most
+
+
+def test_who_was_executing_before_a_crash_comes_before_one_that_a_message_wakes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The message was on its way when the process died, and is delivered at the start."""
+    read = MemoryReader.unfinished
+
+    async def read_slowly(self: MemoryReader, *args: Any) -> Any:
+        await asyncio.sleep(0.1)
+        return await read(self, *args)
+
+    monkeypatch.setattr(MemoryReader, "unfinished", read_slowly)
+
+    @function(id="lanes-woken", concurrency=1)
+    async def woken(ctx: Any, waits: bool) -> None:
+        if waits:
+            await ctx.step.wait_for_event("go", "go")
+        await ctx.step.run("work", asyncio.sleep, 10)
+
+    async def main(world: testing.World) -> None:
+        sleeper = await world.start(woken, True)
+        await world.advance(1)
+        worker = await world.start(woken, False)
+        await world.advance(1)
+        states = [(await world.state(run)).status for run in (sleeper, worker)]
+        assert states == ["waiting", "running"]
+        world.crash_at_commit(1)  # that of the event, with the message to its waiter
+        with suppress(Gone, StorageError):
+            await world.emit("go")
+        for run_id in (sleeper, worker):
+            assert (await world.wait(run_id, "1h")).status == "completed"
+        assert most_running(world.store.tables.log, "lanes-woken") == 1
+        is_clean(world)
+
+    play(main, functions=[woken], linger=0)
 
 
 @pytest.mark.parametrize("number", range(1, 25))
