@@ -28,7 +28,7 @@ from ironflow.core.payloads import Payload, pack
 from ironflow.core.runs import Run, RunStatus
 from ironflow.core.workflow_state import EventData
 from ironflow.core.workflow_stream import StreamedEvent
-from ironflow.sdk.executor import LINGER, Executor
+from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry
 from ironflow.storage.memory.store import MemoryStore
 from ironflow.storage.ports import Entry, Store
@@ -52,7 +52,7 @@ MAX_CRASHES = 2**31
 on, and there is nobody else who could tell it to.
 """
 STAY = 3600.0
-"""Seconds that waiting bodies stay in memory where nothing is stored on disk."""
+"""Seconds that waiting bodies stay in memory: whoever holds a handler may ask for its state."""
 
 _current: ContextVar[Runtime | None] = ContextVar("ironflow_workflow_runtime", default=None)
 _runtimes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Runtime]] = (
@@ -74,7 +74,7 @@ class Runtime:
         self.store: Store
         self.engine: Engine
         self.executor: Executor
-        self._linger = linger if linger is not None else (STAY if db is None else LINGER)
+        self._linger = STAY if linger is None else linger
         self._lock = asyncio.Lock()
         self._open = False
         self._mounted: dict[int, MountedWorkflow] = {}

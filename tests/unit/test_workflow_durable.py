@@ -197,12 +197,15 @@ async def test_a_run_that_waits_goes_on_in_another_life(tmp_path: Path) -> None:
     db = tmp_path / "a.db"
     Asks.entered = 0
     workflow = Asks(timeout=None)
-    async with open_runtime(db):
+    async with open_runtime(db) as runtime:
         handler = workflow.run(key="q")
         async for event in handler.stream_events():
             if isinstance(event, InputRequiredEvent):
                 break
         run_id = handler.run_id
+        # It stays in memory, for whoever holds the handler wants to know of it.
+        assert runtime.executor.linger >= 3600
+        assert handler.ctx.to_dict()["is_running"] is True
         handler._task.cancel()
         await asyncio.sleep(0.05)
     async with open_runtime(db, workflow) as runtime:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from workflow_parts import Done, Failing, Odd, Part, Slow
 
-from ironflow.workflows import Context, Workflow, catch_error, step
+from ironflow.workflows import Context, Workflow, catch_error, step, workers
 from ironflow.workflows.errors import WorkflowCancelledByUser, WorkflowDone, WorkflowTimeoutError
 from ironflow.workflows.events import (
     HumanResponseEvent,
@@ -54,6 +54,34 @@ async def test_a_run_that_is_cancelled() -> None:
     with pytest.raises(WorkflowDone):
         await handler.send_event(HumanResponseEvent())
     await handler.cancel_run()  # nothing is left to cancel
+
+
+class Stubborn(Workflow):
+    is_over: asyncio.Event
+
+    @step
+    async def cling(self, ev: StartEvent) -> StopEvent:
+        while not self.is_over.is_set():
+            try:
+                await self.is_over.wait()
+            except asyncio.CancelledError:
+                continue
+        return StopEvent(result="too late")
+
+
+async def test_a_step_that_does_not_let_itself_be_cancelled_is_named_and_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers, "GRACE", 0.01)
+    workflow = Stubborn()
+    workflow.is_over = asyncio.Event()
+    handler = workflow.run()
+    await asyncio.sleep(0.02)
+    await handler.cancel_run(timeout=30)
+    workflow.is_over.set()
+    with pytest.raises(WorkflowCancelledByUser):
+        await handler
+    assert "its step cling goes on" in caplog.text
 
 
 class Retried(Workflow):
