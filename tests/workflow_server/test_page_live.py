@@ -234,7 +234,11 @@ def test_a_server_that_is_not_ready_is_called_unhealthy(desk: Desk) -> None:
 def test_who_stands_in_line_is_counted(desk: Desk) -> None:
     page = desk.open("?workflow=line")
     page.click("#start button[type=submit]")
-    expect(node(page, "serve").locator(".note")).to_have_text("1 running, 2 queued")
+    note = node(page, "serve").locator(".note")
+    expect(note).to_have_text("1 running, 2 queued")
+    body = node(page, "serve").locator(".body")
+    widths = [each.evaluate("(part) => part.getBBox().width") for each in (note, body)]
+    assert widths[0] < widths[1] - 10
 
 
 def test_long_names_stay_within_their_nodes(desk: Desk) -> None:

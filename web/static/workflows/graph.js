@@ -7,6 +7,8 @@ import { fold } from "./fold.js";
 /** Room for a name beside the ends of its node; a longer one is cut. */
 const ROOM = 44;
 const NARROWEST = 76;
+/** A step has room for what it does, too. */
+const NARROWEST_STEP = 116;
 const WIDEST = 260;
 const MARGIN = 24;
 const STEP = 14;
@@ -78,8 +80,9 @@ export class GraphView {
     graph.setGraph({ rankdir: "TB", nodesep: 34, ranksep: 38, marginx: MARGIN, marginy: MARGIN });
     graph.setDefaultEdgeLabel(() => ({}));
     for (const node of this.model.nodes) {
-      const width = Math.max(NARROWEST, Math.min(WIDEST, widthOf(labelOf(node)) + ROOM));
-      graph.setNode(node.id, { width, height: node.node_type === "step" ? 46 : 34 });
+      const isStep = node.node_type === "step";
+      const width = Math.max(isStep ? NARROWEST_STEP : NARROWEST, Math.min(WIDEST, widthOf(labelOf(node)) + ROOM));
+      graph.setNode(node.id, { width, height: isStep ? 46 : 34 });
     }
     const known = new Set(this.model.nodes.map((node) => node.id));
     this.model.edges.forEach((edge, index) => {
@@ -271,7 +274,7 @@ export class GraphView {
       classes.toggle("waiting", Boolean(run && !run.isOver && run.prompts.length && ((asking && !running) || id === "external_step" || (isEvent && run.prompts.some((prompt) => prompt.type === name)))));
       item.badge.textContent = step?.started > 1 ? `×${step.started}` : count > 1 ? `×${count}` : "";
       item.label.setAttribute("y", item.node.node_type === "step" ? (step ? -3 : 4) : 4);
-      item.note.textContent = step ? noteOf(step, running, failed === name) : "";
+      write(item.note, step ? noteOf(step, running, failed === name) : "", item.width - 14);
     }
     for (const edge of this.edges) {
       edge.path.classList.toggle("taken", this.wasTaken(run, edge));
@@ -302,6 +305,16 @@ function noteOf(step, running, isFailed) {
   if (isFailed) return step.finished > 1 ? `${step.finished - 1} done, 1 failed` : "failed";
   const done = step.finished - asking;
   return [done || !asking ? `${done} done` : null, asking ? `${asking} waiting` : null].filter(Boolean).join(", ") + queued;
+}
+
+/** Put text where there is so much room: what is longer is set closer. */
+function write(element, text, room) {
+  if (element.textContent === text) return;
+  element.textContent = text;
+  element.removeAttribute("textLength");
+  if (!text || element.getComputedTextLength() <= room) return;
+  element.setAttribute("textLength", room);
+  element.setAttribute("lengthAdjust", "spacingAndGlyphs");
 }
 
 /** What stands on a node; the world outside is, as far as a workflow knows, a human. */
