@@ -22,6 +22,8 @@ from store_rows import Opener
 
 from ironflow.storage.sqlite.store import SqliteStore, open_sqlite
 
+# Servers by the hundred are made and dropped, and hold few cycles.
+gc.set_threshold(10_000, 10, 10)
 # Some machines are told to keep no compiled modules. Tests start hundreds of processes, and each
 # would compile all that it imports.
 sys.dont_write_bytecode = False
