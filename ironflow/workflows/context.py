@@ -13,7 +13,7 @@ from ironflow.workflows.errors import ContextStateError, WorkflowRuntimeError
 from ironflow.workflows.invocation import DEFAULT_WAIT, Invocation, current_invocation
 from ironflow.workflows.retry_policy import RetryInfo
 from ironflow.workflows.serializers import BaseSerializer, JsonSerializer, PickleSerializer
-from ironflow.workflows.store import LiveState, StateStore
+from ironflow.workflows.store import LiveState, StateStore, take_note
 
 if TYPE_CHECKING:
     from ironflow.workflows.handler import WorkflowHandler
@@ -61,15 +61,15 @@ class Context(Generic[S]):
     @property
     def store(self) -> StateStore[S]:
         """The state of the run that its steps share. Outside of a step it can be changed before the
-        run begins, and once it has ended, for the next one that is given this context.
+        run begins; while it goes on, between the changes of its steps; and once it has ended, for
+        the next one that is given this context.
         """
         if self._invocation is not None:
             return self._invocation.store
         if self._handler is not None:
-            record = _take_note if self._handler.is_done() else _refuse
-            return StateStore(self._handler.final_state(), record)
+            return self._handler.store()
         if self._store is None:
-            self._store = StateStore(self._before, _take_note)
+            self._store = StateStore(self._before, take_note)
         return self._store
 
     def send_event(self, message: Any, step: str | None = None) -> None:
@@ -246,11 +246,3 @@ class Context(Generic[S]):
     def store_value(self) -> Any:
         """The state of its store as an object, outside of a step."""
         return (self._before if self._handler is None else self._handler.final_state()).value
-
-
-def _take_note(_changes: Any, _undo: Any) -> None:
-    """No run is under way whose journal should have it."""
-
-
-def _refuse(_changes: Any, _undo: Any) -> None:
-    raise WorkflowRuntimeError("the run has begun: its store is changed by its steps only")

@@ -26,7 +26,7 @@ from ironflow.workflows.errors import (
     WorkflowRuntimeError,
     WorkflowTimeoutError,
 )
-from ironflow.workflows.store import LiveState
+from ironflow.workflows.store import LiveState, StateStore, take_note
 from ironflow.workflows.vocabulary import OURS, is_event, wire_name
 
 if TYPE_CHECKING:
@@ -242,6 +242,16 @@ class WorkflowHandler:
         found = self._runs.body(self.run_id)
         return {} if found is None else {**found.objects.large, **found.blobs}
 
+    def store(self) -> StateStore[Any]:
+        """The store of the run: as it was left, or as it is now. What is changed while the run goes
+        on is recorded before the change returns; it raises `ContextStateError` for one that is
+        about to end or not in memory.
+        """
+        body = None if self._final is not None else self._runs.body(self.run_id)
+        if body is None:
+            return StateStore(self.final_state(), take_note if self.is_done() else _refuse)
+        return StateStore(body.live, body.change_store, settle=body.settle)
+
     def final_state(self) -> LiveState:
         """The store of the run: as it was left, or as it is now."""
         if self._final is not None and self._final.workflow is not None:
@@ -262,6 +272,10 @@ def error_of(failure: Failure | None) -> Exception:
     if kind.endswith(f".{WorkflowRuntimeError.__name__}") or "." not in kind:
         return WorkflowRuntimeError(failure.message)
     return build_exception({"exception_type": kind, "exception_message": failure.message})
+
+
+def _refuse(_changes: Any, _undo: Any) -> None:
+    raise ContextStateError("the run has not begun: its store can be changed before `run`")
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

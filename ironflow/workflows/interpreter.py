@@ -47,6 +47,7 @@ from ironflow.core.workflow_stream import StreamedEvent
 from ironflow.sdk.context import current_run_id
 from ironflow.workflows.arrivals import Arrivals
 from ironflow.workflows.codec import payload_of
+from ironflow.workflows.errors import ContextStateError
 from ironflow.workflows.objects import Objects
 from ironflow.workflows.routing import Router
 from ironflow.workflows.store import LiveState
@@ -187,6 +188,10 @@ class Interpreter:
             if self._patience is not None:
                 self._patience.cancel()
             self._over = None
+            for future in self._commits:  # such as of somebody outside, when the run is cancelled
+                if not future.done():
+                    future.set_exception(ContextStateError("the run has ended"))
+                    future.exception()
             self.workers.cancel()
 
     async def _restore(self) -> None:
@@ -350,6 +355,19 @@ class Interpreter:
         self.ops.append(Stored(changes, job.id, undo))
         if undo and job.id in self.state.jobs:
             job.echoes.append(Echo("store", "", changes, undo))
+
+    def change_store(self, changes: tuple[Change, ...], undo: tuple[Change, ...]) -> None:
+        """Whoever holds the handler has changed the store. Raises `ContextStateError` when the run
+        is about to end.
+        """
+        if self.end is not None or self.unwinding or self._over is None:
+            raise ContextStateError("the run is about to end: its store cannot be changed any more")
+        self.ops.append(Stored(changes))
+
+    async def settle(self) -> None:
+        """Return when what was changed from outside is recorded."""
+        if self.ops and self.end is None and self._over is not None:
+            await self.commit_now()
 
     def flush_later(self) -> None:
         """Record what a step did although it goes on, if it goes on for long."""

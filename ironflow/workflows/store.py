@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any, Generic, TypeVar, cast
 
-import msgspec
 from pydantic import BaseModel
 
 from ironflow.core.workflow_fold import change_store
 from ironflow.core.workflow_state import Change, Echo
 from ironflow.workflows.codec import Keeper
+from ironflow.workflows.differences import diff, diff_key, in_order
 from ironflow.workflows.errors import ContextStateError
 from ironflow.workflows.events import Event
 from ironflow.workflows.stored import decode_stored, encode_stored, makes_components
@@ -34,6 +34,7 @@ class DictState(Event):
 
 
 Record = Callable[[tuple[Change, ...], tuple[Change, ...]], None]
+Settle = Callable[[], Awaitable[None]]
 
 
 class Claims:
@@ -170,11 +171,24 @@ class LiveState:
         return self._restore(self.tree_before(undo))
 
 
-class StateStore(Generic[S]):
-    """The store as one execution of a step sees it."""
+def take_note(_changes: Any, _undo: Any) -> None:
+    """No run is under way whose journal should have a change."""
 
-    def __init__(self, live: LiveState, record: Record, claims: Claims | None = None) -> None:
-        self._live, self._record = live, record
+
+class StateStore(Generic[S]):
+    """The store as one execution of a step sees it, or whoever holds the run's handler.
+
+    `settle` is awaited after each change.
+    """
+
+    def __init__(
+        self,
+        live: LiveState,
+        record: Record,
+        claims: Claims | None = None,
+        settle: Settle | None = None,
+    ) -> None:
+        self._live, self._record, self._settle = live, record, settle
         self._claims = claims or Claims(iter(()))
         self._lent: set[str] = set()
         """Top-level keys whose components this execution holds and may have changed."""
@@ -224,6 +238,11 @@ class StateStore(Generic[S]):
                 _put(live.value, top, live.copied(changed))
             if changes:
                 self._record(changes, undo)
+        await self._settled()
+
+    async def _settled(self) -> None:
+        if self._settle is not None:
+            await self._settle()
 
     def _changed(self, state: Any, path: str, value: Any) -> Any:
         """What a state's top-level value is once the value at a path is another."""
@@ -253,7 +272,7 @@ class StateStore(Generic[S]):
         changes = make(self._live.tree_before(self._claims.undo()))
         if not changes:
             return True
-        same = _in_order(changes) == _in_order(echo.changes)
+        same = in_order(changes) == in_order(echo.changes)
         if same or top is None or any(path[:1] == [top] for _, path, *_ in echo.changes):
             self._claims.drop()
         return same
@@ -276,12 +295,14 @@ class StateStore(Generic[S]):
         async with live.lock:
             new = live.copied(state)
             self._commit(new if is_whole else live.value.model_copy(update=live.items(new)))
+        await self._settled()
 
     async def clear(self) -> None:
         """Begin anew."""
         live = self._live
         async with live.lock:
             self._commit((live.kind or DictState)())
+        await self._settled()
 
     def _commit(self, value: Any) -> None:
         live = self._live
@@ -308,6 +329,7 @@ class StateStore(Generic[S]):
                     state = live.copied(live.value)
                     yield cast(S, state)
                     self._commit(state)
+                    await self._settled()
                     return
                 # Done before, and recorded: the block sees what it saw, and has no second effect.
                 state = live.before(self._claims.undo())
@@ -422,73 +444,3 @@ def _try_put(value: Any, key: str, new: Any, path: str) -> None:
         _put(value, key, new)
     except (LookupError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path!r} cannot be set: {error}") from error
-
-
-# -- differences ----------------------------------------------------------------------------------
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equal, with 1, 1.0 and True apart."""
-    return bool(one == other) and msgspec.json.encode(one) == msgspec.json.encode(other)
-
-
-def _in_order(changes: Iterable[Change]) -> list[bytes]:
-    """Changes in an order that does not depend on the order of keys: that is another one after a
-    key was taken away and put back.
-    """
-    return sorted(msgspec.json.encode(change, order="deterministic") for change in changes)
-
-
-def diff(old: Any, new: Any, path: list[Any]) -> tuple[list[Change], list[Change]]:
-    """What leads from one JSON tree to another, and back; each to be applied in order."""
-    changes: list[Change] = []
-    undo: list[Change] = []
-    _compare(old, new, path, changes, undo)
-    undo.reverse()
-    return changes, undo
-
-
-def diff_key(tree: dict[str, Any], key: str, new: Any) -> tuple[list[Change], list[Change]]:
-    """What makes a top-level value of a tree another, and what leads back."""
-    if key in tree:
-        return diff(tree[key], new, [key])
-    return [["=", [key], new]], [["-", [key]]]
-
-
-def _compare(
-    old: Any, new: Any, path: list[Any], changes: list[Change], undo: list[Change]
-) -> None:
-    if type(old) is dict and type(new) is dict:
-        for key in old:
-            if key not in new:
-                changes.append(["-", [*path, key]])
-                undo.append(["=", [*path, key], old[key]])
-        for key, value in new.items():
-            if key in old:
-                _compare(old[key], value, [*path, key], changes, undo)
-            else:
-                changes.append(["=", [*path, key], value])
-                undo.append(["-", [*path, key]])
-    elif type(old) is list and type(new) is list and path:
-        _compare_lists(old, new, path, changes, undo)
-    elif not _same(old, new):
-        changes.append(["=", path, new])
-        undo.append(["=", path, old])
-
-
-def _compare_lists(
-    old: list[Any], new: list[Any], path: list[Any], changes: list[Change], undo: list[Change]
-) -> None:
-    if len(old) == len(new):
-        if not _same(old, new):
-            for index, (was, now) in enumerate(zip(old, new, strict=True)):
-                _compare(was, now, [*path, index], changes, undo)
-    elif len(old) < len(new) and _same(new[: len(old)], old):
-        changes.append(["+", path, new[len(old) :]])
-        undo.append(["<", path, len(old)])
-    elif len(new) < len(old) and _same(old[: len(new)], new):
-        changes.append(["<", path, len(new)])
-        undo.append(["+", path, old[len(new) :]])
-    else:
-        changes.append(["=", path, new])
-        undo.append(["=", path, old])

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from workflow_parts import Asking, Counting, Note, Slow
 
 from ironflow.core.errors import NotSerializable
-from ironflow.workflows import Context, Workflow, step
-from ironflow.workflows.errors import ContextSerdeError, ContextStateError, WorkflowRuntimeError
+from ironflow.workflows import Context, Workflow, open_runtime, step
+from ironflow.workflows.errors import ContextSerdeError, ContextStateError
 from ironflow.workflows.events import HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
 
 
@@ -145,12 +145,51 @@ async def test_a_context_goes_on_with_its_store() -> None:
     await fresh.store.set("user.n", 60)  # its run has ended: it is for the next one
     assert await workflow.run(ctx=fresh) == 61
     slow = Slow().run()
-    await asyncio.sleep(0.02)
-    with pytest.raises(WorkflowRuntimeError, match="by its steps only"):
+    with pytest.raises(ContextStateError, match="has not begun"):
         await slow.ctx.store.set("user.n", 1)
+    await asyncio.sleep(0.02)
     with pytest.raises(ContextStateError, match="has not ended"):
         slow._mounted.workflow.run(ctx=slow.ctx)  # type: ignore[union-attr]
     await slow.cancel_run()
+
+
+class Waiting(Workflow):
+    @step
+    async def one(self, ctx: Context[Shape], ev: StartEvent) -> StopEvent:
+        await ctx.store.set("count", 1)
+        await ctx.wait_for_event(HumanResponseEvent, InputRequiredEvent(), timeout=None)
+        state = await ctx.store.get_state()
+        return StopEvent(result=[state.count, state.inner.items])
+
+
+async def test_whoever_holds_the_handler_changes_the_store_of_a_run_that_goes_on(
+    tmp_path: Path,
+) -> None:
+    workflow = Waiting(timeout=None)
+    async with open_runtime(tmp_path / "a.db") as runtime:
+        handler = workflow.run(key="k")
+        async for event in handler.stream_events():
+            if isinstance(event, InputRequiredEvent):
+                break
+        await asyncio.sleep(0.02)
+        store = handler.ctx.store
+        async with store.edit_state() as state:
+            state.count += 10
+        await store.set("inner.items", [4])
+        with pytest.raises(ValueError, match="no field 'nothing'"):
+            await store.set("nothing", 1)
+        run = await runtime.engine.run(handler.run_id)
+        assert run.status == "waiting"
+        # It was recorded before the change returned: nobody told the process that it ends.
+        recorded = await runtime.engine.store.reader.entries(f"run/{handler.run_id}", 0, 1000)
+        assert b'"items"],[4]' in recorded[-1].data
+        runtime.executor.abandon()
+        handler._task.cancel()
+        await asyncio.wait([handler._task])
+    async with open_runtime(tmp_path / "a.db"):
+        later = workflow.run(key="k")
+        await later.send_event(HumanResponseEvent())
+        assert await later == [11, [4]]
 
 
 async def test_a_context_in_the_middle_of_a_run_goes_on_there() -> None:
