@@ -198,15 +198,18 @@ class Client(threading.Thread):
 
     def insist(self, path: str, body: object) -> Any:
         """An answer, through however many deaths of the server; None once stopped."""
+        is_repeated = False
         while not self.stopped.is_set():
             try:
                 return self.crew.server.post(path, body)
             except urllib.error.HTTPError as error:
                 text = error.read().decode()
+                if is_repeated and "has ended already: cancelled" in text:
+                    return text  # it was, and the server died before it could say so
                 if error.code != 503 and error.code != 429:
                     raise AssertionError(f"{path}: {error.code} {text}") from error
             except (OSError, http.client.HTTPException, ValueError):
-                pass
+                is_repeated = True
             self.stopped.wait(0.03)
         return None
 
