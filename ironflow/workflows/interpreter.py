@@ -108,6 +108,10 @@ class Interpreter:
         self._due = self._is_parked = False
         self._is_going = self._is_called = False
         """`_go_on` is under way; it will be called on the next turn of the loop."""
+        self._is_first = False
+        """Events from outside have come before the run began: the steps of the start event begin
+        before they are taken in, for one of them may wait for what has come.
+        """
         self._is_told = False
         """The run's actor has just told that a turn is durable, and has more to do."""
         self._patience: asyncio.TimerHandle | None = None
@@ -199,7 +203,10 @@ class Interpreter:
         if self.state.begun or self.state.inbox:
             await self.objects.load_all(self.state)
             self.router.restore()
-        self.arrivals.take_in()
+        if self.state.begun or not self.record.inbox:
+            self.arrivals.take_in()
+        else:
+            self._is_first = self._due = True
         if self.fresh:
             self._begin_fresh()
         elif self.ops:
@@ -239,7 +246,7 @@ class Interpreter:
         while self._recording is None and self._over is not None and not self._over.done():
             if self.unwinding:
                 self.leave(Unwound())
-            elif self._due:
+            elif self._due and not self._is_first:
                 self._due = False
                 if self.record.outside != self.arrivals.seen:
                     is_level = not (self.fresh or self._has_news())
@@ -252,11 +259,19 @@ class Interpreter:
             else:
                 self.workers.dispatch()
                 if self.workers.active:
+                    if self._is_first:
+                        self.loop.call_soon(self._open)  # behind the first turns of these steps
                     return
+                self._is_first = False
                 if self._due:
                     continue
                 if not self._come_to_rest():
                     return
+
+    def _open(self) -> None:
+        """The steps of the start event have begun: what has come from outside is taken in."""
+        self._is_first = False
+        self.ring()
 
     def _come_to_rest(self) -> bool:
         """No step executes: whether there is something to say about that."""

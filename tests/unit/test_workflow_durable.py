@@ -5,6 +5,7 @@ live with changed code and a full disk.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -160,6 +161,31 @@ def test_a_step_that_began_before_its_turn_was_recorded_begins_again(commit: int
         assert sorted(set(Hall.entered)) == [1, 2, 3]
 
     world(main, Hall(timeout=None))
+
+
+@pytest.mark.parametrize("crash_at", range(1, 6))
+def test_an_event_that_is_sent_at_once_finds_the_step_that_waits_at_once(crash_at: int) -> None:
+    """Also when the process dies before the run has begun: the start event comes first."""
+
+    async def main(world: testing.World) -> None:
+        world.crash_at_commit(crash_at)
+        while await world.store.reader.run("r") is None:
+            with suppress(Exception):  # the process died under it: asked again, as a caller would
+                await world.engine.workflows.start("Asks", b"{}", run_id="r")
+            await world._up.wait()
+        event = world.engine.workflows.face("Asks").read_event(
+            {"type": "HumanResponseEvent", "value": {"response": "a", "user": "ann"}}
+        )
+        while True:
+            try:
+                await world.engine.workflows.send("r", *event)
+                break
+            except Exception:  # noqa: BLE001 - as above
+                await world._up.wait()
+        ended = await world.wait("r", "1m")
+        assert ended.result["value"] == {"result": "a"}
+
+    world(main, Asks(timeout=None))
 
 
 # -- in process, on a file -------------------------------------------------------------------------
