@@ -17,13 +17,13 @@ from ironflow.actors.intake.audit import ACTORS as INTAKE_ACTORS
 from ironflow.actors.intake.audit import check_intake, fold_intake
 from ironflow.actors.prefect.audit import check_flow_run
 from ironflow.actors.runs.rows import fold, run_row
-from ironflow.core.decisions import watch_for_cancel
-from ironflow.core.effects import CANCEL_STEP, STEP_TIMER, TIMEOUT_TIMER
-from ironflow.core.entries import KINDS
 from ironflow.core.errors import Damaged
-from ironflow.core.explain import wake_sources
 from ironflow.core.prefect.runs import is_ours as is_of_flow_run
-from ironflow.core.runs import Run, RunStatus, StepStatus
+from ironflow.core.runs.decisions import watch_for_cancel
+from ironflow.core.runs.effects import CANCEL_STEP, STEP_TIMER, TIMEOUT_TIMER
+from ironflow.core.runs.entries import KINDS
+from ironflow.core.runs.explain import wake_sources
+from ironflow.core.runs.state import Run, RunStatus, StepStatus
 from ironflow.storage.ports import (
     RUN_LANES,
     RUNS,

@@ -41,30 +41,30 @@ from ironflow.actors.workers.queue import LEASE
 from ironflow.actors.workers.worker import WorkerActor
 from ironflow.actors.workflows.doors import Workflows
 from ironflow.actors.workflows.handlers import HandlerActor
-from ironflow.core import commands as c
+from ironflow.core.access.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.blockages import Blockages
 from ironflow.core.clock import Clock, Ids
-from ironflow.core.directory import DEFAULT_ENVIRONMENT
-from ironflow.core.effects import MAX_CRASHES
-from ironflow.core.entries import EventFacts
 from ironflow.core.errors import (
     Conflict,
     Draining,
     Gone,
     NotFound,
 )
-from ironflow.core.execution import Host
-from ironflow.core.functions import Definition
-from ironflow.core.intake import defers
-from ironflow.core.lanes import Policies
-from ironflow.core.patterns import validate_event_name
-from ironflow.core.payloads import Payload, pack
+from ironflow.core.expressions.patterns import validate_event_name
+from ironflow.core.functions.definition import Definition
+from ironflow.core.functions.intake import defers
+from ironflow.core.functions.lanes import Policies
+from ironflow.core.functions.secrets import NoSecrets, SecretSource
 from ironflow.core.prefect.lists import as_run
 from ironflow.core.prefect.runs import History
 from ironflow.core.prefect.runs import is_ours as is_of_flow_run
-from ironflow.core.push import Caller
-from ironflow.core.runs import Run
-from ironflow.core.secrets import NoSecrets, SecretSource
+from ironflow.core.remote.push import Caller
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.effects import MAX_CRASHES
+from ironflow.core.runs.entries import EventFacts
+from ironflow.core.runs.execution import Host
+from ironflow.core.runs.state import Run
+from ironflow.core.values.payloads import Payload, pack
 from ironflow.storage.ports import (
     FunctionRow,
     RetentionRule,

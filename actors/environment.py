@@ -13,7 +13,7 @@ from ironflow.actors.kernel.timers import Timers
 from ironflow.actors.runs.endings import Endings
 from ironflow.actors.workflows.streams import Streams
 from ironflow.core.clock import Clock, Ids, derive_id
-from ironflow.core.effects import MAX_CRASHES
+from ironflow.core.runs.effects import MAX_CRASHES
 from ironflow.storage.ports import Store
 
 if TYPE_CHECKING:

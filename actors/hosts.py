@@ -15,15 +15,15 @@ from ironflow.actors.workers.affinity import Actor
 from ironflow.actors.workers.fleet import Fleet
 from ironflow.core.clock import SECOND, Clock, to_rfc3339
 from ironflow.core.durations import format_duration
-from ironflow.core.execution import Assignment, Host, RunningStep
-from ironflow.core.functions import FunctionSpec
-from ironflow.core.lanes import Policies, is_throttle, is_windowed, parse_lane
-from ironflow.core.runs import Step
-from ironflow.core.workflow_state import WorkflowState
+from ironflow.core.functions.definition import FunctionSpec
+from ironflow.core.functions.lanes import Policies, is_throttle, is_windowed, parse_lane
+from ironflow.core.runs.execution import Assignment, Host, RunningStep
+from ironflow.core.runs.state import Step
+from ironflow.core.workflows.state import WorkflowState
 
 
 class Hosts:
-    """The `Host` of `ironflow.core.execution`: what this process cannot execute, others may."""
+    """The `Host` of `core.runs.execution`: what this process cannot execute, others may."""
 
     def __init__(self, local: Host, fleet: Fleet, endpoints: Endpoints) -> None:
         self.local, self.fleet, self.endpoints = local, fleet, endpoints

@@ -11,7 +11,7 @@ from ironflow.actors.slots.lines import Ticket
 from ironflow.actors.slots.windows import Start
 from ironflow.core.crash_points import reach
 from ironflow.core.errors import Damaged
-from ironflow.core.lanes import lanes_of
+from ironflow.core.functions.lanes import lanes_of
 from ironflow.storage.ports import LaneRow, RunRow
 
 if TYPE_CHECKING:

@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any
 from ironflow.version import VERSION as VERSION
 
 if TYPE_CHECKING:
-    from ironflow.core.entries import CancelOn as CancelOn
     from ironflow.core.errors import InvokeError as InvokeError
     from ironflow.core.errors import IronflowError as IronflowError
     from ironflow.core.errors import NonRetryable as NonRetryable
     from ironflow.core.errors import RunError as RunError
     from ironflow.core.errors import StepError as StepError
     from ironflow.core.errors import WaitTimeout as WaitTimeout
-    from ironflow.core.flow_control import Batch as Batch
-    from ironflow.core.flow_control import Concurrency as Concurrency
-    from ironflow.core.flow_control import Debounce as Debounce
-    from ironflow.core.flow_control import Fairness as Fairness
-    from ironflow.core.flow_control import FlowControl as FlowControl
-    from ironflow.core.flow_control import RateLimit as RateLimit
-    from ironflow.core.flow_control import Singleton as Singleton
-    from ironflow.core.flow_control import Throttle as Throttle
-    from ironflow.core.functions import Trigger as Trigger
-    from ironflow.core.retry import RetryPolicy as RetryPolicy
+    from ironflow.core.functions.definition import Trigger as Trigger
+    from ironflow.core.functions.flow_control import Batch as Batch
+    from ironflow.core.functions.flow_control import Concurrency as Concurrency
+    from ironflow.core.functions.flow_control import Debounce as Debounce
+    from ironflow.core.functions.flow_control import Fairness as Fairness
+    from ironflow.core.functions.flow_control import FlowControl as FlowControl
+    from ironflow.core.functions.flow_control import RateLimit as RateLimit
+    from ironflow.core.functions.flow_control import Singleton as Singleton
+    from ironflow.core.functions.flow_control import Throttle as Throttle
+    from ironflow.core.runs.entries import CancelOn as CancelOn
+    from ironflow.core.runs.retry import RetryPolicy as RetryPolicy
     from ironflow.embedded import run as run
     from ironflow.embedded import run_sync as run_sync
     from ironflow.sdk.blocking import BlockingContext as BlockingContext
@@ -47,31 +47,31 @@ if TYPE_CHECKING:
     from ironflow.sdk.worker import Worker as Worker
 
 _HOMES = {
-    "Batch": "core.flow_control",
+    "Batch": "core.functions.flow_control",
     "BlockingContext": "sdk.blocking",
-    "CancelOn": "core.entries",
-    "Concurrency": "core.flow_control",
+    "CancelOn": "core.runs.entries",
+    "Concurrency": "core.functions.flow_control",
     "Context": "sdk.context",
-    "Debounce": "core.flow_control",
+    "Debounce": "core.functions.flow_control",
     "Endpoint": "sdk.push",
     "Event": "sdk.waits",
     "EventWait": "sdk.waits",
-    "Fairness": "core.flow_control",
-    "FlowControl": "core.flow_control",
+    "Fairness": "core.functions.flow_control",
+    "FlowControl": "core.functions.flow_control",
     "Function": "sdk.function",
     "InvokeError": "core.errors",
     "IronflowError": "core.errors",
     "NonRetryable": "core.errors",
     "Outcome": "sdk.waits",
-    "RateLimit": "core.flow_control",
-    "RetryPolicy": "core.retry",
+    "RateLimit": "core.functions.flow_control",
+    "RetryPolicy": "core.runs.retry",
     "RunError": "core.errors",
     "RunWait": "sdk.waits",
-    "Singleton": "core.flow_control",
+    "Singleton": "core.functions.flow_control",
     "StepError": "core.errors",
-    "Throttle": "core.flow_control",
+    "Throttle": "core.functions.flow_control",
     "TimerWait": "sdk.waits",
-    "Trigger": "core.functions",
+    "Trigger": "core.functions.definition",
     "WaitTimeout": "core.errors",
     "Winner": "sdk.waits",
     "Worker": "sdk.worker",

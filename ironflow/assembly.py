@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from ironflow.actors.engine import Engine
+from ironflow.core.access.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.clock import SECOND, Clock, Ids
-from ironflow.core.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.errors import Conflict, Draining, StorageError
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry

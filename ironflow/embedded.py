@@ -16,8 +16,8 @@ from typing import Any
 from ironflow.actors.engine import Engine
 from ironflow.core.clock import Clock, Ids, SystemClock
 from ironflow.core.errors import RunError, StorageError
-from ironflow.core.runs import Run, RunStatus
-from ironflow.core.values import convert_input, encode_plain
+from ironflow.core.runs.state import Run, RunStatus
+from ironflow.core.values.codec import convert_input, encode_plain
 from ironflow.sdk.executor import LINGER, Executor
 from ironflow.sdk.function import Function, Registry, registry
 from ironflow.storage.memory.store import MemoryStore

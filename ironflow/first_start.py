@@ -9,8 +9,8 @@ import sys
 
 from ironflow.actors.directory.keyring import Keyring
 from ironflow.actors.directory.registrar import Registrar
-from ironflow.core.access import ADMIN
-from ironflow.core.directory import DirectoryFounded
+from ironflow.core.access.directory import DirectoryFounded
+from ironflow.core.access.keys import ADMIN
 from ironflow.core.errors import ConfigError
 from ironflow.discovery import is_loopback
 from ironflow.settings import Settings

@@ -26,10 +26,10 @@ from aiohttp import web
 from ironflow import VERSION
 from ironflow.actors.engine import Engine
 from ironflow.assembly import Assembly, Runtime
+from ironflow.core.access.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.clock import Clock, Ids, SystemClock
-from ironflow.core.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.errors import ConfigError, IronflowError
-from ironflow.core.signatures import Key
+from ironflow.core.remote.signatures import Key
 from ironflow.discovery import is_loopback, publish, withdraw
 from ironflow.first_start import prepare
 from ironflow.launch import command

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from ironflow.core.commands import Outcome
+from ironflow.core.runs.commands import Outcome
 from ironflow.storage.rows import (
     BLOB_REFS,
     BLOBS,

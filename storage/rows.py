@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ironflow.core.entries import RunKind
+from ironflow.core.runs.entries import RunKind
 
 
 class Entry(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ironflow.core.errors import InvalidInput
-from ironflow.core.secrets import LONGEST, SecretMissing, check_secrets
+from ironflow.core.functions.secrets import LONGEST, SecretMissing, check_secrets
 
 
 class SecretFolder:

@@ -11,10 +11,10 @@ from engine_world import play
 from ironflow import testing
 from ironflow.actors.elsewhere import jobs as reports
 from ironflow.actors.workers.worker import PollDropped, PollJobs, RegisterWorker
-from ironflow.core import pull
-from ironflow.core.entries import RunOptions
-from ironflow.core.functions import Definition
-from ironflow.core.retry import RetryPolicy
+from ironflow.core.functions.definition import Definition
+from ironflow.core.remote import pull
+from ironflow.core.runs.entries import RunOptions
+from ironflow.core.runs.retry import RetryPolicy
 
 QUICK = RetryPolicy(max_attempts=3, initial_delay=1.0, jitter=0.0)
 

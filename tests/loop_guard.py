@@ -23,7 +23,7 @@ ALLOWED = (
     (("os.stat", "io.TextIOWrapper.read"), "sdk/function.py", "hash_code"),
     # Files of our own package and of the time zone database: small, and read once.
     (("io.TextIOWrapper.read",), "storage/sqlite/sql.py", "load"),
-    (("os.stat", "io.BufferedReader.read"), "core/schedules.py", "_load_zone"),
+    (("os.stat", "io.BufferedReader.read"), "core/functions/schedules.py", "_load_zone"),
     # /proc is memory.
     (
         ("io.BufferedReader.read", "os.listdir", "os.stat"),

@@ -10,12 +10,12 @@ from typing import Any
 from engine_world import play
 
 from ironflow import Endpoint, testing
-from ironflow.core import functions as fn
-from ironflow.core.breaker import BreakerPolicy
-from ironflow.core.entries import RunOptions
-from ironflow.core.push import CallFailure, Reply
-from ironflow.core.retry import RetryPolicy
-from ironflow.core.signatures import HEADER, BadSignature, sign, verify
+from ironflow.core.functions import definition as fn
+from ironflow.core.remote.breaker import BreakerPolicy
+from ironflow.core.remote.push import CallFailure, Reply
+from ironflow.core.remote.signatures import HEADER, BadSignature, sign, verify
+from ironflow.core.runs.entries import RunOptions
+from ironflow.core.runs.retry import RetryPolicy
 from ironflow.sdk.function import Function, Registry
 from ironflow.sdk.function import function as define
 

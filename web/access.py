@@ -17,9 +17,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ironflow.actors.engine import Engine
-from ironflow.core.access import Key, PermissionDenied, Unauthenticated
-from ironflow.core.actions import Requirement, requirement_of
-from ironflow.core.directory import DEFAULT_ENVIRONMENT, Directory
+from ironflow.core.access.actions import Requirement, requirement_of
+from ironflow.core.access.directory import DEFAULT_ENVIRONMENT, Directory
+from ironflow.core.access.keys import Key, PermissionDenied, Unauthenticated
 from ironflow.web.environments import Environments
 from ironflow.web.limits import Held, HeldLimits, kind_held, waits
 from ironflow.web.prefect.paths import is_ours as is_prefect

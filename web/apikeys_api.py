@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ironflow.core.access import SHOWN, Key
+from ironflow.core.access.keys import SHOWN, Key
 from ironflow.core.durations import parse_duration
 from ironflow.core.errors import InvalidInput
 from ironflow.web.keys_api import find_environment, find_key, find_roles

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ironflow.actors.elsewhere.jobs import Lease, take_reports
 from ironflow.actors.endpoints.breakers import Speak
-from ironflow.core.breaker import Breaker, Word
 from ironflow.core.errors import NotFound
-from ironflow.core.remote import Report
+from ironflow.core.remote.breaker import Breaker, Word
+from ironflow.core.remote.reports import Report
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Handle, Route
 from ironflow.web.views import moment

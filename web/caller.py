@@ -20,8 +20,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from ironflow.core.clock import SECOND, Clock
 from ironflow.core.errors import reason_of
-from ironflow.core.push import CallFailure, Reply
-from ironflow.core.signatures import HEADER, BadSignature, Key, sign_with, verify
+from ironflow.core.remote.push import CallFailure, Reply
+from ironflow.core.remote.signatures import HEADER, BadSignature, Key, sign_with, verify
 
 LARGEST_ANSWER = 16 * 1024 * 1024
 """Bytes."""
@@ -87,7 +87,7 @@ class _CheckedResolver(AbstractResolver):
 
 
 class HttpCaller:
-    """`ironflow.core.push.Caller` over aiohttp."""
+    """`ironflow.core.remote.push.Caller` over aiohttp."""
 
     def __init__(self, clock: Clock, allowance: Allowance, keys: Sequence[Key] = ()) -> None:
         """`keys` sign requests, the one in use first, one that is being replaced behind it; without

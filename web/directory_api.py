@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ironflow.core.access import PermissionDenied
-from ironflow.core.directory import DEFAULT_ENVIRONMENT, Named
+from ironflow.core.access.directory import DEFAULT_ENVIRONMENT, Named
+from ironflow.core.access.keys import PermissionDenied
 from ironflow.core.errors import Conflict, NotFound
 from ironflow.web.environments import Environments
 from ironflow.web.named import WRITES, AnyCall, Things, directory_of, recorded

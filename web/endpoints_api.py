@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from ironflow.actors.endpoints.endpoints import breaker_key
 from ironflow.actors.endpoints.introspection import Survey, register_found, survey
 from ironflow.actors.engine import Engine
-from ironflow.core.breaker import BreakerStatus
-from ironflow.core.functions import Definition
+from ironflow.core.functions.definition import Definition
+from ironflow.core.remote.breaker import BreakerStatus
 from ironflow.storage.ports import FunctionRow
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Route

@@ -20,7 +20,7 @@ from ironflow.actors.directory.keyring import Keyring
 from ironflow.actors.directory.registrar import Registrar
 from ironflow.actors.directory.unbroken import unbroken
 from ironflow.actors.engine import Engine
-from ironflow.core.directory import DEFAULT_ENVIRONMENT, Directory, EnvironmentPut, Named
+from ironflow.core.access.directory import DEFAULT_ENVIRONMENT, Directory, EnvironmentPut, Named
 from ironflow.core.errors import Conflict, Gone, InvalidInput, IronflowError
 
 log = logging.getLogger("ironflow")

@@ -10,8 +10,8 @@ import msgspec
 
 from ironflow.actors.engine import Engine
 from ironflow.core.errors import Draining, Gone, InvalidInput, IronflowError, NotFound
-from ironflow.core.json_text import keep_json
-from ironflow.core.patterns import validate_event_name
+from ironflow.core.expressions.patterns import validate_event_name
+from ironflow.core.values.json_text import keep_json
 from ironflow.storage.ports import EventFilter
 from ironflow.web.outcomes import Judge
 from ironflow.web.problems import describe

@@ -24,8 +24,8 @@ from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 
 from ironflow.actors.runs.endings import Ending
-from ironflow.core.actions import Requirement, requirement_of
-from ironflow.core.directory import DEFAULT_ENVIRONMENT
+from ironflow.core.access.actions import Requirement, requirement_of
+from ironflow.core.access.directory import DEFAULT_ENVIRONMENT
 from ironflow.web.access import HEADER, NAME_HEADER, Gate, secret_of
 from ironflow.web.limits import kind_held
 from ironflow.web.patience import BODY_BYTES, PatientHandler, PatientRunner

@@ -20,9 +20,9 @@ import msgspec
 import orjson
 
 from ironflow.core.clock import to_rfc3339
-from ironflow.core.entries import RunCreated
 from ironflow.core.errors import Draining
-from ironflow.core.patterns import Pattern
+from ironflow.core.expressions.patterns import Pattern
+from ironflow.core.runs.entries import RunCreated
 from ironflow.storage.ports import Entry, Journal, Reader
 
 RING_ENTRIES = 8192

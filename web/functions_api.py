@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from ironflow.core.errors import InvalidInput
-from ironflow.core.functions import Definition
-from ironflow.core.json_text import keep_json
-from ironflow.core.runs import Run
+from ironflow.core.functions.definition import Definition
+from ironflow.core.runs.state import Run
+from ironflow.core.values.json_text import keep_json
 from ironflow.web.queries import Query, check_key, parse_wait
 from ironflow.web.routing import Answer, Call, Route
 from ironflow.web.views import failure_view, function_view, load, moment

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from ironflow.actors.engine import Engine
+from ironflow.core.access.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.clock import to_rfc3339
-from ironflow.core.directory import DEFAULT_ENVIRONMENT
 from ironflow.core.errors import NotFound
-from ironflow.core.flow_control import FlowControl
-from ironflow.core.functions import Definition
-from ironflow.core.intake import Intake
+from ironflow.core.functions.definition import Definition
+from ironflow.core.functions.flow_control import FlowControl
+from ironflow.core.functions.intake import Intake
 from ironflow.storage.ports import FunctionRow, IntakeRow
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Handle, Route

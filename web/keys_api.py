@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ironflow.core.access import Key, PermissionDenied
+from ironflow.core.access.keys import Key, PermissionDenied
 from ironflow.core.durations import parse_duration
 from ironflow.core.errors import InvalidInput, NotFound
 from ironflow.web.queries import Query, check_text

@@ -10,7 +10,7 @@ from ironflow.actors.hosts import Slots, describe
 from ironflow.actors.slots.lanes import LaneState
 from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.errors import NotFound
-from ironflow.core.lanes import RATE, THROTTLE, parse_lane
+from ironflow.core.functions.lanes import RATE, THROTTLE, parse_lane
 from ironflow.web.queries import Query, decode_cursor, encode_cursor
 from ironflow.web.routing import Answer, Call, Route
 from ironflow.web.wire import lanes as wire

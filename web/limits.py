@@ -13,7 +13,7 @@ from typing import Literal
 
 from aiohttp import web
 
-from ironflow.core.access import Key
+from ironflow.core.access.keys import Key
 from ironflow.core.errors import IronflowError
 
 Kind = Literal["stream", "poll"]

@@ -30,7 +30,7 @@ from prometheus_client.registry import Collector
 from ironflow.actors.engine import Engine
 from ironflow.actors.runs.run import RunActor
 from ironflow.core.clock import SECOND
-from ironflow.core.runs import Run
+from ironflow.core.runs.state import Run
 from ironflow.storage.ports import Entry
 from ironflow.web.stream import LIVE
 

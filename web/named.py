@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from aiohttp import web
 
-from ironflow.core.directory import Directory
+from ironflow.core.access.directory import Directory
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Handle, Route
 from ironflow.web.wire import View

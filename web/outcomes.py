@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ironflow.actors.engine import Engine
 from ironflow.actors.events.router import EventEmitted
 from ironflow.core.clock import to_rfc3339
-from ironflow.core.commands import Outcome
+from ironflow.core.runs.commands import Outcome
 from ironflow.storage.ports import IntakeRow, RunRow
 from ironflow.web.wire import events as wire
 

@@ -23,7 +23,7 @@ from aiohttp import web
 from ironflow.core.clock import from_datetime
 from ironflow.core.durations import parse_duration
 from ironflow.core.errors import InvalidInput, NotFound
-from ironflow.core.values import MAX_DEPTH
+from ironflow.core.values.codec import MAX_DEPTH
 from ironflow.web.problems import Malformed, invalid_body
 
 MAX_WAIT = 300.0

@@ -4,12 +4,12 @@ are. Only an admin's key that is bound to no environment changes any of this.
 
 from __future__ import annotations
 
-from ironflow.core.access import Key
-from ironflow.core.actions import BUILT_IN
-from ironflow.core.directory import Role
+from ironflow.core.access.actions import BUILT_IN
+from ironflow.core.access.directory import Role
+from ironflow.core.access.irn import parse_irn
+from ironflow.core.access.keys import Key
+from ironflow.core.access.policies import Policy, check_action
 from ironflow.core.errors import InvalidInput, NotFound
-from ironflow.core.irn import parse_irn
-from ironflow.core.policies import Policy, check_action
 from ironflow.web.named import WRITES, AnyCall, Things, directory_of, recorded
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Route

@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import web
 
 from ironflow.actors.engine import Engine
-from ironflow.core.actions import requirement_of
+from ironflow.core.access.actions import requirement_of
 from ironflow.core.clock import SECOND
 from ironflow.core.errors import IronflowError
 from ironflow.web.environments import Environments

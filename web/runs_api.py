@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from ironflow.core.entries import RunKind
 from ironflow.core.errors import NotFound
-from ironflow.core.explain import Explanation, explain
 from ironflow.core.prefect.explain import explain_flow_run
 from ironflow.core.prefect.lists import running_steps as tasks_running
-from ironflow.core.runs import TERMINAL, Run
+from ironflow.core.runs.entries import RunKind
+from ironflow.core.runs.explain import Explanation, explain
+from ironflow.core.runs.state import TERMINAL, Run
 from ironflow.storage.ports import RunFilter
 from ironflow.web.functions_api import WaitQuery
 from ironflow.web.queries import (

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
-from ironflow.core.access import ADMIN, Key, PermissionDenied
+from ironflow.core.access.keys import ADMIN, Key, PermissionDenied
 
 KEY = web.RequestKey("api_key", Key)
 """The key of a request, where one is needed."""

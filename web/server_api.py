@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from ironflow.core.runs import RunStatus
+from ironflow.core.runs.state import RunStatus
 from ironflow.web.queries import Query
 from ironflow.web.routing import Answer, Call, Route
 from ironflow.web.views import actor_view, blockage_view

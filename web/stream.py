@@ -16,8 +16,8 @@ from aiohttp import web
 
 from ironflow.actors.engine import Engine
 from ironflow.core.errors import InvalidInput, NotFound
-from ironflow.core.patterns import compile_pattern
-from ironflow.core.runs import TERMINAL
+from ironflow.core.expressions.patterns import compile_pattern
+from ironflow.core.runs.state import TERMINAL
 from ironflow.web.feed import Bell, Feed, Selection
 from ironflow.web.queries import Query, QueryDecoder, check_run_id
 from ironflow.web.tails import RunTail, Tail

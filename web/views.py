@@ -19,16 +19,16 @@ from ironflow.actors.kernel.system import ActorStatistics
 from ironflow.actors.runs.rows import run_row
 from ironflow.core.blockages import Blockage
 from ironflow.core.clock import SECOND, to_rfc3339
-from ironflow.core.commands import Outcome
-from ironflow.core.entries import EventFacts, decode_entry
 from ironflow.core.errors import InvalidInput
-from ironflow.core.execution import RunningStep
-from ironflow.core.explain import describe_rungs
-from ironflow.core.functions import Definition
-from ironflow.core.payloads import Failure, Payload
-from ironflow.core.retry import RetryPolicy
-from ironflow.core.runs import Run, Step, StepStatus
-from ironflow.core.workflow_steps import StepHistory
+from ironflow.core.functions.definition import Definition
+from ironflow.core.runs.commands import Outcome
+from ironflow.core.runs.entries import EventFacts, decode_entry
+from ironflow.core.runs.execution import RunningStep
+from ironflow.core.runs.explain import describe_rungs
+from ironflow.core.runs.retry import RetryPolicy
+from ironflow.core.runs.state import Run, Step, StepStatus
+from ironflow.core.values.payloads import Failure, Payload
+from ironflow.core.workflows.steps import StepHistory
 from ironflow.storage.ports import Entry, EventRow, FunctionRow, RunRow
 from ironflow.web.outcomes import Judge, plain_outcomes
 from ironflow.web.wire.events import EventView

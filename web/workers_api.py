@@ -13,9 +13,9 @@ from ironflow.actors.elsewhere import jobs as reports
 from ironflow.actors.kernel.actor import Ref
 from ironflow.actors.workers.exchange import exchange
 from ironflow.actors.workers.worker import Heartbeat, Leave, PollDropped, PollJobs, RegisterWorker
-from ironflow.core import pull
 from ironflow.core.clock import to_rfc3339
 from ironflow.core.errors import InvalidInput, NotFound
+from ironflow.core.remote import pull
 from ironflow.web.queries import Query, check_text
 from ironflow.web.routing import Answer, Call, Handle, Route
 from ironflow.web.wire.runs import ValueView

@@ -17,11 +17,11 @@ from ironflow.actors.directory.unbroken import unbroken
 from ironflow.actors.endpoints.endpoints import breaker_key
 from ironflow.actors.events.router import FunctionsChanged
 from ironflow.actors.kernel.actor import Ensure
-from ironflow.core import function_history as h
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
-from ironflow.core.functions import Definition, check_policies
-from ironflow.core.push import CallFailure
-from ironflow.core.secrets import SecretMissing, check_secrets
+from ironflow.core.functions import history as h
+from ironflow.core.functions.definition import Definition, check_policies
+from ironflow.core.functions.secrets import SecretMissing, check_secrets
+from ironflow.core.remote.push import CallFailure
 from ironflow.storage.ports import FUNCTIONS, Batch, Entry, FunctionRow, NewEntry
 
 if TYPE_CHECKING:

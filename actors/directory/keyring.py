@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ironflow.actors.directory.unbroken import unbroken
-from ironflow.core.access import (
+from ironflow.core.access.keys import (
     ADMIN,
     KINDS,
     SHOWN,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from ironflow.actors.directory.unbroken import unbroken
+from ironflow.core.access.directory import KINDS, Directory, DirectoryEntry
 from ironflow.core.clock import Clock
-from ironflow.core.directory import KINDS, Directory, DirectoryEntry
 from ironflow.storage.ports import Batch, NewEntry
 
 if TYPE_CHECKING:

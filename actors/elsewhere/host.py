@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ironflow.actors.elsewhere.jobs import Lease
 from ironflow.core.clock import Clock
-from ironflow.core.execution import RunningStep
-from ironflow.core.functions import Definition, FunctionSpec, compile_spec
-from ironflow.core.runs import Step
-from ironflow.core.secrets import NoSecrets, SecretSource
-from ironflow.core.workflow_state import WorkflowState
+from ironflow.core.functions.definition import Definition, FunctionSpec, compile_spec
+from ironflow.core.functions.secrets import NoSecrets, SecretSource
+from ironflow.core.runs.execution import RunningStep
+from ironflow.core.runs.state import Step
+from ironflow.core.workflows.state import WorkflowState
 
 if TYPE_CHECKING:
     from ironflow.actors.kernel.system import System

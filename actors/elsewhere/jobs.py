@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import msgspec
 
-from ironflow.core import commands as c
-from ironflow.core import pull
 from ironflow.core.clock import SECOND, Clock, to_rfc3339
 from ironflow.core.errors import Conflict, IronflowError, NotFound, StaleExecution, Suspended
-from ironflow.core.execution import Assignment
-from ironflow.core.functions import FunctionSpec
+from ironflow.core.functions.definition import FunctionSpec
+from ironflow.core.functions.secrets import SecretSource
 from ironflow.core.messages import Message
-from ironflow.core.payloads import Failure
-from ironflow.core.remote import Answer, RecordedJob, Report, decode_report
-from ironflow.core.secrets import SecretSource
+from ironflow.core.remote import pull
+from ironflow.core.remote.reports import Answer, RecordedJob, Report, decode_report
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.execution import Assignment
+from ironflow.core.values.payloads import Failure
 
 if TYPE_CHECKING:
     from ironflow.actors.runs.effects import LocalEffects

@@ -11,8 +11,8 @@ import msgspec
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel.actor import LATER, Ensure, Envelope
 from ironflow.actors.stream import Renew, StreamActor
-from ironflow.core import commands as c
-from ironflow.core.breaker import (
+from ironflow.core.messages import Message
+from ironflow.core.remote.breaker import (
     KINDS,
     Breaker,
     BreakerEntry,
@@ -24,7 +24,7 @@ from ironflow.core.breaker import (
     on_failure,
     on_success,
 )
-from ironflow.core.messages import Message
+from ironflow.core.runs import commands as c
 from ironflow.storage.ports import Batch, NewEntry
 
 TIMER = "probe"

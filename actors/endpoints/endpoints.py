@@ -26,9 +26,6 @@ from ironflow.actors.elsewhere.jobs import (
 )
 from ironflow.actors.endpoints.breakers import NoteFailure, NoteSuccess
 from ironflow.actors.endpoints.call_slots import CallSlots
-from ironflow.core import commands as c
-from ironflow.core import push
-from ironflow.core.breaker import Breaker, BreakerStatus
 from ironflow.core.clock import Clock, to_rfc3339
 from ironflow.core.errors import (
     InvalidInput,
@@ -37,10 +34,13 @@ from ironflow.core.errors import (
     StaleExecution,
     Suspended,
 )
-from ironflow.core.execution import Assignment
-from ironflow.core.functions import Definition, Endpoint
-from ironflow.core.payloads import Failure
-from ironflow.core.remote import Answer, Report
+from ironflow.core.functions.definition import Definition, Endpoint
+from ironflow.core.remote import push
+from ironflow.core.remote.breaker import Breaker, BreakerStatus
+from ironflow.core.remote.reports import Answer, Report
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.execution import Assignment
+from ironflow.core.values.payloads import Failure
 
 if TYPE_CHECKING:
     from ironflow.actors.kernel.system import System

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from ironflow.core.errors import Conflict, EndpointFailed, InvalidInput
-from ironflow.core.functions import Definition, Endpoint, compile_spec
-from ironflow.core.push import CallFailure, Introduction, Question, Reply
+from ironflow.core.functions.definition import Definition, Endpoint, compile_spec
+from ironflow.core.remote.push import CallFailure, Introduction, Question, Reply
 
 if TYPE_CHECKING:
     from ironflow.actors.engine import Engine

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ironflow.actors.events.router import EventEmitted
-from ironflow.core import commands as c
-from ironflow.core.entries import EventFacts
 from ironflow.core.errors import IdempotencyConflict, InvalidInput
-from ironflow.core.payloads import pack
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.entries import EventFacts
+from ironflow.core.values.payloads import pack
 
 if TYPE_CHECKING:
     from ironflow.actors.engine import Engine

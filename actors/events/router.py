@@ -19,16 +19,16 @@ from ironflow.actors.environment import Environment
 from ironflow.actors.events.waiters import Waiter
 from ironflow.actors.kernel.actor import LATER, Actor, Ensure, Envelope
 from ironflow.actors.kernel.outbox import encode_row, with_delivery
-from ironflow.core import commands as c
 from ironflow.core.clock import derive_id, to_rfc3339
-from ironflow.core.entries import EventFacts, EventRef
 from ironflow.core.errors import Gone, IdempotencyConflict, IronflowError, StorageError
-from ironflow.core.functions import FunctionSpec
-from ironflow.core.intake import intake_of
+from ironflow.core.expressions.patterns import PatternIndex
+from ironflow.core.functions.definition import FunctionSpec
+from ironflow.core.functions.intake import intake_of
 from ironflow.core.messages import Message
-from ironflow.core.patterns import PatternIndex
-from ironflow.core.payloads import Payload, pack
-from ironflow.core.values import convert_input, encode_plain
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.entries import EventFacts, EventRef
+from ironflow.core.values.codec import convert_input, encode_plain
+from ironflow.core.values.payloads import Payload, pack
 from ironflow.storage.ports import (
     BLOB_REFS,
     BLOBS,

@@ -15,13 +15,13 @@ import msgspec
 from ironflow.actors.kernel.actor import LATER, Ensure, Envelope
 from ironflow.actors.kernel.outbox import encode_row, with_delivery
 from ironflow.actors.stream import Renew, StreamActor
-from ironflow.core import commands as c
 from ironflow.core.clock import to_rfc3339
-from ironflow.core.entries import EventRef
-from ironflow.core.functions import Cron
+from ironflow.core.functions.definition import Cron
 from ironflow.core.messages import Message
-from ironflow.core.payloads import pack
-from ironflow.core.pull import CRON_EVENT
+from ironflow.core.remote.pull import CRON_EVENT
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.entries import EventRef
+from ironflow.core.values.payloads import pack
 from ironflow.storage.ports import DELIVERIES, Batch, NewEntry
 
 TIMER = "fire"

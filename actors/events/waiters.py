@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from ironflow.core.expressions import Expression
-from ironflow.core.functions import compile_filter
-from ironflow.core.patterns import PatternIndex
+from ironflow.core.expressions.compiled import Expression
+from ironflow.core.expressions.patterns import PatternIndex
+from ironflow.core.functions.definition import compile_filter
 
 
 class Waiter(msgspec.Struct, frozen=True, eq=False):

@@ -20,11 +20,11 @@ from ironflow.actors.environment import Environment
 from ironflow.actors.kernel.actor import LATER, Ensure, Envelope
 from ironflow.actors.kernel.outbox import encode_row, with_delivery
 from ironflow.actors.stream import Renew, StreamActor
-from ironflow.core import commands as c
-from ironflow.core import intake as i
-from ironflow.core.entries import UNREADABLE
 from ironflow.core.errors import Damaged
+from ironflow.core.functions import intake as i
 from ironflow.core.messages import Message
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.entries import UNREADABLE
 from ironflow.storage.ports import (
     BLOB_REFS,
     BLOBS,

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from ironflow.actors.intake.actor import IntakeActor
 from ironflow.actors.intake.pending import TIMER, BatchActor, DebounceActor
 from ironflow.actors.intake.singleton import SingletonActor
-from ironflow.core import intake as i
+from ironflow.core.functions import intake as i
 from ironflow.storage.ports import (
     INTAKES,
     RUNS,

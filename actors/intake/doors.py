@@ -14,13 +14,13 @@ from ironflow.actors.intake.actor import IntakeActor
 from ironflow.actors.intake.pending import BatchActor, DebounceActor
 from ironflow.actors.intake.singleton import SingletonActor
 from ironflow.actors.kernel.actor import Ensure
-from ironflow.core import commands as c
 from ironflow.core.errors import Conflict, FailedPrecondition
-from ironflow.core.functions import Definition
-from ironflow.core.intake import defers, gate_of
-from ironflow.core.patterns import PatternIndex
-from ironflow.core.runs import Run, RunStatus
-from ironflow.core.values import convert_input
+from ironflow.core.expressions.patterns import PatternIndex
+from ironflow.core.functions.definition import Definition
+from ironflow.core.functions.intake import defers, gate_of
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.state import Run, RunStatus
+from ironflow.core.values.codec import convert_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,10 +17,10 @@ import msgspec
 
 from ironflow.actors.intake.actor import IntakeActor
 from ironflow.actors.kernel.actor import Envelope
-from ironflow.core import commands as c
-from ironflow.core import intake as i
 from ironflow.core.errors import NotFound, StorageError
+from ironflow.core.functions import intake as i
 from ironflow.core.messages import Message
+from ironflow.core.runs import commands as c
 from ironflow.storage.ports import BLOB_REFS, TIMERS, Batch, IntakeRow
 
 log = logging.getLogger("ironflow.intake")

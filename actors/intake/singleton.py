@@ -12,11 +12,11 @@ import msgspec
 
 from ironflow.actors.intake.actor import IntakeActor
 from ironflow.actors.kernel.actor import Envelope
-from ironflow.core import commands as c
-from ironflow.core import intake as i
 from ironflow.core.errors import Conflict
+from ironflow.core.functions import intake as i
 from ironflow.core.messages import Message
-from ironflow.core.payloads import Failure
+from ironflow.core.runs import commands as c
+from ironflow.core.values.payloads import Failure
 from ironflow.storage.ports import Batch, IntakeRow
 
 

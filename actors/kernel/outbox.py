@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ironflow.core.commands import DELIVERABLE, DELIVERY_KINDS, Send
 from ironflow.core.crash_points import reach
-from ironflow.core.entries import UNREADABLE
 from ironflow.core.errors import Damaged
 from ironflow.core.messages import Message
+from ironflow.core.runs.commands import DELIVERABLE, DELIVERY_KINDS, Send
+from ironflow.core.runs.entries import UNREADABLE
 from ironflow.storage.ports import Delivery
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import msgspec
 from ironflow.actors.kernel.actor import Ensure, Envelope
 from ironflow.actors.prefect.task_runs import TaskRunKeeper
 from ironflow.actors.stream import Renew
-from ironflow.core import commands as native
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
 from ironflow.core.messages import Message
 from ironflow.core.prefect import bodies
@@ -29,6 +28,7 @@ from ironflow.core.prefect.states import (
     drop_unpersisted_data,
 )
 from ironflow.core.prefect.timers import CLEAN_UP_TIMER, LATE_TIMER, left_behind
+from ironflow.core.runs import commands as native
 from ironflow.storage.ports import TIMERS, Batch
 from ironflow.storage.relational.prefect_runs import RUN_INPUTS
 

@@ -19,7 +19,6 @@ from ironflow.actors.kernel.outbox import encode_row, with_delivery
 from ironflow.actors.prefect.rows import flow_run_row, row_facts, run_row, task_run_row
 from ironflow.actors.prefect.sinks import MoveSink
 from ironflow.actors.stream import StreamActor
-from ironflow.core import commands as native
 from ironflow.core.errors import NotFound
 from ironflow.core.prefect import bodies
 from ironflow.core.prefect import commands as c
@@ -28,6 +27,7 @@ from ironflow.core.prefect.lists import as_run
 from ironflow.core.prefect.rules import Situation
 from ironflow.core.prefect.states import State
 from ironflow.core.prefect.timers import wanted_timers
+from ironflow.core.runs import commands as native
 from ironflow.storage.ports import DELIVERIES, RUNS, TIMERS, Batch, Loaded, NewEntry, Table
 from ironflow.storage.relational.prefect_runs import (
     FLOW_RUN_MOVES,

@@ -15,17 +15,17 @@ import msgspec
 from ironflow.actors.kernel.actor import LATER, Envelope
 from ironflow.actors.kernel.outbox import encode_row, with_delivery
 from ironflow.actors.slots.windows import Start
-from ironflow.core import commands as c
-from ironflow.core.affinity import actor_of
 from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.durations import format_duration
-from ironflow.core.effects import Barred
 from ironflow.core.errors import StorageError
-from ironflow.core.functions import Definition, FunctionSpec
-from ironflow.core.intake import gate_of
-from ironflow.core.lanes import Rank
+from ironflow.core.functions.affinity import actor_of
+from ironflow.core.functions.definition import Definition, FunctionSpec
+from ironflow.core.functions.intake import gate_of
+from ironflow.core.functions.lanes import Rank
 from ironflow.core.messages import Message
-from ironflow.core.payloads import pack
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.effects import Barred
+from ironflow.core.values.payloads import pack
 from ironflow.storage.ports import BLOB_REFS, BLOBS, DELIVERIES, Batch
 
 if TYPE_CHECKING:

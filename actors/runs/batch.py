@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ironflow.actors.kernel.outbox import encode_row, with_delivery
-from ironflow.core import commands as c
-from ironflow.core import effects as fx
-from ironflow.core import entries as e
-from ironflow.core.entries import (
+from ironflow.core.messages import Message
+from ironflow.core.runs import commands as c
+from ironflow.core.runs import effects as fx
+from ironflow.core.runs import entries as e
+from ironflow.core.runs.entries import (
     KINDS,
     RunCreated,
     RunEntry,
@@ -22,9 +23,8 @@ from ironflow.core.entries import (
     encode_entry,
     payloads,
 )
-from ironflow.core.messages import Message
-from ironflow.core.runs import Run
-from ironflow.core.workflow_state import signal_key
+from ironflow.core.runs.state import Run
+from ironflow.core.workflows.state import signal_key
 from ironflow.storage.ports import (
     BLOB_REFS,
     BLOBS,

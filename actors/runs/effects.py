@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from ironflow.actors.kernel.actor import Ref
-from ironflow.core.commands import ExecutionLeft
 from ironflow.core.errors import Gone, NonRetryable, NotFound, StorageError, Suspended
 from ironflow.core.messages import Message
-from ironflow.core.workflow_stream import StreamedEvent
+from ironflow.core.runs.commands import ExecutionLeft
+from ironflow.core.workflows.stream import StreamedEvent
 
 if TYPE_CHECKING:
     from ironflow.actors.environment import Environment
@@ -30,7 +30,7 @@ of would come to it again, without end.
 
 
 class LocalEffects:
-    """`ironflow.core.execution.Effects` by asking the actor of the run."""
+    """`ironflow.core.runs.execution.Effects` by asking the actor of the run."""
 
     __slots__ = ("_environment", "_execution", "_ref")
 
@@ -54,7 +54,7 @@ class LocalEffects:
         *,
         at_once: bool,
     ) -> None:
-        """See `core.execution.LocalEffects`."""
+        """See `core.runs.execution.LocalEffects`."""
         self._ref.send(command, then, at_once=at_once)
 
     def request(self, command: Message[R]) -> asyncio.Future[R]:

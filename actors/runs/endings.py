@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from ironflow.core.runs import Run
+from ironflow.core.runs.state import Run
 
 log = logging.getLogger("ironflow.actors")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ironflow.core.runs import Run, StepStatus
+from ironflow.core.runs.state import Run, StepStatus
 
 if TYPE_CHECKING:
     from ironflow.actors.runs.run import RunActor

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from ironflow.core import entries as e
-from ironflow.core.entries import decode_entry
 from ironflow.core.errors import Damaged
-from ironflow.core.fold import apply
-from ironflow.core.runs import Run
+from ironflow.core.runs import entries as e
+from ironflow.core.runs.entries import decode_entry
+from ironflow.core.runs.fold import apply
+from ironflow.core.runs.state import Run
 from ironflow.storage.ports import Loaded, RunRow
 
 _encode_state = msgspec.json.Encoder().encode

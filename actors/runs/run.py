@@ -1,4 +1,4 @@
-"""The actor of one run: its mailbox around the pure decisions of `ironflow.core.decisions`.
+"""The actor of one run: its mailbox around the pure decisions of `ironflow.core.runs.decisions`.
 
 It reserves a slot when a command may start the body, decides, commits the entries with all that
 follows from them, and after the commit starts, wakes or cancels the body. User code never runs in
@@ -25,18 +25,18 @@ from ironflow.actors.runs.rows import encode_snapshot, fold, handler_row, row_fa
 from ironflow.actors.slots.lines import Ticket
 from ironflow.actors.slots.windows import Start
 from ironflow.actors.stream import Renew, StreamActor
-from ironflow.core import commands as c
-from ironflow.core import decisions as d
-from ironflow.core import effects as fx
-from ironflow.core import entries as e
-from ironflow.core.entries import RunStarted
 from ironflow.core.errors import IronflowError
-from ironflow.core.execution import Assignment
-from ironflow.core.fold import apply
-from ironflow.core.lanes import is_throttle, lanes_of
+from ironflow.core.functions.lanes import is_throttle, lanes_of
 from ironflow.core.messages import Message
-from ironflow.core.runs import Run, RunStatus, StepStatus
-from ironflow.core.turns import job_timers
+from ironflow.core.runs import commands as c
+from ironflow.core.runs import decisions as d
+from ironflow.core.runs import effects as fx
+from ironflow.core.runs import entries as e
+from ironflow.core.runs.entries import RunStarted
+from ironflow.core.runs.execution import Assignment
+from ironflow.core.runs.fold import apply
+from ironflow.core.runs.state import Run, RunStatus, StepStatus
+from ironflow.core.workflows.turns import job_timers
 from ironflow.storage.ports import RUNS, Batch
 from ironflow.storage.relational.handlers import HANDLERS
 
@@ -44,7 +44,7 @@ log = logging.getLogger("ironflow.runs")
 
 
 class RunActor(StreamActor):
-    """One run. Understands the commands of `ironflow.core.commands`."""
+    """One run. Understands the commands of `ironflow.core.runs.commands`."""
 
     run: Run
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from ironflow.actors.slots.lines import Line, Queue, Ticket, drop
 from ironflow.actors.slots.windows import Windows
-from ironflow.core.lanes import is_throttle, is_windowed, parse_lane
+from ironflow.core.functions.lanes import is_throttle, is_windowed, parse_lane
 
 Admit = Callable[[Ticket], None]
 """Told of a run that has its places and may go on to a slot."""

@@ -19,10 +19,10 @@ from ironflow.actors.elsewhere.jobs import (
     settle_reports,
 )
 from ironflow.actors.workers.queue import Signal, Worker
-from ironflow.core import commands as c
-from ironflow.core import pull
 from ironflow.core.errors import NotFound
-from ironflow.core.remote import Answer, Report, Signals, Woken
+from ironflow.core.remote import pull
+from ironflow.core.remote.reports import Answer, Report, Signals, Woken
+from ironflow.core.runs import commands as c
 
 if TYPE_CHECKING:
     from ironflow.actors.workers.fleet import Fleet

@@ -17,11 +17,11 @@ from ironflow.actors.elsewhere.host import Elsewhere
 from ironflow.actors.elsewhere.jobs import Lease, end_execution, new_lease
 from ironflow.actors.workers.affinity import Actor
 from ironflow.actors.workers.queue import LEASE, Signal, Worker, WorkerQueue
-from ironflow.core import commands as c
 from ironflow.core.clock import Clock
-from ironflow.core.entries import CancelRung
-from ironflow.core.execution import Assignment
 from ironflow.core.messages import Message
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.entries import CancelRung
+from ironflow.core.runs.execution import Assignment
 
 if TYPE_CHECKING:
     from ironflow.actors.kernel.system import System

@@ -18,7 +18,7 @@ from ironflow.actors.elsewhere.jobs import Lease
 from ironflow.actors.slots.waiting_rows import WaitingRows
 from ironflow.actors.slots.windows import Later
 from ironflow.actors.workers.affinity import Actor, Bindings
-from ironflow.core.functions import FunctionSpec
+from ironflow.core.functions.definition import FunctionSpec
 
 LEASE = 90.0
 """Seconds that a worker keeps a job without a word of it, unless it says how often it beats."""
@@ -58,7 +58,7 @@ class Worker(msgspec.Struct, eq=False):
     draining: bool = False
     """It ends what it has and takes nothing new."""
     commands: bool = False
-    """It runs our executor: it reports commands and hears signals (`core.remote`)."""
+    """It runs our executor: it reports commands and hears signals (`core.remote.reports`)."""
     asked: int = 0
     """Jobs that the poll it holds open may still be answered with, where there is no window."""
     window: int = 0

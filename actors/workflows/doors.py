@@ -15,15 +15,15 @@ import msgspec
 
 from ironflow.actors.runs.endings import Ending
 from ironflow.actors.workflows.handlers import COLUMNS, BeginRun, HandlerRow, find
-from ironflow.core import commands as c
-from ironflow.core.entries import RunCompleted, RunFailed, decode_entry
 from ironflow.core.errors import Conflict, InvalidInput, IronflowError, NotFound
-from ironflow.core.functions import FunctionSpec
-from ironflow.core.payloads import Failure, pack
-from ironflow.core.runs import Run
-from ironflow.core.workflow_face import WorkflowFace
-from ironflow.core.workflow_state import EventData, WorkflowState
-from ironflow.core.workflow_stream import StreamedEvent
+from ironflow.core.functions.definition import FunctionSpec
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.entries import RunCompleted, RunFailed, decode_entry
+from ironflow.core.runs.state import Run
+from ironflow.core.values.payloads import Failure, pack
+from ironflow.core.workflows.face import WorkflowFace
+from ironflow.core.workflows.state import EventData, WorkflowState
+from ironflow.core.workflows.stream import StreamedEvent
 
 if TYPE_CHECKING:
     from ironflow.actors.engine import Engine

@@ -14,11 +14,11 @@ import msgspec
 from ironflow.actors.environment import Environment
 from ironflow.actors.kernel.actor import Actor, Envelope
 from ironflow.actors.runs.rows import fold
-from ironflow.core import commands as c
 from ironflow.core.errors import Conflict
 from ironflow.core.messages import Message
-from ironflow.core.runs import TERMINAL
-from ironflow.core.workflow_state import WorkflowState
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.state import TERMINAL
+from ironflow.core.workflows.state import WorkflowState
 from ironflow.storage.relational.handlers import HANDLERS
 
 COLUMNS = ", ".join(HANDLERS.columns)

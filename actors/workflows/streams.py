@@ -11,9 +11,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from ironflow.core.entries import KINDS, TurnRecorded, decode_entry
 from ironflow.core.errors import NotFound
-from ironflow.core.workflow_stream import StreamedEvent, events_of
+from ironflow.core.runs.entries import KINDS, TurnRecorded, decode_entry
+from ironflow.core.workflows.stream import StreamedEvent, events_of
 from ironflow.storage.ports import Entry, Store
 
 PAGE = 500

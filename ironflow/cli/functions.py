@@ -12,7 +12,7 @@ from ironflow.cli.client import Page, connect, decode, segment
 from ironflow.cli.options import VerbGroup, json_option, server_option
 from ironflow.cli.output import Column, pretty, print_body, print_fields, print_items, print_table
 from ironflow.core.durations import format_duration
-from ironflow.core.flow_control import FlowControl
+from ironflow.core.functions.flow_control import FlowControl
 from ironflow.web.wire.functions import FunctionView, RetryView, TriggerView
 
 

@@ -14,7 +14,7 @@ from ironflow.cli.inputs import read_json
 from ironflow.cli.options import Duration, Verb, json_option, server_option
 from ironflow.cli.output import print_body, print_json, say
 from ironflow.core.durations import format_duration
-from ironflow.core.runs import TERMINAL
+from ironflow.core.runs.state import TERMINAL
 from ironflow.web.wire.events import EmitView
 from ironflow.web.wire.functions import InvokeView
 from ironflow.web.wire.runs import ResultView

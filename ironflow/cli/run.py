@@ -76,7 +76,7 @@ def run(
 async def _run(
     function: Function, data: object, db: str | None, key: str | None, timeout: float | None
 ) -> object:
-    from ironflow.core.values import encode_plain
+    from ironflow.core.values.codec import encode_plain
     from ironflow.embedded import open_engine, run_on
 
     body = encode_plain(data, "input")
@@ -87,7 +87,7 @@ async def _run(
 
 def _tell_of_waits(entries: Sequence[Entry]) -> None:
     """Say when a run begins to wait for an event: nobody outside of this process can send one."""
-    from ironflow.core.entries import WaitStarted, decode_entry
+    from ironflow.core.runs.entries import WaitStarted, decode_entry
 
     for entry in entries:
         if entry.kind != "wait.started":

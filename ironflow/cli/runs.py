@@ -23,8 +23,8 @@ from ironflow.cli.output import (
     print_table,
 )
 from ironflow.cli.run_ids import resolve, short_id
-from ironflow.core.entries import RunKind
-from ironflow.core.runs import RunStatus
+from ironflow.core.runs.entries import RunKind
+from ironflow.core.runs.state import RunStatus
 from ironflow.web.wire.events import EventView
 from ironflow.web.wire.runs import (
     EntryView,

@@ -22,7 +22,7 @@ from ironflow.cli.output import STYLES, console, is_terminal, line, print_body, 
 from ironflow.cli.run_ids import short_id
 from ironflow.cli.run_tree import Line, build, fit, symbol
 from ironflow.cli.streaming import Message, follow
-from ironflow.core.runs import TERMINAL
+from ironflow.core.runs.state import TERMINAL
 from ironflow.core.terminal import clean
 from ironflow.web.wire.runs import EntryView, RunView, StepPage
 

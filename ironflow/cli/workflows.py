@@ -119,8 +119,8 @@ def _find(module: str, name: str | None) -> Any:
 
 def _entries(server: str, run_id: str) -> list[Any]:
     """The journal of a run, read from a server. Raises `NotFound` for one that is no workflow's."""
-    from ironflow.core.entries import RunCompleted, decode_entry
-    from ironflow.core.payloads import NULL
+    from ironflow.core.runs.entries import RunCompleted, decode_entry
+    from ironflow.core.values.payloads import NULL
 
     client, after = connect(server), 0
     status, answer = client.probe(f"/handlers?handler_id={quote(run_id, safe='')}")

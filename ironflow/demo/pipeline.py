@@ -18,7 +18,7 @@ from collections import Counter
 
 import msgspec
 
-from ironflow.core.retry import RetryPolicy
+from ironflow.core.runs.retry import RetryPolicy
 from ironflow.demo.executions import Notebook
 from ironflow.demo.graph import Graph, build_graph
 from ironflow.demo.report import Origin, ProcessShare, most_complex, render

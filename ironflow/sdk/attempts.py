@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from ironflow.core import commands as c
 from ironflow.core.errors import StepProcessLost, Unwound
-from ironflow.core.functions import Executor as ExecutorName
-from ironflow.core.payloads import Failure, pack
-from ironflow.core.retry import RetryPolicy
-from ironflow.core.runs import Step, StepStatus
-from ironflow.core.values import normalize
+from ironflow.core.functions.definition import Executor as ExecutorName
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.retry import RetryPolicy
+from ironflow.core.runs.state import Step, StepStatus
+from ironflow.core.values.codec import normalize
+from ironflow.core.values.payloads import Failure, pack
 from ironflow.sdk.execution import Execution, Place, current_branch
 from ironflow.sdk.failures import describe_failure, is_cancelled, step_error
 

@@ -15,7 +15,7 @@ from ironflow.sdk.execution import current_branch
 from ironflow.sdk.waits import Duration, Event, Wait, Winner
 
 if TYPE_CHECKING:
-    from ironflow.core.entries import EventRef
+    from ironflow.core.runs.entries import EventRef
     from ironflow.sdk.context import Context, RunLogger
     from ironflow.sdk.function import Function
     from ironflow.sdk.steps import Steps

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ironflow.core.execution import Assignment, Effects, RunningStep
-from ironflow.core.functions import Definition, FunctionSpec
-from ironflow.core.runs import Step
-from ironflow.core.workflow_state import WorkflowState
+from ironflow.core.functions.definition import Definition, FunctionSpec
+from ironflow.core.runs.execution import Assignment, Effects, RunningStep
+from ironflow.core.runs.state import Step
+from ironflow.core.workflows.state import WorkflowState
 
 if TYPE_CHECKING:
     from ironflow.sdk.executor import Executor

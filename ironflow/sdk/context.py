@@ -10,12 +10,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from ironflow.core import commands as c
 from ironflow.core.clock import to_datetime, to_rfc3339
-from ironflow.core.entries import EventRef
-from ironflow.core.payloads import pack
-from ironflow.core.runs import StepStatus
-from ironflow.core.values import decode_value, encode_value
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.entries import EventRef
+from ironflow.core.runs.state import StepStatus
+from ironflow.core.values.codec import decode_value, encode_value
+from ironflow.core.values.payloads import pack
 from ironflow.sdk.execution import Execution
 from ironflow.sdk.steps import Steps
 from ironflow.sdk.waits import Event

@@ -15,8 +15,6 @@ from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ironflow.core import commands as c
-from ironflow.core.entries import CancelRung, StepKind
 from ironflow.core.errors import (
     MisusedContext,
     NonDeterminism,
@@ -24,11 +22,13 @@ from ironflow.core.errors import (
     Suspended,
     Unwound,
 )
-from ironflow.core.execution import Assignment, RunningStep
 from ironflow.core.messages import Message
-from ironflow.core.runs import OPEN, Step
-from ironflow.core.values import convert_input, decode_value
-from ironflow.core.workflow_state import WorkflowState
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.entries import CancelRung, StepKind
+from ironflow.core.runs.execution import Assignment, RunningStep
+from ironflow.core.runs.state import OPEN, Step
+from ironflow.core.values.codec import convert_input, decode_value
+from ironflow.core.workflows.state import WorkflowState
 
 if TYPE_CHECKING:
     from ironflow.sdk.executor import Executor

@@ -1,4 +1,4 @@
-"""Executes bodies in this process: the `Host` of `ironflow.core.execution`.
+"""Executes bodies in this process: the `Host` of `ironflow.core.runs.execution`.
 
 Async bodies are tasks on the loop. Sync bodies get a thread each, with a `ctx` whose operations
 block; sync steps run in a bounded pool of threads. A body that waits stays in memory for a short
@@ -20,9 +20,7 @@ from functools import cached_property, partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from ironflow.core import commands as c
 from ironflow.core.clock import Clock, Ids
-from ironflow.core.entries import CancelRung
 from ironflow.core.errors import (
     Gone,
     IronflowError,
@@ -31,11 +29,13 @@ from ironflow.core.errors import (
     Suspended,
     Unwound,
 )
-from ironflow.core.execution import Assignment, RunningStep
-from ironflow.core.functions import Executor as ExecutorName
-from ironflow.core.functions import FunctionSpec
-from ironflow.core.runs import Step
-from ironflow.core.workflow_state import WorkflowState
+from ironflow.core.functions.definition import Executor as ExecutorName
+from ironflow.core.functions.definition import FunctionSpec
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.entries import CancelRung
+from ironflow.core.runs.execution import Assignment, RunningStep
+from ironflow.core.runs.state import Step
+from ironflow.core.workflows.state import WorkflowState
 from ironflow.sdk.attempts import NO_RETRY
 from ironflow.sdk.bodies import Body
 from ironflow.sdk.context import current_run_id

@@ -10,8 +10,8 @@ from typing import Any
 
 from ironflow.core import errors
 from ironflow.core.errors import IronflowError, NonRetryable, StepError
-from ironflow.core.payloads import Failure
-from ironflow.core.retry import RetryPolicy
+from ironflow.core.runs.retry import RetryPolicy
+from ironflow.core.values.payloads import Failure
 
 TRACE_LIMIT = 4000
 """Characters of traceback that are kept; the innermost frames are at its end."""

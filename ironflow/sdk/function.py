@@ -12,11 +12,10 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ironflow.core.durations import parse_duration
-from ironflow.core.entries import CancelOn, RunOptions, UnwindOutcome
 from ironflow.core.errors import InvalidInput
-from ironflow.core.expressions import compile_path
-from ironflow.core.flow_control import Wanted, WantedLimits, concurrency_of, flow_control_of
-from ironflow.core.functions import (
+from ironflow.core.expressions.compiled import compile_path
+from ironflow.core.expressions.patterns import validate_pattern
+from ironflow.core.functions.definition import (
     Cron,
     Definition,
     Executor,
@@ -25,14 +24,20 @@ from ironflow.core.functions import (
     check_policies,
     compile_spec,
 )
-from ironflow.core.patterns import validate_pattern
-from ironflow.core.retry import RetryPolicy
-from ironflow.core.values import convert_input, json_schema
+from ironflow.core.functions.flow_control import (
+    Wanted,
+    WantedLimits,
+    concurrency_of,
+    flow_control_of,
+)
+from ironflow.core.runs.entries import CancelOn, RunOptions, UnwindOutcome
+from ironflow.core.runs.retry import RetryPolicy
+from ironflow.core.values.codec import convert_input, json_schema
 from ironflow.sdk.bodies import Body, Served
 from ironflow.sdk.waits import Duration
 
 if TYPE_CHECKING:
-    from ironflow.core.execution import Assignment
+    from ironflow.core.runs.execution import Assignment
     from ironflow.sdk.executor import Executor as SdkExecutor
 
 On = str | Trigger | Mapping[str, str] | Sequence[str | Trigger | Mapping[str, str]]

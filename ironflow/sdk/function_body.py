@@ -8,10 +8,10 @@ import logging
 from functools import partial
 from typing import Any
 
-from ironflow.core import commands as c
 from ironflow.core.errors import StaleExecution, Suspended, Unwound
-from ironflow.core.payloads import pack
-from ironflow.core.values import convert_input, encode_plain
+from ironflow.core.runs import commands as c
+from ironflow.core.values.codec import convert_input, encode_plain
+from ironflow.core.values.payloads import pack
 from ironflow.sdk.blocking import BlockingContext
 from ironflow.sdk.context import Context
 from ironflow.sdk.execution import COMPENSATIONS, Branch, Execution, current_branch

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 import aiohttp
 import msgspec
 
-from ironflow.core import commands as c
 from ironflow.core.errors import Gone, InvalidInput, IronflowError, StaleExecution, reason_of
 from ironflow.core.messages import Message
-from ironflow.core.remote import Answer, RecordedJob, Report, Shadow, Signals, encode_report
+from ironflow.core.remote.reports import Answer, RecordedJob, Report, Shadow, Signals, encode_report
+from ironflow.core.runs import commands as c
 from ironflow.discovery import Found, credentials
 
 T = TypeVar("T")
@@ -268,7 +268,7 @@ def _detail(text: bytes) -> str:
 
 
 class RemoteEffects:
-    """`ironflow.core.execution.Effects` of a job, over a link."""
+    """`ironflow.core.runs.execution.Effects` of a job, over a link."""
 
     def __init__(self, link: Link, job_id: str, execution: int, token: str, shadow: Shadow) -> None:
         self._link, self._shadow = link, shadow

@@ -25,8 +25,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ironflow.core.entries import CancelRung
 from ironflow.core.errors import InvalidInput, NonRetryable, NotSerializable, StepProcessLost
+from ironflow.core.runs.entries import CancelRung
 from ironflow.modules import loaded_files
 from ironflow.sdk import process_worker
 from ironflow.sdk.process_worker import Answer, Done, Raised, Setup, Unfit

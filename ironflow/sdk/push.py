@@ -22,15 +22,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ironflow.core import commands as c
-from ironflow.core.breaker import BreakerPolicy
 from ironflow.core.clock import SECOND, Clock, Ids, SystemClock
 from ironflow.core.errors import ConfigError, NotFound
 from ironflow.core.messages import Message
-from ironflow.core.push import Introduction, Invocation, Question
-from ironflow.core.remote import Report, Shadow, encode_report
-from ironflow.core.runs import Run
-from ironflow.core.signatures import (
+from ironflow.core.remote.breaker import BreakerPolicy
+from ironflow.core.remote.push import Introduction, Invocation, Question
+from ironflow.core.remote.reports import Report, Shadow, encode_report
+from ironflow.core.remote.signatures import (
     HEADER,
     TOLERANCE,
     BadSignature,
@@ -39,6 +37,8 @@ from ironflow.core.signatures import (
     sign_with,
     verify,
 )
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.state import Run
 from ironflow.discovery import ENVIRONMENT, KEY, Found, locate
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Function, Registry
@@ -316,8 +316,8 @@ class Endpoint:
 
 
 class _Collected:
-    """`ironflow.core.execution.Effects` of one invocation: what happened is answered with it, or
-    reported at once where the server can be reached.
+    """`ironflow.core.runs.execution.Effects` of one invocation: what happened is answered with it,
+    or reported at once where the server can be reached.
     """
 
     def __init__(self, endpoint: Endpoint, invocation: _Recorded, shadow: Shadow) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ironflow.core.remote import RecordedJob, Shadow
+from ironflow.core.remote.reports import RecordedJob, Shadow
 from ironflow.sdk.link import RemoteEffects
 
 PATIENCE = 0.2

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ironflow.core import commands as c
 from ironflow.core.clock import SECOND, derive_id
 from ironflow.core.durations import parse_duration
-from ironflow.core.entries import ParentRef, StepKind
 from ironflow.core.errors import (
     InvalidInput,
     InvokeError,
     NotFound,
     WaitTimeout,
 )
-from ironflow.core.functions import compile_filter
-from ironflow.core.patterns import validate_pattern
-from ironflow.core.payloads import NULL, pack
-from ironflow.core.runs import Step, StepStatus
-from ironflow.core.values import encode_plain, normalize
+from ironflow.core.expressions.patterns import validate_pattern
+from ironflow.core.functions.definition import compile_filter
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.entries import ParentRef, StepKind
+from ironflow.core.runs.state import Step, StepStatus
+from ironflow.core.values.codec import encode_plain, normalize
+from ironflow.core.values.payloads import NULL, pack
 from ironflow.sdk.execution import (
     Branch,
     Execution,

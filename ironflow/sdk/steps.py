@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ironflow.core import commands as c
 from ironflow.core.clock import SECOND, derive_id, from_datetime
 from ironflow.core.durations import parse_duration
 from ironflow.core.errors import (
     InvalidInput,
 )
-from ironflow.core.functions import EXECUTORS
-from ironflow.core.functions import Executor as ExecutorName
-from ironflow.core.patterns import validate_event_name
-from ironflow.core.payloads import pack
-from ironflow.core.retry import RetryPolicy
-from ironflow.core.runs import StepStatus
-from ironflow.core.values import encode_plain
+from ironflow.core.expressions.patterns import validate_event_name
+from ironflow.core.functions.definition import EXECUTORS
+from ironflow.core.functions.definition import Executor as ExecutorName
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.retry import RetryPolicy
+from ironflow.core.runs.state import StepStatus
+from ironflow.core.values.codec import encode_plain
+from ironflow.core.values.payloads import pack
 from ironflow.sdk.attempts import Call, attempt_step
 from ironflow.sdk.execution import (
     Branch,

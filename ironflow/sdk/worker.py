@@ -26,11 +26,11 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from ironflow.core import commands as c
 from ironflow.core.clock import Clock, Ids, SystemClock
 from ironflow.core.errors import ConfigError, Gone, IronflowError
-from ironflow.core.functions import Definition
-from ironflow.core.remote import Shadow, Signals, encode_report
+from ironflow.core.functions.definition import Definition
+from ironflow.core.remote.reports import Shadow, Signals, encode_report
+from ironflow.core.runs import commands as c
 from ironflow.discovery import locate
 from ironflow.sdk.executor import CANCEL_GRACE, STEP_THREADS, Executor
 from ironflow.sdk.function import Function, Registry, registry

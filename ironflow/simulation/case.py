@@ -20,9 +20,9 @@ from ironflow.actors.audit import Finding
 from ironflow.actors.kernel.virtual_time import Deadlock, VirtualTimeLoop, run_virtual
 from ironflow.core.clock import SECOND
 from ironflow.core.errors import Conflict, Gone, IdempotencyConflict, NotFound, StorageError
-from ironflow.core.explain import explain
-from ironflow.core.runs import Run, RunStatus, StepStatus
-from ironflow.core.values import convert_input
+from ironflow.core.runs.explain import explain
+from ironflow.core.runs.state import Run, RunStatus, StepStatus
+from ironflow.core.values.codec import convert_input
 from ironflow.simulation import laws, programs
 from ironflow.simulation.faults import FAULTS, Chance, Fault
 from ironflow.simulation.process import Process

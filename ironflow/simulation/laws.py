@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ironflow.core import commands as c
-from ironflow.core import entries as e
-from ironflow.core.lanes import parse_lane
-from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus
+from ironflow.core.functions.lanes import parse_lane
+from ironflow.core.runs import commands as c
+from ironflow.core.runs import entries as e
+from ironflow.core.runs.state import OPEN, Run, RunStatus, StepStatus
 from ironflow.storage.ports import DELIVERIES, RUNS, TIMERS, WAITERS, Delivery, Entry
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import msgspec
 from ironflow.actors.engine import Engine
 from ironflow.actors.kernel.system import System
 from ironflow.actors.kernel.virtual_time import VirtualTimeLoop
-from ironflow.core.commands import TimerFired
 from ironflow.core.errors import Gone, StorageError
-from ironflow.core.execution import Assignment
+from ironflow.core.runs.commands import TimerFired
+from ironflow.core.runs.execution import Assignment
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry
 from ironflow.simulation.disk import DiskStore, Latency, Point

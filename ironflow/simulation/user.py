@@ -17,7 +17,7 @@ from ironflow.actors.audit import Finding
 from ironflow.actors.kernel.virtual_time import Deadlock, VirtualTimeLoop, run_virtual
 from ironflow.core.durations import parse_duration
 from ironflow.core.errors import Gone, IronflowError, StorageError
-from ironflow.core.values import encode_plain
+from ironflow.core.values.codec import encode_plain
 from ironflow.sdk.function import Function, Registry, registry
 from ironflow.sdk.waits import Duration
 from ironflow.simulation.faults import FAULTS, Chance, Fault, parse_faults

@@ -12,18 +12,18 @@ import msgspec
 
 from ironflow.actors.audit import Finding, check_run
 from ironflow.actors.intake.audit import ACTORS, check_intake, fold_intake
-from ironflow.core.entries import RunStarted, decode_entry
-from ironflow.core.fold import apply
-from ironflow.core.lanes import is_throttle, parse_lane
+from ironflow.core.functions.lanes import is_throttle, parse_lane
 from ironflow.core.messages import Message
-from ironflow.core.runs import Run, RunStatus
-from ironflow.core.workflow_stream import StreamedEvent
+from ironflow.core.runs.entries import RunStarted, decode_entry
+from ironflow.core.runs.fold import apply
+from ironflow.core.runs.state import Run, RunStatus
+from ironflow.core.workflows.stream import StreamedEvent
 from ironflow.sdk.execution import Branch, current_branch
 from ironflow.simulation import laws
 from ironflow.storage.ports import DELIVERIES, RUNS, SNAPSHOTS, TIMERS, WAITERS, Batch, Entry, Table
 
 if TYPE_CHECKING:
-    from ironflow.core.execution import Effects, LocalEffects
+    from ironflow.core.runs.execution import Effects, LocalEffects
     from ironflow.simulation.process import Process
     from ironflow.simulation.story import Story
     from ironflow.storage.memory.tables import Tables
@@ -241,7 +241,7 @@ class Watch:
 
 
 class WatchedEffects:
-    """`core.execution.Effects`: every answer to a body is held against what is durable."""
+    """`core.runs.execution.Effects`: every answer to a body is held against what is durable."""
 
     def __init__(self, effects: Effects, watch: Watch, run_id: str) -> None:
         self._effects, self._watch, self._run_id = effects, watch, run_id

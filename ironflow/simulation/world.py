@@ -18,13 +18,13 @@ import msgspec
 
 from ironflow.actors.engine import Engine
 from ironflow.actors.kernel.virtual_time import VirtualClock, VirtualTimeLoop
-from ironflow.core import commands as c
 from ironflow.core.clock import Ids, to_datetime
 from ironflow.core.durations import parse_duration
 from ironflow.core.errors import Gone, StorageError
-from ironflow.core.payloads import Failure
-from ironflow.core.runs import Run, Step
-from ironflow.core.values import convert_input, encode_plain
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.state import Run, Step
+from ironflow.core.values.codec import convert_input, encode_plain
+from ironflow.core.values.payloads import Failure
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Function, Registry
 from ironflow.sdk.waits import Duration

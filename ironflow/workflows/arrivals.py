@@ -7,8 +7,8 @@ import logging
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
-from ironflow.core.payloads import Payload
-from ironflow.core.workflow_state import (
+from ironflow.core.values.payloads import Payload
+from ironflow.core.workflows.state import (
     Collected,
     FanFed,
     Job,
@@ -20,7 +20,7 @@ from ironflow.core.workflow_state import (
     WaitMet,
     signal_key,
 )
-from ironflow.core.workflow_stream import INTERNAL, built_in
+from ironflow.core.workflows.stream import INTERNAL, built_in
 from ironflow.workflows.routing import Delivery
 
 if TYPE_CHECKING:

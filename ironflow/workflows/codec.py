@@ -1,9 +1,9 @@
 """Events and values as the journal has them, and back.
 
 An event is stored as its fields (`model_dump` in JSON mode), a value of the store as the values of
-steps are (`ironflow.core.values`), which keeps dates, UUIDs, dataclasses and models. What has no
-such form is refused with `NotSerializable` naming the place; a runtime without a database may keep
-the object itself.
+steps are (`ironflow.core.values.codec`), which keeps dates, UUIDs, dataclasses and models. What has
+no such form is refused with `NotSerializable` naming the place; a runtime without a database may
+keep the object itself.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from ironflow.core.errors import NotSerializable
-from ironflow.core.payloads import Payload, pack
-from ironflow.core.workflow_stream import envelope
+from ironflow.core.values.payloads import Payload, pack
+from ironflow.core.workflows.stream import envelope
 from ironflow.workflows import events
 from ironflow.workflows.plain import encode_plain, undeclared
 from ironflow.workflows.vocabulary import ancestors, is_step_failed, is_stop, wire_name

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ironflow.core.workflow_state import WorkflowState
+from ironflow.core.workflows.state import WorkflowState
 from ironflow.workflows import contexts
 from ironflow.workflows.codec import Keeper
 from ironflow.workflows.errors import ContextStateError, WorkflowRuntimeError

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ironflow.core.payloads import Payload
-from ironflow.core.workflow_state import EventData, Job, WorkflowState
+from ironflow.core.values.payloads import Payload
+from ironflow.core.workflows.state import EventData, Job, WorkflowState
 from ironflow.workflows.codec import MODEL, OPAQUE, Keeper, encode_fields
 from ironflow.workflows.errors import ContextSerdeError
 from ironflow.workflows.objects import events_of, payloads_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ironflow.core.workflow_state import Change
+from ironflow.core.workflows.state import Change
 
 
 def same(one: Any, other: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ironflow.core.entries import (
+from ironflow.core.runs.entries import (
     RunCancelled,
     RunCompleted,
     RunEntry,
@@ -20,7 +20,7 @@ from ironflow.core.entries import (
     TurnRecorded,
     decode_entry,
 )
-from ironflow.core.workflow_state import (
+from ironflow.core.workflows.state import (
     ChildStarted,
     FanClosed,
     FanFed,

@@ -26,7 +26,7 @@ from pydantic import (
     model_serializer,
 )
 
-from ironflow.core.payloads import to_storable
+from ironflow.core.values.payloads import to_storable
 
 __all__ = [
     "Event",

@@ -1,4 +1,4 @@
-"""What HTTP may ask of a workflow: `ironflow.core.workflow_face.WorkflowFace`."""
+"""What HTTP may ask of a workflow: `ironflow.core.workflows.face.WorkflowFace`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import msgspec
 from pydantic import ValidationError
 
 from ironflow.core.errors import InvalidInput, NotSerializable
-from ironflow.core.workflow_face import ReadEvent
-from ironflow.core.workflow_state import WorkflowState
+from ironflow.core.workflows.face import ReadEvent
+from ironflow.core.workflows.state import WorkflowState
 from ironflow.workflows import contexts
 from ironflow.workflows.codec import MODEL, encode_fields
 from ironflow.workflows.errors import ContextSerdeError

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ironflow.core.payloads import Failure
-from ironflow.core.runs import Run, RunStatus
-from ironflow.core.workflow_state import WorkflowState
-from ironflow.core.workflow_stream import StreamedEvent
+from ironflow.core.runs.state import Run, RunStatus
+from ironflow.core.values.payloads import Failure
+from ironflow.core.workflows.state import WorkflowState
+from ironflow.core.workflows.stream import StreamedEvent
 from ironflow.storage.ports import Entry
 from ironflow.workflows.codec import build_exception, decode_event, encode_fields, find_class
 from ironflow.workflows.context import Context

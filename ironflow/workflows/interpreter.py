@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from ironflow.core import commands as c
 from ironflow.core.errors import Gone, StorageError, Suspended, Unwound
-from ironflow.core.execution import Assignment, LocalEffects, RunningStep
-from ironflow.core.payloads import Failure
-from ironflow.core.runs import Step
-from ironflow.core.workflow_fold import APPLY
-from ironflow.core.workflow_state import (
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.execution import Assignment, LocalEffects, RunningStep
+from ironflow.core.runs.state import Step
+from ironflow.core.values.payloads import Failure
+from ironflow.core.workflows.fold import APPLY
+from ironflow.core.workflows.state import (
     Change,
     Echo,
     Job,
@@ -43,7 +43,7 @@ from ironflow.core.workflow_state import (
     TurnOp,
     WorkflowState,
 )
-from ironflow.core.workflow_stream import StreamedEvent
+from ironflow.core.workflows.stream import StreamedEvent
 from ironflow.sdk.context import current_run_id
 from ironflow.workflows.arrivals import Arrivals
 from ironflow.workflows.codec import payload_of

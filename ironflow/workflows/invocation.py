@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from pydantic_core import to_jsonable_python
 
-from ironflow.core import commands as c
 from ironflow.core.clock import FOREVER, SECOND, to_datetime
-from ironflow.core.effects import job_timer
-from ironflow.core.entries import ParentRef
 from ironflow.core.errors import NotSerializable
-from ironflow.core.payloads import Payload, to_storable
-from ironflow.core.values import decode_value, encode_value
-from ironflow.core.workflow_state import (
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.effects import job_timer
+from ironflow.core.runs.entries import ParentRef
+from ironflow.core.values.codec import decode_value, encode_value
+from ironflow.core.values.payloads import Payload, to_storable
+from ironflow.core.workflows.state import (
     Change,
     ChildStarted,
     Collected,

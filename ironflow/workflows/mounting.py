@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ironflow.core.clock import FOREVER
-from ironflow.core.entries import RunOptions
 from ironflow.core.errors import InvalidInput
-from ironflow.core.execution import Assignment, Effects
-from ironflow.core.flow_control import concurrency_of
-from ironflow.core.functions import Definition as FunctionDefinition
-from ironflow.core.functions import compile_spec
-from ironflow.core.payloads import Payload
-from ironflow.core.retry import RetryPolicy
+from ironflow.core.functions.definition import Definition as FunctionDefinition
+from ironflow.core.functions.definition import compile_spec
+from ironflow.core.functions.flow_control import concurrency_of
+from ironflow.core.runs.entries import RunOptions
+from ironflow.core.runs.execution import Assignment, Effects
+from ironflow.core.runs.retry import RetryPolicy
+from ironflow.core.values.payloads import Payload
 from ironflow.sdk.function import Registry, registry
 from ironflow.workflows.codec import Keeper, decode_event, find_class
 from ironflow.workflows.definition import Definition

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ironflow.core.execution import Effects
-from ironflow.core.payloads import Payload
-from ironflow.core.workflow_state import EventData, Job, WorkflowState
+from ironflow.core.runs.execution import Effects
+from ironflow.core.values.payloads import Payload
+from ironflow.core.workflows.state import EventData, Job, WorkflowState
 from ironflow.workflows.codec import Keeper, decode_event, encode_fields, payload_of
 from ironflow.workflows.errors import WorkflowRuntimeError
 from ironflow.workflows.plain import encode_plain

@@ -7,7 +7,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from ironflow.core.clock import SECOND, to_datetime
-from ironflow.core.payloads import Failure
+from ironflow.core.values.payloads import Failure
 from ironflow.workflows.errors import WorkflowRuntimeError
 from ironflow.workflows.events import StepFailedEvent
 from ironflow.workflows.retry_policy import ask

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from pydantic_core import to_jsonable_python
 
-from ironflow.core.payloads import NULL
-from ironflow.core.workflow_state import (
+from ironflow.core.values.payloads import NULL
+from ironflow.core.workflows.state import (
     Collected,
     EventData,
     FanClosed,
@@ -26,7 +26,7 @@ from ironflow.core.workflow_state import (
     WaitMet,
     WorkflowState,
 )
-from ironflow.core.workflow_stream import INTERNAL, built_in
+from ironflow.core.workflows.stream import INTERNAL, built_in
 from ironflow.workflows.codec import encode_event, payload_of
 from ironflow.workflows.errors import WorkflowRuntimeError
 from ironflow.workflows.steps import StepSpec

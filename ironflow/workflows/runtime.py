@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ironflow.actors.engine import Engine
-from ironflow.core import commands as c
 from ironflow.core.clock import Clock, Ids, SystemClock, derive_id
-from ironflow.core.entries import ParentRef
 from ironflow.core.errors import Conflict, InvalidInput, StorageError
-from ironflow.core.payloads import Payload, pack
-from ironflow.core.runs import Run, RunStatus
-from ironflow.core.workflow_state import EventData
-from ironflow.core.workflow_stream import StreamedEvent
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.entries import ParentRef
+from ironflow.core.runs.state import Run, RunStatus
+from ironflow.core.values.payloads import Payload, pack
+from ironflow.core.workflows.state import EventData
+from ironflow.core.workflows.stream import StreamedEvent
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry
 from ironflow.storage.memory.store import MemoryStore

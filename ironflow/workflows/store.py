@@ -17,8 +17,8 @@ from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel
 
-from ironflow.core.workflow_fold import change_store
-from ironflow.core.workflow_state import Change, Echo
+from ironflow.core.workflows.fold import change_store
+from ironflow.core.workflows.state import Change, Echo
 from ironflow.workflows.codec import Keeper
 from ironflow.workflows.differences import diff, diff_key, in_order
 from ironflow.workflows.errors import ContextStateError

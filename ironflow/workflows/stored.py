@@ -1,9 +1,9 @@
 """Values of the store as JSON trees, and back.
 
-Beside what `ironflow.core.values` keeps: sets, events, and components, as LlamaIndex calls objects
-that turn themselves into dictionaries (the memory of an agent, a document store). Events and
-components stand as LlamaIndex writes them into contexts. A mapping of the user's that looks like
-one is marked as such, for what is read here is built without asking.
+Beside what `ironflow.core.values.codec` keeps: sets, events, and components, as LlamaIndex calls
+objects that turn themselves into dictionaries (the memory of an agent, a document store). Events
+and components stand as LlamaIndex writes them into contexts. A mapping of the user's that looks
+like one is marked as such, for what is read here is built without asking.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from pydantic import BaseModel
 
 from ironflow.core.errors import NotSerializable
-from ironflow.core.values import decode_value, encode_value
+from ironflow.core.values.codec import decode_value, encode_value
 from ironflow.workflows.codec import MODEL, OPAQUE, Keeper, find_class, tag_event, untag
 from ironflow.workflows.vocabulary import by_class, is_event, wire_name
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from ironflow.core import commands as c
-from ironflow.core.workflow_state import Collected, JobEnded, Stored, Streamed, TurnOp
+from ironflow.core.runs import commands as c
+from ironflow.core.workflows.state import Collected, JobEnded, Stored, Streamed, TurnOp
 
 
 class Turn(msgspec.Struct, frozen=True, eq=False):

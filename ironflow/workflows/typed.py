@@ -16,7 +16,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from ironflow.core.errors import NotSerializable, UnreadableValue
-from ironflow.core.values import is_plain
+from ironflow.core.values.codec import is_plain
 from ironflow.workflows.plain import undeclared
 from ironflow.workflows.stored import decode_stored, encode_stored
 from ironflow.workflows.vocabulary import by_class, is_step_failed

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from ironflow.core.workflow_stream import BUILT_IN, INTERNAL
+from ironflow.core.workflows.stream import BUILT_IN, INTERNAL
 from ironflow.workflows import events
 
 FOREIGN = "workflows.events"

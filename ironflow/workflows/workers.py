@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ironflow.core.clock import SECOND
-from ironflow.core.payloads import Failure
-from ironflow.core.workflow_state import Job, JobBegan, JobEnded, JobFailed, JobLeft
+from ironflow.core.values.payloads import Failure
+from ironflow.core.workflows.state import Job, JobBegan, JobEnded, JobFailed, JobLeft
 from ironflow.workflows.codec import encode_event
 from ironflow.workflows.context import Context
 from ironflow.workflows.errors import WorkflowRuntimeError

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from ironflow.core.commands import Outcome
 from ironflow.core.errors import StorageError, StreamConflict
+from ironflow.core.runs.commands import Outcome
 from ironflow.storage import retention
 from ironflow.storage.journal import GROUP_LIMIT, Fence, GroupJournal, Row, Written
 from ironflow.storage.memory.tables import Key, Tables, remove_streams, retire

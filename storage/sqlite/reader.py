@@ -16,8 +16,8 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from ironflow.core.commands import Outcome
 from ironflow.core.errors import StorageError, StorageFull
+from ironflow.core.runs.commands import Outcome
 from ironflow.storage.ports import (
     DELIVERIES,
     EVENTS,

@@ -22,8 +22,8 @@ import ironflow.sdk.function as sdk
 from ironflow.actors.engine import Engine
 from ironflow.core.clock import Clock, Ids, SystemClock
 from ironflow.core.errors import NonRetryable
-from ironflow.core.push import Caller
-from ironflow.core.runs import Run
+from ironflow.core.remote.push import Caller
+from ironflow.core.runs.state import Run
 from ironflow.sdk.executor import Executor
 from ironflow.storage.memory.store import MemoryStore
 from ironflow.storage.ports import Store

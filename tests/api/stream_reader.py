@@ -15,8 +15,8 @@ from aiohttp.test_utils import TestServer
 
 from ironflow.actors.engine import Engine
 from ironflow.core.clock import Clock, Ids
-from ironflow.core.entries import RunCreated, encode_entry
-from ironflow.core.payloads import pack
+from ironflow.core.runs.entries import RunCreated, encode_entry
+from ironflow.core.values.payloads import pack
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry
 from ironflow.storage.ports import RUNS, Batch, NewEntry, Store

@@ -13,10 +13,10 @@ import pytest
 from api.served import Served, serving
 
 from ironflow.actors.directory.keyring import Keyring
-from ironflow.core.access import Unauthenticated
-from ironflow.core.actions import ACTIONS, requirement_of
+from ironflow.core.access.actions import ACTIONS, requirement_of
+from ironflow.core.access.irn import TYPES
+from ironflow.core.access.keys import Unauthenticated
 from ironflow.core.clock import SECOND, Ids
-from ironflow.core.irn import TYPES
 from ironflow.storage.memory.store import MemoryStore
 
 FUNCTIONS = "irn:ironflow:*:*:function:*:"

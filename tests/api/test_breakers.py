@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from ironflow.actors.endpoints.breakers import IDLE_AFTER, Speak
-from ironflow.core.functions import Definition, Endpoint
+from ironflow.core.functions.definition import Definition, Endpoint
 
 URL = "https://endpoint.invalid/x"
 

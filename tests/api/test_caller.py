@@ -13,8 +13,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from ironflow.core.clock import SystemClock
-from ironflow.core.push import CallFailure
-from ironflow.core.signatures import HEADER, Key, verify
+from ironflow.core.remote.push import CallFailure
+from ironflow.core.remote.signatures import HEADER, Key, verify
 from ironflow.web import caller as module
 from ironflow.web.caller import Allowance, HttpCaller, Refused, check_url
 

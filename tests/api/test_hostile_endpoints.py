@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from ironflow.core import functions as fn
-from ironflow.core.breaker import BreakerPolicy
 from ironflow.core.clock import SystemClock
-from ironflow.core.entries import RunOptions
-from ironflow.core.retry import RetryPolicy
-from ironflow.core.signatures import Key
+from ironflow.core.functions import definition as fn
+from ironflow.core.remote.breaker import BreakerPolicy
+from ironflow.core.remote.signatures import Key
+from ironflow.core.runs.entries import RunOptions
+from ironflow.core.runs.retry import RetryPolicy
 from ironflow.storage.memory.store import MemoryStore
 from ironflow.web.caller import Allowance, HttpCaller
 

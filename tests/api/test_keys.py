@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ironflow.actors.directory.keyring import Keyring
-from ironflow.core.actions import ACTIONS, BUILT_IN, requirement_of
+from ironflow.core.access.actions import ACTIONS, BUILT_IN, requirement_of
 from ironflow.core.clock import Ids, SystemClock
 from ironflow.storage.sqlite.store import open_sqlite
 

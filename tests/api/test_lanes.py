@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from ironflow.core.flow_control import Concurrency, Fairness, FlowControl, RateLimit, Throttle
-from ironflow.core.functions import Definition
+from ironflow.core.functions.definition import Definition
+from ironflow.core.functions.flow_control import (
+    Concurrency,
+    Fairness,
+    FlowControl,
+    RateLimit,
+    Throttle,
+)
 
 
 async def test_lanes_name_who_executes_and_who_waits(memory_api: Any) -> None:

@@ -23,8 +23,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from ironflow.actors.engine import Engine
 from ironflow.core.clock import SECOND, Ids, SystemClock
-from ironflow.core.entries import StepCompleted, StepFailed, WaitEnded, encode_entry
-from ironflow.core.payloads import Failure, Payload
+from ironflow.core.runs.entries import StepCompleted, StepFailed, WaitEnded, encode_entry
+from ironflow.core.values.payloads import Failure, Payload
 from ironflow.sdk.executor import Executor
 from ironflow.sdk.function import Registry, function
 from ironflow.storage.ports import Entry

@@ -13,10 +13,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from ironflow.core.entries import decode_entry
-from ironflow.core.fold import apply
-from ironflow.core.lanes import parse_lane
-from ironflow.core.runs import Run, RunStatus
+from ironflow.core.functions.lanes import parse_lane
+from ironflow.core.runs.entries import decode_entry
+from ironflow.core.runs.fold import apply
+from ironflow.core.runs.state import Run, RunStatus
 
 LIMIT, PERIOD, AT_ONCE, RATE = 6, 1.5, 4, 15
 """As in `policies_app.py`."""

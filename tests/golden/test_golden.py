@@ -20,9 +20,9 @@ from ironflow import embedded
 from ironflow.actors.audit import check_store
 from ironflow.actors.kernel.virtual_time import VirtualTimeLoop, run_virtual
 from ironflow.actors.runs.rows import fold
-from ironflow.core.entries import KINDS
 from ironflow.core.errors import Conflict
-from ironflow.core.runs import Run, StepStatus
+from ironflow.core.runs.entries import KINDS
+from ironflow.core.runs.state import Run, StepStatus
 from ironflow.sdk.function import Registry
 from ironflow.simulation.faults import Chance
 from ironflow.simulation.process import Process

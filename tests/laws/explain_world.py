@@ -6,18 +6,18 @@ from typing import Any
 
 import msgspec
 
-from ironflow.core import commands as c
-from ironflow.core import decisions as d
-from ironflow.core import effects as fx
-from ironflow.core import entries as e
 from ironflow.core.clock import SECOND
-from ironflow.core.entries import ParentRef, RunOptions
 from ironflow.core.errors import IronflowError
-from ironflow.core.explain import WakeSource, explain, wake_sources
-from ironflow.core.fold import apply, replay
 from ironflow.core.messages import Message
-from ironflow.core.payloads import Payload
-from ironflow.core.runs import OPEN, Run, RunStatus, StepStatus
+from ironflow.core.runs import commands as c
+from ironflow.core.runs import decisions as d
+from ironflow.core.runs import effects as fx
+from ironflow.core.runs import entries as e
+from ironflow.core.runs.entries import ParentRef, RunOptions
+from ironflow.core.runs.explain import WakeSource, explain, wake_sources
+from ironflow.core.runs.fold import apply, replay
+from ironflow.core.runs.state import OPEN, Run, RunStatus, StepStatus
+from ironflow.core.values.payloads import Payload
 
 START = 1_767_225_600 * SECOND
 REDONE = ("compensate", "block", "race")

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from ironflow.actors.kernel.outbox import decode_row
 from ironflow.actors.runs.rows import fold
-from ironflow.core.commands import DELIVERABLE
 from ironflow.core.durations import MAX_SECONDS, parse_duration
-from ironflow.core.entries import KINDS, decode_entry, encode_entry
 from ironflow.core.errors import ConfigError, Damaged, ExpressionError, InvalidInput
-from ironflow.core.expression_syntax import MAX_DEPTH, MAX_LENGTH, MAX_NODES
-from ironflow.core.expressions import compile_expression, compile_path
-from ironflow.core.fold import CHANGES
-from ironflow.core.runs import Run
+from ironflow.core.expressions.compiled import compile_expression, compile_path
+from ironflow.core.expressions.syntax import MAX_DEPTH, MAX_LENGTH, MAX_NODES
+from ironflow.core.runs.commands import DELIVERABLE
+from ironflow.core.runs.entries import KINDS, decode_entry, encode_entry
+from ironflow.core.runs.fold import CHANGES
+from ironflow.core.runs.state import Run
 from ironflow.settings import NAMES, load_settings
 from ironflow.storage.maintenance.files import check
 from ironflow.storage.maintenance.ndjson import export_ndjson, import_ndjson

@@ -29,7 +29,7 @@ from ironflow import (
     testing,
 )
 from ironflow.core.errors import Conflict
-from ironflow.core.explain import wake_sources
+from ironflow.core.runs.explain import wake_sources
 
 CALLS: Counter[str] = Counter()
 

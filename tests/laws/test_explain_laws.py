@@ -17,15 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws.explain_world import GATE, GATED, ONE, World
 
-from ironflow.core import commands as c
-from ironflow.core import effects as fx
-from ironflow.core import entries as e
 from ironflow.core.clock import SECOND
-from ironflow.core.entries import CancelOn, RunOptions, StepKind
-from ironflow.core.fold import apply, replay
-from ironflow.core.payloads import Failure, Payload
-from ironflow.core.retry import RetryPolicy
-from ironflow.core.runs import Run, RunStatus
+from ironflow.core.runs import commands as c
+from ironflow.core.runs import effects as fx
+from ironflow.core.runs import entries as e
+from ironflow.core.runs.entries import CancelOn, RunOptions, StepKind
+from ironflow.core.runs.fold import apply, replay
+from ironflow.core.runs.retry import RetryPolicy
+from ironflow.core.runs.state import Run, RunStatus
+from ironflow.core.values.payloads import Failure, Payload
 
 KEYS = ("a", "b", "c", "p", "p/x")
 OPTIONS = (

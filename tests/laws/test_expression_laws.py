@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from laws.json_values import JSONS
 
 from ironflow.core.errors import ExpressionError
-from ironflow.core.expressions import MISSING, compile_expression, compile_path
-from ironflow.core.patterns import PatternIndex, compile_pattern
+from ironflow.core.expressions.compiled import MISSING, compile_expression, compile_path
+from ironflow.core.expressions.patterns import PatternIndex, compile_pattern
 
 # -- expressions -----------------------------------------------------------------------------------
 

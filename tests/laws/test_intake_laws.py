@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from ironflow import function, testing
 from ironflow.actors.audit import check_store
 from ironflow.actors.events.router import EventEmitted
-from ironflow.core import commands as c
-from ironflow.core import intake as i
-from ironflow.core.entries import EventRef
 from ironflow.core.errors import Conflict, NotFound
-from ironflow.core.flow_control import Batch, Debounce
-from ironflow.core.payloads import NULL
-from ironflow.core.runs import RunStatus
+from ironflow.core.functions import intake as i
+from ironflow.core.functions.flow_control import Batch, Debounce
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.entries import EventRef
+from ironflow.core.runs.state import RunStatus
+from ironflow.core.values.payloads import NULL
 from ironflow.simulation.watch import TablesPicture
 
 PERIOD, MAX_WAIT, SIZE, WAIT = 10, 25, 3, 12

@@ -15,11 +15,11 @@ from unit.test_pull_window import Crew, done, end, opened
 
 from ironflow import testing
 from ironflow.actors.workers.worker import Heartbeat
-from ironflow.core import commands as c
-from ironflow.core.entries import RunOptions
 from ironflow.core.errors import Conflict
-from ironflow.core.payloads import Failure
-from ironflow.core.remote import RecordedJob, Report, encode_report
+from ironflow.core.remote.reports import RecordedJob, Report, encode_report
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.entries import RunOptions
+from ironflow.core.values.payloads import Failure
 
 FAILURE = Failure("Boom", "no", retryable=True)
 PLACE = st.integers(0, 5)

@@ -13,7 +13,7 @@ from laws.json_values import TEXT, refusal
 
 from ironflow.core.clock import to_datetime
 from ironflow.core.errors import InvalidInput
-from ironflow.core.schedules import CronSchedule
+from ironflow.core.functions.schedules import CronSchedule
 
 YEAR = 365 * 86_400 * 10**6
 MOMENTS = st.integers(30 * YEAR, 70 * YEAR)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from laws.json_values import JSONS, KEYS, PLAIN, TEXT, refusal
 
 from ironflow.core.errors import ExpressionError, InvalidInput, NotSerializable, UnreadableValue
-from ironflow.core.values import (
+from ironflow.core.values.codec import (
     convert_input,
     decode_value,
     encode_plain,

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from ironflow import testing
-from ironflow.core.explain import wake_sources
-from ironflow.core.fold import replay
+from ironflow.core.runs.explain import wake_sources
+from ironflow.core.runs.fold import replay
 from ironflow.workflows import Context, Workflow
 from ironflow.workflows.events import Event, StartEvent, StepFailedEvent, StopEvent
 from ironflow.workflows.mounting import MountedWorkflow

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ironflow.core.entries import decode_entry
-from ironflow.core.fold import apply
-from ironflow.core.runs import Run, RunStatus
+from ironflow.core.runs.entries import decode_entry
+from ironflow.core.runs.fold import apply
+from ironflow.core.runs.state import Run, RunStatus
 
 
 @dataclass(frozen=True)

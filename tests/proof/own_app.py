@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from ironflow import Context, Endpoint, Worker, function
-from ironflow.core.breaker import BreakerPolicy
+from ironflow.core.remote.breaker import BreakerPolicy
 
 SIDE_FILE = os.environ["PROOF_SIDE_FILE"]
 

@@ -18,7 +18,7 @@ from proof.crew import BREATH, OPTIONS, Member, free_port
 from server_process import ServerProcess
 
 from ironflow.core.clock import SECOND, SystemClock
-from ironflow.core.commands import TimerFired
+from ironflow.core.runs.commands import TimerFired
 from ironflow.storage.sqlite.store import open_sqlite
 
 APP = str(Path(__file__).parent / "surface_app.py")

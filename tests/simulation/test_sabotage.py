@@ -15,9 +15,9 @@ from ironflow.actors.slots.lanes import Lanes
 from ironflow.actors.slots.pool import Pool
 from ironflow.actors.slots.windows import Windows
 from ironflow.actors.stream import StreamActor
-from ironflow.core import decisions, reports
-from ironflow.core import effects as fx
-from ironflow.core.lanes import is_throttle
+from ironflow.core.functions.lanes import is_throttle
+from ironflow.core.runs import decisions, reports
+from ironflow.core.runs import effects as fx
 from ironflow.simulation.case import play, shrink
 from ironflow.storage.ports import DELIVERIES, TIMERS
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ironflow.core.actions import ACTIONS, BUILT_IN
-from ironflow.core.directory import Directory
+from ironflow.core.access.actions import ACTIONS, BUILT_IN
+from ironflow.core.access.directory import Directory
+from ironflow.core.access.irn import Irn, glob, matches, parse_irn
+from ironflow.core.access.policies import Grant, Policy, check_policy, grant_of
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
-from ironflow.core.irn import Irn, glob, matches, parse_irn
-from ironflow.core.policies import Grant, Policy, check_policy, grant_of
 
 ORDER = Irn("org_default", "proj_default_default", "function", "env_prod", "order.created")
 

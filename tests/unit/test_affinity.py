@@ -14,11 +14,11 @@ from ironflow.actors.kernel.virtual_time import in_virtual_time
 from ironflow.actors.workers.affinity import Actor, Bindings
 from ironflow.actors.workers.queue import Worker, WorkerQueue
 from ironflow.actors.workers.worker import Heartbeat, Leave, PollDropped, PollJobs
-from ironflow.core import pull
-from ironflow.core.affinity import actor_of
 from ironflow.core.errors import InvalidInput, NotFound
-from ironflow.core.flow_control import Concurrency
-from ironflow.core.functions import compile_spec
+from ironflow.core.functions.affinity import actor_of
+from ironflow.core.functions.definition import compile_spec
+from ironflow.core.functions.flow_control import Concurrency
+from ironflow.core.remote import pull
 
 
 async def crew(world: testing.World, *names: str, **facts: Any) -> list[FakeWorker]:

@@ -9,7 +9,7 @@ from engine_world import SECOND, is_clean, play, runs_of
 
 from ironflow import function, testing
 from ironflow.core.errors import FailedPrecondition
-from ironflow.core.intake import MOST_BYTES, Intake
+from ironflow.core.functions.intake import MOST_BYTES, Intake
 
 
 @function(id="bulk", on="row.*", flow_control={"batch": {"size": 3, "wait": "10s"}})

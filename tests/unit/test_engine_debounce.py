@@ -9,7 +9,7 @@ from engine_world import SECOND, is_clean, play, runs_of
 
 from ironflow import function, testing
 from ironflow.core.errors import FailedPrecondition, IdempotencyConflict, InvalidInput, NotFound
-from ironflow.core.intake import Intake
+from ironflow.core.functions.intake import Intake
 
 QUIET = {"debounce": {"period": "10s", "key": "data.user", "max_wait": "30s"}}
 

@@ -8,9 +8,9 @@ import pytest
 from engine_world import is_clean, play
 
 from ironflow import function, testing
-from ironflow.core import commands as c
 from ironflow.core.errors import IronflowError
-from ironflow.core.payloads import pack
+from ironflow.core.runs import commands as c
+from ironflow.core.values.payloads import pack
 
 
 @function(id="fresh-echo")

@@ -10,7 +10,7 @@ from engine_world import LINGERS, do, is_clean, play, took
 
 from ironflow import EventWait, NonRetryable, StepError, TimerWait, WaitTimeout, function, testing
 from ironflow.core.errors import Conflict
-from ironflow.core.runs import StepStatus
+from ironflow.core.runs.state import StepStatus
 
 # -- pause and resume ------------------------------------------------------------------------------
 

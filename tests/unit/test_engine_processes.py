@@ -14,7 +14,7 @@ import pytest
 from engine_world import is_clean, play
 
 from ironflow import Context, NonRetryable, StepError, function, testing
-from ironflow.core.explain import explain
+from ironflow.core.runs.explain import explain
 from ironflow.sdk.process_worker import raised
 from ironflow.sdk.processes import Raised, describe_exit, take
 

@@ -15,7 +15,7 @@ from engine_world import LINGERS, add, play
 
 from ironflow import function, testing
 from ironflow.actors.runs import batch as run_batch
-from ironflow.core.entries import StepCompleted
+from ironflow.core.runs.entries import StepCompleted
 
 # -- values ----------------------------------------------------------------------------------------
 

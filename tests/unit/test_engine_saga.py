@@ -11,7 +11,7 @@ import pytest
 from engine_world import LINGERS, is_clean, play, took
 
 from ironflow import EventWait, NonRetryable, StepError, TimerWait, function, testing
-from ironflow.core.runs import StepStatus
+from ironflow.core.runs.state import StepStatus
 
 SECOND = 1_000_000
 

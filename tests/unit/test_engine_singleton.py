@@ -10,7 +10,7 @@ from engine_world import is_clean, play, runs_of
 
 from ironflow import InvokeError, NonRetryable, function, testing
 from ironflow.core.errors import Conflict, IdempotencyConflict
-from ironflow.core.explain import explain, wake_sources
+from ironflow.core.runs.explain import explain, wake_sources
 
 BEGUN: list[str] = []
 ENDED: list[str] = []

@@ -14,7 +14,7 @@ from engine_world import LINGERS, add, play
 
 from ironflow import NonRetryable, RetryPolicy, StepError, TimerWait, function, testing
 from ironflow.core.errors import NotSerializable
-from ironflow.core.runs import StepStatus
+from ironflow.core.runs.state import StepStatus
 
 SECOND = 1_000_000
 

@@ -12,7 +12,7 @@ from engine_world import LINGERS, is_clean, play, took
 
 from ironflow import EventWait, RunWait, TimerWait, WaitTimeout, function, testing
 from ironflow.core.errors import InvalidInput
-from ironflow.core.runs import StepStatus
+from ironflow.core.runs.state import StepStatus
 
 SECOND = 1_000_000
 

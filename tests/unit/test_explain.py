@@ -5,15 +5,15 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from ironflow.core import entries as e
 from ironflow.core.clock import SECOND
-from ironflow.core.entries import RunOptions
-from ironflow.core.execution import RunningStep
-from ironflow.core.explain import Explanation, Reason, WakeSource, explain, wake_sources
-from ironflow.core.fold import apply
-from ironflow.core.payloads import Failure, Payload
-from ironflow.core.retry import RetryPolicy
-from ironflow.core.runs import Run, RunStatus, Step, StepStatus
+from ironflow.core.runs import entries as e
+from ironflow.core.runs.entries import RunOptions
+from ironflow.core.runs.execution import RunningStep
+from ironflow.core.runs.explain import Explanation, Reason, WakeSource, explain, wake_sources
+from ironflow.core.runs.fold import apply
+from ironflow.core.runs.retry import RetryPolicy
+from ironflow.core.runs.state import Run, RunStatus, Step, StepStatus
+from ironflow.core.values.payloads import Failure, Payload
 
 START = 1_767_225_600 * SECOND  # 2026-01-01T00:00:00Z
 HOUR = 3600 * SECOND

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from ironflow.core import expression_syntax as syntax
 from ironflow.core.errors import ExpressionError, InvalidInput
-from ironflow.core.expressions import MISSING, compile_expression, compile_path
+from ironflow.core.expressions import syntax
+from ironflow.core.expressions.compiled import MISSING, compile_expression, compile_path
 
 VARIABLES = frozenset({"event", "data"})
 DATA = {

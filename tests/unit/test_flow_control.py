@@ -10,7 +10,8 @@ import pytest
 
 import ironflow
 from ironflow.core.errors import IronflowError
-from ironflow.core.flow_control import (
+from ironflow.core.functions.definition import Definition, check_policies
+from ironflow.core.functions.flow_control import (
     Batch,
     Concurrency,
     Debounce,
@@ -21,7 +22,6 @@ from ironflow.core.flow_control import (
     Throttle,
     flow_control_of,
 )
-from ironflow.core.functions import Definition, check_policies
 from ironflow.sdk.function import define
 
 

@@ -13,7 +13,7 @@ import pytest
 from value_types import Address, Customer, Line, Order
 
 from ironflow.core.errors import InvalidInput
-from ironflow.core.values import convert_input, json_schema
+from ironflow.core.values.codec import convert_input, json_schema
 
 
 @dataclasses.dataclass

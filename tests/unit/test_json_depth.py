@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ironflow.core.errors import InvalidInput
-from ironflow.core.json_text import keep_json
-from ironflow.core.values import MAX_DEPTH
+from ironflow.core.values.codec import MAX_DEPTH
+from ironflow.core.values.json_text import keep_json
 
 TEXT = st.text(st.sampled_from('[]{}"\\:,a'), max_size=8)
 

@@ -11,13 +11,13 @@ import pytest
 from engine_world import LINGERS, is_clean, play
 
 from ironflow import function, testing
-from ironflow.core.entries import decode_entry
 from ironflow.core.errors import Gone, InvalidInput, StorageError
-from ironflow.core.flow_control import Concurrency, concurrency_of
-from ironflow.core.fold import apply
-from ironflow.core.functions import Definition, compile_spec
-from ironflow.core.lanes import parse_lane
-from ironflow.core.runs import Run, RunStatus
+from ironflow.core.functions.definition import Definition, compile_spec
+from ironflow.core.functions.flow_control import Concurrency, concurrency_of
+from ironflow.core.functions.lanes import parse_lane
+from ironflow.core.runs.entries import decode_entry
+from ironflow.core.runs.fold import apply
+from ironflow.core.runs.state import Run, RunStatus
 from ironflow.storage.memory.store import MemoryReader
 from ironflow.storage.ports import Entry
 

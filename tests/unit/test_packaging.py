@@ -59,7 +59,9 @@ def locked() -> dict[str, str]:
 
 
 ROOMS = [
-    path.parent for part in ("actors", "storage") for path in (ROOT / part).rglob("__init__.py")
+    path.parent
+    for part in ("ironflow/core", "actors", "storage")
+    for path in (ROOT / part).rglob("__init__.py")
 ]
 
 

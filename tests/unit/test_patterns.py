@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ironflow.core.errors import InvalidInput
-from ironflow.core.patterns import (
+from ironflow.core.expressions.patterns import (
     MAX_NAME,
     PatternIndex,
     compile_pattern,

@@ -14,11 +14,11 @@ from fake_worker import QUICK, FakeWorker, definition, ready, remote, step
 from ironflow import function, testing
 from ironflow.actors.elsewhere import jobs as reports
 from ironflow.actors.workers.worker import Heartbeat, WorkerActor
-from ironflow.core import pull
-from ironflow.core.commands import ExecutionLeft
-from ironflow.core.entries import CancelOn, RunOptions
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
-from ironflow.core.functions import Trigger
+from ironflow.core.functions.definition import Trigger
+from ironflow.core.remote import pull
+from ironflow.core.runs.commands import ExecutionLeft
+from ironflow.core.runs.entries import CancelOn, RunOptions
 
 
 def test_a_run_that_becomes_ready_answers_a_held_poll_at_once() -> None:

@@ -16,9 +16,9 @@ from fake_worker import FakeWorker, definition, remote
 from ironflow import testing
 from ironflow.actors.workers.exchange import News, exchange
 from ironflow.actors.workers.worker import PollJobs, RegisterWorker
-from ironflow.core import commands as c
-from ironflow.core.entries import Failure, Payload, RunOptions
-from ironflow.core.remote import Answer, RecordedJob, Report, encode_report
+from ironflow.core.remote.reports import Answer, RecordedJob, Report, encode_report
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.entries import Failure, Payload, RunOptions
 from ironflow.sdk.link import Link
 from ironflow.sdk.slots import PATIENCE, Held, Slots
 

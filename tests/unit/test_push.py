@@ -17,13 +17,13 @@ from push_network import KEY, URL, Network, definition, own, pushed
 from ironflow import Endpoint, testing
 from ironflow.actors.endpoints.breakers import Speak
 from ironflow.actors.endpoints.endpoints import breaker_key
-from ironflow.core import functions as fn
-from ironflow.core.breaker import BreakerPolicy
-from ironflow.core.entries import RunOptions
 from ironflow.core.errors import InvalidInput
-from ironflow.core.push import CallFailure, Reply
-from ironflow.core.retry import RetryPolicy
-from ironflow.core.secrets import SecretMissing
+from ironflow.core.functions import definition as fn
+from ironflow.core.functions.secrets import SecretMissing
+from ironflow.core.remote.breaker import BreakerPolicy
+from ironflow.core.remote.push import CallFailure, Reply
+from ironflow.core.runs.entries import RunOptions
+from ironflow.core.runs.retry import RetryPolicy
 from ironflow.sdk.function import Function
 
 

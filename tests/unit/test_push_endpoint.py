@@ -11,10 +11,10 @@ from push_network import KEY, URL, Network, own, pushed
 
 from ironflow import Endpoint, testing
 from ironflow.actors.endpoints.introspection import register_found, survey
-from ironflow.core import functions as fn
 from ironflow.core.errors import ConfigError, Conflict, EndpointFailed, InvalidInput
-from ironflow.core.push import CallFailure, Reply
-from ironflow.core.signatures import HEADER, BadSignature, Key, Seen, sign, sign_with, verify
+from ironflow.core.functions import definition as fn
+from ironflow.core.remote.push import CallFailure, Reply
+from ironflow.core.remote.signatures import HEADER, BadSignature, Key, Seen, sign, sign_with, verify
 
 
 @own(id="tiny")

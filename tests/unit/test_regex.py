@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ironflow.core.regex import MAX_PATTERN, MAX_TEXT, Regex, RegexError, compile_regex
+from ironflow.core.expressions.regex import MAX_PATTERN, MAX_TEXT, Regex, RegexError, compile_regex
 
 
 @pytest.mark.parametrize(

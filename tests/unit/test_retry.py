@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ironflow.core.errors import InvalidInput
-from ironflow.core.retry import RetryPolicy
+from ironflow.core.runs.retry import RetryPolicy
 
 
 def test_the_default_doubles_from_one_second_to_five_minutes() -> None:

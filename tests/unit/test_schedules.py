@@ -9,7 +9,7 @@ import pytest
 
 from ironflow.core.clock import from_datetime, to_datetime, to_rfc3339
 from ironflow.core.errors import InvalidInput
-from ironflow.core.schedules import ALIASES, CronSchedule
+from ironflow.core.functions.schedules import ALIASES, CronSchedule
 
 
 def at(text: str, zone: str = "UTC") -> int:

@@ -16,9 +16,9 @@ from ironflow import testing
 from ironflow.actors.directory.keyring import Keyring
 from ironflow.actors.directory.registrar import Registrar
 from ironflow.actors.kernel.virtual_time import in_virtual_time, virtual_clock
-from ironflow.core.access import ADMIN, Unauthenticated
+from ironflow.core.access.directory import Directory, ProjectPut
+from ironflow.core.access.keys import ADMIN, Unauthenticated
 from ironflow.core.clock import Ids
-from ironflow.core.directory import Directory, ProjectPut
 from ironflow.core.errors import Conflict
 from ironflow.storage.memory.store import MemoryStore
 

@@ -21,7 +21,7 @@ import pytest
 from value_types import Address, Customer
 
 from ironflow.core.errors import NotSerializable, UnreadableValue
-from ironflow.core.values import (
+from ironflow.core.values.codec import (
     MAX_DEPTH,
     decode_value,
     encode_plain,
@@ -440,7 +440,7 @@ def test_no_attribute_of_a_module_runs_code_when_a_type_is_looked_up(
 
 def test_pydantic_is_not_imported() -> None:
     code = (
-        "import sys, ironflow.core.values as v; v.normalize({'a': [1, (2,)]}, 's');"
+        "import sys, ironflow.core.values.codec as v; v.normalize({'a': [1, (2,)]}, 's');"
         "v.convert_input(b'[1]', list[int]); v.json_schema(list[int]);"
         "sys.exit('pydantic' in sys.modules)"
     )

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from pydantic import BaseModel
 
 from ironflow.cli.main import program
-from ironflow.core.entries import decode_entry
+from ironflow.core.runs.entries import decode_entry
 from ironflow.workflows import Context, Workflow, step
 from ironflow.workflows.diagrams import (
     HEIGHT,

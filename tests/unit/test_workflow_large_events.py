@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from ironflow.core.payloads import INLINE_LIMIT
+from ironflow.core.values.payloads import INLINE_LIMIT
 from ironflow.workflows import Context, Workflow, step
 from ironflow.workflows.errors import ContextSerdeError
 from ironflow.workflows.events import (

@@ -12,7 +12,7 @@ from workflow_world import Asks, Long, world
 
 from ironflow import testing
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
-from ironflow.core.explain import explain
+from ironflow.core.runs.explain import explain
 from ironflow.sdk.function import Registry
 from ironflow.web.views import workflow_steps
 from ironflow.workflows import Context, Workflow, step

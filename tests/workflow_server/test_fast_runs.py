@@ -14,7 +14,7 @@ from ironflow.actors.kernel.actor import Ref
 from ironflow.actors.runs.endings import Ending, Endings
 from ironflow.actors.workflows import doors
 from ironflow.core.errors import StorageError, StorageFull
-from ironflow.core.runs import Run
+from ironflow.core.runs.state import Run
 from ironflow.web.fast_path import FAST_PATH, FastPath, Plain
 from ironflow.workflows.server import WorkflowServer
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import msgspec
 
 from ironflow.actors.engine import Engine
-from ironflow.core import commands as c
-from ironflow.core.entries import EventFacts
 from ironflow.core.errors import Draining, InvalidInput, IronflowError, NotFound
-from ironflow.core.runs import Run
+from ironflow.core.runs import commands as c
+from ironflow.core.runs.entries import EventFacts
+from ironflow.core.runs.state import Run
 from ironflow.web.connect.dispatch import Call, Method
 from ironflow.web.connect.functions import change_of, check_function_id
 from ironflow.web.connect.json_codec import Plain

@@ -6,10 +6,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from ironflow.core.breaker import BreakerPolicy
-from ironflow.core.entries import CancelOn, RunOptions
 from ironflow.core.errors import InvalidInput
-from ironflow.core.flow_control import (
+from ironflow.core.functions.definition import Cron, Definition, Endpoint, Placement, Trigger
+from ironflow.core.functions.flow_control import (
     Batch,
     Concurrency,
     Debounce,
@@ -20,8 +19,9 @@ from ironflow.core.flow_control import (
     SingletonMode,
     Throttle,
 )
-from ironflow.core.functions import Cron, Definition, Endpoint, Placement, Trigger
-from ironflow.core.retry import RetryPolicy
+from ironflow.core.remote.breaker import BreakerPolicy
+from ironflow.core.runs.entries import CancelOn, RunOptions
+from ironflow.core.runs.retry import RetryPolicy
 
 ATTEMPTS = 25
 """How often a function's body is tried when it does not say."""

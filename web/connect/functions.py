@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from ironflow.core.errors import InvalidInput
-from ironflow.core.function_history import Change, FunctionStatus, Revision
-from ironflow.core.functions import Definition
+from ironflow.core.functions.definition import Definition
+from ironflow.core.functions.history import Change, FunctionStatus, Revision
 from ironflow.storage.ports import FunctionRow
 from ironflow.web.connect.dispatch import Call, Method
 from ironflow.web.connect.function_messages import (

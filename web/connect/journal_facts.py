@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ironflow.core import entries as e
-from ironflow.core.entries import RunEntry
-from ironflow.core.fold import apply
-from ironflow.core.payloads import Payload
-from ironflow.core.pull import step_id
-from ironflow.core.runs import Run
+from ironflow.core.remote.pull import step_id
+from ironflow.core.runs import entries as e
+from ironflow.core.runs.entries import RunEntry
+from ironflow.core.runs.fold import apply
+from ironflow.core.runs.state import Run
+from ironflow.core.values.payloads import Payload
 from ironflow.web.connect.run_messages import TEXT
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from ironflow.core.clock import from_datetime, to_rfc3339
 from ironflow.core.errors import InvalidInput
-from ironflow.core.json_text import keep_json
+from ironflow.core.values.json_text import keep_json
 from ironflow.web.connect.schema import (
     SCALARS,
     STRUCT,

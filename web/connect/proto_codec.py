@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from google.protobuf.message import Message as Proto
 
 from ironflow.core.errors import InvalidInput, IronflowError
-from ironflow.core.json_text import keep_json
+from ironflow.core.values.json_text import keep_json
 from ironflow.web.connect.json_codec import Plain, check_moment, enum_name
 from ironflow.web.connect.schema import (
     SCALARS,

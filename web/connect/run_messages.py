@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ironflow.actors.engine import Engine
-from ironflow.core.functions import Placement
-from ironflow.core.payloads import Failure, Payload
-from ironflow.core.pull import step_id
-from ironflow.core.runs import Run, Step, StepStatus
+from ironflow.core.functions.definition import Placement
+from ironflow.core.remote.pull import step_id
+from ironflow.core.runs.state import Run, Step, StepStatus
+from ironflow.core.values.payloads import Failure, Payload
 from ironflow.storage.ports import RunRow
 from ironflow.web.connect.json_codec import Plain
 from ironflow.web.connect.values import show

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ironflow.core.entries import RunKind
 from ironflow.core.errors import Conflict, InvalidInput, IronflowError, NotFound
-from ironflow.core.json_text import keep_json
-from ironflow.core.pull import step_key
-from ironflow.core.runs import TERMINAL, Run, Step
+from ironflow.core.remote.pull import step_key
+from ironflow.core.runs.entries import RunKind
+from ironflow.core.runs.state import TERMINAL, Run, Step
+from ironflow.core.values.json_text import keep_json
 from ironflow.storage.ports import RunFilter, RunRow
 from ironflow.web.connect.dispatch import Call, Method
 from ironflow.web.connect.functions import change_of

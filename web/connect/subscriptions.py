@@ -12,14 +12,14 @@ from typing import Annotated, Any
 import msgspec
 
 from ironflow.actors.events.router import EventEmitted
-from ironflow.core import entries as e
-from ironflow.core.entries import decode_entry
 from ironflow.core.errors import Draining, InvalidInput
-from ironflow.core.expressions import Expression
-from ironflow.core.functions import compile_filter
-from ironflow.core.patterns import compile_pattern
-from ironflow.core.payloads import Payload
-from ironflow.core.values import convert_input
+from ironflow.core.expressions.compiled import Expression
+from ironflow.core.expressions.patterns import compile_pattern
+from ironflow.core.functions.definition import compile_filter
+from ironflow.core.runs import entries as e
+from ironflow.core.runs.entries import decode_entry
+from ironflow.core.values.codec import convert_input
+from ironflow.core.values.payloads import Payload
 from ironflow.storage.ports import Entry
 from ironflow.web.connect.dispatch import Call, Method
 from ironflow.web.connect.events import Emit, emit

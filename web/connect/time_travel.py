@@ -10,13 +10,13 @@ import msgspec
 
 from ironflow.actors.engine import Engine
 from ironflow.core.clock import from_datetime
-from ironflow.core.entries import decode_entry
 from ironflow.core.errors import InvalidInput, NotFound
-from ironflow.core.fold import apply
 from ironflow.core.prefect.runs import is_ours as is_of_flow_run
-from ironflow.core.pull import step_id, step_key
-from ironflow.core.runs import Run, Step
-from ironflow.core.workflow_steps import StepHistory
+from ironflow.core.remote.pull import step_id, step_key
+from ironflow.core.runs.entries import decode_entry
+from ironflow.core.runs.fold import apply
+from ironflow.core.runs.state import Run, Step
+from ironflow.core.workflows.steps import StepHistory
 from ironflow.storage.ports import Entry
 from ironflow.web.connect.dispatch import Call, Method
 from ironflow.web.connect.journal_facts import Fact, apply_and_tell

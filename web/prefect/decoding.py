@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ironflow.core.json_text import is_too_deep
 from ironflow.core.prefect.coercion import MOST_COERCIONS, decode_leniently, put_right
 from ironflow.core.prefect.faults import Fault, InvalidRequest, find_fault
+from ironflow.core.values.json_text import is_too_deep
 
 Q = TypeVar("Q")
 

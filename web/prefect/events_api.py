@@ -17,7 +17,6 @@ from ironflow.actors.engine import Engine
 from ironflow.actors.prefect.feeds import Feeds
 from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.errors import IronflowError
-from ironflow.core.json_text import is_too_deep
 from ironflow.core.prefect.event_filters import (
     EventFilter,
     bounded,
@@ -26,6 +25,7 @@ from ironflow.core.prefect.event_filters import (
 from ironflow.core.prefect.events import Event, decode_event, decode_events
 from ironflow.core.prefect.faults import Fault, InvalidRequest, Refusal
 from ironflow.core.prefect.scalars import parse_integer
+from ironflow.core.values.json_text import is_too_deep
 from ironflow.storage.relational.prefect_events import (
     count_events,
     count_events_by,

@@ -17,8 +17,8 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from ironflow.actors.engine import Engine
 from ironflow.actors.prefect.live import Live, Published
-from ironflow.core.access import PermissionDenied
-from ironflow.core.directory import DEFAULT_ENVIRONMENT
+from ironflow.core.access.directory import DEFAULT_ENVIRONMENT
+from ironflow.core.access.keys import PermissionDenied
 from ironflow.core.errors import IronflowError
 from ironflow.core.prefect.faults import Fault
 from ironflow.web.access import secret_in, secret_of

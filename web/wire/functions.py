@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ironflow.core.flow_control import FlowControl
+from ironflow.core.functions.flow_control import FlowControl
 from ironflow.web.wire import Request, View
 from ironflow.web.wire.runs import FailureView
 

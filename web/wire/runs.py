@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ironflow.core.entries import RunKind
+from ironflow.core.runs.entries import RunKind
 from ironflow.web.wire import Request, View
 
 

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from ironflow.core.pull import Job
-from ironflow.core.remote import Answer, Report
+from ironflow.core.remote.pull import Job
+from ironflow.core.remote.reports import Answer, Report
 from ironflow.web.wire import View
 
 
@@ -35,7 +35,9 @@ class WorkerStatus(View, frozen=True):
 
 
 class JobPage(View, frozen=True):
-    """Jobs for a worker. `signals` (`core.remote.Signals`) are for one that reports commands."""
+    """Jobs for a worker. `signals` (`core.remote.reports.Signals`) are for one that reports
+    commands.
+    """
 
     jobs: list[Job]
     signals: Any

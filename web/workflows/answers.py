@@ -14,8 +14,8 @@ import msgspec
 from aiohttp import web
 
 from ironflow.core.errors import InvalidInput, IronflowError
-from ironflow.core.json_text import is_too_deep
-from ironflow.core.values import TEXT_DEPTH
+from ironflow.core.values.codec import TEXT_DEPTH
+from ironflow.core.values.json_text import is_too_deep
 from ironflow.web import whole
 from ironflow.web.problems import LATE, clean
 

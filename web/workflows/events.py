@@ -1,6 +1,6 @@
 """What journal entries say to readers of a workflow's stream, as frames that are shared.
 
-Nothing is stored for readers: `core.workflow_stream` works the events out from the entries. Here
+Nothing is stored for readers: `core.workflows.stream` works the events out from the entries. Here
 each entry is worked out once, and encoded once for each style in which it is asked for, however
 many readers there are.
 """
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import msgspec
 
 from ironflow.core.clock import to_rfc3339
-from ironflow.core.entries import KINDS, TurnRecorded, decode_entry
-from ironflow.core.payloads import Payload
-from ironflow.core.workflow_stream import StreamedEvent, events_of
+from ironflow.core.runs.entries import KINDS, TurnRecorded, decode_entry
+from ironflow.core.values.payloads import Payload
+from ironflow.core.workflows.stream import StreamedEvent, events_of
 from ironflow.storage.ports import Entry
 
 ENDINGS = frozenset({"run.completed", "run.failed", "run.cancelled"})

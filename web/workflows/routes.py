@@ -11,8 +11,8 @@ from ironflow.actors.engine import Engine
 from ironflow.actors.workflows.doors import RUNNING
 from ironflow.actors.workflows.handlers import HandlerRow
 from ironflow.core.errors import Conflict, InvalidInput, NotFound
-from ironflow.core.workflow_face import WorkflowFace
-from ironflow.core.workflow_state import WorkflowState
+from ironflow.core.workflows.face import WorkflowFace
+from ironflow.core.workflows.state import WorkflowState
 from ironflow.web import whole
 from ironflow.web.queries import check_text, decode_cursor, encode_cursor
 from ironflow.web.routing import STATE

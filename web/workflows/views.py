@@ -7,7 +7,7 @@ import msgspec
 from ironflow.actors.workflows.doors import HandlerView
 from ironflow.actors.workflows.handlers import HandlerRow
 from ironflow.core.clock import to_iso
-from ironflow.core.runs import TERMINAL, Run
+from ironflow.core.runs.state import TERMINAL, Run
 
 STOP_EVENT = "workflows.events.StopEvent"
 CODES = {"running": 202, "completed": 200, "failed": 500, "cancelled": 500}

@@ -28,7 +28,7 @@ from ironflow.core.prefect.scalars import (
     parse_truth,
     parse_uuid,
 )
-from ironflow.core.values import MAX_DEPTH
+from ironflow.core.values.codec import MAX_DEPTH
 
 T = TypeVar("T")
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from ironflow.core.clock import SECOND, to_rfc3339
 from ironflow.core.durations import format_duration
-from ironflow.core.explain import LONGEST_TEXT, Explanation, Reason
 from ironflow.core.prefect.lists import running_steps, status_of, subject
 from ironflow.core.prefect.runs import FlowRun, History, Progress
 from ironflow.core.prefect.states import AWAITING_RETRY, LATE, State, micros
+from ironflow.core.runs.explain import LONGEST_TEXT, Explanation, Reason
 
 MOST_TASKS = 20
 """Running tasks that are named."""

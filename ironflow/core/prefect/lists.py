@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from ironflow.core.entries import ParentRef
-from ironflow.core.execution import RunningStep
-from ironflow.core.payloads import NULL, Failure, Payload
 from ironflow.core.prefect.runs import History, Progress, TaskRun
 from ironflow.core.prefect.states import AWAITING_RETRY, State
-from ironflow.core.runs import Run, RunStatus, Step, StepStatus
+from ironflow.core.runs.entries import ParentRef
+from ironflow.core.runs.execution import RunningStep
+from ironflow.core.runs.state import Run, RunStatus, Step, StepStatus
+from ironflow.core.values.payloads import NULL, Failure, Payload
 
 _STATUSES = {
     "SCHEDULED": RunStatus.QUEUED,

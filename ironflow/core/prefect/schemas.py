@@ -1,8 +1,8 @@
 """Values held against JSON Schema: what flow parameters and typed inputs are described with.
 
 The keywords that say something of a value's shape are understood; the others (formats, titles) say
-nothing. References stay within the schema. Patterns are those of `ironflow.core.regex`, which a
-hostile one cannot hold up.
+nothing. References stay within the schema. Patterns are those of `ironflow.core.expressions.regex`,
+which a hostile one cannot hold up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ironflow.core.errors import InvalidInput
-from ironflow.core.regex import Regex, RegexError
+from ironflow.core.expressions.regex import Regex, RegexError
 
 MOST_STEPS = 10_000
 """Subschemas that are held against one value: more is refused, so that none takes for ever."""
