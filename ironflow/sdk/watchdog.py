@@ -15,11 +15,12 @@ import sys
 import sysconfig
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import FrameType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ironflow.core.blockages import Blockage
 from ironflow.core.clock import Clock
@@ -40,6 +41,22 @@ _ASYNCIO = os.path.dirname(asyncio.__file__) + os.sep
 STARVED = "the process got no processor time"
 
 
+ADVICE = 'let it compute in a step with executor="process", or block in one with "thread"'
+
+
+class Work(ABC):
+    """Base of what stands in a frame of ours while somebody's code is executed for a run, where
+    that is no `Execution`.
+    """
+
+    advice: ClassVar[str]
+    """What to do about code that holds up the loop here."""
+
+    @abstractmethod
+    def whose(self) -> tuple[str, str, str]:
+        """The function, the run and the step."""
+
+
 class Culprit(NamedTuple):
     """Who holds the loop, as far as it can be told."""
 
@@ -47,6 +64,7 @@ class Culprit(NamedTuple):
     function_id: str = ""
     run_id: str = ""
     step: str = ""
+    advice: str = ADVICE
 
     def __str__(self) -> str:
         if not self.function_id:
@@ -124,10 +142,10 @@ class Watchdog:
         self._said = {k: t for k, t in self._said.items() if t > now - SILENCE}
         self._said[key] = now
         log.warning(
-            "the event loop is held up: for more than %g s nothing else could run than %s; "
-            'let it compute in a step with executor="process", or block in one with "thread"',
+            "the event loop is held up: for more than %g s nothing else could run than %s; %s",
             self._threshold,
             culprit,
+            culprit.advice,
         )
         return True
 
@@ -142,7 +160,7 @@ class Watchdog:
         place = _line(next((f for f in frames if _is_users(f)), frame))
         found = _from_context(task) or _from_frames(frames)
         if found is None:
-            return Culprit(place)
+            return _working(frames, place) or Culprit(place)
         execution, step = found
         return Culprit(place, execution.function.id, execution.run_id, step)
 
@@ -180,6 +198,17 @@ def _from_frames(frames: list[FrameType]) -> tuple[Execution, str] | None:
             elif isinstance(value, Execution) and execution is None:
                 execution = value
     return None if execution is None else (execution, step)
+
+
+def _working(frames: list[FrameType], place: str) -> Culprit | None:
+    """The work that one of our frames is at, the innermost one's."""
+    for frame in frames:
+        if not str(frame.f_globals.get("__name__", "")).startswith("ironflow."):
+            continue
+        for value in frame.f_locals.values():
+            if isinstance(value, Work):
+                return Culprit(place, *value.whose(), advice=value.advice)
+    return None
 
 
 def _is_users(frame: FrameType) -> bool:

@@ -123,6 +123,30 @@ class Context(Generic[S]):
         """
         return await self._step("once").once(name, fn, *args, **kwargs)
 
+    async def once_in_process(
+        self, name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """As `once`, in a process of its own: for what computes for long, which would take the
+        processor from every other step. Function, arguments and result are pickled. When the step
+        or the run is cancelled, the process is ended.
+
+        Raises what `fn` raises, `InvalidInput` for what cannot be sent to a process, and
+        `StepProcessLost` when that died.
+        """
+        return await self._step("once_in_process").once_in_process(name, fn, *args, **kwargs)
+
+    def cancel_step(self, name: str, where: Callable[[Any], Any] | None = None) -> int:
+        """Cancel all that another step has to do, or only that of the events for which `where` is
+        true: what executes, what waits for an event, another attempt or a worker. How much that
+        was; the job that asks is never among it.
+
+        A step that executes gets `asyncio.CancelledError`, and nothing that it does from then on
+        has any effect; runs that it started are cancelled. Fan-outs go on without it. Recorded
+        with what the asking step does. Raises `WorkflowRuntimeError` when there is no such step.
+        """
+        invocation = self._step("cancel_step")
+        return invocation.on_loop(invocation.cancel_step, name, where)
+
     def retry_info(self) -> RetryInfo:
         """Which attempt this is, and how the last one ended."""
         return self._step("retry_info").retry_info()

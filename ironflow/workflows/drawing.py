@@ -27,6 +27,7 @@ from ironflow.core.workflows.state import (
     FanFired,
     JobAdded,
     JobBegan,
+    JobCancelled,
     JobEnded,
     JobFailed,
     JobWaits,
@@ -152,6 +153,8 @@ class _Execution:
                 self._ask(op.job, op.output)
                 if op.output is not None:
                     self.last = f"job{op.job}"
+            case JobCancelled():
+                self._change(op.job, None, "failed", "cancelled by another step")
             case JobFailed():
                 text = f"{op.error.kind}: {op.error.message}"
                 self._change(op.job, None, "failed" if op.retry_at is None else "step", text)

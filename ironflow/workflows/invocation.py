@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,7 +21,7 @@ from ironflow.core.clock import FOREVER, SECOND, to_datetime
 from ironflow.core.errors import NotSerializable
 from ironflow.core.runs import commands as c
 from ironflow.core.runs.effects import job_timer
-from ironflow.core.runs.entries import ParentRef
+from ironflow.core.runs.entries import CancelRung, ParentRef
 from ironflow.core.values.codec import decode_value, encode_value
 from ironflow.core.values.payloads import Payload, to_storable
 from ironflow.core.workflows.state import (
@@ -35,6 +36,7 @@ from ironflow.core.workflows.state import (
     Sent,
     sent_to,
 )
+from ironflow.sdk.watchdog import Work
 from ironflow.workflows.codec import (
     build_exception,
     digest,
@@ -50,6 +52,8 @@ from ironflow.workflows.vocabulary import bare_name, is_event, wire_name
 
 if TYPE_CHECKING:
     from ironflow.workflows.interpreter import Interpreter
+
+log = logging.getLogger("ironflow.workflows")
 
 R = TypeVar("R")
 
@@ -69,8 +73,10 @@ class Waits(BaseException):
     """
 
 
-class Invocation:
+class Invocation(Work):
     """What a step that executes has done so far, and what it had done before (its echoes)."""
+
+    advice = "let it compute in `ctx.once_in_process`, or make it a step that is not async"
 
     def __init__(self, body: Interpreter, job: Job, spec: StepSpec, worker: int) -> None:
         self.body, self.job, self.spec, self.worker = body, job, spec, worker
@@ -86,16 +92,18 @@ class Invocation:
         """Calls of `once` that are under way, by name."""
         self._children = 0
         self._implicit: dict[str, int] = {}
-        events = job.events
-        self.taken = bare_name(events[0].type) if len(events) == 1 else "CollectionReleaseEvent"
-        """The bare name of what the step was given."""
+        self.taken = taken_of(job)
 
     @functools.cached_property
     def store(self) -> StateStore[Any]:
         """The store of the run as this execution sees it."""
         self.has_store = True
         claims = Claims(iter(self.job.echoes))
-        return StateStore(self.body.live, self._record_change, claims)
+        return StateStore(self.body.live, self._record_change, claims, check=self._check)
+
+    def whose(self) -> tuple[str, str, str]:
+        """See `Work`."""
+        return self.body.function.id, self.body.run_id, self.spec.name
 
     # -- the call ---------------------------------------------------------------------------------
 
@@ -308,6 +316,63 @@ class Invocation:
         await self.body.commit_now()
         return decode_value(data)
 
+    async def once_in_process(
+        self, name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """See `Context.once_in_process`."""
+        body = self.body
+        grace = body.executor.cancel_grace
+        return await self.once(
+            name,
+            partial(
+                body.executor.processes.call,
+                f"{self.spec.name}, {name}",
+                fn,
+                args,
+                kwargs,
+                partial(self._note_rung, name),
+                lambda: grace if body.unwinding and not body.leaving else 0.0,
+            ),
+        )
+
+    def _note_rung(self, name: str, rung: CancelRung, pid: int) -> None:
+        log.info(
+            "run %s: process %d of %r in step %s was %s",
+            *(self.body.run_id, pid, name, self.spec.name, rung),
+        )
+
+    # -- other steps ------------------------------------------------------------------------------
+
+    def cancel_step(self, step: str, where: Callable[[Any], Any] | None) -> int:
+        """See `Context.cancel_step`."""
+        self._check()
+        body = self.body
+        if step not in body.definition.steps:
+            raise WorkflowRuntimeError(f"there is no step {step!r}")
+        mark = digest(step)
+        done = 0
+        while self._is_echo("cancel", mark) is not None:
+            done += 1
+        if done:
+            return done
+        chosen = [
+            job
+            for job in body.state.jobs.values()
+            if job.step == step
+            and job.id != self.job.id
+            and (where is None or any(where(body.objects.get(each)) for each in job.events))
+        ]
+        for job in chosen:
+            body.workers.drop(job, self.job.id, mark)
+        body.flush_later()
+        return len(chosen)
+
+    def break_off(self) -> None:
+        """Another step has cancelled this one: whatever it still does has no effect."""
+        if self.has_store:
+            self.store.take_back(keep=False)
+        self.held, self.over = [], True
+
     # -- children ---------------------------------------------------------------------------------
 
     def start_child(
@@ -373,6 +438,11 @@ class Invocation:
         failed_at = to_datetime(job.failed_at) if job.failed_at is not None else None
         elapsed = max(self.started_at - began, 0) / SECOND
         return RetryInfo(job.failures, elapsed, error, failed_at)
+
+
+def taken_of(job: Job) -> str:
+    """The bare name of what a step is given."""
+    return bare_name(job.events[0].type) if len(job.events) == 1 else "CollectionReleaseEvent"
 
 
 def _checked(what: str, text: Any) -> str:

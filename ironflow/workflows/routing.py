@@ -212,6 +212,20 @@ class Router:
                 if not waiting:
                     del self.waiting[kind]
 
+    def drop(self, job: Job) -> None:
+        """A job is no more: nothing comes to it, and its fan-outs do not wait for it."""
+        for kind in {wait.type for wait in job.waits.values()}:
+            waiting = self.waiting.get(kind)
+            if waiting is not None:
+                waiting.pop(job.id, None)
+                if not waiting:
+                    del self.waiting[kind]
+        coming = self.coming.get(job.step)
+        if coming:
+            coming.discard(job.id)
+        if job.fans:
+            self.leave(job)
+
     def begin_wait(self, job_id: int, kind: str) -> None:
         """A job waits for an event of a class."""
         self.waiting.setdefault(kind, {})[job_id] = None

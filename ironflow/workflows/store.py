@@ -178,7 +178,7 @@ def take_note(_changes: Any, _undo: Any) -> None:
 class StateStore(Generic[S]):
     """The store as one execution of a step sees it, or whoever holds the run's handler.
 
-    `settle` is awaited after each change.
+    `settle` is awaited after each change; `check` is called before one, and may raise.
     """
 
     def __init__(
@@ -187,8 +187,10 @@ class StateStore(Generic[S]):
         record: Record,
         claims: Claims | None = None,
         settle: Settle | None = None,
+        check: Callable[[], None] | None = None,
     ) -> None:
         self._live, self._record, self._settle = live, record, settle
+        self._check = check
         self._claims = claims or Claims(iter(()))
         self._lent: set[str] = set()
         """Top-level keys whose components this execution holds and may have changed."""
@@ -226,6 +228,8 @@ class StateStore(Generic[S]):
             raise ValueError("the path must not be empty")
         live = self._live
         async with live.lock:
+            if self._check is not None:
+                self._check()
             top = path.partition(".")[0]
             if self._claims.next() is not None and self._is_done(path, value):
                 return
@@ -306,6 +310,8 @@ class StateStore(Generic[S]):
 
     def _commit(self, value: Any) -> None:
         live = self._live
+        if self._check is not None:
+            self._check()
         if self._claims.next() is not None:
             new = live.encoded(value)
             if self._repeats(lambda tree: diff(tree, new, [])[0], None):
@@ -344,6 +350,8 @@ class StateStore(Generic[S]):
     def _redo(self, changes: list[Change]) -> None:
         """This time the block did something else: that holds."""
         live = self._live
+        if self._check is not None:
+            self._check()
         tree = copy.deepcopy(live.tree)
         for change in changes:
             try:

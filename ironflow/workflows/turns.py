@@ -8,7 +8,14 @@ from typing import Any
 import msgspec
 
 from ironflow.core.runs import commands as c
-from ironflow.core.workflows.state import Collected, JobEnded, Stored, Streamed, TurnOp
+from ironflow.core.workflows.state import (
+    Collected,
+    JobCancelled,
+    JobEnded,
+    Stored,
+    Streamed,
+    TurnOp,
+)
 
 
 class Turn(msgspec.Struct, frozen=True, eq=False):
@@ -27,7 +34,7 @@ def settled(ops: list[TurnOp]) -> tuple[TurnOp, ...]:
     """The operations without what is needed only while their step may be executed again."""
     if _SOFT.isdisjoint(map(type, ops)):
         return tuple(ops)
-    over = {op.job for op in ops if type(op) is JobEnded}
+    over = {op.job for op in ops if isinstance(op, JobEnded | JobCancelled)}
     found: list[TurnOp] = []
     for op in ops:
         if isinstance(op, Stored | Streamed | Collected) and (op.job in over or op.job is None):

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ironflow.core.clock import SECOND
+from ironflow.core.runs import commands as c
 from ironflow.core.values.payloads import Failure
-from ironflow.core.workflows.state import Job, JobBegan, JobEnded, JobFailed, JobLeft
+from ironflow.core.workflows.state import Job, JobBegan, JobCancelled, JobEnded, JobFailed, JobLeft
 from ironflow.workflows.codec import encode_event
 from ironflow.workflows.context import Context
 from ironflow.workflows.errors import WorkflowRuntimeError
-from ironflow.workflows.invocation import Invocation, Waits, current_invocation
+from ironflow.workflows.invocation import Invocation, Waits, current_invocation, taken_of
 from ironflow.workflows.outcomes import failure_of, next_attempt, recover
 from ironflow.workflows.steps import StepSpec
 from ironflow.workflows.vocabulary import is_event, is_stop, makes_events
@@ -110,7 +111,7 @@ class Workers:
             error = cancelled
         except (Exception, Waits, SystemExit) as raised:  # noqa: BLE001 - concluded below
             error = raised
-        if self.body.unwinding or self.body.end is not None:
+        if self.body.unwinding or self.body.end is not None or invocation.over:
             self._let_go(invocation)
             return
         try:
@@ -124,8 +125,10 @@ class Workers:
         self._let_go(invocation)
 
     def _let_go(self, invocation: Invocation) -> None:
-        invocation.over = True
         job, step = invocation.job, invocation.spec.name
+        if self.active.get(job.id) is not invocation:
+            return  # it was cancelled before it had begun, and is let go of already
+        invocation.over = True
         if job.children:
             self.body.arrivals.forget_children(job.id)
         self.active.pop(job.id, None)
@@ -251,6 +254,35 @@ class Workers:
             facts={"step": step},
         )
         self.body.fail(failure)
+
+    def drop(self, job: Job, by: int, mark: str) -> None:
+        """Cancel a job, as the step of the job `by` asks: at once here, in the journal with what
+        that step does. Children that it started are cancelled, too.
+        """
+        body, invocation = self.body, self.active.get(job.id)
+        if invocation is not None:
+            invocation.break_off()
+        worker = invocation.worker if invocation is not None else 0
+        body.emit(JobCancelled(job.id, job.step, taken_of(job), worker, by, mark))
+        reason = f"step {job.step} of run {body.run_id}, which awaits it, was cancelled"
+        for child in job.children.values():
+            if child.outcome is None:
+                body.creates.append(c.Send(f"run/{child.run_id}", c.CancelRun(reason=reason)))
+        self.errors.pop(job.id, None)
+        body.objects.forget(job)
+        body.router.drop(job)
+        if invocation is None:
+            return
+        task = self.tasks[job.id]
+        task.cancel()
+        # One that has not begun ends without a word of its own.
+        task.add_done_callback(lambda _: self._let_go(invocation))
+        late = body.loop.call_later(GRACE, self._tell_late, invocation)
+        task.add_done_callback(lambda _: late.cancel())
+
+    def _tell_late(self, invocation: Invocation) -> None:
+        step = invocation.spec.name
+        log.warning("run %s: step %s was cancelled by another, but goes on", self.body.run_id, step)
 
     def cancel(self) -> None:
         """Cancel what executes."""

@@ -16,6 +16,8 @@ from ironflow import Context, function
 from ironflow.core.blockages import MAX_FUNCTIONS, Blockage, Blockages
 from ironflow.core.clock import SystemClock
 from ironflow.sdk.watchdog import STARVED, Watchdog
+from ironflow.workflows import Workflow, step
+from ironflow.workflows.events import StartEvent, StopEvent
 
 pytestmark = pytest.mark.blocks_the_loop
 THRESHOLD = 0.02
@@ -100,26 +102,49 @@ async def careless() -> None:
 
 
 @pytest.mark.parametrize(
-    ("of", "step"),
+    ("of", "name"),
     [(holds_in_step, "careless"), (holds_in_body, ""), (holds_in_branch, "in a branch")],
 )
 async def test_a_function_is_named_with_its_step_and_line(
-    of: Any, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    of: Any, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work() -> None:
         await ironflow.embedded.run(of)
 
     found = await watched(work, monkeypatch)
-    assert (found.function_id, found.step) == (of.id, step)
+    assert (found.function_id, found.step) == (of.id, name)
     assert "test_watchdog.py:" in found.place
     assert len(found.run_id) == 36
     assert found.seconds >= THRESHOLD
     lines = [r.getMessage() for r in caplog.records if r.name == "ironflow.watchdog"]
     lines = lines[next(n for n, line in enumerate(lines) if found.run_id in line) :]
     assert "held up" in lines[0]
-    for part in (of.id, found.run_id, "test_watchdog.py:", step):
+    for part in (of.id, found.run_id, "test_watchdog.py:", name):
         assert part in lines[0]
     assert "goes on after" in lines[1]
+
+
+class Careless(Workflow):
+    @step
+    async def thoughtless(self, ev: StartEvent) -> StopEvent:
+        hold_up()
+        return StopEvent()
+
+
+async def test_a_step_of_a_workflow_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    workflow = Careless()
+
+    async def work() -> None:
+        await workflow.run()
+
+    found = await watched(work, monkeypatch)
+    assert (found.function_id, found.step) == ("Careless", "thoughtless")
+    assert len(found.run_id) == 36
+    lines = [r.getMessage() for r in caplog.records if found.run_id in r.getMessage()]
+    assert "step 'thoughtless'" in lines[0]
+    assert "ctx.once_in_process" in lines[0]
 
 
 async def test_what_belongs_to_no_run_is_told_by_its_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from ironflow.core.workflows.state import (
     Job,
     JobAdded,
     JobBegan,
+    JobCancelled,
     JobEnded,
     JobFailed,
     JobLeft,
@@ -49,6 +50,12 @@ def _begin_job(state: WorkflowState, op: JobBegan, at: int) -> None:
 def _end_job(state: WorkflowState, op: JobEnded, at: int) -> None:
     state.jobs.pop(op.job, None)
     state.next_event += 1
+
+
+def _cancel_job(state: WorkflowState, op: JobCancelled, at: int) -> None:
+    state.jobs.pop(op.job, None)
+    state.next_event += 1
+    _echo(state, op.by, Echo("cancel", op.mark))
 
 
 def _add_job(state: WorkflowState, op: JobAdded, at: int) -> None:
@@ -153,6 +160,7 @@ APPLY: dict[type, Callable[[WorkflowState, Any, int], None]] = {
     Sent: _send,
     JobBegan: _begin_job,
     JobEnded: _end_job,
+    JobCancelled: _cancel_job,
     JobFailed: _fail_job,
     JobWaits: _begin_wait,
     JobLeft: _leave_job,
@@ -181,7 +189,7 @@ def _echo(state: WorkflowState, job_id: int | None, echo: Echo) -> None:
 
 # -- what is in an operation ----------------------------------------------------------------------
 
-_BARE = frozenset((JobBegan, JobEnded, JobLeft, Started, Sent, SignalTaken))
+_BARE = frozenset((JobBegan, JobEnded, JobCancelled, JobLeft, Started, Sent, SignalTaken))
 """Operations that hold no payloads, the most frequent ones."""
 
 

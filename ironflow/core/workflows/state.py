@@ -60,8 +60,9 @@ class Echo(msgspec.Struct, frozen=True, omit_defaults=True):
     """Something that a step did and that is recorded although the step has not ended.
 
     When the step is executed again for the same job (after a crash, or after a wait), doing the
-    same again has no second effect. `kind`: `send` (`send <run>` to a child), `stream`, `store` or
-    `collect`; `mark` is a digest of what was done; `changes` and `undo` are those of the store.
+    same again has no second effect. `kind`: `send` (`send <run>` to a child), `stream`, `store`,
+    `collect` or `cancel`; `mark` is a digest of what was done; `changes` and `undo` are those of
+    the store.
     """
 
     kind: str
@@ -225,6 +226,19 @@ class JobFailed(Op, tag="job_failed", frozen=True):
     caught: bool = False
 
 
+class JobCancelled(Op, tag="job_cancelled", frozen=True):
+    """Another step, in its job `by`, cancelled a job that executed, waited, or was to be executed;
+    `mark` is a digest of what it asked for.
+    """
+
+    job: int
+    step: str
+    input: str
+    worker: int
+    by: int
+    mark: str
+
+
 class JobWaits(Op, tag="job_waits", frozen=True):
     """A step waits for an event (`wait_for_event`) and has left its worker."""
 
@@ -336,7 +350,7 @@ class FanClosed(Op, tag="fan_closed", frozen=True):
 
 
 TurnOp = (
-    Started | JobAdded | Sent | JobBegan | JobEnded | JobFailed | JobWaits | JobLeft | WaitMet
-    | Stored | Collected | Streamed | SignalTaken | Remembered | ChildStarted | FanOpened | FanFed
-    | FanFired | FanClosed
+    Started | JobAdded | Sent | JobBegan | JobEnded | JobCancelled | JobFailed | JobWaits | JobLeft
+    | WaitMet | Stored | Collected | Streamed | SignalTaken | Remembered | ChildStarted | FanOpened
+    | FanFed | FanFired | FanClosed
 )  # fmt: skip

@@ -12,6 +12,7 @@ from ironflow.core.workflows.state import (
     ChildStarted,
     JobAdded,
     JobBegan,
+    JobCancelled,
     JobEnded,
     JobFailed,
     JobWaits,
@@ -66,6 +67,9 @@ class StepHistory:
                 step.status = StepStatus.DUE
             case JobEnded():
                 step.status, step.ended_at, step.event = StepStatus.COMPLETED, at, None
+            case JobCancelled():
+                step.status, step.ended_at = StepStatus.CANCELLED, at
+                step.event = step.until = None
             case JobFailed():
                 again = op.retry_at is not None
                 step.status = StepStatus.RETRYING if again else StepStatus.FAILED

@@ -18,6 +18,7 @@ from ironflow.core.values.payloads import Failure, Payload
 from ironflow.core.workflows.state import (
     JobAdded,
     JobBegan,
+    JobCancelled,
     JobEnded,
     JobFailed,
     JobLeft,
@@ -113,7 +114,7 @@ def _event_of(op: TurnOp) -> tuple[Payload, bool, int | None] | None:
             return step_state(op.step, "running", op.worker, op.input), True, op.job
         case JobEnded():
             return step_state(op.step, "not_running", op.worker, op.input, op.output), True, op.job
-        case JobFailed() | JobLeft():
+        case JobFailed() | JobLeft() | JobCancelled():
             return step_state(op.step, "not_running", op.worker, op.input), True, op.job
         case _:
             return None
