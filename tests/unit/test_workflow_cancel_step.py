@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -69,14 +71,18 @@ class Race(Workflow):
         return StopEvent(result=(found[0].number, count))
 
 
-def test_who_is_first_has_the_others_stop() -> None:
+@pytest.mark.parametrize("crash_at", range(9))
+def test_who_is_first_has_the_others_stop(crash_at: int) -> None:
     async def main(world: testing.World) -> None:
         Race.ended.clear()
+        if crash_at:
+            world.crash_at_commit(crash_at)
         await world.engine.workflows.start("Race", b"{}", run_id="r")
         run = await world.wait("r")
         # Three executed, one had taken the place of the first, one stood in line.
         assert run.result["value"] == {"result": [2, 5]}
-        assert sorted(Race.ended) == [f"{n} was cancelled" for n in (0, 1, 3, 4)]
+        assert set(Race.ended) == {f"{n} was cancelled" for n in (0, 1, 3, 4)}  # some of them twice
+        assert not (await world.state("r")).workflow.fans
 
     world(main, Race(timeout=None))
 
@@ -209,6 +215,78 @@ def test_a_crash_does_not_cancel_what_came_after(crash_at: int) -> None:
         assert state.workflow.store == {"count": 2}
 
     world(main, Again(timeout=None))
+
+
+class Passed(Event):
+    number: int
+
+
+class Random(Workflow):
+    """Steps at random that cancel each other at random, in a fan-out that must come to its end."""
+
+    @step
+    async def begin(self, ev: StartEvent) -> list[Work]:
+        return [Work(number=number, seed=ev.seed) for number in range(5)]
+
+    @step(num_workers=2)
+    async def one(self, ctx: Context, ev: Work) -> Passed | None:
+        chance = random.Random(f"{ev.seed} {ev.number}")
+        match chance.randrange(6):
+            case 0:
+                await asyncio.sleep(chance.random() * 50)
+            case 1:
+                ctx.cancel_step("one", where=lambda other: (other.number + ev.seed) % 2 == 0)
+            case 2:
+                await ctx.store.set(f"key {ev.number}", 1)
+                await asyncio.sleep(chance.random() * 20)
+                ctx.cancel_step("two")
+            case 3:
+                with suppress(TimeoutError):
+                    await ctx.wait_for_event(HumanResponseEvent, InputRequiredEvent(), timeout=30)
+            case 4:
+                return None
+        return Passed(number=ev.number, seed=ev.seed)
+
+    @step
+    async def two(self, ctx: Context, ev: Passed) -> Found:
+        chance = random.Random(f"two {ev.seed} {ev.number}")
+        await asyncio.sleep(chance.random() * 10)
+        if chance.random() < 0.3:
+            ctx.cancel_step("one")
+        return Found(number=ev.number)
+
+    @step
+    async def join(self, found: list[Found]) -> StopEvent:
+        return StopEvent(result=len(found))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whoever_cancels_whom_the_run_comes_to_its_end(seed: int) -> None:
+    """Also when the process dies after any of its commits."""
+
+    async def main(world: testing.World, crash_at: int) -> int:
+        commits = 0
+
+        def count(*_: object) -> None:
+            nonlocal commits
+            commits += 1
+
+        world.store.journal.on_commit(count)
+        if crash_at:
+            world.crash_at_commit(crash_at)
+        await world.engine.workflows.start("Random", b'{"_data":{"seed":%d}}' % seed, run_id="r")
+        run = await world.wait("r")
+        assert run.status == "completed", run.error
+        assert not (await world.state("r")).workflow.fans
+        return commits
+
+    for crash_at in range(1, play(main, 0) + 1):
+        play(main, crash_at)
+
+
+def play(main: Any, crash_at: int) -> int:
+    found: int = world(lambda world: main(world, crash_at), Random(timeout=None))
+    return found
 
 
 def test_there_must_be_such_a_step() -> None:
