@@ -107,12 +107,12 @@ class ProcessPool:
         try:
             return await asyncio.shield(job.future)
         except asyncio.CancelledError:
+            # Cancelled once more while the process ends, nobody is there for what comes of it.
+            job.future.add_done_callback(lambda future: future.cancelled() or future.exception())
             if job.worker is None:
                 self._waiting.remove(job)
             elif not job.future.done():
                 await self._end(job, job.worker, on_rung, grace())
-            if job.future.done() and not job.future.cancelled():
-                job.future.exception()
             raise
         finally:
             if virtual is not None:
