@@ -50,3 +50,27 @@ class Asks(Workflow):
 def world(main: Any, *workflows: Workflow, **options: Any) -> Any:
     mounted: Any = [MountedWorkflow(workflow) for workflow in workflows]
     return testing.run(main, functions=mounted, **options)
+
+
+def crash_after_each_commit(main: Any, *workflows: Workflow) -> None:
+    """`main(world)` undisturbed, then once for each commit that it made, with a crash after it."""
+
+    def live(crash_at: int) -> int:
+        async def counted(world: testing.World) -> int:
+            commits = 0
+
+            def count(*_: object) -> None:
+                nonlocal commits
+                commits += 1
+
+            world.store.journal.on_commit(count)
+            if crash_at:
+                world.crash_at_commit(crash_at)
+            await main(world)
+            return commits
+
+        found: int = world(counted, *workflows)
+        return found
+
+    for crash_at in range(1, live(0) + 1):
+        live(crash_at)

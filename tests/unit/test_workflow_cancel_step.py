@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar
 
 import process_steps
 import pytest
-from workflow_world import world
+from workflow_world import crash_after_each_commit, world
 
 from ironflow import testing
 from ironflow.core.errors import InvalidInput
@@ -264,29 +264,13 @@ class Random(Workflow):
 def test_whoever_cancels_whom_the_run_comes_to_its_end(seed: int) -> None:
     """Also when the process dies after any of its commits."""
 
-    async def main(world: testing.World, crash_at: int) -> int:
-        commits = 0
-
-        def count(*_: object) -> None:
-            nonlocal commits
-            commits += 1
-
-        world.store.journal.on_commit(count)
-        if crash_at:
-            world.crash_at_commit(crash_at)
+    async def main(world: testing.World) -> None:
         await world.engine.workflows.start("Random", b'{"_data":{"seed":%d}}' % seed, run_id="r")
         run = await world.wait("r")
         assert run.status == "completed", run.error
         assert not (await world.state("r")).workflow.fans
-        return commits
 
-    for crash_at in range(1, play(main, 0) + 1):
-        play(main, crash_at)
-
-
-def play(main: Any, crash_at: int) -> int:
-    found: int = world(lambda world: main(world, crash_at), Random(timeout=None))
-    return found
+    crash_after_each_commit(main, Random(timeout=None))
 
 
 def test_there_must_be_such_a_step() -> None:

@@ -8,7 +8,7 @@ import asyncio
 import json
 from typing import Any, ClassVar
 
-from workflow_world import world
+from workflow_world import crash_after_each_commit
 
 from ironflow import testing
 from ironflow.workflows import Context, Workflow, step
@@ -51,20 +51,11 @@ class Answering(Workflow):
 
 
 def test_what_a_step_sends_its_child_is_sent_once() -> None:
-    async def main(world: testing.World, crash_at: int | None) -> int:
-        commits = 0
-
-        def count(*_: object) -> None:
-            nonlocal commits
-            commits += 1
-
+    async def main(world: testing.World) -> None:
         await world.engine.workflows.start("Answering", b"{}", run_id="r")
-        world.store.journal.on_commit(count)
-        if crash_at is not None:
-            world.crash_at_commit(crash_at)
         ended = await world.wait("r")
         assert ended.status == "completed", ended.error
-        assert ended.result["value"] == {"result": ["answer 0", "answer 1"]}, crash_at
+        assert ended.result["value"] == {"result": ["answer 0", "answer 1"]}
         streams = world.store.tables.streams
         signals = [
             json.loads(entry.data)
@@ -72,15 +63,9 @@ def test_what_a_step_sends_its_child_is_sent_once() -> None:
             for entry in entries
             if name != "run/r" and entry.kind == "signal.received"
         ]
-        assert len(signals) == 2, crash_at  # none of them twice, whoever would have taken it
-        return commits
+        assert len(signals) == 2  # none of them twice, whoever would have taken it
 
-    def live(crash_at: int | None) -> int:
-        found: int = world(lambda world: main(world, crash_at), Answering(timeout=None))
-        return found
-
-    for crash_at in range(1, live(None) + 1):
-        live(crash_at)
+    crash_after_each_commit(main, Answering(timeout=None))
 
 
 class Flaky(Workflow):
