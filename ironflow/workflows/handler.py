@@ -249,8 +249,10 @@ class WorkflowHandler:
         """
         body = None if self._final is not None else self._runs.body(self.run_id)
         if body is None:
-            return StateStore(self.final_state(), take_note if self.is_done() else _refuse)
-        return StateStore(body.live, body.change_store, settle=body.settle)
+            if self.is_done():
+                return StateStore(self.final_state(), take_note)
+            return StateStore(self.final_state(), take_note, check=_refuse)
+        return StateStore(body.live, body.change_store, settle=body.settle, check=body.check_open)
 
     def final_state(self) -> LiveState:
         """The store of the run: as it was left, or as it is now."""
@@ -274,7 +276,7 @@ def error_of(failure: Failure | None) -> Exception:
     return build_exception({"exception_type": kind, "exception_message": failure.message})
 
 
-def _refuse(_changes: Any, _undo: Any) -> None:
+def _refuse() -> None:
     raise ContextStateError("the run has not begun: its store can be changed before `run`")
 
 

@@ -372,12 +372,13 @@ class Interpreter:
             job.echoes.append(Echo("store", "", changes, undo))
 
     def change_store(self, changes: tuple[Change, ...], undo: tuple[Change, ...]) -> None:
-        """Whoever holds the handler has changed the store. Raises `ContextStateError` when the run
-        is about to end.
-        """
+        """Whoever holds the handler has changed the store."""
+        self.ops.append(Stored(changes))
+
+    def check_open(self) -> None:
+        """Raises `ContextStateError` when the run is about to end."""
         if self.end is not None or self.unwinding or self._over is None:
             raise ContextStateError("the run is about to end: its store cannot be changed any more")
-        self.ops.append(Stored(changes))
 
     async def settle(self) -> None:
         """Return when what was changed from outside is recorded."""

@@ -175,10 +175,15 @@ def take_note(_changes: Any, _undo: Any) -> None:
     """No run is under way whose journal should have a change."""
 
 
+def _allow() -> None:
+    """The check of a store that may always be changed."""
+
+
 class StateStore(Generic[S]):
     """The store as one execution of a step sees it, or whoever holds the run's handler.
 
-    `settle` is awaited after each change; `check` is called before one, and may raise.
+    `settle` is awaited after each change; `check` is called before one, and may
+    raise: nothing has changed then.
     """
 
     def __init__(
@@ -187,7 +192,7 @@ class StateStore(Generic[S]):
         record: Record,
         claims: Claims | None = None,
         settle: Settle | None = None,
-        check: Callable[[], None] | None = None,
+        check: Callable[[], None] = _allow,
     ) -> None:
         self._live, self._record, self._settle = live, record, settle
         self._check = check
@@ -228,8 +233,7 @@ class StateStore(Generic[S]):
             raise ValueError("the path must not be empty")
         live = self._live
         async with live.lock:
-            if self._check is not None:
-                self._check()
+            self._check()
             top = path.partition(".")[0]
             if self._claims.next() is not None and self._is_done(path, value):
                 return
@@ -310,8 +314,7 @@ class StateStore(Generic[S]):
 
     def _commit(self, value: Any) -> None:
         live = self._live
-        if self._check is not None:
-            self._check()
+        self._check()
         if self._claims.next() is not None:
             new = live.encoded(value)
             if self._repeats(lambda tree: diff(tree, new, [])[0], None):
@@ -350,8 +353,7 @@ class StateStore(Generic[S]):
     def _redo(self, changes: list[Change]) -> None:
         """This time the block did something else: that holds."""
         live = self._live
-        if self._check is not None:
-            self._check()
+        self._check()
         tree = copy.deepcopy(live.tree)
         for change in changes:
             try:
