@@ -14,6 +14,14 @@ from ironflow.workflows.events import (
 )
 
 
+class A(Event):
+    n: int = 0
+
+
+class B(Event):
+    pass
+
+
 class Part(Event):
     n: int
 
@@ -24,6 +32,12 @@ class Done(Event):
 
 class Note(Event):
     text: str
+
+
+class Fine(Workflow):
+    @step
+    async def one(self, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=1)
 
 
 class Odd(Exception):
